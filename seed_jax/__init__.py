@@ -1,0 +1,1 @@
+"""Distil big vision networks into small ones, in JAX."""
