@@ -46,4 +46,6 @@ def host_generator(seed: int, sample_id: int, pass_: int, view: int) -> np.rando
     mask = (1 << 64) - 1
     key = [seed & mask, sample_id & mask]
     counter = [0, 0, pass_ & mask, view & mask]
-    return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64)))
+    return np.random.Generator(
+        np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64))
+    )

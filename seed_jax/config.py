@@ -1,0 +1,277 @@
+"""From an `ml_collections.ConfigDict`, which config files and the command line edit, to frozen dataclasses.
+
+This is the only file that sees a ConfigDict. Every section is built as `Section(**section)`, so nothing in a config can be
+misspelt or unused without an error.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import ml_collections
+
+from seed_jax.errors import UserError
+from seed_jax.methods import METHODS
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where images come from and how a view is cut.
+
+    Attributes:
+      source: 'digits', 'photos', 'folder', 'npz', or 'tfds:NAME'.
+      dir: the folder, the .npz file, or the tfds data_dir.
+      train: split that is trained on.
+      val: split that probes during training look at, and that choices are made on.
+      test: split that is reported, at the end only.
+      bank: split that the online kNN searches; '' for the training split.
+      batch_size: over all devices.
+      image_size: side of a view, pixels.
+      crop_scale: range of the crop's share of the image area.
+      flip: probability of a horizontal flip.
+      photometric: preset of `data/photometric.py`.
+    """
+
+    source: str = "digits"
+    dir: str = ""
+    train: str = "train"
+    val: str = "val"
+    test: str = "test"
+    bank: str = ""
+    batch_size: int = 256
+    image_size: int = 224
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    flip: float = 0.5
+    photometric: str = "mocov2"
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """The network that is trained.
+
+    Attributes:
+      model: a key of `seed_jax.models.MODELS`.
+      options: of the model, e.g. `width`.
+      init: workdir of a run whose backbone is the start; '' for a random start.
+    """
+
+    model: str = "mobilenetv3_large"
+    options: dict = dataclasses.field(default_factory=dict)
+    init: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """The frozen network, for methods that need one.
+
+    Attributes:
+      weights: workdir of a run, a PyTorch checkpoint (.pth, .pth.tar), or 'random' for speed and smoke runs.
+      model: a key of `seed_jax.models.MODELS`; ignored for a workdir, which knows.
+      options: of the model.
+      dim: width of the embedding of a 'random' teacher.
+    """
+
+    weights: str = ""
+    model: str = "resnet50"
+    options: dict = dataclasses.field(default_factory=dict)
+    dim: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimizer and its schedule.
+
+    Attributes:
+      name: 'sgd', 'adamw' or 'lars'.
+      lr: for a batch of `lr_batch`; the rate used is lr * batch_size / lr_batch (Goyal et al. 2017).
+      lr_batch: 0 uses `lr` as it is.
+      momentum: of sgd and lars.
+      weight_decay: added to the gradient by sgd, decoupled in adamw.
+      decay: 'all' parameters, as SEED and MoCo do, or 'kernels' only.
+      schedule: 'cosine', 'steps' (x0.1 at each of `milestones`) or 'constant'.
+      milestones: shares of the whole run.
+      warmup_epochs: of linear warm-up.
+      warmup_from: 'zero', or 'lr' (the unscaled rate), as the released SEED code does.
+      update: the rate changes every 'step' or every 'epoch'.
+      clip_norm: global gradient norm; 0 for none.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.03
+    lr_batch: int = 256
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay: str = "all"
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    warmup_epochs: float = 0.0
+    warmup_from: str = "zero"
+    update: str = "step"
+    clip_norm: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """The run: exactly one of `epochs`, `steps` and `examples` is not 0.
+
+    Attributes:
+      precision: 'fp32', or 'bf16' for convolutions and matrix products.
+      bn_group: BatchNorm statistics over groups of so many samples; 0 for the whole batch.
+      checkpoint_epochs: epochs between checkpoints.
+      keep: how many of the newest checkpoints stay, beside the best by probe.
+    """
+
+    epochs: float = 0.0
+    steps: int = 0
+    examples: int = 0
+    seed: int = 0
+    precision: str = "fp32"
+    bn_group: int = 0
+    checkpoint_epochs: float = 1.0
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Evals:
+    """The online probe.
+
+    Attributes:
+      knn: whether to run it (needs labels).
+      every_epochs: epochs between probes; there is one at step 0 and one at the end too.
+      k: neighbours, majority vote.
+      bank_size: of the bank split, at most so many images; 0 for all.
+      feature: entry of the features that is probed.
+      batch_size: of the forward passes.
+    """
+
+    knn: bool = True
+    every_epochs: float = 1.0
+    k: int = 10
+    bank_size: int = 0
+    feature: str = "pooled"
+    batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """Metrics: `metrics.jsonl` always; `tensorboard` when tensorboardX is installed; `wandb` to a project of that name."""
+
+    every_steps: int = 50
+    tensorboard: bool = True
+    wandb: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run, resolved."""
+
+    data: Data
+    student: Student
+    teacher: Teacher
+    method: Any
+    method_name: str
+    optim: Optim
+    train: Train
+    evals: Evals
+    log: Log
+
+
+SECTIONS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
+
+
+def default(method: str) -> ml_collections.ConfigDict:
+    """A ConfigDict of every section's defaults, with the fields of one method: what config files start from."""
+    config = ml_collections.ConfigDict(
+        {name: dataclasses.asdict(section()) for name, section in SECTIONS.items()}
+    )
+    config.method = ml_collections.ConfigDict({"name": method, **dataclasses.asdict(METHODS[method]())})
+    return config
+
+
+def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The same run made small enough for any machine: embedded digits, small views, a few steps, a random teacher."""
+    config.data.source, config.data.dir = "digits", ""
+    config.data.train, config.data.val, config.data.test, config.data.bank = "train", "val", "test", ""
+    config.data.batch_size, config.data.image_size = 16, 32
+    config.evals.bank_size, config.evals.batch_size = 64, 64
+    config.train.epochs, config.train.steps, config.train.examples = 0.0, 4, 0
+    config.train.bn_group = min(config.train.bn_group, 8)
+    config.log.every_steps = 2
+    if "queue_size" in config.method:
+        config.method.queue_size = 64
+    if config.teacher.weights:
+        config.teacher.weights, config.teacher.model = "random", "resnet18"
+    return config
+
+
+def resolve(raw: ml_collections.ConfigDict) -> Config:
+    """The frozen form of a ConfigDict.
+
+    Raises:
+      UserError: an unknown section, key or method, or a value that cannot be; names the nearest that exists.
+    """
+    values = raw.to_dict()
+    for name in values:
+        if name not in SECTIONS and name != "method":
+            raise UserError(unknown("config section", name, [*SECTIONS, "method"]))
+    sections = {name: _section(name, cls, values.get(name, {})) for name, cls in SECTIONS.items()}
+    fields = dict(values.get("method", {}))
+    method_name = fields.pop("name", "")
+    if method_name not in METHODS:
+        raise UserError(unknown("method.name", method_name, METHODS))
+    config = Config(
+        method=_section("method", METHODS[method_name], fields), method_name=method_name, **sections
+    )
+    _check(config)
+    return config
+
+
+def unknown(what: str, name: str, known) -> str:
+    """The sentence for a name that does not exist, with the nearest that does."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"it is one of {', '.join(sorted(known))}."
+    return f"Unknown {what} '{name}': {hint}"
+
+
+def _section(name: str, cls, values: dict):
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in known:
+            raise UserError(unknown("config key", f"{name}.{key}", [f"{name}.{k}" for k in known]))
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _check(c: Config) -> None:
+    given = [k for k in ("epochs", "steps", "examples") if getattr(c.train, k)]
+    if len(given) != 1:
+        raise UserError(
+            f"Exactly one of train.epochs, train.steps and train.examples must not be 0, and {len(given)} are: "
+            "set the others to 0."
+        )
+    choices = {
+        "optim.name": (c.optim.name, ("sgd", "adamw", "lars")),
+        "optim.decay": (c.optim.decay, ("all", "kernels")),
+        "optim.schedule": (c.optim.schedule, ("cosine", "steps", "constant")),
+        "optim.warmup_from": (c.optim.warmup_from, ("zero", "lr")),
+        "optim.update": (c.optim.update, ("step", "epoch")),
+        "train.precision": (c.train.precision, ("fp32", "bf16")),
+    }
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise UserError(unknown(key, value, allowed))
+    positive = {
+        "data.batch_size": c.data.batch_size,
+        "data.image_size": c.data.image_size,
+        "train.checkpoint_epochs": c.train.checkpoint_epochs,
+        "train.keep": c.train.keep,
+        "evals.every_epochs": c.evals.every_epochs,
+        "evals.batch_size": c.evals.batch_size,
+        "log.every_steps": c.log.every_steps,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise UserError(f"{key} is {value}: it must be above 0.")
+    if c.train.bn_group and c.data.batch_size % c.train.bn_group:
+        raise UserError(
+            f"train.bn_group is {c.train.bn_group}, which does not divide data.batch_size ({c.data.batch_size})."
+        )

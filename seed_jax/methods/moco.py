@@ -1,0 +1,73 @@
+"""MoCo v2: momentum contrast (He et al., arXiv 1911.05722; Chen et al., arXiv 2003.04297)."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from seed_jax import queue
+from seed_jax.losses import info_nce
+from seed_jax.methods.base import Info, LossOut, TeacherNeed, base_view, unit
+from seed_jax.models.heads import ProjectionHead
+from seed_jax.models.network import Joined
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCo:
+    """Two views of an image: the query's must find the key's among the keys of past batches.
+
+    The key encoder is an exponential moving average of the query encoder. Its batch goes through in shuffled order, so that with
+    `train.bn_group` smaller than the batch a query and its key are normalised among different images and cannot recognise
+    each other by their batch statistics (facebookresearch/moco, moco/builder.py, which shuffles across GPUs).
+
+    Attributes:
+      temperature: of InfoNCE (0.2 in v2, 0.07 in v1).
+      momentum: of the key encoder's moving average.
+      queue_size: K, a multiple of the batch size.
+      queue_start: 'empty' masks unfilled slots; 'noise' is the released code's Gaussian start.
+      dim: width of the embedding.
+      hidden: width of the head's hidden layer; 0 for the width of the pooled feature.
+    """
+
+    temperature: float = 0.2
+    momentum: float = 0.999
+    queue_size: int = 65_536
+    queue_start: str = "empty"
+    dim: int = 128
+    hidden: int = 0
+
+    teacher: ClassVar[TeacherNeed] = TeacherNeed.NONE
+
+    def views(self, data):
+        return (base_view(data, count=2),)
+
+    def network(self, backbone, num_classes, teacher_dim):
+        return Joined(backbone, {"head": ProjectionHead(hidden=self.hidden or None, dim=self.dim)})
+
+    def init_aux(self, rng, info: Info):
+        keys = queue.init(self.queue_size, info.batch_size, self.dim, start=self.queue_start, rng=rng)
+        return {"ema": jax.tree.map(jnp.copy, info.variables), "queue": keys}
+
+    def loss(self, nets, params, model_state, aux, batch, rng):
+        query_view, key_view = batch.views[0][:, 0], batch.views[0][:, 1]
+        features, model_state = nets.student.apply({"params": params, **model_state}, query_view, True, batch.keys)
+        q = unit(features["embedding"])
+
+        ema, past = aux["ema"], aux["queue"]
+        average = optax.incremental_update(lax.stop_gradient(params), ema["params"], 1 - self.momentum)
+        order = jax.random.permutation(rng, q.shape[0])
+        features, ema_state = nets.student.apply(
+            {**ema, "params": average}, key_view[order], True, batch.keys[order]
+        )
+        k = lax.stop_gradient(unit(features["embedding"]))[jnp.argsort(order)]
+
+        losses = info_nce(q, k, past.slots, queue.valid(past), temperature=self.temperature)
+        aux = {"ema": {**ema_state, "params": average}, "queue": queue.enqueue(past, k)}
+        metrics = {"loss": losses, "positive_cosine": (q * k).sum(axis=1)}
+        return losses.mean(), LossOut(model_state, aux, metrics)
+
+    def frozen(self, path):
+        return False

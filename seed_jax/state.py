@@ -1,0 +1,60 @@
+"""What a run carries from step to step: arrays only."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from seed_jax import parallel, rng
+from seed_jax.methods.base import Info, Method
+from seed_jax.models.network import Network
+from seed_jax.queue import Queue
+
+
+@struct.dataclass
+class TrainState:
+    """`step` int32: updates made so far; `aux`: what the method carries besides (queue, EMA copy)."""
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    aux: Any
+
+
+def init_variables(network: Network, image_size: int, seed: int, start: Any | None = None):
+    """Fresh variables of a network; `start`, the variables of a backbone, replaces the random backbone."""
+    sample = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
+    variables = network.init(rng.stream(seed, "init"), sample)
+    if start is not None:
+        for collection in start:
+            variables[collection] = {**variables[collection], "backbone": start[collection]}
+    return variables
+
+
+def init_state(variables, method: Method, tx, *, seed: int, batch_size: int, teacher_dim: int | None) -> TrainState:
+    """The state at step 0."""
+    params = variables["params"]
+    info = Info(batch_size, variables, teacher_dim)
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        model_state={k: v for k, v in variables.items() if k != "params"},
+        opt_state=tx.init(params),
+        aux=method.init_aux(rng.stream(seed, "aux"), info),
+    )
+
+
+def shardings(mesh, state: TrainState):
+    """Queues over the devices on their batch axis, everything else on every device."""
+
+    def place(x):
+        if isinstance(x, Queue):
+            slots = NamedSharding(mesh, P(None, parallel.DATA_AXIS))
+            return Queue(slots, parallel.replicated(mesh), parallel.replicated(mesh))
+        return parallel.replicated(mesh)
+
+    return jax.tree.map(place, state, is_leaf=lambda x: isinstance(x, Queue))

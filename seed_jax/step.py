@@ -1,0 +1,49 @@
+"""The one train step: pixels to views, the method's loss, its gradient, the update."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from seed_jax import rng
+from seed_jax.data import photometric
+from seed_jax.methods.base import Batch, Method, Nets
+from seed_jax.models.network import Network
+from seed_jax.state import TrainState
+
+
+def make_step(method: Method, student: Network, teacher: Network | None, tx, rate, views, seed: int):
+    """The pure step `(state, teacher_variables, batch) -> (state, metrics)`.
+
+    `batch` is what `data.pipeline.train_batches` yields, on the devices. `teacher_variables` is never part of the state: it is not
+    donated, not updated, not in a checkpoint, and nothing is differentiated with respect to it. Metrics are scalars.
+    """
+
+    def step(state: TrainState, teacher_variables, batch):
+        keys = rng.sample_keys(rng.stream(seed, "sample"), batch["id"], batch["pass_"])
+        pixels = tuple(
+            photometric.augment(spec.photometric, images, rng.fold(keys, 1 + i))
+            for i, (spec, images) in enumerate(zip(views, batch["views"], strict=True))
+        )
+        seen = Batch(pixels, batch["label"], rng.fold(keys, 0))
+
+        def ask_teacher(x):
+            return jax.lax.stop_gradient(teacher.apply(teacher_variables, x, False)[0])
+
+        nets = Nets(student, ask_teacher if teacher is not None else None)
+
+        def loss(params):
+            key = jax.random.fold_in(rng.stream(seed, "step"), state.step)
+            return method.loss(nets, params, state.model_state, state.aux, seen, key)
+
+        (_, out), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            **{name: jnp.mean(value) for name, value in out.metrics.items()},
+            "lr": rate(state.step),
+            "grad_norm": optax.global_norm(grads),
+            "param_norm": optax.global_norm(params),
+        }
+        return TrainState(state.step + 1, params, out.model_state, opt_state, out.aux), metrics
+
+    return step
