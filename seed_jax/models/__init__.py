@@ -1,0 +1,54 @@
+"""Architectures by name, and `create`, which makes a network of one."""
+
+import difflib
+import inspect
+
+import jax.numpy as jnp
+
+from seed_jax.errors import UserError
+from seed_jax.models.mobilenetv3 import mobilenetv3_large, mobilenetv3_small
+from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD, Joined, LinenNetwork, Network
+from seed_jax.models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "MODELS", "Joined", "LinenNetwork", "Network", "create"]
+
+MODELS = {
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+    "resnet152": resnet152,
+    "mobilenetv3_large": mobilenetv3_large,
+    "mobilenetv3_small": mobilenetv3_small,
+}
+
+DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
+NOT_OPTIONS = {"block", "depths", "blocks", "pooled_features", "bn_group", "dtype", "parent", "name"}
+
+
+def create(
+    name, *, mean=IMAGENET_MEAN, std=IMAGENET_STD, precision="fp32", bn_group=None, **options
+) -> LinenNetwork:
+    """The network of that name, e.g. `create('resnet18', num_classes=10, small_stem=True)`.
+
+    `mean`, `std`: of the images in [0, 1], three numbers each. `precision`: `fp32` or `bf16` for convolutions
+    and matrix products. `bn_group`: see `layers.BatchNorm`. Options: `num_classes`, `width`, `small_stem`,
+    and `dropout` for MobileNetV3.
+
+    Raises UserError for an unknown name, precision or option, naming the nearest known one.
+    """
+    constructor = _lookup("model", name, MODELS)
+    known = {key: key for key in inspect.signature(constructor).parameters if key not in NOT_OPTIONS}
+    for option in options:
+        _lookup(f"option of {name}", option, known)
+    module = constructor(bn_group=bn_group, dtype=_lookup("precision", precision, DTYPES), **options)
+    return LinenNetwork(module, tuple(mean), tuple(std))
+
+
+def _lookup(kind, name, table):
+    if name not in table:
+        nearest = difflib.get_close_matches(str(name), table, n=1, cutoff=0)[0]
+        raise UserError(
+            f"Unknown {kind} {name!r}; did you mean {nearest!r}? Known: {', '.join(sorted(table))}."
+        )
+    return table[name]

@@ -1,0 +1,178 @@
+"""Layers shared by the architectures: explicit paddings, fp32 statistics, randomness per sample."""
+
+import math
+import zlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from seed_jax import rng as rng_lib
+from seed_jax.errors import UserError
+
+Dtype = Any
+
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nn.Module):
+    """Square convolution without bias, NHWC x HWIO, padded by `(kernel - 1) // 2` on every side as in torch.
+
+    The kernel is stored float32 and used in `dtype`.
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+    depthwise: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        inputs = 1 if self.depthwise else x.shape[-1]
+        kernel = self.param(
+            "kernel", conv_init, (self.kernel, self.kernel, inputs, self.features), jnp.float32
+        )
+        pad = (self.kernel - 1) // 2
+        return lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1] if self.depthwise else 1,
+        )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, with float32 statistics; output in `dtype`.
+
+    `group=None`: statistics over the whole batch, which under jit is the global batch whatever its sharding.
+    `group=G`: over groups of G consecutive samples, each normalised by its own (the per-device statistics of
+    the original codes, but the same on any number of devices); the running statistics then follow the mean
+    over groups of the groups' means and variances. As in torch the batch is normalised by the biased variance
+    and the running variance is unbiased, with the count of one group; `momentum=0.9` is torch's 0.1.
+
+    Raises UserError when G does not divide the batch.
+    """
+
+    group: int | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        if not train:
+            factor = scale * lax.rsqrt(running_var.value + self.epsilon)
+            shift = bias - running_mean.value * factor
+            y = x.astype(jnp.float32) * _channels(factor, x.ndim) + _channels(shift, x.ndim)
+            return y.astype(self.dtype)
+
+        group = x.shape[0] if self.group is None else self.group
+        if x.shape[0] % group:
+            raise UserError(
+                f"bn_group={group} does not divide the batch of {x.shape[0]}; choose a divisor of it."
+            )
+        grouped = x.astype(jnp.float32).reshape(-1, group, *x.shape[1:])
+        axes = tuple(range(1, grouped.ndim - 1))
+        mean = grouped.mean(axes, keepdims=True)
+        var = jnp.square(grouped - mean).mean(axes, keepdims=True)
+        count = math.prod(grouped.shape[1:-1])
+        if count == 1:
+            raise UserError("Batch normalisation needs more than one value a channel; use a larger batch.")
+        if not self.is_initializing():
+            keep = self.momentum
+            batch_mean = mean.mean(0).reshape(channels)
+            batch_var = var.mean(0).reshape(channels) * (count / (count - 1))
+            running_mean.value = keep * running_mean.value + (1 - keep) * batch_mean
+            running_var.value = keep * running_var.value + (1 - keep) * batch_var
+        y = (grouped - mean) * lax.rsqrt(var + self.epsilon) * _channels(scale, grouped.ndim)
+        return (y + _channels(bias, grouped.ndim)).reshape(x.shape).astype(self.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout; a sample's mask is a function of its key and of this layer's place in the module alone.
+
+    `keys`: typed keys `[B]`. Raises UserError when training without keys.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys):
+        if not train or self.rate == 0:
+            return x
+        if keys is None:
+            raise UserError(
+                "A network with dropout needs one key a sample in train mode; pass keys to apply."
+            )
+        keys = rng_lib.fold(keys, zlib.crc32("/".join(self.path).encode()))
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gates from the pooled map: Linear to `hidden`, ReLU, Linear back, h_sigmoid (MobileNetV3)."""
+
+    hidden: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        gate = global_average(x).astype(self.dtype)
+        gate = nn.relu(narrow_linear(self.hidden, "reduce", self.dtype)(gate))
+        gate = h_sigmoid(narrow_linear(x.shape[-1], "expand", self.dtype)(gate))
+        return x * gate[:, None, None, :]
+
+
+def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
+    """Linear layer with weights N(0, 0.01) and bias 0: classifiers and every Linear of MobileNetV3."""
+    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.01), name=name)
+
+
+def torch_linear(features: int, inputs: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
+    """Linear layer with torch's default init, weight and bias U(-1/sqrt(inputs), 1/sqrt(inputs))."""
+    bound = 1 / math.sqrt(inputs)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init, name=name)
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
+    """Max pooling padded with -inf; the padding is written out because exporters know VALID windows only."""
+    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    x = jnp.pad(x, pad, constant_values=-jnp.inf)
+    return nn.max_pool(x, (window, window), (stride, stride), "VALID")
+
+
+def global_average(x: jax.Array) -> jax.Array:
+    """Mean over the map in float32: `[B, H, W, C]` -> `[B, C]`."""
+    return x.astype(jnp.float32).mean((1, 2))
+
+
+def h_sigmoid(x: jax.Array) -> jax.Array:
+    return nn.relu6(x + 3) / 6
+
+
+def h_swish(x: jax.Array) -> jax.Array:
+    return x * h_sigmoid(x)
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """`channels` rounded to a multiple of `divisor`, but never below 90 % of it (d-li14/mobilenetv3)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def _channels(vector: jax.Array, ndim: int) -> jax.Array:
+    return vector.reshape((1,) * (ndim - 1) + vector.shape)

@@ -1,0 +1,166 @@
+"""MobileNetV3 (Howard et al. 2019) as d-li14/mobilenetv3.pytorch and SEED define it: not torchvision's.
+
+Batch norm has epsilon 1e-5; squeeze-and-excite comes before the activation in expanded blocks. Names beside
+the torch keys: `stem_conv`, `stem_bn` = `features.0.{0,1}`; `block{i}` = `features.{i}.conv` with
+`expand_conv, expand_bn, depthwise_conv, depthwise_bn, se/{reduce,expand}, project_conv, project_bn` in order;
+`last_conv`, `last_bn` = `conv.{0,1}`; `classifier` = `classifier.0`; `fc`.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from seed_jax.models import layers
+
+
+class Block(NamedTuple):
+    """One row of the paper's tables 1 and 2; `expand` is the expansion as a multiple of the block's input."""
+
+    kernel: int
+    expand: float
+    channels: int
+    se: bool
+    act: str
+    stride: int
+
+
+LARGE = (
+    Block(3, 1, 16, False, "relu", 1),
+    Block(3, 4, 24, False, "relu", 2),
+    Block(3, 3, 24, False, "relu", 1),
+    Block(5, 3, 40, True, "relu", 2),
+    Block(5, 3, 40, True, "relu", 1),
+    Block(5, 3, 40, True, "relu", 1),
+    Block(3, 6, 80, False, "h_swish", 2),
+    Block(3, 2.5, 80, False, "h_swish", 1),
+    Block(3, 2.3, 80, False, "h_swish", 1),
+    Block(3, 2.3, 80, False, "h_swish", 1),
+    Block(3, 6, 112, True, "h_swish", 1),
+    Block(3, 6, 112, True, "h_swish", 1),
+    Block(5, 6, 160, True, "h_swish", 2),
+    Block(5, 6, 160, True, "h_swish", 1),
+    Block(5, 6, 160, True, "h_swish", 1),
+)
+
+SMALL = (
+    Block(3, 1, 16, True, "relu", 2),
+    Block(3, 4.5, 24, False, "relu", 2),
+    Block(3, 3.67, 24, False, "relu", 1),
+    Block(5, 4, 40, True, "h_swish", 2),
+    Block(5, 6, 40, True, "h_swish", 1),
+    Block(5, 6, 40, True, "h_swish", 1),
+    Block(5, 3, 48, True, "h_swish", 1),
+    Block(5, 3, 48, True, "h_swish", 1),
+    Block(5, 6, 96, True, "h_swish", 2),
+    Block(5, 6, 96, True, "h_swish", 1),
+    Block(5, 6, 96, True, "h_swish", 1),
+)
+
+ACTIVATIONS = {"relu": nn.relu, "h_swish": layers.h_swish}
+
+
+class InvertedResidual(nn.Module):
+    """Expand (unless already `hidden` wide), depthwise, squeeze-and-excite, project; a skip where shapes allow."""
+
+    hidden: int
+    features: int
+    kernel: int
+    stride: int
+    se: bool
+    act: str
+    bn_group: int | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        conv, norm = _conv_and_norm(self, train)
+        act = ACTIVATIONS[self.act]
+        squeeze_excite = _identity
+        if self.se:
+            squeezed = layers.make_divisible(self.hidden // 4)
+            squeeze_excite = layers.SqueezeExcite(squeezed, self.dtype, name="se")
+        expanded = x.shape[-1] != self.hidden
+        y = x
+        if expanded:
+            y = act(norm("expand_bn", conv("expand_conv", y, self.hidden, 1)))
+        y = conv("depthwise_conv", y, self.hidden, self.kernel, self.stride, depthwise=True)
+        y = norm("depthwise_bn", y)
+        y = act(squeeze_excite(y)) if expanded else squeeze_excite(act(y))
+        y = norm("project_bn", conv("project_conv", y, self.features, 1))
+        return x + y if self.stride == 1 and x.shape[-1] == self.features else y
+
+
+class MobileNetV3(nn.Module):
+    """`[B, H, W, 3]` normalised -> `stem`, `stage1 .. stage4`, `pooled`, and `logits` if `num_classes`.
+
+    A stage begins at each of the four stride-2 blocks, so stages end at strides 4, 8, 16, 32; `stage4` is the
+    output of the last 1x1 convolution. `pooled` is the representation that SEED's authors probe: pooling,
+    Linear to `pooled_features`, h_swish, dropout (train mode). `width` as in d-li14: channels rounded to
+    multiples of 8, `pooled_features` grown but never shrunk. `small_stem`, for images of 16 to 64 pixels:
+    stride 1 in the stem and in the first stride-2 block: total stride 8, not 32.
+    """
+
+    blocks: tuple[Block, ...]
+    pooled_features: int
+    num_classes: int | None = None
+    width: float = 1.0
+    small_stem: bool = False
+    dropout: float = 0.2
+    bn_group: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys=None):
+        conv, norm = _conv_and_norm(self, train)
+        stem_stride = 1 if self.small_stem else 2
+        x = conv("stem_conv", x, layers.make_divisible(16 * self.width), 3, stem_stride)
+        x = layers.h_swish(norm("stem_bn", x))
+        features = {"stem": x}
+        stage = 0
+        for i, block in enumerate(self.blocks, start=1):
+            stage += block.stride == 2
+            hidden = layers.make_divisible(x.shape[-1] * block.expand)
+            x = InvertedResidual(
+                hidden=hidden,
+                features=layers.make_divisible(block.channels * self.width),
+                kernel=block.kernel,
+                stride=1 if self.small_stem and stage == 1 else block.stride,
+                se=block.se,
+                act=block.act,
+                bn_group=self.bn_group,
+                dtype=self.dtype,
+                name=f"block{i}",
+            )(x, train)
+            if stage:
+                features[f"stage{stage}"] = x
+        x = layers.h_swish(norm("last_bn", conv("last_conv", x, hidden, 1)))
+        features["stage4"] = x
+        x = layers.global_average(x)
+        width = layers.make_divisible(self.pooled_features * max(self.width, 1.0))
+        x = layers.h_swish(layers.narrow_linear(width, "classifier", self.dtype)(x))
+        x = layers.Dropout(self.dropout, name="dropout")(x.astype(jnp.float32), train, keys)
+        features["pooled"] = x
+        if self.num_classes is not None:
+            fc = layers.narrow_linear(self.num_classes, "fc", self.dtype)
+            features["logits"] = fc(x).astype(jnp.float32)
+        return features
+
+
+def _conv_and_norm(module, train):
+    def conv(name, x, features, kernel, stride=1, depthwise=False):
+        return layers.Conv(features, kernel, stride, depthwise, dtype=module.dtype, name=name)(x)
+
+    def norm(name, x):
+        return layers.BatchNorm(module.bn_group, dtype=module.dtype, name=name)(x, train)
+
+    return conv, norm
+
+
+def _identity(x):
+    return x
+
+
+mobilenetv3_large = functools.partial(MobileNetV3, LARGE, 1280)
+mobilenetv3_small = functools.partial(MobileNetV3, SMALL, 1024)

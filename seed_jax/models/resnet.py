@@ -1,0 +1,113 @@
+"""ResNet v1.5 with torchvision's layout (He et al. 2016; a bottleneck strides in its 3x3 convolution).
+
+Parameter names follow torchvision's: `conv1`, `bn1`, `layer1_0/conv1` for `layer1.0.conv1`, `downsample_conv`
+and `downsample_bn` for `downsample.0` and `downsample.1`, `fc`.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from seed_jax.models import layers
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a skip; `features` channels out."""
+
+    expansion = 1
+
+    features: int
+    stride: int
+    bn_group: int | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        conv, norm = _conv_and_norm(self, train)
+        y = nn.relu(norm("bn1", conv("conv1", x, self.features, 3, self.stride)))
+        y = norm("bn2", conv("conv2", y, self.features, 3))
+        return nn.relu(y + _shortcut(conv, norm, x, self.features, self.stride))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions and a skip; `4 * features` channels out."""
+
+    expansion = 4
+
+    features: int
+    stride: int
+    bn_group: int | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        conv, norm = _conv_and_norm(self, train)
+        y = nn.relu(norm("bn1", conv("conv1", x, self.features, 1)))
+        y = nn.relu(norm("bn2", conv("conv2", y, self.features, 3, self.stride)))
+        y = norm("bn3", conv("conv3", y, self.features * self.expansion, 1))
+        return nn.relu(y + _shortcut(conv, norm, x, self.features * self.expansion, self.stride))
+
+
+class ResNet(nn.Module):
+    """Normalised `[B, H, W, 3]` -> `stem` (before pooling), `stage1 .. stage4`, `pooled`, `logits` if `num_classes`.
+
+    `width` multiplies every stage and the stem, as SwAV and SimCLR do (the base of 64 rounded to a multiple
+    of 8). `small_stem`: 3x3 stride 1 and no max pool, for small images (SimCLR's CIFAR variant): total stride
+    8, not 32.
+    """
+
+    block: Any
+    depths: tuple[int, ...]
+    num_classes: int | None = None
+    width: float = 1.0
+    small_stem: bool = False
+    bn_group: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys=None):
+        conv, norm = _conv_and_norm(self, train)
+        base = layers.make_divisible(64 * self.width)
+        kernel, stride = (3, 1) if self.small_stem else (7, 2)
+        x = nn.relu(norm("bn1", conv("conv1", x, base, kernel, stride)))
+        features = {"stem": x}
+        if not self.small_stem:
+            x = layers.max_pool(x, window=3, stride=2, padding=1)
+        for stage, depth in enumerate(self.depths):
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                block = self.block(
+                    base * 2**stage, stride, self.bn_group, self.dtype, name=f"layer{stage + 1}_{i}"
+                )
+                x = block(x, train)
+            features[f"stage{stage + 1}"] = x
+        features["pooled"] = layers.global_average(x)
+        if self.num_classes is not None:
+            fc = layers.torch_linear(self.num_classes, x.shape[-1], "fc", self.dtype)
+            features["logits"] = fc(features["pooled"]).astype(jnp.float32)
+        return features
+
+
+def _conv_and_norm(module, train):
+    def conv(name, x, features, kernel, stride=1):
+        return layers.Conv(features, kernel, stride, dtype=module.dtype, name=name)(x)
+
+    def norm(name, x):
+        return layers.BatchNorm(module.bn_group, dtype=module.dtype, name=name)(x, train)
+
+    return conv, norm
+
+
+def _shortcut(conv, norm, x, features, stride):
+    if x.shape[-1] == features and stride == 1:
+        return x
+    return norm("downsample_bn", conv("downsample_conv", x, features, 1, stride))
+
+
+resnet18 = functools.partial(ResNet, BasicBlock, (2, 2, 2, 2))
+resnet34 = functools.partial(ResNet, BasicBlock, (3, 4, 6, 3))
+resnet50 = functools.partial(ResNet, Bottleneck, (3, 4, 6, 3))
+resnet101 = functools.partial(ResNet, Bottleneck, (3, 4, 23, 3))
+resnet152 = functools.partial(ResNet, Bottleneck, (3, 8, 36, 3))
