@@ -1,0 +1,124 @@
+"""Features of a whole split from a frozen network, every example exactly once."""
+
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from seed_jax import parallel
+from seed_jax.errors import UserError
+
+
+class Extractor:
+    """Runs one network in eval mode over batches that are sharded over the mesh.
+
+    Make one per network and keep it: it holds the jitted forward pass, compiled once per batch shape.
+
+    Args:
+      network: has `apply(variables, x, train=False) -> (features, model_state)`, with `x` float32
+        `[B, H, W, 3]` in [0, 1].
+      mesh: from `parallel.make_mesh`.
+      keys: the entries of the features dict that are wanted; the others are not computed.
+    """
+
+    def __init__(self, network, mesh: jax.sharding.Mesh, keys: tuple[str, ...] = ("pooled",)):
+        self.mesh = mesh
+        self.keys = tuple(keys)
+
+        def forward(variables, images):
+            features, _ = network.apply(variables, images.astype(jnp.float32) / 255, train=False)
+            missing = [key for key in self.keys if key not in features]
+            if missing:
+                raise UserError(
+                    f"the network has no feature {missing[0]!r}; it has {', '.join(sorted(features))}."
+                )
+            return {key: features[key].astype(jnp.float32) for key in self.keys}
+
+        self._forward = jax.jit(
+            forward,
+            in_shardings=(parallel.replicated(mesh), parallel.batch_sharding(mesh)),
+            out_shardings=parallel.batch_sharding(mesh),
+        )
+
+    def __call__(
+        self, variables: Mapping, batches: Iterable[Mapping[str, np.ndarray]]
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Features, labels and ids of the examples whose `mask` is true.
+
+        With several processes each passes its own share, in equally many batches of one size, and each gets
+        all rows, those of process 0 first.
+
+        Args:
+          variables: of the network; host arrays or arrays on the mesh.
+          batches: dicts of `image` uint8 `[B, H, W, 3]`, `label` int `[B]`, `id` int `[B, ...]` and `mask`
+            bool `[B]`.
+
+        Returns:
+          Features, labels and ids in batch order: a dict of float32 `[N, ...]`, int `[N]`, int `[N, ...]`.
+
+        Raises:
+          UserError: there are no batches, or the network lacks a wanted feature.
+        """
+        variables = jax.device_put(variables, parallel.replicated(self.mesh))
+        rows, pending = [], None
+        for batch in batches:
+            running = self._dispatch(variables, batch)
+            if pending is not None:
+                rows.append(_fetch(*pending))
+            pending = running
+        if pending is None:
+            raise UserError("there is nothing to evaluate: the split is empty.")
+        rows.append(_fetch(*pending))
+        table = jax.tree.map(lambda *parts: _all_processes(np.concatenate(parts)), *rows)
+        table = jax.tree.map(lambda column: column[table["mask"]], table)
+        return table["features"], table["label"], table["id"]
+
+    def _dispatch(self, variables, batch):
+        # The batch may be indivisible by the devices; the added rows never leave `_fetch`.
+        size = len(batch["mask"])
+        padding = -size % self.mesh.local_mesh.size
+        image = np.pad(batch["image"], ((0, padding), (0, 0), (0, 0), (0, 0)))
+        return self._forward(variables, parallel.to_devices(self.mesh, image)), batch
+
+
+def _fetch(features, batch) -> dict:
+    """This process's rows of a batch as host arrays."""
+    size = len(batch["mask"])
+    columns = {name: np.asarray(batch[name]) for name in ("label", "id", "mask")}
+    return {"features": {key: _local_rows(value)[:size] for key, value in features.items()}, **columns}
+
+
+def _local_rows(x: jax.Array) -> np.ndarray:
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def _all_processes(x: np.ndarray) -> np.ndarray:
+    """Rows of every process. They travel as bytes: devices would cut 64-bit integers to 32 bits."""
+    if jax.process_count() == 1:
+        return x
+    raw = np.ascontiguousarray(x).view(np.uint8).reshape(len(x), -1)
+    gathered = np.ascontiguousarray(multihost_utils.process_allgather(raw))
+    return gathered.reshape(-1).view(x.dtype).reshape(-1, *x.shape[1:])
+
+
+def check(features: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """`features` as float32 `[N, D]` and `labels` as int32 `[N]`.
+
+    Raises:
+      UserError: a label is missing, or a feature is not finite.
+    """
+    features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int32)
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"{name}: features {features.shape} and labels {labels.shape} are not [N, D] and [N]."
+        )
+    if not len(features):
+        raise UserError(f"the {name} set is empty, so there is nothing to evaluate.")
+    if labels.min() < 0:
+        raise UserError(f"the {name} set has examples without a label; evaluate on a labelled split.")
+    if not np.isfinite(features).all():
+        raise UserError(f"the features of the {name} set are not finite; the network has diverged.")
+    return features, labels

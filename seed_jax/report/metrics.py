@@ -1,0 +1,129 @@
+"""What a run measured: one JSON object a line in `metrics.jsonl`, mirrored to TensorBoard and W&B."""
+
+import importlib.util
+import json
+import math
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+
+from seed_jax.errors import UserError
+
+FILE = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Appends scalars to `workdir/metrics.jsonl`; every line is flushed. Only process 0 writes anything.
+
+    JSON has no NaN and no infinity: both are written as null and read back as NaN.
+
+    Args:
+      workdir: made when missing. A last line that a killed run left incomplete is removed.
+      tensorboard: also write event files to `workdir/tensorboard`, when tensorboardX is installed.
+      wandb: project to log to, or None. A resumed run goes on under the same W&B id.
+
+    Raises:
+      UserError: a W&B project is named but wandb is not installed.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True, wandb: str | None = None):
+        self._active = jax.process_index() == 0
+        self._tensorboard = self._wandb = self._file = None
+        self.path = Path(workdir) / FILE
+        if not self._active:
+            return
+        if wandb and not importlib.util.find_spec("wandb"):
+            raise UserError(
+                f"logging to the W&B project {wandb!r} needs the package wandb; `pip install wandb`."
+            )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            _rewrite(self.path, keep=lambda row: True)
+        self._file = self.path.open("a")
+        if tensorboard and importlib.util.find_spec("tensorboardX"):
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(self.path.parent / "tensorboard"))
+        if wandb:
+            self._wandb = _start_wandb(wandb, self.path.parent.resolve())
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line `{"step": step, name: number, ...}`; the numbers may be 0-d NumPy or JAX arrays."""
+        if not self._active:
+            return
+        numbers = {name: float(value) for name, value in metrics.items()}
+        line = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._file.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, int(step))
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=int(step))
+
+    def truncate(self, step: int) -> None:
+        """Drop the lines after `step`, from which a run resumes; the file is replaced atomically.
+
+        Event files of TensorBoard and W&B are left as they are.
+        """
+        if not self._active:
+            return
+        self._file.close()
+        _rewrite(self.path, keep=lambda row: row["step"] <= step)
+        self._file = self.path.open("a")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self.close()
+
+
+def read(path: str | os.PathLike) -> list[dict[str, float]]:
+    """The lines of `metrics.jsonl`, or of that in a workdir: null as NaN, an incomplete last line dropped.
+
+    Raises:
+      UserError: there is no such file, or a line other than the last is damaged.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    if not path.exists():
+        raise UserError(f"{path} does not exist; a run writes it into its workdir.")
+    complete, _, _ = path.read_text().rpartition("\n")
+    rows = []
+    for number, line in enumerate(complete.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number} is not JSON ({error.msg}); remove the line.") from error
+        rows.append({name: math.nan if value is None else value for name, value in row.items()})
+    return rows
+
+
+def _rewrite(path: Path, keep: Callable[[dict], bool]) -> None:
+    rows = [row for row in read(path) if keep(row)]
+    lines = (json.dumps({k: None if math.isnan(v) else v for k, v in row.items()}) + "\n" for row in rows)
+    temporary = path.with_suffix(".jsonl.tmp")
+    with temporary.open("w") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _start_wandb(project: str, workdir: Path):
+    import wandb
+
+    run_id = f"{zlib.crc32(str(workdir).encode()):08x}"
+    return wandb.init(project=project, name=workdir.name, dir=str(workdir), id=run_id, resume="allow")

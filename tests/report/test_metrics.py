@@ -1,0 +1,96 @@
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seed_jax.errors import UserError
+from seed_jax.report import metrics
+from seed_jax.report.metrics import MetricsWriter, read
+
+
+def write(workdir, steps, **options):
+    with MetricsWriter(workdir, tensorboard=False, **options) as writer:
+        for step in steps:
+            writer.write(step, {"loss": 1 / (1 + step)})
+
+
+def test_round_trip(tmp_path):
+    with MetricsWriter(tmp_path / "new", tensorboard=False) as writer:
+        writer.write(1, {"loss": jnp.float32(0.1), "lr": np.float64(3e-300)})
+        writer.write(np.int64(2), {"knn/10": 1})
+    assert read(tmp_path / "new") == [
+        {"step": 1, "loss": float(np.float32(0.1)), "lr": 3e-300},
+        {"step": 2, "knn/10": 1.0},
+    ]
+
+
+def test_what_is_not_finite_stays_valid_json(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"loss": math.nan, "norm": math.inf})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null, "norm": null}\n'
+    assert all(math.isnan(read(tmp_path)[0][name]) for name in ("loss", "norm"))
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.truncate(1)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null, "norm": null}\n'
+
+
+def test_each_line_is_on_disk_at_once(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer.write(3, {"loss": 1.0})
+    assert read(tmp_path) == [{"step": 3, "loss": 1.0}]
+    writer.close()
+
+
+def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
+    write(tmp_path, range(10))
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.truncate(6)
+        writer.write(7, {"loss": 7.0})
+    assert [row["step"] for row in read(tmp_path)] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@given(cut=st.integers(0, 200))
+def test_a_run_killed_at_any_byte_can_go_on(tmp_path_factory, cut):
+    workdir = tmp_path_factory.mktemp("run")
+    write(workdir, range(6))
+    path = workdir / "metrics.jsonl"
+    whole = path.read_bytes()[:cut]
+    path.write_bytes(whole)
+    complete = whole.count(b"\n")
+    assert [row["step"] for row in read(path)] == list(range(complete))
+    write(workdir, [complete])
+    assert [row["step"] for row in read(path)] == list(range(complete + 1))
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(UserError, match="line 2"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        read(tmp_path / "nowhere.jsonl")
+
+
+def test_other_processes_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics.jax, "process_index", lambda: 1)
+    with MetricsWriter(tmp_path / "run") as writer:
+        writer.write(1, {"loss": 1.0})
+        writer.truncate(0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    pytest.importorskip("tensorboardX")
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(5, {"loss": 0.25})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"loss" in events.read_bytes()
+
+
+def test_wandb_is_asked_for_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        MetricsWriter(tmp_path, wandb="distill")
