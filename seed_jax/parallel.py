@@ -1,6 +1,7 @@
 """The only mesh of the project, its shardings, and the start of a multi-host run."""
 
 import os
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,10 +11,16 @@ from jax.sharding import PartitionSpec as P
 DATA_AXIS = "data"
 
 
-def start_hosts() -> None:
-    """Join the other hosts of a multi-host run when the environment names a coordinator or a pod."""
+def start() -> None:
+    """Join the other hosts where the environment names a coordinator or a pod, and keep compiled programs for the next start.
+
+    The cache lies in the user's cache folder; `JAX_COMPILATION_CACHE_DIR` names another.
+    """
     if "JAX_COORDINATOR_ADDRESS" in os.environ or os.environ.get("SEED_JAX_MULTIHOST") == "1":
         jax.distributed.initialize()
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "seed_jax" / "xla"))
 
 
 def make_mesh(devices: list | None = None) -> jax.sharding.Mesh:

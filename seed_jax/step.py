@@ -18,6 +18,10 @@ def make_step(method: Method, student: Network, teacher: Network | None, tx, rat
     donated, not updated, not in a checkpoint, and nothing is differentiated with respect to it. Metrics are scalars.
     """
 
+    def stop_if_frozen(path, parameter):
+        frozen = method.frozen(tuple(k.key for k in path))
+        return jax.lax.stop_gradient(parameter) if frozen else parameter
+
     def step(state: TrainState, teacher_variables, batch):
         keys = rng.sample_keys(rng.stream(seed, "sample"), batch["id"], batch["pass_"])
         pixels = tuple(
@@ -32,6 +36,7 @@ def make_step(method: Method, student: Network, teacher: Network | None, tx, rat
         nets = Nets(student, ask_teacher if teacher is not None else None)
 
         def loss(params):
+            params = jax.tree_util.tree_map_with_path(stop_if_frozen, params)
             key = jax.random.fold_in(rng.stream(seed, "step"), state.step)
             return method.loss(nets, params, state.model_state, state.aux, seen, key)
 

@@ -1,0 +1,36 @@
+"""Train: `python main.py --config=configs/x.py --workdir=DIR [--config.section.key=value …]`.
+
+A workdir that holds a checkpoint goes on by itself. Every config also runs small anywhere: `--config=configs/x.py:smoke`.
+"""
+
+import time
+
+STARTED = time.time()
+
+import sys  # noqa: E402
+
+from absl import app, flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file in configs/.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, report.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]}")
+    from seed_jax import parallel, train
+    from seed_jax.errors import UserError
+
+    try:
+        parallel.start()
+        train.run(CONFIG.value, WORKDIR.value, started=STARTED)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

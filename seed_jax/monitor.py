@@ -1,0 +1,99 @@
+"""Watching a run: the metrics of past steps, read after the next step is under way; progress; the finite guard."""
+
+import sys
+import time
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from seed_jax.errors import UserError
+from seed_jax.report.metrics import MetricsWriter
+
+
+class Monitor:
+    """Collects the metrics of each step on the device and writes their means, one line a window of `every` steps.
+
+    A window is read only after the step that follows it has been dispatched, so the device never waits for the host.
+    """
+
+    def __init__(self, writer: MetricsWriter, *, name: str, start: int, steps: int, every: int, batch_size: int):
+        self._writer, self._every, self._batch_size = writer, every, batch_size
+        self._window: list = []
+        self._closed: list = []
+        self._clock = time.perf_counter()
+        self._waited = 0.0
+        self._last = start
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            desc=name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=jax.process_index() != 0,
+            file=sys.stdout,
+            mininterval=0.5 if sys.stdout.isatty() else 10.0,
+        )
+
+    def step(self, step: int, metrics: dict, ids: np.ndarray, waited: float) -> None:
+        """Note the metrics of `step` (1 for the first update), its samples, and the seconds spent waiting for its data."""
+        self._write_closed()
+        self._window.append((step, metrics, ids))
+        self._waited += waited
+        self._bar.update(step - self._bar.n)
+        if step % self._every == 0:
+            self._close()
+
+    def flush(self) -> None:
+        """Write everything noted so far; afterwards every step is known to have been finite."""
+        self._close()
+        self._write_closed()
+
+    def pause(self) -> "_Pause":
+        """A context in which the clock stands: probes and checkpoints are not training time."""
+        return _Pause(self)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _close(self):
+        self._write_closed()
+        self._closed, self._window = self._window, []
+
+    def _write_closed(self):
+        if not self._closed:
+            return
+        closed, self._closed = self._closed, []
+        rows = jax.device_get([metrics for _, metrics, _ in closed])
+        for (step, _, ids), row in zip(closed, rows, strict=True):
+            if not all(np.isfinite(value) for value in row.values()):
+                raise NotFinite(step, ids)
+        step = closed[-1][0]
+        seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        images = (step - self._last) * self._batch_size
+        timing = {"images_per_second": images / seconds, "data_wait": min(1.0, self._waited / seconds)}
+        self._last, self._waited = step, 0.0
+        self._writer.write(step, {**means, **timing})
+        self._bar.set_postfix_str(f"loss {means['loss']:.3f}, {timing['images_per_second']:.0f} images/s")
+
+
+class _Pause:
+    def __init__(self, monitor):
+        self._monitor = monitor
+
+    def __enter__(self):
+        self._begin = time.perf_counter()
+
+    def __exit__(self, *unused):
+        self._monitor._clock += time.perf_counter() - self._begin
+
+
+class NotFinite(UserError):
+    """A metric of a step is NaN or infinite; `step` and the ids `[B]` of its samples are in the message."""
+
+    def __init__(self, step: int, ids: np.ndarray):
+        self.step = step
+        whole = (ids[:, 1].astype(np.int64) << 32) | ids[:, 0]
+        shown = ", ".join(str(i) for i in whole[:8])
+        super().__init__(f"The loss or its gradient is not finite at step {step} (sample ids {shown}, …)")

@@ -1,0 +1,54 @@
+"""The frozen teacher: found before anything is compiled, loaded once, never trained."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seed_jax import config, models, rng, weights, workdir
+from seed_jax.errors import UserError
+from seed_jax.models.heads import ProjectionHead
+from seed_jax.models.network import Joined, Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A teacher: its network, its variables, the width of its embedding, and where it came from."""
+
+    network: Network
+    variables: Any
+    dim: int
+    provenance: dict
+
+
+def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Loaded:
+    """The teacher that the config names: a run's workdir, a PyTorch checkpoint, or random weights.
+
+    Raises:
+      UserError: there is no such file, it is neither, or its embedding does not exist.
+    """
+    if not t.weights:
+        raise UserError(
+            "teacher.weights is empty: give the teacher's checkpoint or workdir, --config.teacher.weights=PATH."
+        )
+    if t.weights == "random":
+        network = Joined(
+            models.create(t.model, precision=precision, **t.options), {"head": ProjectionHead(dim=t.dim)}
+        )
+        sample = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
+        variables = jax.jit(network.init)(rng.stream(seed, "teacher"), sample)
+        provenance = {"source": "random weights"}
+    elif Path(t.weights).is_dir():
+        network, variables, manifest = workdir.load_run(t.weights)
+        provenance = {"source": t.weights, "commit": manifest["commit"], "started": manifest["started"]}
+    else:
+        network, variables, provenance = weights.load_teacher(t, precision=precision)
+    sample = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
+    features, _ = jax.eval_shape(lambda v, x: network.apply(v, x, False), variables, sample)
+    if "embedding" not in features:
+        raise UserError(
+            f"teacher.weights ({t.weights}) has no embedding head: use a run of a self-supervised method, or a checkpoint with its head."
+        )
+    return Loaded(network, variables, features["embedding"].shape[1], provenance)

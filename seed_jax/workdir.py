@@ -1,0 +1,123 @@
+"""What a run leaves on disk besides its checkpoints and metrics: `config.json` and `manifest.json`; and reading a run back."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from seed_jax import checkpoint, models
+from seed_jax import config as config_lib
+from seed_jax.errors import UserError
+from seed_jax.models.network import Network
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
+    """Write `config.json`, or make sure that the one there is the same run (the `log` section may differ).
+
+    Raises:
+      UserError: the workdir holds another run; names the keys that differ.
+    """
+    path = workdir / "config.json"
+    mine = _plain(raw)
+    if path.exists():
+        theirs = _flat(_read(path))
+        mine = _flat(mine)
+        differ = [
+            f"{k} is {theirs.get(k, 'absent')} there and {mine.get(k, 'absent')} here"
+            for k in sorted({*theirs, *mine})
+            if not k.startswith("log.") and theirs.get(k) != mine.get(k)
+        ]
+        if differ:
+            more = f" (and {len(differ) - 5} more keys)" if len(differ) > 5 else ""
+            raise UserError(
+                f"{workdir} holds a run of another config: {'; '.join(differ[:5])}{more}: use another --workdir, or the config of "
+                "that run."
+            )
+        return
+    _write(path, mine)
+
+
+def write_manifest(workdir: Path, **facts) -> None:
+    """Write `manifest.json`: versions, commit, devices, and the facts given (teacher, data)."""
+    devices = jax.devices()
+    manifest = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": jax.process_count(),
+        **facts,
+    }
+    _write(workdir / "manifest.json", manifest)
+
+
+def load_run(workdir: str | os.PathLike) -> tuple[Network, dict, dict]:
+    """The network of a run and its variables at the newest checkpoint, on this process's default device.
+
+    Returns:
+      The network (backbone and parts), its variables, and the run's manifest.
+
+    Raises:
+      UserError: the folder is not the workdir of a run, or has no checkpoint.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
+        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
+    config = config_lib.resolve(ml_collections.ConfigDict(_read(workdir / "config.json")))
+    manifest = _read(workdir / "manifest.json")
+    backbone = models.create(
+        config.student.model, bn_group=config.train.bn_group or None, **config.student.options
+    )
+    network = config.method.network(backbone, manifest["data"]["num_classes"], manifest["teacher_dim"])
+    side = config.data.image_size
+    sample = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+    like = jax.eval_shape(network.init, jax.random.key(0), sample)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
+    return network, checkpoint.load_model(workdir, like), manifest
+
+
+def _plain(raw) -> dict:
+    """As JSON would read it back: tuples as lists."""
+    return json.loads(json.dumps(raw.to_dict()))
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error.msg}): restore it, or use another --workdir.") from error
+
+
+def _write(path: Path, content: dict) -> None:
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(temporary, path)
+
+
+def _commit() -> str:
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return git.stdout.strip() or "unknown"
