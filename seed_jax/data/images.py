@@ -1,0 +1,124 @@
+"""One image: decoding and geometry, on the host, with PIL's bilinear antialiased resize."""
+
+import contextlib
+import io
+import math
+import struct
+
+import numpy as np
+from PIL import Image, ImageOps
+
+TRIES = 10  # of a random resized crop, as torchvision
+NUMBERS = 2 * TRIES + 3  # uniform numbers of one view: area and aspect of each try, place, flip
+_ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap width and height
+
+
+class BadImage(Exception):
+    """An image that cannot be decoded; the pipeline skips, counts and names it."""
+
+
+def decode(record) -> np.ndarray:
+    """The image of a record as uint8 RGB `[H, W, 3]`; raises `BadImage`."""
+    return np.asarray(load_rgb(open_image(record.image)))
+
+
+def open_image(image: bytes | np.ndarray) -> Image.Image:
+    """Encoded bytes (read up to the header) or uint8 `[H, W, 3]` as a `PIL.Image`; raises `BadImage`."""
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image)
+    with _pil_errors():
+        return Image.open(io.BytesIO(image))
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) that `load_rgb` will give at full size."""
+    if picture.format is not None and picture.getexif().get(_ORIENTATION, 1) >= 5:
+        return picture.height, picture.width
+    return picture.size
+
+
+def load_rgb(picture: Image.Image, divisor: int = 1) -> Image.Image:
+    """The decoded picture, upright and RGB, of `1 / divisor` (1, 2, 4 or 8; only a JPEG obeys) of its size.
+
+    Alpha is dropped; palettes, CMYK, grey and 16-bit grey are converted; EXIF rotation is applied; of an animation
+    the first frame counts. Raises `BadImage`.
+    """
+    if picture.format is None:  # made from an array
+        return picture
+    with _pil_errors():
+        if divisor > 1:
+            picture.draft(None, (picture.width // divisor, picture.height // divisor))
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip instead of scale
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        if picture.mode == "P":
+            picture = picture.convert("RGBA")
+        return picture.convert("RGB")
+
+
+@contextlib.contextmanager
+def _pil_errors():
+    """What PIL raises for broken files, as `BadImage`; its own errors are OSErrors."""
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise BadImage(f"{type(error).__name__}: {error}") from error
+
+
+def crop_box(width: int, height: int, u: np.ndarray, scale, ratio) -> tuple[int, int, int, int]:
+    """A random resized crop `(left, top, width, height)` from `NUMBERS` uniform numbers.
+
+    Ten tries of an area in `scale` and an aspect log-uniform in `ratio`, then the largest centre crop whose aspect
+    lies in `ratio` (torchvision/transforms/transforms.py, RandomResizedCrop.get_params).
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for n in range(TRIES):
+        area = width * height * (scale[0] + (scale[1] - scale[0]) * u[2 * n])
+        aspect = math.exp(low + (high - low) * u[2 * n + 1])
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(u[2 * TRIES] * (width - w + 1)), int(u[2 * TRIES + 1] * (height - h + 1))
+            return left, top, w, h
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def draft_divisor(boxes, sizes) -> int:
+    """How much smaller (1, 2, 4, 8) to decode: every crop keeps twice the pixels of its target, as `reducing_gap=2`."""
+    gap = min(min(width, height) / size for (_, _, width, height), size in zip(boxes, sizes, strict=True))
+    return max(d for d in (1, 2, 4, 8) if d == 1 or gap >= 2 * d)
+
+
+def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1) -> np.ndarray:
+    """The box `(left, top, width, height)` of the full-size picture, resized to uint8 `[size, size, 3]`.
+
+    `picture` is `1 / divisor` of that size. The crop comes first, so that pixels outside it never count.
+    """
+    left, top, right, bottom = (x / divisor for x in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+    right, bottom = min(right, picture.width), min(bottom, picture.height)
+    x, y = int(left), int(top)
+    crop = picture.crop((x, y, math.ceil(right), math.ceil(bottom)))
+    inner = (left - x, top - y, right - x, bottom - y)
+    return np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR, box=inner))
+
+
+def eval_view(picture: Image.Image, size: int) -> np.ndarray:
+    """Short side to `round(size * 256 / 224)`, then the centre, uint8 `[size, size, 3]`.
+
+    As torchvision's Resize and CenterCrop on PIL images. An image that is exactly `size x size` is returned unchanged.
+    """
+    if picture.size == (size, size):
+        return np.asarray(picture)
+    short = round(size * 256 / 224)
+    width, height = picture.size
+    if width <= height:
+        width, height = short, int(short * height / width)
+    else:
+        width, height = int(short * width / height), short
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(picture.crop((left, top, left + size, top + size)))

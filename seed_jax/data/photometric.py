@@ -1,0 +1,147 @@
+"""Colour and blur on the device, inside the jitted step: one key a sample, one fold a view.
+
+The operations are torchvision's on floats in [0, 1]. What is random is drawn per sample under vmap, so that a
+sample's view does not depend on its batch or on how the batch is sharded.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's mode L
+_BLUR_SIGMA = (0.1, 2.0)
+_BLUR_RADIUS = 6  # three standard deviations of the widest kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Jitter strengths and the probability of each operation; what has strength or probability 0 costs nothing."""
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    jitter: float = 0.8
+    grey: float = 0.0
+    grey_first: bool = False
+    blur: float = 0.0
+    solarise: float = 0.0
+
+
+_MOCOV2 = Preset(0.4, 0.4, 0.4, 0.1, grey=0.2, blur=0.5)
+
+PRESETS = {
+    "none": Preset(),
+    "supervised": Preset(),
+    "mocov2": _MOCOV2,
+    "swav": _MOCOV2,  # as SEED feeds its SwAV teachers; what differs is the crop scale
+    "mocov1": Preset(0.4, 0.4, 0.4, 0.4, jitter=1.0, grey=0.2, grey_first=True),
+    "simclr": Preset(0.8, 0.8, 0.8, 0.2, grey=0.2, blur=0.5),
+    "digits": Preset(brightness=0.4, contrast=0.4),
+}
+
+
+def augment(preset: str, images: jax.Array, keys: jax.Array, first_view: int = 0) -> jax.Array:
+    """uint8 `[B, V, H, W, 3]` and typed keys `[B]` to float32 `[B, V, H, W, 3]` in [0, 1].
+
+    View `v` of a sample is keyed by `fold_in(key, first_view + v)`.
+    """
+    p = PRESETS[preset]
+    x = images.astype(jnp.float32) / 255
+    if p.jitter * max(p.brightness, p.contrast, p.saturation, p.hue) + p.grey + p.blur + p.solarise == 0:
+        return x
+    views = first_view + jnp.arange(images.shape[1])
+
+    def sample(x, key):
+        return jax.vmap(lambda x, view: _augment_one(p, x, jax.random.fold_in(key, view)))(x, views)
+
+    return jax.vmap(sample)(x, keys)
+
+
+def _augment_one(p: Preset, x: jax.Array, key: jax.Array) -> jax.Array:
+    k_jitter, k_grey, k_blur, k_solarise = jax.random.split(key, 4)
+    if p.grey and p.grey_first:
+        x = _random_grey(p.grey, x, k_grey)
+    if p.jitter and max(p.brightness, p.contrast, p.saturation, p.hue):
+        x = _random_jitter(p, x, k_jitter)
+    if p.grey and not p.grey_first:
+        x = _random_grey(p.grey, x, k_grey)
+    if p.blur:
+        k_apply, k_sigma = jax.random.split(k_blur)
+        sigma = jax.random.uniform(k_sigma, minval=_BLUR_SIGMA[0], maxval=_BLUR_SIGMA[1])
+        x = jnp.where(jax.random.bernoulli(k_apply, p.blur), gaussian_blur(x, sigma), x)
+    if p.solarise:
+        x = jnp.where(jax.random.bernoulli(k_solarise, p.solarise), solarise(x), x)
+    return x
+
+
+def _random_grey(probability, x, key):
+    return jnp.where(jax.random.bernoulli(key, probability), luma(x), x)
+
+
+def _random_jitter(p, x, key):
+    """Brightness, contrast, saturation and hue, those that the preset has, in random order."""
+    strengths = [p.brightness, p.contrast, p.saturation, p.hue]
+    active = [n for n, s in enumerate(strengths) if s]
+    k_apply, k_order, k_factor = jax.random.split(key, 3)
+    applied = jax.random.bernoulli(k_apply, p.jitter)
+    offset = jax.random.uniform(k_factor, (4,), minval=-1.0, maxval=1.0) * jnp.array(strengths)
+    offset = jnp.where(applied, offset, 0.0)
+    order = jax.random.permutation(k_order, jnp.array(active))
+    for n in range(len(active)):
+        x = _jitter_step(x, order[n], offset, p.hue > 0)
+    return x
+
+
+def _jitter_step(x, op, offset, has_hue):
+    """One of the four operations, by number; the first three blend with black, the mean grey, the grey."""
+    grey = luma(x)
+    other = jnp.where(op == 1, grey.mean(), jnp.where(op == 2, grey, 0.0))
+    out = blend(x, other, 1 + jnp.where(op == 3, 0.0, offset[op]))
+    return jnp.where(op == 3, shift_hue(x, offset[3]), out) if has_hue else out
+
+
+def blend(x, other, factor):
+    """`factor * x + (1 - factor) * other`, clipped: PIL's ImageEnhance."""
+    return jnp.clip(factor * x + (1 - factor) * other, 0.0, 1.0)
+
+
+def luma(x: jax.Array) -> jax.Array:
+    """Grey `[..., 1]` of RGB `[..., 3]`."""
+    r, g, b = _LUMA
+    return r * x[..., 0:1] + g * x[..., 1:2] + b * x[..., 2:3]
+
+
+def shift_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
+    """RGB `[..., 3]` with its hue turned by `shift` turns in HSV."""
+    r, g, b = x[..., 0:1], x[..., 1:2], x[..., 2:3]
+    value = jnp.maximum(jnp.maximum(r, g), b)
+    chroma = value - jnp.minimum(jnp.minimum(r, g), b)
+    safe = jnp.where(chroma == 0, 1.0, chroma)
+    sector = jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
+    sector = jnp.where(value == r, (g - b) / safe, sector)
+    k = jnp.concatenate([sector + 5, sector + 3, sector + 1], axis=-1) + 6 * shift
+    k = k - 6 * jnp.floor(k / 6)
+    return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
+
+
+def gaussian_blur(x: jax.Array, sigma: jax.Array) -> jax.Array:
+    """A Gaussian of standard deviation `sigma` pixels over `[H, W, 3]`, cut at 6 pixels, edges repeated.
+
+    PIL's GaussianBlur approximates the same kernel by three box blurs.
+    """
+    taps = jnp.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1)
+    weights = jnp.exp(-0.5 * (taps / sigma) ** 2)
+    weights = weights / weights.sum()
+    for axis in (0, 1):
+        pad = [(0, 0)] * 3
+        pad[axis] = (_BLUR_RADIUS, _BLUR_RADIUS)
+        padded, length = jnp.pad(x, pad, mode="edge"), x.shape[axis]
+        x = sum(weights[n] * jax.lax.slice_in_dim(padded, n, n + length, axis=axis) for n in range(len(taps)))
+    return x
+
+
+def solarise(x: jax.Array) -> jax.Array:
+    """Values from one half up are inverted."""
+    return jnp.where(x >= 0.5, 1 - x, x)

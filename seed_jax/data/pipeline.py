@@ -1,0 +1,208 @@
+"""From a source to batches, on the host: order, geometry, threads.
+
+Batch `n` is a pure function of (source, views, batch_size, seed, n), so the data's position is the step number.
+"""
+
+import collections
+import dataclasses
+import functools
+import logging
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grain
+import jax
+import numpy as np
+
+from seed_jax import rng
+from seed_jax.data import images
+from seed_jax.data.sources import Source
+from seed_jax.errors import UserError
+
+_ORDER = -1  # the view number that keys an epoch's permutation; views of samples are 0, 1, ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewSpec:
+    """`count` random views of `size x size`: crop area and aspect, flip probability, photometric preset."""
+
+    count: int = 1
+    size: int = 224
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    photometric: str = "mocov2"
+
+
+class BadImages:
+    """The images of a source that could not be decoded: counted once each, named in the log.
+
+    Past 1 % of the source, `add` raises `UserError`.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.names: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        return len(self.names)
+
+    def add(self, i: int, error: images.BadImage) -> None:
+        with self._lock:
+            if i in self.names:
+                return
+            self.names[i] = self.source.name(i)
+            logging.warning("skipping unreadable image %s (%s)", self.names[i], error)
+            if len(self.names) > 0.01 * len(self.source):
+                first = ", ".join(list(self.names.values())[:3])
+                raise UserError(
+                    f"More than 1 % of the {len(self.source)} images cannot be read, {first} among them; "
+                    "repair or remove them."
+                )
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
+    """Whole batches in one pass; raises `UserError` when there is not even one."""
+    if len(source) < batch_size:
+        raise UserError(
+            f"train.batch_size is {batch_size} but the training data has only {len(source)} images; lower it."
+        )
+    return len(source) // batch_size
+
+
+def _local_rows(batch_size: int) -> slice:
+    """This process's rows of a global batch."""
+    n, p = jax.process_count(), jax.process_index()
+    if batch_size % n:
+        raise UserError(f"The batch size {batch_size} must be a multiple of the {n} processes.")
+    return slice(p * batch_size // n, (p + 1) * batch_size // n)
+
+
+def train_batches(
+    source: Source,
+    views: tuple[ViewSpec, ...],
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    *,
+    threads: int | None = None,
+    bad: BadImages | None = None,
+):
+    """Endless batches from step `start_step` on, this process's rows of each global batch of `batch_size`.
+
+    Yields dicts of `views` (a tuple, one uint8 `[B, V, H, W, 3]` a ViewSpec), `id` uint32 `[B, 2]`, `pass_` int32 `[B]`
+    and `label` int32 `[B]`. An epoch is one permutation of the source keyed by (seed, epoch); its incomplete last
+    batch is dropped. An unreadable image gives its place to the next index of the source and is noted in `bad`.
+    """
+    steps = steps_per_epoch(source, batch_size)
+    rows = _local_rows(batch_size)
+    bad = BadImages(source) if bad is None else bad
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch):
+        return rng.host_generator(seed, 0, epoch, _ORDER).permutation(len(source))
+
+    def batch(n):
+        epoch, step = divmod(n, steps)
+        indices = order(epoch)[step * batch_size : (step + 1) * batch_size][rows]
+        return _train_batch(source, indices, views, seed, epoch, bad)
+
+    threads = threads or min(16, os.cpu_count())
+    # A whole batch is one element: small images would spend more on queues than on pixels.
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+    return iter(grain.MapDataset.range(start_step, sys.maxsize).map(batch).to_iter_dataset(options))
+
+
+def _train_batch(source, indices, views, seed, epoch, bad):
+    arrays = tuple(np.empty((len(indices), s.count, s.size, s.size, 3), np.uint8) for s in views)
+    ids, labels = np.empty(len(indices), np.int64), np.empty(len(indices), np.int32)
+    for row, i in enumerate(indices):
+        i = int(i)
+        while True:
+            try:
+                record = source[i]
+                _fill_views([a[row] for a in arrays], record, views, seed, epoch)
+                break
+            except images.BadImage as error:
+                bad.add(i, error)
+                i = (i + 1) % len(source)
+        ids[row], labels[row] = record.id, record.label
+    return {
+        "views": arrays,
+        "id": rng.split_id(ids),
+        "pass_": np.full(len(indices), epoch, np.int32),
+        "label": labels,
+    }
+
+
+def _fill_views(outs, record, views, seed, epoch):
+    """Writes the views of one sample into `outs`, uint8 `[V, H, W, 3]` a spec; views are numbered across specs."""
+    specs = [spec for spec in views for _ in range(spec.count)]
+    targets = [view for out in outs for view in out]
+    numbers = [
+        rng.host_generator(seed, record.id, epoch, v).random(images.NUMBERS) for v in range(len(specs))
+    ]
+    picture = images.open_image(record.image)
+    size = images.upright_size(picture)
+    boxes = [
+        images.crop_box(*size, u, spec.scale, spec.ratio) for u, spec in zip(numbers, specs, strict=True)
+    ]
+    divisor = images.draft_divisor(boxes, [spec.size for spec in specs]) if picture.format == "JPEG" else 1
+    picture = images.load_rgb(picture, divisor)
+    for target, spec, u, box in zip(targets, specs, numbers, boxes, strict=True):
+        view = images.resized_crop(picture, box, spec.size, divisor)
+        target[:] = view[:, ::-1] if u[-1] < spec.flip else view
+
+
+def eval_batches(
+    source: Source, size: int, batch_size: int, *, threads: int | None = None, bad: BadImages | None = None
+):
+    """Every image once, in order: this process's rows of each global batch of `batch_size`, the last one padded.
+
+    Yields dicts of `image` uint8 `[B, size, size, 3]`, `label` int32 `[B]`, `id` uint32 `[B, 2]` and `mask` bool
+    `[B]`. An unreadable image is masked out and noted in `bad`.
+    """
+    rows = _local_rows(batch_size)
+    bad = BadImages(source) if bad is None else bad
+
+    def batch(n):
+        indices = np.arange(n * batch_size, (n + 1) * batch_size)[rows]
+        image = np.zeros((len(indices), size, size, 3), np.uint8)
+        ids, labels = np.zeros(len(indices), np.int64), np.full(len(indices), -1, np.int32)
+        mask = np.zeros(len(indices), bool)
+        for row, i in enumerate(indices[indices < len(source)].tolist()):
+            try:
+                record = source[i]
+                image[row] = images.eval_view(images.load_rgb(images.open_image(record.image)), size)
+                ids[row], labels[row], mask[row] = record.id, record.label, True
+            except images.BadImage as error:
+                bad.add(i, error)
+        return {"image": image, "label": labels, "id": rng.split_id(ids), "mask": mask}
+
+    threads = threads or min(16, os.cpu_count())
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+    return iter(grain.MapDataset.range(-(-len(source) // batch_size)).map(batch).to_iter_dataset(options))
+
+
+def prefetch(iterator, place, depth: int = 2):
+    """`place(batch)` for each batch, drawn and placed up to `depth` batches ahead by a background thread.
+
+    Closing the generator ends the thread; an exception of `iterator` or `place` is raised at its batch.
+    """
+
+    def draw():
+        batch = next(iterator, None)
+        return None if batch is None else place(batch)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
+        pending = collections.deque(thread.submit(draw) for _ in range(depth))
+        try:
+            while (batch := pending.popleft().result()) is not None:
+                pending.append(thread.submit(draw))
+                yield batch
+        finally:
+            for future in pending:
+                future.cancel()
