@@ -9,7 +9,7 @@ STARTED = time.time()
 
 import sys  # noqa: E402
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file in configs/.", lock_config=True)
@@ -22,6 +22,8 @@ def main(argv):
     from seed_jax import parallel, train
     from seed_jax.errors import UserError
 
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     try:
         parallel.start()
         train.run(CONFIG.value, WORKDIR.value, started=STARTED)

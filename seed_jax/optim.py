@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from seed_jax.config import Optim
@@ -10,8 +11,6 @@ from seed_jax.config import Optim
 
 def schedule(o: Optim, *, batch_size: int, steps: int, steps_per_epoch: int):
     """The learning rate as a function of the step (traced or NumPy), linear scaling, warm-up and decay included."""
-    import jax.numpy as jnp
-
     peak = o.lr * batch_size / o.lr_batch if o.lr_batch else o.lr
     warmup = o.warmup_epochs * steps_per_epoch
     begin = 0.0 if o.warmup_from == "zero" else o.lr
@@ -40,13 +39,17 @@ def optimizer(o: Optim, rate, params, frozen) -> optax.GradientTransformation:
 
     SGD adds weight decay to the gradient before momentum and multiplies by the rate last, as PyTorch does.
     """
-    mask = None if o.decay == "all" else jax.tree.map(lambda p: p.ndim > 1, params)
+
+    def kernels(tree):
+        return jax.tree.map(lambda p: p.ndim > 1, tree)
+
+    mask = None if o.decay == "all" else kernels
     if o.name == "sgd":
         main = optax.chain(
-            optax.add_decayed_weights(o.weight_decay, _masked(mask)), optax.sgd(rate, o.momentum or None)
+            optax.add_decayed_weights(o.weight_decay, mask), optax.sgd(rate, o.momentum or None)
         )
     elif o.name == "adamw":
-        main = optax.adamw(rate, weight_decay=o.weight_decay, mask=_masked(mask))
+        main = optax.adamw(rate, weight_decay=o.weight_decay, mask=mask)
     else:
         main = optax.lars(
             rate,
