@@ -94,3 +94,23 @@ def test_wandb_is_asked_for_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
         MetricsWriter(tmp_path, wandb="distill")
+
+
+def test_wandb_gets_the_same_numbers_and_one_id_a_workdir(tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text(
+        "import types\n"
+        "calls = []\n"
+        "def init(**options):\n"
+        "    calls.append(options)\n"
+        "    log = lambda numbers, step: calls.append((numbers, step))\n"
+        "    return types.SimpleNamespace(log=log, finish=lambda: calls.append('finish'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(2):
+        with MetricsWriter(tmp_path / "run", tensorboard=False, wandb="distill") as writer:
+            writer.write(3, {"loss": 0.5})
+    import wandb
+
+    first, numbers, end, second, *_ = wandb.calls
+    assert first == second and (first["project"], first["name"]) == ("distill", "run")
+    assert (numbers, end) == (({"loss": 0.5}, 3), "finish")

@@ -1,0 +1,24 @@
+"""`python -m seed_jax.report WORKDIR ...`: print what each run measured and write its `report.html`."""
+
+import argparse
+import sys
+
+from seed_jax.errors import UserError
+from seed_jax.report.runs import run_report, run_table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m seed_jax.report", description=__doc__)
+    parser.add_argument("workdir", nargs="+", help="a run's workdir, with its metrics.jsonl")
+    try:
+        for workdir in parser.parse_args(arguments).workdir:
+            print(run_table(workdir).markdown())
+            print(f"\n{run_report(workdir)}")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""One self-contained HTML file: text, tables and figures, for phone and desktop, light and dark."""
+
+import dataclasses
+import html
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from seed_jax.report.plots import Figure
+from seed_jax.report.tables import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Details:
+    """A block that opens on demand, e.g. the configuration."""
+
+    summary: str
+    table: Table
+
+
+def write(
+    path: str | os.PathLike,
+    title: str,
+    *,
+    lead: str = "",
+    tables: Sequence[Table] = (),
+    figures: Sequence[Figure] = (),
+    notes: Sequence[str] = (),
+    details: Sequence[Details] = (),
+) -> Path:
+    """Write the page and return its path. Texts are plain, but for `code` in backticks."""
+    blocks = [f"<h1>{_text(title)}</h1>"]
+    if lead:
+        blocks.append(f'<p class="lead">{_text(lead)}</p>')
+    blocks += [_table(table) for table in tables]
+    if figures:
+        blocks.append(f'<div class="figures">{"".join(_figure(figure) for figure in figures)}</div>')
+    if notes:
+        blocks.append("<h2>Notes</h2><ul>" + "".join(f"<li>{_text(note)}</li>" for note in notes) + "</ul>")
+    blocks += [
+        f"<details><summary>{_text(block.summary)}</summary>{_table(block.table)}</details>"
+        for block in details
+    ]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        _PAGE.format(title=html.escape(title), css=_CSS, body="\n".join(blocks)), encoding="utf-8"
+    )
+    return path
+
+
+def _text(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+
+
+def _figure(figure: Figure) -> str:
+    caption = f"<figcaption>{_text(figure.caption)}</figcaption>" if figure.caption else ""
+    return f"<figure>{figure.svg}{caption}</figure>"
+
+
+def _table(table: Table) -> str:
+    caption = f"<figcaption>{_text(table.caption)}</figcaption>" if table.caption else ""
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.header)
+    rows = []
+    for first, *rest in table.cells():
+        cells = "".join(f"<td>{_text(cell)}</td>" for cell in rest)
+        rows.append(f'<tr><th scope="row">{_text(first)}</th>{cells}</tr>')
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<figure class="table">{caption}<div class="scroll">{table}</div></figure>'
+
+
+# Series: Okabe and Ito's colours, safe for colour-blind readers, darkened or lightened for contrast.
+_CSS = """
+:root { color-scheme: light dark; --page: #fff; --ink: #1b1d20; --soft: #5b6067; --faint: #dfe1e4;
+  --series-0: #0069a8; --series-1: #c24e00; --series-2: #00805c; --series-3: #a8487f; --series-4: #8a6a00;
+  --series-5: #2b86b8; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #15171a; --ink: #e6e8ea; --soft: #a0a6ad; --faint: #33373c;
+    --series-0: #56b4e9; --series-1: #f08a3c; --series-2: #2fc195; --series-3: #dd94be; --series-4: #e3c23c;
+    --series-5: #9ecbe8; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 66rem; background: var(--page);
+  color: var(--ink); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+.lead { color: var(--soft); max-width: 44rem; margin: 0 0 1.5rem; }
+li { max-width: 44rem; margin: .25rem 0; }
+code { font: .9em ui-monospace, SFMono-Regular, Menlo, monospace; }
+.table { margin: 1.5rem 0; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem 1.25rem .35rem 0; text-align: right; white-space: nowrap; vertical-align: top;
+  border-bottom: 1px solid var(--faint); }
+thead th { color: var(--soft); font-weight: 500; }
+th:first-child { text-align: left; font-weight: 500; }
+th:last-child, td:last-child { padding-right: 0; }
+@media (max-width: 30rem) { table { font-size: .8rem; } th, td { padding-right: .6rem; }
+  thead th { white-space: normal; } }
+details td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+details thead th { text-align: left; }
+summary { cursor: pointer; margin-top: 1.5rem; }
+.figures { display: grid; gap: 1.5rem 2.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+.figures figure { margin: 0; max-width: 36rem; }
+figure svg { display: block; width: 100%; height: auto; }
+figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
+figure svg text { font-family: inherit !important; }
+figcaption { color: var(--soft); font-size: .9rem; max-width: 44rem; }
+"""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

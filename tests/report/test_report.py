@@ -1,0 +1,165 @@
+import html.parser
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from seed_jax import report
+from seed_jax.errors import UserError
+from seed_jax.report import __main__ as command
+from seed_jax.report import plots, runs
+from seed_jax.report.metrics import MetricsWriter
+from seed_jax.report.tables import Table, mean_std
+
+
+class Page(html.parser.HTMLParser):
+    """Visible text, attributes and the balance of tags."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.text, self.attributes, self.open = "", [], []
+        self.source = path.read_text()
+        self.feed(self.source)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.attributes += [(tag, *attribute) for attribute in attributes]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.attributes += [(tag, *attribute) for attribute in attributes]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def assert_self_contained(page):
+    links = [value for _, name, value in page.attributes if name in ("href", "xlink:href", "src")]
+    assert all(link.startswith("#") for link in links)
+    assert "http" not in page.source and "@import" not in page.source
+    assert set(re.findall(r"url\(([^)]{2})", page.source)) <= {"#p"}
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links} <= set(ids)
+
+
+def a_run(workdir, accuracy=(0.1, 0.5, 0.875), seed=0):
+    with MetricsWriter(workdir, tensorboard=False) as writer:
+        for step, value in enumerate(accuracy):
+            writer.write(10 * step, {"loss": 2.0 - step + seed / 8, "lr": 0.1})
+            writer.write(10 * step, {"knn/1": value / 2, "knn/10": value})
+    (workdir / "config.json").write_text(
+        json.dumps({"method": {"tau_t": 0.01}, "sizes": [3, 4], "note": "<&>"})
+    )
+    return workdir
+
+
+def test_mean_and_sample_deviation():
+    assert mean_std([92.7, 93.1, 93.5]) == "93.1 ± 0.4"
+    assert mean_std([1.0, 2.0], digits=3) == "1.500 ± 0.707"
+    assert mean_std([93.14]) == "93.1"
+
+
+def test_a_table_in_markdown():
+    table = Table(("net", "n", "kNN", "time"), [("a|b", 3, [1.0, 2.0], 0.25), ("c", 4, 7.0, None)], digits=2)
+    assert table.markdown().splitlines() == [
+        "| net | n | kNN | time |",
+        "| --- | ---: | ---: | ---: |",
+        "| a\\|b | 3 | 1.50 ± 0.71 | 0.25 |",
+        "| c | 4 | 7.00 | – |",
+    ]
+
+
+def test_the_band_is_mean_and_deviation_over_common_steps():
+    values = np.random.default_rng(0).normal(size=(3, 4))
+    steps, mean, deviation = plots.summarise(
+        [([0, 5, 10, 15], values[0]), ([0, 5, 10, 15], values[1]), ([5, 10, 15], values[2, 1:])]
+    )
+    np.testing.assert_array_equal(steps, [5, 10, 15])
+    np.testing.assert_allclose(mean, values[:, 1:].mean(axis=0))
+    np.testing.assert_allclose(deviation, np.std(values[:, 1:], axis=0, ddof=1))
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_mean():
+    steps, mean, _ = plots.summarise([(np.arange(15000), np.arange(15000.0))])
+    assert len(steps) < 1000
+    np.testing.assert_allclose([steps.mean(), mean.mean()], 7499.5)
+
+
+def test_the_report_of_a_run(tmp_path):
+    page = Page(report.run_report(a_run(tmp_path / "run")))
+    assert_self_contained(page)
+    for text in ("87.5 % @ 20", "10.0 % @ 0", "method.tau_t", "0.01", "<&>", "Step 20"):
+        assert text in page.text
+    described = [value for _, name, value in page.attributes if name == "aria-label"]
+    assert any("knn/10 ends at 87.5" in text for text in described) and len(described) == 3
+
+
+def test_the_report_survives_what_a_broken_run_leaves(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"loss": math.nan, "knn/10": 0.5})
+        writer.write(2, {"knn/10": math.nan, "once": 3.0, "$odd_name<": 1.0})
+    page = Page(report.run_report(tmp_path))
+    assert_self_contained(page)
+    assert "not finite" in page.text and "$odd_name<" in page.text
+
+
+def test_a_comparison_shows_every_number_and_every_group(tmp_path):
+    groups = {
+        name: [a_run(tmp_path / name / str(seed), (0.1, 0.4, top + seed / 100), seed) for seed in range(3)]
+        for name, top in (("distilled", 0.9), ("baseline & co", 0.6))
+    }
+    table = Table(("net", "kNN"), [("distilled", [90.0, 91.0, 92.0]), ("baseline & co", [60.0, 61.0, 62.0])])
+    page = Page(
+        report.compare(
+            tmp_path / "new" / "compare.html",
+            groups,
+            title="Three < four",
+            curves=("knn/10", "loss"),
+            levels={"knn/10": {"teacher": 0.97}},
+            tables=[table],
+            notes=["Run with `main.py` <here>."],
+        )
+    )
+    assert_self_contained(page)
+    for text in ("91.0 ± 1.0", "61.0 ± 1.0", "baseline & co", "teacher", "Three < four", "main.py <here>."):
+        assert text in page.text
+    (knn,) = [v for _, name, v in page.attributes if name == "aria-label" and "knn" in v]
+    assert (
+        "distilled ends at 91 ± 1," in knn
+        and "baseline & co ends at 61 ± 1," in knn
+        and "teacher ends at 97" in knn
+    )
+
+
+def test_steps_written_twice_and_out_of_order():
+    rows = [{"step": 4, "a": 1.0}, {"step": 2, "a": 5.0}, {"step": 4, "a": 3.0, "b": 0.0}]
+    assert runs.series(rows) == {"a": ([2, 4], [5.0, 3.0]), "b": ([4], [0.0])}
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="metrics.jsonl"):
+        report.run_report(tmp_path)
+    run = a_run(tmp_path / "run")
+    with pytest.raises(UserError, match="'knn/7'"):
+        report.compare(tmp_path / "c.html", {"a": [run]}, title="t", curves=("knn/7",))
+    with pytest.raises(UserError, match="at most 6"):
+        report.compare(tmp_path / "c.html", {str(i): [run] for i in range(7)}, title="t", curves=("loss",))
+    (run / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json"):
+        report.run_report(run)
+
+
+def test_the_command(tmp_path, capsys):
+    run = a_run(tmp_path / "run")
+    assert command.main([str(run)]) == 0
+    output = capsys.readouterr().out
+    assert "| knn/10 | 87.5 % @ 20 |" in output and str(run / "report.html") in output
+    assert command.main([str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
