@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Set-up and start, on any machine with Python 3.11 or newer:
+#
+#   ./run.sh                          the quick start: teacher, baseline and distilled student in five minutes
+#   ./run.sh test [pytest arguments]  the tests
+#   ./run.sh --config=… --workdir=…   main.py with these arguments
+#   ./run.sh python …                 any command inside the environment
+#
+# ACCELERATOR=cpu|cuda|tpu  the jax build (default: cpu)
+# PYTHON=python3.12         the interpreter that the environment is made with
+# VENV=DIR                  where the environment lies (default: .venv beside this file)
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=${VENV:-$root/.venv}
+accelerator=${ACCELERATOR:-cpu}
+
+fail() { echo "$*" >&2; exit 1; }
+
+case $accelerator in
+  cpu) jax=() ;;
+  cuda) jax=('jax[cuda]') ;;
+  tpu) jax=('jax[tpu]') ;;
+  *) fail "ACCELERATOR is '$accelerator': use cpu, cuda or tpu." ;;
+esac
+
+usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.12 python3.11 python3 python}; do
+    if usable "$candidate"; then echo "$candidate"; return; fi
+  done
+  fail "No Python 3.11 or newer with venv was found: install one, or name it with PYTHON=…"
+}
+
+# install NAME FILE…: once for each state of the requirement files and the accelerator.
+install() {
+  local name=$1 stamp="$venv/.installed-$1" want python file arguments=()
+  shift
+  want=$(cat "$@" <(echo "$accelerator") | cksum)
+  [[ -f $stamp && $(<"$stamp") == "$want" ]] && return
+  if [[ ! -x $venv/bin/python ]]; then
+    python=$(find_python)
+    echo "Making an environment with $("$python" --version) in $venv"
+    "$python" -m venv "$venv"
+  fi
+  for file in "$@"; do arguments+=(-r "$file"); done
+  echo "Installing the dependencies ($name); the first time takes a few minutes"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}" "${jax[@]}"
+  echo "$want" >"$stamp"
+}
+
+install run "$root/requirements.txt"
+[[ ${1:-} == test ]] && install test "$root/requirements.txt" "$root/tests/requirements.txt"
+export PATH="$venv/bin:$PATH" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+
+case ${1:-} in
+  '') exec python -m experiments.quickstart ;;
+  test) shift; cd "$root"; exec python -m pytest "$@" ;;
+  python) exec "$@" ;;
+  -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit ;;
+  *) exec python "$root/main.py" "$@" ;;
+esac
