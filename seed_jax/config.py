@@ -188,6 +188,13 @@ def default(method: str) -> ml_collections.ConfigDict:
     return config
 
 
+def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+    """The config itself, or its form named behind the colon of `--config=configs/x.py:NAME`; 'smoke' is in every file."""
+    if name in ("", "smoke"):
+        return smoke(config) if name else config
+    raise UserError(f"Unknown config variant '{name}': use 'smoke', or no variant.")
+
+
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The same run made small enough for any machine: embedded digits, small views, a few steps, a random teacher."""
     config.data.source, config.data.dir = "digits", ""

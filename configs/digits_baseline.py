@@ -1,0 +1,22 @@
+"""The quick start's baseline: MobileNetV3-Small trained with MoCo-v2 alone, as many steps as the distilled one.
+
+Run:      python main.py --config=configs/digits_baseline.py --workdir=runs/digits_baseline
+Hardware: two CPU cores.
+"""
+
+from configs.digits_teacher import digits
+from seed_jax import config
+
+
+def get_config(variant: str = ""):
+    c = digits("moco")
+    small_student(c)
+    return config.variant(c, variant)
+
+
+def small_student(c):
+    """The student and the budget that the baseline and the distilled run share."""
+    c.student.model = "mobilenetv3_small"
+    c.student.options.small_stem = True
+    c.student.options.width = 0.5
+    c.train.epochs = 30.0

@@ -1,0 +1,136 @@
+"""Does distillation help? Teacher, baseline and distilled student, on images inside an installed package.
+
+    ./run.sh                                   one seed, about five minutes on two CPU cores
+    python -m experiments.quickstart --seeds 3 the committed results
+
+For each seed: a teacher is trained without labels (MoCo-v2); a small network is trained the same way, alone; the same small network is
+distilled from the teacher (SEED) for as many steps. All three are then probed on images that none of them, and no choice
+made for them, has seen. The table is printed, and `report.html` shows the curves.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from absl import logging
+
+RUNS = {
+    "teacher (MoCo-v2)": "digits_teacher",
+    "student, MoCo-v2 alone": "digits_baseline",
+    "student, SEED": "digits_seed",
+}
+
+
+def main(arguments=None) -> int:
+    started = time.time()
+    options = _parse(arguments)
+    logging.set_verbosity(logging.WARNING)
+    import jax
+
+    from seed_jax import parallel
+    from seed_jax.errors import UserError
+
+    try:
+        parallel.start()
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        results = [_one_seed(options, seed) for seed in seeds]
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    seconds = time.time() - started
+    _report(options.out, seeds, results, seconds, f"{len(jax.devices())} x {jax.devices()[0].device_kind}")
+    return 0
+
+
+def _parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.quickstart",
+        description=__doc__.split("\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds to run, one after the other")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder of runs and report")
+    parser.add_argument("--variant", default="", choices=["", "smoke"], help="smoke: a few steps, to see it run")
+    return parser.parse_args(arguments)
+
+
+def _one_seed(options, seed: int) -> dict:
+    """Three runs and their probes: {run name: {parameters, knn, linear, seconds}}."""
+    import importlib
+
+    from seed_jax import train
+
+    scores = {}
+    for name, file in RUNS.items():
+        began = time.time()
+        config = importlib.import_module(f"configs.{file}").get_config(options.variant)
+        config.train.seed = seed
+        if config.teacher.weights and not options.variant:
+            config.teacher.weights = str(options.out / f"seed{seed}" / "digits_teacher")
+        directory = options.out / f"seed{seed}" / file
+        train.run(config, directory, name=f"{name}, seed {seed}")
+        scores[name] = {**_probe(directory, config), "seconds": time.time() - began}
+    return scores
+
+
+def _probe(directory: Path, config) -> dict:
+    """kNN and linear accuracy on the test split; what the linear probe must choose, it chooses on the validation split."""
+    import jax
+
+    from seed_jax import parallel, workdir
+    from seed_jax.data.pipeline import eval_batches
+    from seed_jax.data.sources import open_source
+    from seed_jax.evals import linear
+    from seed_jax.evals.features import Extractor
+    from seed_jax.evals.knn import knn
+
+    network, variables, _ = workdir.load_run(directory)
+    mesh = parallel.make_mesh()
+    extract = Extractor(network, mesh)
+    split = {}
+    for name in ("train", "val", "test"):
+        source = open_source(config.data.source, name)
+        features, labels, _ = extract(variables, eval_batches(source, config.data.image_size, 256))
+        split[name] = features["pooled"], labels
+        classes = source.num_classes
+    k = config.evals.k
+    probe = linear.fit(*split["train"], *split["val"], num_classes=classes)
+    return {
+        "parameters": sum(x.size for x in jax.tree.leaves(variables["params"]["backbone"])),
+        "knn": 100 * knn(*split["train"], *split["test"], mesh=mesh, k=(k,))[k],
+        "linear": 100 * probe.accuracy(*split["test"]),
+    }
+
+
+def _report(out: Path, seeds, results, seconds: float, hardware: str) -> None:
+    from seed_jax import report
+    from seed_jax.report.tables import Table
+
+    rows = [
+        [name, f"{results[0][name]['parameters']:,}"]
+        + [[r[name][key] for r in results] for key in ("knn", "linear")]
+        for name in RUNS
+    ]
+    count = f"{len(results)} seeds" if len(results) > 1 else f"seed {seeds[0]}"
+    table = Table(["network", "parameters", "kNN, test %", "linear probe, test %"], rows)
+    print(f"\n{table.markdown()}\n\n{count}, {hardware}, {seconds / 60:.1f} minutes")
+    page = report.compare(
+        out / "report.html",
+        {name: [out / f"seed{s}" / file for s in seeds] for name, file in RUNS.items()},
+        title="A small network, alone and taught",
+        lead=f"{count}, {hardware}, {seconds / 60:.1f} minutes.",
+        curves=["knn", "loss"],
+        tables=[table],
+        notes=["The probes of the table use the test split; the curves use the validation split."],
+    )
+    (out / "results.json").write_text(
+        json.dumps({"seeds": list(seeds), "hardware": hardware, "minutes": seconds / 60, "results": results}, indent=1)
+    )
+    print(f"Curves: {page}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
