@@ -85,8 +85,10 @@ def _read_zip(path, file):
 
 
 def _read_legacy(file):
+    if MAGIC.to_bytes(10, "little") not in file[:32]:
+        raise ValueError("it is neither a zip archive nor of torch's older format")
     if _unpickle(file, {}) != MAGIC or _unpickle(file, {}) != PROTOCOL:
-        raise ValueError("neither a zip archive nor torch's own format")
+        raise ValueError("its format version is unknown")
     system = _unpickle(file, {})
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("its byte order is not little")

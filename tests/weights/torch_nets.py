@@ -70,10 +70,8 @@ def mlp(inputs, hidden, dim, batch_norm=False):
 
 
 def _conv_bn(inputs, out, kernel, stride=1, groups=1):
-    return [
-        nn.Conv2d(inputs, out, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(out),
-    ]
+    conv = nn.Conv2d(inputs, out, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(out)]
 
 
 class SqueezeExcite(nn.Module):
@@ -135,7 +133,7 @@ class MobileNetV3Small(nn.Module):
 
 
 def randomise(net, seed=0):
-    """Statistics, scales and biases away from their initial 0 and 1, so that each of them matters; eval mode."""
+    """Statistics, scales and biases away from 0 and 1, so that each of them matters; eval mode."""
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
