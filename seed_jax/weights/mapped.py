@@ -10,9 +10,15 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 def map_file(path) -> mmap.mmap:
-    """A read-only map, alive as long as any array that looks into it. Raises ValueError for an empty file."""
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    """A read-only map, alive as long as any array that looks into it.
+
+    Raises ValueError for a file that is empty or cannot be opened.
+    """
+    try:
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise ValueError(error.strerror) from error
 
 
 def view(mapped: mmap.mmap, start: int, size: int) -> np.ndarray:

@@ -99,6 +99,11 @@ def test_foreign_code_is_named_and_not_run(tmp_path, legacy):
     assert not proof.exists()
 
 
+def test_a_file_that_cannot_be_opened(tmp_path):
+    with pytest.raises(UserError, match="directory"):
+        torch_file.read(tmp_path)
+
+
 def test_a_pickled_module_is_refused_by_name(tmp_path):
     path = save(tmp_path / "a.pth", torch.nn.Linear(2, 2))
     with pytest.raises(UserError, match=r"torch\.nn\.modules\.linear\.Linear"):

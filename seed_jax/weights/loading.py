@@ -75,7 +75,7 @@ def load(path, network, *, where: str = "teacher.weights", part: str = "student"
         )
     variables = {}
     for name, array in arrays.items():
-        variables[name] = np.ascontiguousarray(array, np.float32)
+        variables[name] = np.array(array, np.float32, order="C")  # a copy: the file may change or go
         if not np.isfinite(variables[name]).all():
             raise UserError(f"{where}: {name} in {path} has NaN or infinite values; give an intact file.")
     return traverse_util.unflatten_dict(variables, sep="/")
