@@ -1,0 +1,187 @@
+"""PyTorch's `.pth` files without PyTorch: the zip archive of torch>=1.6 and the stream that came before it.
+
+Formats: pytorch/pytorch torch/serialization.py (`_save`, `_legacy_save`) and torch/_utils.py.
+"""
+
+import dataclasses
+import io
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from seed_jax.errors import UserError
+from seed_jax.weights import inert_pickle, mapped
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+MAX_DIMENSIONS = 16
+
+
+@dataclasses.dataclass
+class Storage:
+    """What the pickle says of a flat array, and its bytes once they are found in the file."""
+
+    dtype: np.dtype
+    numel: int
+    data: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A strided view of a storage; offset and strides count elements."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def numpy(self) -> np.ndarray:
+        dtype = self.storage.dtype
+        if 0 in self.shape:
+            return np.empty(self.shape, dtype)
+        strides = [stride * dtype.itemsize for stride in self.strides]
+        return np.ndarray(self.shape, dtype, self.storage.data, self.offset * dtype.itemsize, strides)
+
+
+def read(path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict by name, read-only views of the mapped file (bfloat16 through ml_dtypes).
+
+    The state dict is the file's own dict, or what that holds under `state_dict` or `model`. Nothing in the
+    file is executed, and nothing is allocated on its word. Raises UserError for every file that is broken or
+    holds anything but tensors and plain containers.
+    """
+    try:
+        file = mapped.map_file(path)
+        tree = _read_zip(path, file) if file[:4] == b"PK\3\4" else _read_legacy(file)
+        return {name: tensor.numpy() for name, tensor in _state_dict(tree).items()}
+    except ValueError as error:
+        raise UserError(f"{path} is not a PyTorch weights file that can be read: {error}.") from error
+
+
+def _read_zip(path, file):
+    members = mapped.zip_members(path, file)
+    roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise ValueError("the zip archive has no data.pkl")
+    root = roots[0]
+
+    def content(name):
+        return mapped.view(file, *members[root + name])
+
+    order = content("byteorder").tobytes() if root + "byteorder" in members else b"little"
+    if order != b"little":
+        raise ValueError(f"its byte order is {order!r} and not little")
+    storages = {}
+    tree = _unpickle(io.BytesIO(content("data.pkl").tobytes()), storages)
+    for key, storage in storages.items():
+        if f"{root}data/{key}" not in members:
+            raise ValueError(f"storage {key!r} is missing")
+        storage.data = content(f"data/{key}")
+        if len(storage.data) != storage.numel * storage.dtype.itemsize:
+            raise ValueError(f"storage {key!r} is {len(storage.data)} bytes, not {storage.numel} elements")
+    return tree
+
+
+def _read_legacy(file):
+    if MAGIC.to_bytes(10, "little") not in file[:32]:
+        raise ValueError("it is neither a zip archive nor of torch's older format")
+    if _unpickle(file, {}) != MAGIC or _unpickle(file, {}) != PROTOCOL:
+        raise ValueError("its format version is unknown")
+    system = _unpickle(file, {})
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ValueError("its byte order is not little")
+    storages = {}
+    tree = _unpickle(file, storages)
+    order = _unpickle(file, {})
+    if not isinstance(order, list) or not all(isinstance(key, str) for key in order):
+        raise ValueError("the list of storages is broken")
+    if sorted(order) != sorted(storages):
+        raise ValueError("the storages listed are not those used")
+    position = file.tell()
+    for storage in (storages[key] for key in order):
+        numel = int(mapped.view(file, position, 8).view("<i8")[0])
+        if numel != storage.numel:
+            raise ValueError(f"a storage has {numel} elements and not the {storage.numel} it should")
+        storage.data = mapped.view(file, position + 8, numel * storage.dtype.itemsize)
+        position += 8 + len(storage.data)
+    return tree
+
+
+def _unpickle(stream, storages):
+    """The next pickled object; the storages that it names are added to `storages` by key."""
+
+    def persistent(identity):
+        kind, dtype, key, _location, numel, *view = identity
+        if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
+            raise ValueError("it refers to an object that is not a storage")
+        if not _is_count(numel) or view not in ([], [None]):
+            raise ValueError(f"storage {key!r} is odd, or a view as before torch 0.4")
+        storage = storages.setdefault(key, Storage(dtype, numel))
+        if (storage.dtype, storage.numel) != (dtype, numel):
+            raise ValueError(f"storage {key!r} is named with two sizes")
+        return storage
+
+    return inert_pickle.load(stream, KNOWN, persistent)
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *_unused):
+    counts = (offset, *shape, *strides)
+    if not isinstance(storage, Storage) or not all(map(_is_count, counts)) or len(shape) != len(strides):
+        raise ValueError("a tensor's shape is broken")
+    # As many elements as the storage at most: a stride of 0 could claim any number.
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if len(shape) > MAX_DIMENSIONS or math.prod(shape) > storage.numel:
+        raise ValueError(f"a tensor of shape {shape} is larger than its storage")
+    if 0 not in shape and last >= storage.numel:
+        raise ValueError(f"a tensor of shape {shape} reaches beyond its storage")
+    return Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _is_count(x: Any) -> bool:
+    return type(x) is int and 0 <= x < 2**62
+
+
+def _first(value, *_unused):
+    return value
+
+
+def _new_dict():
+    return {}
+
+
+DTYPES = {
+    "float32 Float": np.float32,
+    "float16 Half": np.float16,
+    "bfloat16 BFloat16": ml_dtypes.bfloat16,
+    "float64 Double": np.float64,
+    "int64 Long": np.int64,
+    "int32 Int": np.int32,
+    "int16 Short": np.int16,
+    "int8 Char": np.int8,
+    "uint8 Byte": np.uint8,
+    "bool Bool": np.bool_,
+}
+KNOWN = {
+    "collections OrderedDict": _new_dict,
+    "argparse Namespace": _new_dict,  # a training script's options, saved beside its weights
+    "torch Size": tuple,
+    "torch._utils _rebuild_tensor": _rebuild_tensor,
+    "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils _rebuild_parameter": _first,
+    **{f"torch {names.split()[0]}": np.dtype(dtype) for names, dtype in DTYPES.items()},
+    **{f"torch {names.split()[1]}Storage": np.dtype(dtype) for names, dtype in DTYPES.items()},
+}
+
+
+def _state_dict(tree) -> dict[str, Tensor]:
+    candidates = [tree]
+    if isinstance(tree, dict):
+        candidates = [tree.get("state_dict"), tree.get("model"), tree]
+    for entries in candidates:
+        if isinstance(entries, dict):
+            tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, Tensor)}
+            if tensors:
+                return tensors
+    raise ValueError("no dict of tensors in it, neither on top nor under 'state_dict' or 'model'")
