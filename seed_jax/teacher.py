@@ -44,7 +44,8 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
         network, variables, manifest = workdir.load_run(t.weights)
         provenance = {"source": t.weights, "commit": manifest["commit"], "started": manifest["started"]}
     else:
-        network, variables, provenance = weights.load_teacher(t, precision=precision)
+        network, variables = _from_file(t, precision)
+        provenance = {"source": t.weights, "sha256": weights.sha256(t.weights)}
     sample = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
     features, _ = jax.eval_shape(lambda v, x: network.apply(v, x, False), variables, sample)
     if "embedding" not in features:
@@ -52,3 +53,14 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
             f"teacher.weights ({t.weights}) has no embedding head: use a run of a self-supervised method, or a checkpoint with its head."
         )
     return Loaded(network, variables, features["embedding"].shape[1], provenance)
+
+
+def _from_file(t: config.Teacher, precision: str):
+    found = weights.recognise(t.weights, part="teacher")
+    if found.arch != t.model:
+        raise UserError(
+            f"teacher.model is '{t.model}', but {t.weights} holds {found}: use --config.teacher.model={found.arch}."
+        )
+    parts = {"head": ProjectionHead(**dataclasses.asdict(found.head))} if found.head else {}
+    network = Joined(models.create(t.model, precision=precision, **{**found.options, **t.options}), parts)
+    return network, weights.load(t.weights, network, part="teacher")
