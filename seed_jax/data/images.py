@@ -40,8 +40,8 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 def load_rgb(picture: Image.Image, divisor: int = 1) -> Image.Image:
     """The decoded picture, upright and RGB, of `1 / divisor` (1, 2, 4 or 8; only a JPEG obeys) of its size.
 
-    Alpha is dropped; palettes, CMYK, grey and 16-bit grey are converted; EXIF rotation is applied; of an animation
-    the first frame counts. Raises `BadImage`.
+    Alpha is dropped; palettes, CMYK, grey and 16-bit grey are converted; EXIF rotation is applied; of an
+    animation the first frame counts. Raises `BadImage`.
     """
     if picture.format is None:  # made from an array
         return picture
@@ -68,8 +68,8 @@ def _pil_errors():
 def crop_box(width: int, height: int, u: np.ndarray, scale, ratio) -> tuple[int, int, int, int]:
     """A random resized crop `(left, top, width, height)` from `NUMBERS` uniform numbers.
 
-    Ten tries of an area in `scale` and an aspect log-uniform in `ratio`, then the largest centre crop whose aspect
-    lies in `ratio` (torchvision/transforms/transforms.py, RandomResizedCrop.get_params).
+    Ten tries of an area in `scale` and an aspect log-uniform in `ratio`, then the largest centre crop whose
+    aspect lies in `ratio` (torchvision/transforms/transforms.py, RandomResizedCrop.get_params).
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for n in range(TRIES):
@@ -88,7 +88,7 @@ def crop_box(width: int, height: int, u: np.ndarray, scale, ratio) -> tuple[int,
 
 
 def draft_divisor(boxes, sizes) -> int:
-    """How much smaller (1, 2, 4, 8) to decode: every crop keeps twice the pixels of its target, as `reducing_gap=2`."""
+    """How much smaller (1, 2, 4, 8) to decode: each crop keeps twice its target, as `reducing_gap=2`."""
     gap = min(min(width, height) / size for (_, _, width, height), size in zip(boxes, sizes, strict=True))
     return max(d for d in (1, 2, 4, 8) if d == 1 or gap >= 2 * d)
 
@@ -109,7 +109,8 @@ def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1) -> np.n
 def eval_view(picture: Image.Image, size: int) -> np.ndarray:
     """Short side to `round(size * 256 / 224)`, then the centre, uint8 `[size, size, 3]`.
 
-    As torchvision's Resize and CenterCrop on PIL images. An image that is exactly `size x size` is returned unchanged.
+    As torchvision's Resize and CenterCrop on PIL images. An image that is exactly `size x size` is returned
+    unchanged.
     """
     if picture.size == (size, size):
         return np.asarray(picture)

@@ -127,7 +127,7 @@ def shift_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
     scale = 1 / jnp.where(chroma == 0, 1.0, chroma)
     sector = jnp.where(value == g, 2 + (b - r) * scale, 4 + (r - g) * scale)
     sector = jnp.where(value == r, (g - b) * scale, sector)
-    # Back to RGB without branches: each channel is the same hat-shaped function of the hue, a third of a turn apart.
+    # Back to RGB without branches: each channel is the same hat-shaped function of the hue, a third apart.
     k = sector + (6 * shift + jnp.array([5.0, 3.0, 1.0]).reshape(1, 1, 3))
     k = k - 6 * jnp.floor(k / 6)
     return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)

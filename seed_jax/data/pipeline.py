@@ -1,6 +1,7 @@
 """From a source to batches, on the host: order, geometry, threads.
 
-Batch `n` is a pure function of (source, views, batch_size, seed, n), so the data's position is the step number.
+Batch `n` is a pure function of (source, views, batch_size, seed, n), so the data's position is the step
+number.
 """
 
 import collections
@@ -93,9 +94,10 @@ def train_batches(
 ):
     """Endless batches from step `start_step` on, this process's rows of each global batch of `batch_size`.
 
-    Yields dicts of `views` (a tuple, one uint8 `[B, V, H, W, 3]` a ViewSpec), `id` uint32 `[B, 2]`, `pass_` int32 `[B]`
-    and `label` int32 `[B]`. An epoch is one permutation of the source keyed by (seed, epoch); its incomplete last
-    batch is dropped. An unreadable image gives its place to the next index of the source and is noted in `bad`.
+    Yields dicts of `views` (a tuple, one uint8 `[B, V, H, W, 3]` a ViewSpec), `id` uint32 `[B, 2]`, `pass_`
+    int32 `[B]` and `label` int32 `[B]`. An epoch is one permutation of the source keyed by (seed, epoch);
+    its incomplete last batch is dropped. An unreadable image gives its place to the next index of the
+    source and is noted in `bad`.
     """
     steps = steps_per_epoch(source, batch_size)
     rows = _local_rows(batch_size)
@@ -139,7 +141,7 @@ def _train_batch(source, indices, views, seed, epoch, bad):
 
 
 def _fill_views(outs, record, views, seed, epoch):
-    """Writes the views of one sample into `outs`, uint8 `[V, H, W, 3]` a spec; views are numbered across specs."""
+    """Writes a sample's views into `outs`, uint8 `[V, H, W, 3]` a spec; views are numbered across specs."""
     specs = [spec for spec in views for _ in range(spec.count)]
     targets = [view for out in outs for view in out]
     numbers = [
@@ -160,10 +162,10 @@ def _fill_views(outs, record, views, seed, epoch):
 def eval_batches(
     source: Source, size: int, batch_size: int, *, threads: int | None = None, bad: BadImages | None = None
 ):
-    """Every image once, in order: this process's rows of each global batch of `batch_size`, the last one padded.
+    """Every image once, in order: this process's rows of each global batch of `batch_size`, the last padded.
 
-    Yields dicts of `image` uint8 `[B, size, size, 3]`, `label` int32 `[B]`, `id` uint32 `[B, 2]` and `mask` bool
-    `[B]`. An unreadable image is masked out and noted in `bad`.
+    Yields dicts of `image` uint8 `[B, size, size, 3]`, `label` int32 `[B]`, `id` uint32 `[B, 2]` and `mask`
+    bool `[B]`. An unreadable image is masked out and noted in `bad`.
     """
     rows = _local_rows(batch_size)
     bad = BadImages(source) if bad is None else bad
