@@ -9,6 +9,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from seed_jax.errors import UserError
+
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's mode L
 _BLUR_SIGMA = (0.1, 2.0)
 _BLUR_RADIUS = 6  # three standard deviations of the widest kernel
@@ -50,8 +52,10 @@ PRESETS = {
 def augment(preset: str, images: jax.Array, keys: jax.Array, first_view: int = 0) -> jax.Array:
     """uint8 `[B, V, H, W, 3]` and typed keys `[B]` to float32 `[B, V, H, W, 3]` in [0, 1].
 
-    View `v` of a sample is keyed by `fold_in(key, first_view + v)`.
+    View `v` of a sample is keyed by `fold_in(key, first_view + v)`. Raises `UserError` for an unknown preset.
     """
+    if preset not in PRESETS:
+        raise UserError(f"There is no photometric preset {preset!r}; choose one of {', '.join(PRESETS)}.")
     p = PRESETS[preset]
     x = images.astype(jnp.float32) / 255
     if p.jitter * max(p.brightness, p.contrast, p.saturation, p.hue) + p.grey + p.blur + p.solarise == 0:
@@ -65,45 +69,39 @@ def augment(preset: str, images: jax.Array, keys: jax.Array, first_view: int = 0
 
 
 def _augment_one(p: Preset, x: jax.Array, key: jax.Array) -> jax.Array:
-    k_jitter, k_grey, k_blur, k_solarise = jax.random.split(key, 4)
+    u = jax.random.uniform(key, (13,))  # in one draw, which compiles far faster than one for each choice
+    jittered, grey, blurred, solarised = u[0] < p.jitter, u[1] < p.grey, u[2] < p.blur, u[3] < p.solarise
     if p.grey and p.grey_first:
-        x = _random_grey(p.grey, x, k_grey)
-    if p.jitter and max(p.brightness, p.contrast, p.saturation, p.hue):
-        x = _random_jitter(p, x, k_jitter)
+        x = jnp.where(grey, luma(x), x)
+    strengths = (p.brightness, p.contrast, p.saturation, p.hue)
+    active = [op for op, strength in enumerate(strengths) if strength]
+    if p.jitter and active:
+        offset = jnp.where(jittered, jnp.array(strengths) * (2 * u[4:8] - 1), 0.0)
+        order = jnp.array(active)[jnp.argsort(u[8 : 8 + len(active)])]
+        x = jitter(x, offset, order, has_hue=p.hue > 0)
     if p.grey and not p.grey_first:
-        x = _random_grey(p.grey, x, k_grey)
+        x = jnp.where(grey, luma(x), x)
     if p.blur:
-        k_apply, k_sigma = jax.random.split(k_blur)
-        sigma = jax.random.uniform(k_sigma, minval=_BLUR_SIGMA[0], maxval=_BLUR_SIGMA[1])
-        x = jnp.where(jax.random.bernoulli(k_apply, p.blur), gaussian_blur(x, sigma), x)
+        low, high = _BLUR_SIGMA
+        x = jnp.where(blurred, gaussian_blur(x, low + (high - low) * u[12]), x)
     if p.solarise:
-        x = jnp.where(jax.random.bernoulli(k_solarise, p.solarise), solarise(x), x)
+        x = jnp.where(solarised, solarise(x), x)
     return x
 
 
-def _random_grey(probability, x, key):
-    return jnp.where(jax.random.bernoulli(key, probability), luma(x), x)
+def jitter(x: jax.Array, offset: jax.Array, order: jax.Array, has_hue: bool = True) -> jax.Array:
+    """Brightness (0), contrast (1), saturation (2), hue (3) of `[H, W, 3]`, those in `order`, in that order.
 
-
-def _random_jitter(p, x, key):
-    """Brightness (0), contrast (1), saturation (2) and hue (3), those that the preset has, in random order.
-
-    The first three are blends: with black, with the mean grey, with the grey.
+    `offset` `[4]`: the factors of the first three less one, and the turn of the hue. The first three are
+    blends: with black, with the mean grey, with the grey.
     """
-    strengths = (p.brightness, p.contrast, p.saturation, p.hue)
-    k_apply, k_order, k_factor = jax.random.split(key, 3)
-    offset = jnp.array(strengths) * jax.random.uniform(k_factor, (4,), minval=-1.0, maxval=1.0)
-    offset = jnp.where(jax.random.bernoulli(k_apply, p.jitter), offset, 0.0)
 
     def step(x, op):
         grey = luma(x)
         other = jnp.where(op == 1, grey.mean(), jnp.where(op == 2, grey, 0.0))
         out = blend(x, other, 1 + offset[op])
-        return (jnp.where(op == 3, shift_hue(x, offset[3]), out) if p.hue else out), None
+        return (jnp.where(op == 3, shift_hue(x, offset[3]), out) if has_hue else out), None
 
-    order = jax.random.permutation(
-        k_order, jnp.array([op for op, strength in enumerate(strengths) if strength])
-    )
     # A loop, because XLA would fuse unrolled steps and then recompute the early ones in each later one.
     return jax.lax.scan(step, x, order)[0]
 

@@ -53,10 +53,9 @@ class BadImages:
 
     def add(self, i: int, error: images.BadImage) -> None:
         with self._lock:
-            if i in self.names:
-                return
-            self.names[i] = self.source.name(i)
-            logging.warning("skipping unreadable image %s (%s)", self.names[i], error)
+            if i not in self.names:
+                self.names[i] = self.source.name(i)
+                logging.warning("skipping unreadable image %s (%s)", self.names[i], error)
             if len(self.names) > 0.01 * len(self.source):
                 first = ", ".join(list(self.names.values())[:3])
                 raise UserError(
@@ -152,7 +151,9 @@ def _fill_views(outs, record, views, seed, epoch):
     boxes = [
         images.crop_box(*size, u, spec.scale, spec.ratio) for u, spec in zip(numbers, specs, strict=True)
     ]
-    divisor = images.draft_divisor(boxes, [spec.size for spec in specs]) if picture.format == "JPEG" else 1
+    divisor = 1
+    if picture.format in ("JPEG", "MPO"):  # MPO is what phones write: a JPEG with a preview behind it
+        divisor = images.draft_divisor(boxes, [spec.size for spec in specs])
     picture = images.load_rgb(picture, divisor)
     for target, spec, u, box in zip(targets, specs, numbers, boxes, strict=True):
         view = images.resized_crop(picture, box, spec.size, divisor)

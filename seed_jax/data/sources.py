@@ -285,15 +285,16 @@ def _tiles(what, photographs, side=32):
 def npz(path: str) -> Arrays:
     """A .npz file with `image` uint8 `[N, H, W, 3]` or `[N, H, W]` and perhaps `label` int `[N]`."""
     try:
-        file = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            arrays = {key: arrays[key] for key in ("image", "label") if key in arrays}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"data.dir: {path} cannot be read as an .npz file ({error}).") from None
-    if not isinstance(file, np.lib.npyio.NpzFile) or "image" not in file:
+    if "image" not in arrays:
         raise UserError(
             f"data.dir: {path} has no array `image`; save it with np.savez(path, image=..., label=...)."
         )
-    with file:
-        images, labels = file["image"], file.get("label")
+    images, labels = arrays["image"], arrays.get("label")
     if images.dtype != np.uint8 or not (images.ndim == 3 or images.ndim == 4 and images.shape[-1] == 3):
         raise UserError(
             f"data.dir: `image` in {path} is {images.dtype} {list(images.shape)}; it must be uint8 "
