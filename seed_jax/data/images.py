@@ -31,10 +31,12 @@ def open_image(image: bytes | np.ndarray) -> Image.Image:
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """(width, height) that `load_rgb` will give at full size."""
-    if picture.format is not None and picture.getexif().get(_ORIENTATION, 1) >= 5:
-        return picture.height, picture.width
-    return picture.size
+    """(width, height) that `load_rgb` will give at full size; raises `BadImage`."""
+    if picture.format is None:  # made from an array
+        return picture.size
+    with _pil_errors():
+        turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+    return picture.size[::-1] if turned else picture.size
 
 
 def load_rgb(picture: Image.Image, divisor: int = 1) -> Image.Image:
@@ -43,7 +45,7 @@ def load_rgb(picture: Image.Image, divisor: int = 1) -> Image.Image:
     Alpha is dropped; palettes, CMYK, grey and 16-bit grey are converted; EXIF rotation is applied; of an
     animation the first frame counts. Raises `BadImage`.
     """
-    if picture.format is None:  # made from an array
+    if picture.format is None:
         return picture
     with _pil_errors():
         if divisor > 1:
@@ -93,7 +95,7 @@ def draft_divisor(boxes, sizes) -> int:
     return max(d for d in (1, 2, 4, 8) if d == 1 or gap >= 2 * d)
 
 
-def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1) -> np.ndarray:
+def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1, flip: bool = False) -> np.ndarray:
     """The box `(left, top, width, height)` of the full-size picture, resized to uint8 `[size, size, 3]`.
 
     `picture` is `1 / divisor` of that size. The crop comes first, so that pixels outside it never count.
@@ -103,7 +105,8 @@ def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1) -> np.n
     x, y = int(left), int(top)
     crop = picture.crop((x, y, math.ceil(right), math.ceil(bottom)))
     inner = (left - x, top - y, right - x, bottom - y)
-    return np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR, box=inner))
+    view = crop.resize((size, size), Image.Resampling.BILINEAR, box=inner)
+    return np.asarray(view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else view)
 
 
 def eval_view(picture: Image.Image, size: int) -> np.ndarray:

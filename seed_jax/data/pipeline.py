@@ -1,7 +1,6 @@
 """From a source to batches, on the host: order, geometry, threads.
 
-Batch `n` is a pure function of (source, views, batch_size, seed, n), so the data's position is the step
-number.
+Batch `n` is a pure function of (source, views, batch_size, seed, n): the step number is the whole position.
 """
 
 import collections
@@ -111,10 +110,17 @@ def train_batches(
         indices = order(epoch)[step * batch_size : (step + 1) * batch_size][rows]
         return _train_batch(source, indices, views, seed, epoch, bad)
 
+    return _in_threads(batch, start_step, sys.maxsize, threads)
+
+
+def _in_threads(batch, start, stop, threads):
+    """`batch(n)` for each n, computed by threads (PIL releases the GIL), up to `threads + 1` batches ahead.
+
+    A whole batch is one element: small images would spend more on grain's queues than on pixels.
+    """
     threads = threads or min(16, os.cpu_count())
-    # A whole batch is one element: small images would spend more on queues than on pixels.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
-    return iter(grain.MapDataset.range(start_step, sys.maxsize).map(batch).to_iter_dataset(options))
+    return iter(grain.MapDataset.range(start, stop).map(batch).to_iter_dataset(options))
 
 
 def _train_batch(source, indices, views, seed, epoch, bad):
@@ -156,8 +162,7 @@ def _fill_views(outs, record, views, seed, epoch):
         divisor = images.draft_divisor(boxes, [spec.size for spec in specs])
     picture = images.load_rgb(picture, divisor)
     for target, spec, u, box in zip(targets, specs, numbers, boxes, strict=True):
-        view = images.resized_crop(picture, box, spec.size, divisor)
-        target[:] = view[:, ::-1] if u[-1] < spec.flip else view
+        target[:] = images.resized_crop(picture, box, spec.size, divisor, flip=u[-1] < spec.flip)
 
 
 def eval_batches(
@@ -185,9 +190,7 @@ def eval_batches(
                 bad.add(i, error)
         return {"image": image, "label": labels, "id": rng.split_id(ids), "mask": mask}
 
-    threads = threads or min(16, os.cpu_count())
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
-    return iter(grain.MapDataset.range(-(-len(source) // batch_size)).map(batch).to_iter_dataset(options))
+    return _in_threads(batch, 0, -(-len(source) // batch_size), threads)
 
 
 def prefetch(iterator, place, depth: int = 2):

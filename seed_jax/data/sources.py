@@ -1,8 +1,7 @@
 """Where images come from: random-access sources, one small class each.
 
 Every source has `len(s)`, `s[i] -> Record`, `s.name(i) -> str` for messages, `s.labels() -> int array [N]`
-(-1: none), `s.num_classes` (0 when unlabelled) and `s.fingerprint() -> str`, a short hash of what the data
-is.
+(-1: none), `s.num_classes` (0 when unlabelled) and `s.fingerprint() -> str`, a short hash of the data.
 """
 
 import difflib

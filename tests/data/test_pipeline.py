@@ -162,6 +162,18 @@ def test_too_many_bad_images_stop_the_run(jpegs):
         list(eval_batches(source, 16, 50))
 
 
+@pytest.mark.parametrize("form", ["png", "webp", "gif", "bmp"])
+def test_bad_images_of_other_formats(tmp_path, form):
+    for n in range(100):
+        Image.fromarray(np.full((20, 20, 3), n, np.uint8)).save(tmp_path / f"{n:02}.{form}")
+    path = tmp_path / f"50.{form}"
+    path.write_bytes(path.read_bytes()[:50])
+    source = open_source("folder", "all", dir=str(tmp_path))
+    bad = pipeline.BadImages(source)
+    take(1, source, VIEWS[:1], 100, seed=0, bad=bad)
+    assert list(bad.names) == [50]
+
+
 def test_a_file_that_vanishes_is_a_bad_image(jpegs):
     source = open_source("folder", "all", dir=str(jpegs))
     for n in (17, 18):
