@@ -30,6 +30,9 @@ def main(argv):
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"\nStopped: the same command goes on from the newest checkpoint in {WORKDIR.value}.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -8,7 +8,7 @@ import jax
 import ml_collections
 
 from seed_jax import config as config_lib
-from seed_jax import models, optim, parallel, state, teacher, workdir
+from seed_jax import models, optim, parallel, report, state, teacher, workdir
 from seed_jax.checkpoint import Checkpoints
 from seed_jax.config import Config
 from seed_jax.data.pipeline import prefetch, steps_per_epoch, train_batches
@@ -95,7 +95,9 @@ def _run(config, directory, mesh, sources, loaded, name, started):
     start_backbone = _backbone_of(config.student.init) if config.student.init else None
 
     def fresh():
-        variables = state.init_variables(student, d.image_size, t.seed, start_backbone)
+        variables = state.init_variables(student, d.image_size, t.seed)
+        if start_backbone is not None:
+            variables = state.with_backbone(variables, start_backbone, config.student.init)
         tx = optim.optimizer(config.optim, rate, variables["params"], config.method.frozen)
         return state.init_state(
             variables, config.method, tx, seed=t.seed, batch_size=d.batch_size, teacher_dim=dim
@@ -206,6 +208,8 @@ def _run(config, directory, mesh, sources, loaded, name, started):
         batches.close()
         checkpoints.close()
         writer.close()
+    if jax.process_index() == 0:
+        print(f"{name}: done, {report.run_report(directory)}", flush=True)
     return score
 
 

@@ -59,6 +59,18 @@ def write_manifest(workdir: Path, **facts) -> None:
     _write(workdir / "manifest.json", manifest)
 
 
+def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The config of a run, as it was started.
+
+    Raises:
+      UserError: the folder is not the workdir of a run.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
+        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
+    return ml_collections.ConfigDict(_read(workdir / "config.json"))
+
+
 def load_run(workdir: str | os.PathLike) -> tuple[Network, dict, dict]:
     """The network of a run and its variables at the newest checkpoint, on this process's default device.
 
@@ -68,10 +80,8 @@ def load_run(workdir: str | os.PathLike) -> tuple[Network, dict, dict]:
     Raises:
       UserError: the folder is not the workdir of a run, or has no checkpoint.
     """
+    config = config_lib.resolve(read_config(workdir))
     workdir = Path(workdir)
-    if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
-        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
-    config = config_lib.resolve(ml_collections.ConfigDict(_read(workdir / "config.json")))
     manifest = _read(workdir / "manifest.json")
     backbone = models.create(
         config.student.model, bn_group=config.train.bn_group or None, **config.student.options
