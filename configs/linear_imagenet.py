@@ -1,7 +1,7 @@
 """The linear probe of MoCo and SEED: a classifier on the frozen backbone of another run, ImageNet.
 
-Run:      python main.py --config=configs/linear_imagenet.py --workdir=runs/linear --config.student.init=runs/seed_r50_to_mbv3 \\
-              --config.data.dir=TFDS_FOLDER
+Run:      python main.py --config=configs/linear_imagenet.py --workdir=runs/linear
+              --config.student.init=runs/seed_r50_to_mbv3 \\ --config.data.dir=TFDS_FOLDER
           ResNets: --config.optim.lr=30 (MoCo, SEED); MobileNets and EfficientNets: 3, the value here.
 Hardware: 100 epochs at 224 px of forward passes and one linear layer; meant for one GPU and up.
 Expected: 68.2 % for MobileNetV3-Large from ResNet-50x2 SwAV (paper, abstract).

@@ -1,8 +1,10 @@
-"""Distil your own folder of images: a ResNet-50 teacher (MoCo-v2) into MobileNetV3-Large with SEED. No labels are needed.
+"""Distil your own folder of images: a ResNet-50 teacher (MoCo-v2) into MobileNetV3-Large with SEED. No
+labels are needed.
 
 Run:      python main.py --config=configs/seed_folder.py --workdir=runs/mine \\
               --config.data.dir=FOLDER --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar
-          One sub-folder a class in FOLDER adds a kNN probe during training; then `python -m seed_jax.evals runs/mine`.
+          One sub-folder a class in FOLDER adds a kNN probe during training; then `python -m seed_jax.evals
+          runs/mine`.
 Hardware: 224 px; one GPU, or a few images a second on two CPU cores (experiments/benchmarks).
 """
 

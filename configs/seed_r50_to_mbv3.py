@@ -1,10 +1,14 @@
-"""SEED, the paper's main run: a ResNet-50 teacher (MoCo-v2) and a MobileNetV3-Large student, ImageNet, no labels.
+"""SEED, the paper's main run: a ResNet-50 teacher (MoCo-v2) and a MobileNetV3-Large student, ImageNet, no
+labels.
 
 Run:      python main.py --config=configs/seed_r50_to_mbv3.py --workdir=runs/seed_r50_to_mbv3 \\
               --config.teacher.weights=moco_v2_200ep_pretrain.pth.tar --config.data.dir=TFDS_FOLDER
-Hardware: 200 epochs of 1.28 million images at 224 px; meant for 8 GPUs or a TPU slice. Not run here: there is no number of ours yet.
-Expected: 55.2 % linear, 44.8 % kNN with the authors' own 67.4 % teacher (paper, Table 1; recalled, not re-read).
-Variants: `:smoke` runs anywhere in a minute; `:official_code` does what the released code does where it differs from the paper.
+Hardware: 200 epochs of 1.28 million images at 224 px; meant for 8 GPUs or a TPU slice. Not run here: there
+  is no number of ours yet.
+Expected: 55.2 % linear, 44.8 % kNN with the authors' own 67.4 % teacher (paper, Table 1; recalled, not
+  re-read).
+Variants: `:smoke` runs anywhere in a minute; `:official_code` does what the released code does where it
+  differs from the paper.
 """
 
 from seed_jax import config
@@ -13,7 +17,7 @@ from seed_jax import config
 def get_config(variant: str = ""):
     c = config.default("seed")
     c.data.source = "tfds:imagenet2012"
-    # The validation set is what is reported, so choices and online probes look at a slice of the training set.
+    # The validation set is what is reported, so choices and online probes look at a slice of `train`.
     c.data.train, c.data.bank = "train[:99%]", "train[:99%]"
     c.data.val, c.data.test = "train[99%:]", "validation"
     c.data.batch_size = 256
@@ -46,8 +50,8 @@ def get_config(variant: str = ""):
 
 
 def official_code(c):
-    """jacobswan1/SEED as released: temperature, noise queue, rate set once an epoch after 5 epochs of warm-up from the unscaled rate,
-    batch statistics of one of eight GPUs."""
+    """jacobswan1/SEED as released: temperature, noise queue, rate set once an epoch after 5 epochs of
+    warm-up from the unscaled rate, batch statistics of one of eight GPUs."""
     c.method.tau_teacher = 1e-4
     c.method.queue_start = "noise"
     c.optim.update = "epoch"

@@ -40,8 +40,8 @@ def with_backbone(variables, backbone, origin: str):
     own = {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}
     if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, backbone):
         raise UserError(
-            f"student.init ({origin}) holds another network than student.model and student.options describe: make them those of its "
-            "config.json."
+            f"student.init ({origin}) holds another network than student.model and student.options describe: "
+            "make them those of its config.json."
         )
     return {
         name: {**trees, "backbone": backbone[name]} if name in backbone else trees
@@ -49,7 +49,9 @@ def with_backbone(variables, backbone, origin: str):
     }
 
 
-def init_state(variables, method: Method, tx, *, seed: int, batch_size: int, teacher_dim: int | None) -> TrainState:
+def init_state(
+    variables, method: Method, tx, *, seed: int, batch_size: int, teacher_dim: int | None
+) -> TrainState:
     """The state at step 0."""
     params = variables["params"]
     info = Info(batch_size, variables, teacher_dim)

@@ -11,7 +11,7 @@ from seed_jax import config as config_lib
 from seed_jax import models, optim, parallel, report, state, teacher, workdir
 from seed_jax.checkpoint import Checkpoints
 from seed_jax.config import Config
-from seed_jax.data.pipeline import prefetch, steps_per_epoch, train_batches
+from seed_jax.data.pipeline import BadImages, prefetch, steps_per_epoch, train_batches
 from seed_jax.data.sources import Source, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals.online import OnlineKnn
@@ -21,7 +21,13 @@ from seed_jax.report.metrics import MetricsWriter
 from seed_jax.step import make_step
 
 
-def run(raw: ml_collections.ConfigDict, directory: str | Path, *, name: str = "train", started: float | None = None):
+def run(
+    raw: ml_collections.ConfigDict,
+    directory: str | Path,
+    *,
+    name: str = "train",
+    started: float | None = None,
+):
     """Train as the config says, or go on from the newest checkpoint in the workdir.
 
     Args:
@@ -33,7 +39,8 @@ def run(raw: ml_collections.ConfigDict, directory: str | Path, *, name: str = "t
       The final kNN accuracy on the validation split, or None where it was not probed.
 
     Raises:
-      UserError: anything the user can mend; all that can be known before compiling is checked before compiling.
+      UserError: anything the user can mend; all that can be known before compiling is checked before
+        compiling.
     """
     started = time.time() if started is None else started
     config = config_lib.resolve(raw)
@@ -159,11 +166,18 @@ def _run(config, directory, mesh, sources, loaded, name, started):
 
     writer = MetricsWriter(directory, tensorboard=config.log.tensorboard, wandb=config.log.wandb or None)
     writer.truncate(begin if begin else -1)
+    bad = BadImages(sources.train)
     monitor = Monitor(
-        writer, name=name, start=begin, steps=total, every=config.log.every_steps, batch_size=d.batch_size
+        writer,
+        bad,
+        name=name,
+        start=begin,
+        steps=total,
+        every=config.log.every_steps,
+        batch_size=d.batch_size,
     )
     batches = prefetch(
-        train_batches(sources.train, views, d.batch_size, t.seed, begin),
+        train_batches(sources.train, views, d.batch_size, t.seed, begin, bad=bad),
         lambda batch: (batch["id"], parallel.to_devices(mesh, batch)),
     )
 

@@ -1,4 +1,6 @@
-"""What a run leaves on disk besides its checkpoints and metrics: `config.json` and `manifest.json`; and reading a run back."""
+"""What a run leaves on disk besides its checkpoints and metrics: `config.json` and `manifest.json`; and
+reading a run back.
+"""
 
 import importlib.metadata
 import json
@@ -38,8 +40,8 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
         if differ:
             more = f" (and {len(differ) - 5} more keys)" if len(differ) > 5 else ""
             raise UserError(
-                f"{workdir} holds a run of another config: {'; '.join(differ[:5])}{more}: use another --workdir, or the config of "
-                "that run."
+                f"{workdir} holds a run of another config: {'; '.join(differ[:5])}{more}: "
+                "use another --workdir, or the config of that run."
             )
         return
     _write(path, mine)

@@ -3,9 +3,10 @@
     ./run.sh                                   one seed, about five minutes on two CPU cores
     python -m experiments.quickstart --seeds 3 the committed results
 
-For each seed: a teacher is trained without labels (MoCo-v2); a small network is trained the same way, alone; the same small network is
-distilled from the teacher (SEED) for as many steps. All three are then probed on images that none of them, and no choice
-made for them, has seen. The table is printed, and `report.html` shows the curves.
+For each seed: a teacher is trained without labels (MoCo-v2); a small network is trained the same way,
+alone; the same small network is distilled from the teacher (SEED) for as many steps. All three are then
+probed on images that none of them, and no choice made for them, has seen. The table is printed, and
+`report.html` shows the curves.
 """
 
 import argparse
@@ -53,7 +54,9 @@ def _parse(arguments):
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to run, one after the other")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder of runs and report")
-    parser.add_argument("--variant", default="", choices=["", "smoke"], help="smoke: a few steps, to see it run")
+    parser.add_argument(
+        "--variant", default="", choices=["", "smoke"], help="smoke: a few steps, to see it run"
+    )
     return parser.parse_args(arguments)
 
 
@@ -99,7 +102,10 @@ def _report(out: Path, seeds, results, seconds: float, hardware: str) -> None:
         notes=["The probes of the table use the test split; the curves use the validation split."],
     )
     (out / "results.json").write_text(
-        json.dumps({"seeds": list(seeds), "hardware": hardware, "minutes": seconds / 60, "results": results}, indent=1)
+        json.dumps(
+            {"seeds": list(seeds), "hardware": hardware, "minutes": seconds / 60, "results": results},
+            indent=1,
+        )
     )
     print(f"Curves: {page}")
 

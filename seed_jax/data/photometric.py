@@ -43,8 +43,6 @@ PRESETS = {
     "swav": _MOCOV2,  # as SEED feeds its SwAV teachers; what differs is the crop scale
     "mocov1": Preset(0.4, 0.4, 0.4, 0.4, jitter=1.0, grey=0.2, grey_first=True),
     "simclr": Preset(0.8, 0.8, 0.8, 0.2, grey=0.2, blur=0.5),
-    "byol1": Preset(0.4, 0.4, 0.2, 0.1, grey=0.2, blur=1.0),  # BYOL, table 6: its first and second view
-    "byol2": Preset(0.4, 0.4, 0.2, 0.1, grey=0.2, blur=0.1, solarise=0.2),
     "digits": Preset(brightness=0.4, contrast=0.4),
 }
 

@@ -4,8 +4,8 @@ import os
 
 import jax
 
-from seed_jax import parallel, workdir
 from seed_jax import config as config_lib
+from seed_jax import parallel, workdir
 from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
@@ -17,8 +17,9 @@ from seed_jax.evals.knn import knn
 def evaluate(directory: str | os.PathLike) -> dict[str, float]:
     """kNN and linear accuracy, percent, of the newest checkpoint of a run on its `data.test` split.
 
-    The kNN searches `data.bank` (or `data.train`) with `evals.k` neighbours; the linear probe is trained on the same split's cached
-    features and chooses its learning rate on `data.val`. Nothing is chosen on the test split.
+    The kNN searches `data.bank` (or `data.train`) with `evals.k` neighbours; the linear probe is trained on
+    the same split's cached features and chooses its learning rate on `data.val`. Nothing is chosen on the
+    test split.
 
     Raises:
       UserError: the folder is not the workdir of a run, or the data has no labels.
@@ -32,7 +33,9 @@ def evaluate(directory: str | os.PathLike) -> dict[str, float]:
     for name, split in (("bank", d.bank or d.train), ("val", d.val), ("test", d.test)):
         source = open_source(d.source, split, dir=d.dir or None)
         if not source.num_classes:
-            raise UserError(f"data.source ({d.source}) has no labels, so there is nothing to evaluate {directory} on.")
+            raise UserError(
+                f"data.source ({d.source}) has no labels, so there is nothing to evaluate {directory} on."
+            )
         features, labels, _ = extract(variables, eval_batches(source, d.image_size, e.batch_size))
         splits[name] = features[e.feature], labels
     k = min(e.k, len(splits["bank"][1]))

@@ -19,9 +19,10 @@ from seed_jax.models.network import Joined
 class MoCo:
     """Two views of an image: the query's must find the key's among the keys of past batches.
 
-    The key encoder is an exponential moving average of the query encoder. Its batch goes through in shuffled order, so that with
-    `train.bn_group` smaller than the batch a query and its key are normalised among different images and cannot recognise
-    each other by their batch statistics (facebookresearch/moco, moco/builder.py, which shuffles across GPUs).
+    The key encoder is an exponential moving average of the query encoder. Its batch goes through in
+    shuffled order, so that with `train.bn_group` smaller than the batch a query and its key are normalised
+    among different images and cannot recognise each other by their batch statistics (facebookresearch/moco,
+    moco/builder.py, which shuffles across GPUs).
 
     Attributes:
       temperature: of InfoNCE (0.2 in v2, 0.07 in v1).
@@ -53,7 +54,9 @@ class MoCo:
 
     def loss(self, nets, params, model_state, aux, batch, rng):
         query_view, key_view = batch.views[0][:, 0], batch.views[0][:, 1]
-        features, model_state = nets.student.apply({"params": params, **model_state}, query_view, True, batch.keys)
+        features, model_state = nets.student.apply(
+            {"params": params, **model_state}, query_view, True, batch.keys
+        )
         q = unit(features["embedding"])
 
         ema, past = aux["ema"], aux["queue"]
