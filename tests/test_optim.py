@@ -43,7 +43,7 @@ def test_cosine_by_step():
 @pytest.mark.parametrize("steps_per_epoch", [3, 7, 41, 78, 1001, 5004])
 @pytest.mark.parametrize("batch_size", [64, 256, 1024])
 def test_schedule_of_the_released_seed_code(batch_size, steps_per_epoch):
-    """Set once an epoch: five epochs from lr to lr * multiple, then the cosine over all epochs (tools/utils.py)."""
+    """Set once an epoch: 5 epochs from lr to its multiple, then the cosine over all (tools/utils.py)."""
     epochs, lr, multiple = 12, 0.03, batch_size / 256
     by_epoch = [
         lr + (lr * multiple - lr) * e / 5
