@@ -89,7 +89,7 @@ def test_key_batch_is_shuffled_anew_each_step_so_that_groups_differ():
 
 
 def test_query_and_key_of_an_image_draw_their_own_dropout():
-    """A mask that both share would let them recognise each other; each still belongs to the sample, not its place."""
+    """A mask that both share would give the pair away; each belongs to the sample still, not to its place."""
     network, variables, aux = start()
     x = batch(B, views=2)
     for step in range(2):

@@ -30,7 +30,7 @@ def loss_of(nets, variables, aux, x, method=METHOD):
 
 
 def direct(z_s, z_t, queue, tau_s, tau_t):
-    """-sum_j softmax(z_t . d_j / tau_t) log softmax(z_s . d_j / tau_s) over the queue and the own teacher embedding."""
+    """-sum_j softmax(z_t . d_j / tau_t) log softmax(z_s . d_j / tau_s), d over the own z_t and the queue."""
     losses = []
     for s, t in zip(z_s, z_t, strict=True):
         entries = np.concatenate([t[None], queue])
