@@ -18,14 +18,14 @@ def schedule(o: Optim, *, batch_size: int, steps: int, steps_per_epoch: int):
     begin = 0.0 if o.warmup_from == "zero" else o.lr
 
     def rate(step):
-        step = jnp.asarray(step, jnp.float32)
+        step = jnp.asarray(step, jnp.int32)
         if o.update == "epoch":
-            step = jnp.floor(step / steps_per_epoch) * steps_per_epoch
+            step = step // steps_per_epoch * steps_per_epoch
         share = jnp.clip(step / steps, 0.0, 1.0)
         if o.schedule == "cosine":
             value = peak * 0.5 * (1 + jnp.cos(math.pi * share))
         elif o.schedule == "steps":
-            passed = sum((share >= m).astype(jnp.float32) for m in o.milestones)
+            passed = sum((step >= round(m * steps)).astype(jnp.float32) for m in o.milestones)
             value = peak * 0.1**passed
         else:
             value = jnp.full_like(share, peak)

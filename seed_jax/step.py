@@ -47,8 +47,8 @@ def make_step(method: Method, student: Network, teacher: Network | None, tx, rat
         metrics = {
             **{name: jnp.mean(value) for name, value in out.metrics.items()},
             "lr": rate(state.step),
-            "grad_norm": optax.global_norm(grads),
-            "param_norm": optax.global_norm(params),
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
         }
         return TrainState(state.step + 1, params, out.model_state, opt_state, out.aux), metrics
 

@@ -9,6 +9,7 @@ import optax
 from jax import lax
 
 from seed_jax import queue
+from seed_jax import rng as rng_lib
 from seed_jax.losses import info_nce
 from seed_jax.methods.base import Info, LossOut, TeacherNeed, base_view, unit
 from seed_jax.models.heads import ProjectionHead
@@ -62,9 +63,9 @@ class MoCo:
         ema, past = aux["ema"], aux["queue"]
         average = optax.incremental_update(lax.stop_gradient(params), ema["params"], 1 - self.momentum)
         order = jax.random.permutation(rng, q.shape[0])
-        features, ema_state = nets.student.apply(
-            {**ema, "params": average}, key_view[order], True, batch.keys[order]
-        )
+        # Keys of its own: a dropout mask that query and key share would give the pair away.
+        keys = rng_lib.fold(batch.keys, 1)[order]
+        features, ema_state = nets.student.apply({**ema, "params": average}, key_view[order], True, keys)
         k = lax.stop_gradient(unit(features["embedding"]))[jnp.argsort(order)]
 
         losses = info_nce(q, k, past.slots, queue.valid(past), temperature=self.temperature)

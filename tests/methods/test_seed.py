@@ -1,0 +1,107 @@
+"""SEED against the formula written out in float64."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from fake import FakeNetwork, batch, embed64, log_softmax64
+
+from seed_jax.methods.base import Info, Nets
+from seed_jax.methods.seed import Seed
+
+B, D = 4, 5
+METHOD = Seed(queue_size=3 * B, tau_student=0.2, tau_teacher=0.05)
+
+
+def setting():
+    student, teacher = FakeNetwork(D), FakeNetwork(D)
+    x = batch(B)
+    student_variables = student.init(jax.random.key(1), x.views[0][:, 0])
+    teacher_variables = teacher.init(jax.random.key(2), x.views[0][:, 0])
+    nets = Nets(student, lambda image: teacher.apply(teacher_variables, image, False)[0])
+    aux = METHOD.init_aux(jax.random.key(3), Info(B, student_variables, D))
+    return nets, student_variables, teacher_variables, aux
+
+
+def loss_of(nets, variables, aux, x, method=METHOD):
+    return method.loss(
+        nets, variables["params"], {"batch_stats": variables["batch_stats"]}, aux, x, jax.random.key(0)
+    )
+
+
+def direct(z_s, z_t, queue, tau_s, tau_t):
+    """-sum_j softmax(z_t . d_j / tau_t) log softmax(z_s . d_j / tau_s), d over the own z_t and the queue."""
+    losses = []
+    for s, t in zip(z_s, z_t, strict=True):
+        entries = np.concatenate([t[None], queue])
+        p = np.exp(log_softmax64((entries @ t)[None] / tau_t))
+        losses.append(-(p * log_softmax64((entries @ s)[None] / tau_s)).sum())
+    return np.array(losses)
+
+
+def test_loss_over_several_steps_equals_the_formula_on_the_queue_before_the_step():
+    nets, student, teacher, aux = setting()
+    past = np.zeros((0, D))
+    for n in range(5):  # past the 3 slots, so that the oldest are overwritten
+        x = batch(B, seed=n)
+        image = x.views[0][:, 0]
+        z_s, z_t = (embed64(v["params"]["w"], image) for v in (student, teacher))
+        loss, out = loss_of(nets, student, aux, x)
+        want = direct(z_s, z_t, past, 0.2, 0.05)
+        chex.assert_shape(out.metrics["loss"], (B,))
+        np.testing.assert_allclose(out.metrics["loss"], want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(loss, want.mean(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(out.metrics["teacher_cosine"], (z_s * z_t).sum(axis=1), atol=1e-5)
+        aux, past = out.aux, np.concatenate([past, z_t])[-3 * B :]
+
+
+def test_only_teacher_embeddings_are_queued():
+    nets, student, teacher, aux = setting()
+    x = batch(B)
+    _, out = loss_of(nets, student, aux, x)
+    chex.assert_trees_all_close(
+        out.aux.slots[0], embed64(teacher["params"]["w"], x.views[0][:, 0]).astype(np.float32), atol=1e-6
+    )
+    np.testing.assert_array_equal(out.aux.slots[1:], 0)
+
+
+def test_noise_start_counts_from_the_first_step():
+    nets, student, _, _ = setting()
+    method = Seed(queue_size=3 * B, queue_start="noise")
+    aux = method.init_aux(jax.random.key(3), Info(B, student, D))
+    loss, _ = loss_of(nets, student, aux, batch(B), method)
+    assert float(loss) > 1e-3  # over an empty queue the loss is 0
+
+
+def test_one_call_of_each_network_on_the_same_view_and_only_the_student_trains():
+    nets, student, _, aux = setting()
+    x = batch(B)
+    seen = []
+    nets = Nets(nets.student, lambda image: seen.append(image) or {"embedding": jnp.ones((B, D))})
+    _, out = loss_of(nets, student, aux, x)
+    (call,) = nets.student.calls
+    assert call["train"] is True
+    assert call["keys"] is x.keys
+    assert len(seen) == 1
+    np.testing.assert_array_equal(call["x"], x.views[0][:, 0])
+    np.testing.assert_array_equal(seen[0], x.views[0][:, 0])
+    np.testing.assert_array_equal(out.model_state["batch_stats"]["seen"], 1)
+
+
+def test_no_gradient_for_teacher_and_queue():
+    nets, student, teacher, aux = setting()
+    for n in range(3):
+        aux = loss_of(nets, student, aux, batch(B, seed=n))[1].aux
+
+    def total(params, teacher_params, slots):
+        asked = Nets(
+            nets.student,
+            lambda image: FakeNetwork(D).apply({"params": teacher_params}, image, False)[0],
+        )
+        variables = {"params": params, "batch_stats": student["batch_stats"]}
+        return loss_of(asked, variables, aux.replace(slots=slots), batch(B, seed=9))[0]
+
+    grads = jax.grad(total, argnums=(0, 1, 2))(student["params"], teacher["params"], aux.slots)
+    assert float(jnp.abs(grads[0]["w"]).max()) > 1e-3
+    np.testing.assert_array_equal(grads[1]["w"], 0)
+    np.testing.assert_array_equal(grads[2], 0)

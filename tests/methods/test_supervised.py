@@ -1,0 +1,46 @@
+"""Cross-entropy against NumPy, and the frozen backbone of a linear probe."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake import batch, log_softmax64
+
+from seed_jax.errors import UserError
+from seed_jax.methods.base import Nets
+from seed_jax.methods.supervised import Supervised
+
+
+class Logits:
+    """Answers with fixed logits."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    def apply(self, variables, x, train, keys=None):
+        return {"logits": jnp.asarray(self.logits)}, {}
+
+
+def test_cross_entropy_and_accuracy():
+    x = batch(8)
+    logits = np.random.default_rng(1).standard_normal((8, 4)).astype(np.float32) * 3
+    loss, out = Supervised().loss(Nets(Logits(logits), None), {}, {}, {}, x, jax.random.key(0))
+    label = np.asarray(x.label)
+    want = -log_softmax64(logits.astype(np.float64))[np.arange(8), label]
+    np.testing.assert_allclose(out.metrics["loss"], want, rtol=1e-5)
+    np.testing.assert_allclose(loss, want.mean(), rtol=1e-5)
+    np.testing.assert_array_equal(out.metrics["accuracy"], logits.argmax(axis=1) == label)
+
+
+def test_what_is_frozen():
+    backbone, classifier = ("backbone", "conv1", "kernel"), ("classifier", "fc", "kernel")
+    assert Supervised(freeze="backbone").frozen(backbone)
+    assert not Supervised(freeze="backbone").frozen(classifier)
+    assert not Supervised().frozen(backbone)
+
+
+def test_bad_input():
+    with pytest.raises(UserError, match="method.freeze is 'head': use 'backbone' or an empty string"):
+        Supervised(freeze="head")
+    with pytest.raises(UserError, match="data.source has none: use a labelled source"):
+        Supervised().network(None, 0, None)
