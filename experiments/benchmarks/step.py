@@ -1,8 +1,8 @@
 """Where the time and the memory of a SEED step go.
 
-    python -m experiments.benchmarks.step                           R50 -> MobileNetV3-Large, 224 px, batch
-    16, K 65,536 python -m experiments.benchmarks.step --size 64 --batch 64 python -m
-    experiments.benchmarks.step --devices 8 --batch 256   8 fake devices on a CPU
+    python -m experiments.benchmarks.step                          ResNet-50 to MobileNetV3-Large, 224 px
+    python -m experiments.benchmarks.step --size 64 --batch 64
+    python -m experiments.benchmarks.step --devices 8 --batch 256  8 fake devices on a CPU
 
 The parts are timed as programs of their own, so their sum may differ from the step, in which XLA fuses
 across them. TFLOP/s are counted by XLA's cost analysis and set against a matrix product measured on the
@@ -114,9 +114,9 @@ def _measure(options, mesh):
     achieved, possible = flops * mesh.size / whole_ms / 1e9, ceiling(options.precision) * mesh.size
     memory = program.memory_analysis()
     note = (
-        f"{options.teacher} -> {options.student}, {options.size} px, batch {options.batch}, K = {options.queue:,}, "
-        f"{options.precision}, {device(mesh)}. {achieved:.3f} of {possible:.3f} TFLOP/s (matrix product). "
-        f"Temporaries {memory.temp_size_in_bytes / 2**20:.0f} MiB a device, peak of the process {peak_memory()}."
+        f"{options.teacher} -> {options.student}, {options.size} px, batch {options.batch}, "
+        f"K = {options.queue:,}, {options.precision}, {device(mesh)}. {achieved:.3f} of {possible:.3f} TFLOP/s "
+        f"(matrix product). Temporaries {memory.temp_size_in_bytes / 2**20:.0f} MiB a device, peak of the process {peak_memory()}."
     )
     return rows, note
 
