@@ -115,8 +115,9 @@ def _measure(options, mesh):
     memory = program.memory_analysis()
     note = (
         f"{options.teacher} -> {options.student}, {options.size} px, batch {options.batch}, "
-        f"K = {options.queue:,}, {options.precision}, {device(mesh)}. {achieved:.3f} of {possible:.3f} TFLOP/s "
-        f"(matrix product). Temporaries {memory.temp_size_in_bytes / 2**20:.0f} MiB a device, peak of the process {peak_memory()}."
+        f"K = {options.queue:,}, {options.precision}, {device(mesh)}. "
+        f"{achieved:.3f} of {possible:.3f} TFLOP/s (matrix product). "
+        f"Temporaries {memory.temp_size_in_bytes / 2**20:.0f} MiB a device, peak {peak_memory()}."
     )
     return rows, note
 
