@@ -1,10 +1,9 @@
-"""Distil your own folder of images: a ResNet-50 teacher (MoCo-v2) into MobileNetV3-Large with SEED. No
-labels are needed.
+"""Distil your own folder of images, no labels needed: ResNet-50 (MoCo-v2) to MobileNetV3-Large with SEED.
 
 Run:      python main.py --config=configs/seed_folder.py --workdir=runs/mine \\
               --config.data.dir=FOLDER --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar
-          One sub-folder a class in FOLDER adds a kNN probe during training; then `python -m seed_jax.evals
-          runs/mine`.
+          With one sub-folder a class, for a kNN probe during training and a test split:
+              --config.data.source=imagefolder --config.data.train=train
 Hardware: 224 px; one GPU, or a few images a second on two CPU cores (experiments/benchmarks).
 """
 
@@ -14,6 +13,7 @@ from seed_jax import config
 def get_config(variant: str = ""):
     c = config.default("seed")
     c.data.source = "folder"
+    c.data.train = "all"
     c.data.batch_size = 64
     c.teacher.model = "resnet50"
     c.teacher.weights = "moco_v2_800ep_pretrain.pth.tar"
