@@ -25,9 +25,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int):
         directory.mkdir(parents=True, exist_ok=True)
-        best = policies.BestN(
-            get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False
-        )
+        best = policies.BestN(get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False)
         self._orbax = ocp.training.Checkpointer(
             directory.absolute(),
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
@@ -53,6 +51,10 @@ class Checkpoints:
         step = self.latest()
         trees = _load(self._orbax.load_checkpointables, step, self.directory, _model(like), _train(like))
         return TrainState(**trees["model"], **trees["train"])
+
+    def wait(self) -> None:
+        """Until what is being written is finished."""
+        self._orbax.wait()
 
     def close(self) -> None:
         """Wait until everything is written."""
