@@ -16,7 +16,7 @@ from seed_jax.step import make_step
 
 @functools.cache
 class Setting:
-    """A method with what the loop puts around it, on so many devices; made and compiled once for all tests."""
+    """A method with what the loop puts around it, on so many devices; compiled once for all tests."""
 
     def __init__(self, variant, devices=1, **method):
         raw = tiny.get_config(variant)
