@@ -1,6 +1,7 @@
 """Train: `python main.py --config=configs/x.py --workdir=DIR [--config.section.key=value …]`.
 
-A workdir that holds a checkpoint goes on by itself. Every config also runs small anywhere: `--config=configs/x.py:smoke`.
+A workdir that holds a checkpoint goes on by itself. Every config also runs small anywhere:
+`--config=configs/x.py:smoke`.
 """
 
 import time
@@ -51,6 +52,12 @@ def main(argv):
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(
+            f"\nStopped: the same command goes on from the newest checkpoint in {WORKDIR.value}.",
+            file=sys.stderr,
+        )
+        return 130
     return 0
 
 

@@ -1,4 +1,5 @@
-"""The quick start's baseline: MobileNetV3-Small trained with MoCo-v2 alone, as many steps as the distilled one.
+"""The quick start's baseline: MobileNetV3-Small trained with MoCo-v2 alone, as many steps as the distilled
+one.
 
 Run:      python main.py --config=configs/digits_baseline.py --workdir=runs/digits_baseline
 Hardware: two CPU cores.

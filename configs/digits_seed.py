@@ -1,6 +1,7 @@
 """The quick start's distilled student: the same MobileNetV3-Small taught by the teacher with SEED.
 
-Run:      python main.py --config=configs/digits_seed.py --config.teacher.weights=runs/digits_teacher --workdir=runs/digits_seed
+Run:      python main.py --config=configs/digits_seed.py --config.teacher.weights=runs/digits_teacher
+  --workdir=runs/digits_seed
 Hardware: two CPU cores.
 """
 

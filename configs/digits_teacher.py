@@ -1,4 +1,5 @@
-"""The quick start's teacher: a small ResNet-18 trained with MoCo-v2, without labels, on scikit-learn's digits.
+"""The quick start's teacher: a small ResNet-18 trained with MoCo-v2, without labels, on scikit-learn's
+digits.
 
 Run:      python main.py --config=configs/digits_teacher.py --workdir=runs/digits_teacher
 Hardware: two CPU cores.

@@ -1,7 +1,8 @@
 """Orbax behind a thin wall: save asynchronously, keep the newest and the best, restore exactly.
 
-A checkpoint holds two trees: `model` (params and model state, what a later run takes as its teacher or start) and `train` (step, optimizer
-state, aux). The position in the data is the step (`data/pipeline.py`), so nothing else is needed to go on.
+A checkpoint holds two trees: `model` (params and model state, what a later run takes as its teacher or
+start) and `train` (step, optimizer state, aux). The position in the data is the step (`data/pipeline.py`),
+so nothing else is needed to go on.
 """
 
 from pathlib import Path
@@ -39,7 +40,9 @@ class Checkpoints:
         return None if found is None else found.step
 
     def save(self, state: TrainState, step: int, score: float | None) -> None:
-        """Start writing; the arrays are copied before this returns, so the state may be donated right after."""
+        """Start writing; the arrays are copied before this returns, so the state may be donated right
+        after.
+        """
         if step == self.latest():
             return
         trees = {"model": _model(state), "train": _train(state)}
@@ -62,7 +65,9 @@ class Checkpoints:
 
 
 def load_model(workdir: Path, like: dict) -> dict:
-    """Variables `{'params': …, …}` of the newest checkpoint of a run, in the shapes and shardings of `like`."""
+    """Variables `{'params': …, …}` of the newest checkpoint of a run, in the shapes and shardings of
+    `like`.
+    """
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise UserError(f"{workdir} holds no checkpoint: there is no folder {directory}.")

@@ -1,7 +1,7 @@
 """From an `ml_collections.ConfigDict`, which config files and the command line edit, to frozen dataclasses.
 
-This is the only file that sees a ConfigDict. Every section is built as `Section(**section)`, so nothing in a config can be
-misspelt or unused without an error.
+This is the only file that sees a ConfigDict. Every section is built as `Section(**section)`, so nothing in
+a config can be misspelt or unused without an error.
 """
 
 import dataclasses
@@ -154,7 +154,7 @@ class Evals:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """Metrics: `metrics.jsonl` always; `tensorboard` when tensorboardX is installed; `wandb` to a project of that name."""
+    """`metrics.jsonl` always; `tensorboard` if tensorboardX is installed; `wandb`: a project's name or ''."""
 
     every_steps: int = 50
     tensorboard: bool = True
@@ -180,7 +180,7 @@ SECTIONS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is
 
 
 def default(method: str) -> ml_collections.ConfigDict:
-    """A ConfigDict of every section's defaults, with the fields of one method: what config files start from."""
+    """Every section's defaults, with the fields of one method: what config files start from."""
     config = ml_collections.ConfigDict(
         {name: dataclasses.asdict(section()) for name, section in SECTIONS.items()}
     )
@@ -189,14 +189,14 @@ def default(method: str) -> ml_collections.ConfigDict:
 
 
 def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """The config itself, or its form named behind the colon of `--config=configs/x.py:NAME`; 'smoke' is in every file."""
+    """The config, or its form named in `--config=configs/x.py:NAME`; every file has 'smoke'."""
     if name in ("", "smoke"):
         return smoke(config) if name else config
     raise UserError(f"Unknown config variant '{name}': use 'smoke', or no variant.")
 
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The same run made small enough for any machine: embedded digits, small views, a few steps, a random teacher."""
+    """The same run on any machine in a minute: embedded digits, small views, 4 steps, a random teacher."""
     config.data.source, config.data.dir = "digits", ""
     config.data.train, config.data.val, config.data.test, config.data.bank = "train", "val", "test", ""
     config.data.batch_size, config.data.image_size = 16, 32
@@ -252,8 +252,8 @@ def _check(c: Config) -> None:
     given = [k for k in ("epochs", "steps", "examples") if getattr(c.train, k)]
     if len(given) != 1:
         raise UserError(
-            f"Exactly one of train.epochs, train.steps and train.examples must not be 0, and {len(given)} are: "
-            "set the others to 0."
+            "Exactly one of train.epochs, train.steps and train.examples must not be 0, "
+            f"and {len(given)} are: set the others to 0."
         )
     choices = {
         "optim.name": (c.optim.name, ("sgd", "adamw", "lars")),
@@ -280,5 +280,6 @@ def _check(c: Config) -> None:
             raise UserError(f"{key} is {value}: it must be above 0.")
     if c.train.bn_group and c.data.batch_size % c.train.bn_group:
         raise UserError(
-            f"train.bn_group is {c.train.bn_group}, which does not divide data.batch_size ({c.data.batch_size})."
+            f"train.bn_group is {c.train.bn_group}, which does not divide data.batch_size "
+            f"({c.data.batch_size}): use a divisor of it, or 0."
         )

@@ -1,4 +1,6 @@
-"""Watching a run: the metrics of past steps, read after the next step is under way; progress; the finite guard."""
+"""Watching a run: the metrics of past steps, read after the next step is under way; progress; the finite
+guard.
+"""
 
 import sys
 import time
@@ -7,18 +9,21 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from seed_jax.data.pipeline import BadImages
 from seed_jax.errors import UserError
 from seed_jax.report.metrics import MetricsWriter
 
 
 class Monitor:
-    """Collects the metrics of each step on the device and writes their means, one line a window of `every` steps.
+    """Collects the metrics of each step on the device and writes their means, one line a window of `every`
+    steps.
 
-    A window is read only after the step that follows it has been dispatched, so the device never waits for the host.
+    A window is read only after the step that follows it has been dispatched, so the device never waits for
+    the host.
     """
 
-    def __init__(self, writer: MetricsWriter, *, name: str, start: int, steps: int, every: int, batch_size: int):
-        self._writer, self._every, self._batch_size = writer, every, batch_size
+    def __init__(self, writer: MetricsWriter, bad: BadImages, *, name: str, start, steps, every, batch_size):
+        self._writer, self._bad, self._every, self._batch_size = writer, bad, every, batch_size
         self._window: list = []
         self._closed: list = []
         self._clock = time.perf_counter()
@@ -36,7 +41,9 @@ class Monitor:
         )
 
     def step(self, step: int, metrics: dict, ids: np.ndarray, waited: float) -> None:
-        """Note the metrics of `step` (1 for the first update), its samples, and the seconds spent waiting for its data."""
+        """Note the metrics of `step` (1 for the first update), its samples, and the seconds spent waiting
+        for its data.
+        """
         self._write_closed()
         self._window.append((step, metrics, ids))
         self._waited += waited
@@ -73,6 +80,8 @@ class Monitor:
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         images = (step - self._last) * self._batch_size
         timing = {"images_per_second": images / seconds, "data_wait": min(1.0, self._waited / seconds)}
+        if len(self._bad):
+            timing["bad_images"] = len(self._bad)
         self._last, self._waited = step, 0.0
         self._writer.write(step, {**means, **timing})
         self._bar.set_postfix_str(f"loss {means['loss']:.3f}, {timing['images_per_second']:.0f} images/s")

@@ -12,7 +12,8 @@ DATA_AXIS = "data"
 
 
 def start() -> None:
-    """Join the other hosts where the environment names a coordinator or a pod, and keep compiled programs for the next start.
+    """Join the other hosts where the environment names a coordinator or a pod, and keep compiled programs
+    for the next start.
 
     The cache lies in the user's cache folder; `JAX_COMPILATION_CACHE_DIR` names another.
     """
@@ -26,8 +27,8 @@ def start() -> None:
 def make_mesh(devices: list | None = None) -> jax.sharding.Mesh:
     """All devices on one axis, `data`.
 
-    The axis is `Auto`: Gram matrices, permutations and dropout, which a distillation zoo is full of, raise under
-    `Explicit` axes.
+    The axis is `Auto`: Gram matrices, permutations and dropout, which a distillation zoo is full of, raise
+    under `Explicit` axes.
     """
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)

@@ -1,7 +1,8 @@
 """The queue of teacher embeddings: a ring of batches, sharded over the devices on its batch axis.
 
-Enqueueing writes one `[1, B, D]` slice at a slot, in place when the state is donated: each device writes its own rows,
-nothing is communicated, the order is exactly first in, first out, and the array means the same on any number of devices.
+Enqueueing writes one `[1, B, D]` slice at a slot, in place when the state is donated: each device writes
+its own rows, nothing is communicated, the order is exactly first in, first out, and the array means the
+same on any number of devices.
 """
 
 import jax
@@ -14,7 +15,7 @@ from seed_jax.errors import UserError
 
 @struct.dataclass
 class Queue:
-    """`slots` float32 `[S, B, D]`, `next` int32: the slot written next, `filled` int32: how many slots hold embeddings."""
+    """`slots` float32 `[S, B, D]`; `next` int32, the slot written next; `filled` int32, the slots in use."""
 
     slots: jax.Array
     next: jax.Array
@@ -27,8 +28,8 @@ def init(
     """A queue of `size` embeddings in `size / batch_size` slots.
 
     Args:
-      start: 'empty': unfilled slots are masked out of the loss. 'noise': every slot holds unit rows of Gaussian noise and counts
-        as filled, as in the released code (jacobswan1/SEED, seed/builder.py).
+      start: 'empty': unfilled slots are masked out of the loss. 'noise': every slot holds unit rows of
+        Gaussian noise and counts as filled, as in the released code (jacobswan1/SEED, seed/builder.py).
       rng: key of the noise.
 
     Raises:
@@ -37,8 +38,8 @@ def init(
     if size <= 0 or size % batch_size:
         nearest = max(1, round(size / batch_size)) * batch_size
         raise UserError(
-            f"method.queue_size is {size}, which is not a positive multiple of data.batch_size ({batch_size}): "
-            f"use --config.method.queue_size={nearest}."
+            f"method.queue_size is {size}, which is not a positive multiple of data.batch_size "
+            f"({batch_size}): use --config.method.queue_size={nearest}."
         )
     shape = (size // batch_size, batch_size, dim)
     if start == "empty":

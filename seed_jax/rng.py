@@ -13,12 +13,14 @@ import numpy as np
 
 
 def stream(seed: int, name: str) -> jax.Array:
-    """The key of a named stream, e.g. `stream(seed, 'init')`: names keep streams apart, order does not matter."""
+    """The key of a named stream, e.g. `stream(seed, 'init')`: names keep streams apart, order does not
+    matter.
+    """
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def split_id(ids: np.ndarray) -> np.ndarray:
-    """int64 sample ids `[...]` as uint32 words `[..., 2]` (low, high): devices run without 64-bit integers."""
+    """int64 ids `[...]` as uint32 words `[..., 2]`, low and high: devices have no 64-bit integers."""
     ids = np.asarray(ids, np.int64).view(np.uint64)
     return np.stack([ids & np.uint64(0xFFFFFFFF), ids >> np.uint64(32)], axis=-1).astype(np.uint32)
 

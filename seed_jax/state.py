@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from seed_jax import parallel, rng
+from seed_jax.errors import UserError
 from seed_jax.methods.base import Info, Method
 from seed_jax.models.network import Network
 from seed_jax.queue import Queue
@@ -25,17 +26,32 @@ class TrainState:
     aux: Any
 
 
-def init_variables(network: Network, image_size: int, seed: int, start: Any | None = None):
-    """Fresh variables of a network; `start`, the variables of a backbone, replaces the random backbone."""
-    sample = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
-    variables = network.init(rng.stream(seed, "init"), sample)
-    if start is not None:
-        for collection in start:
-            variables[collection] = {**variables[collection], "backbone": start[collection]}
-    return variables
+def init_variables(network: Network, image_size: int, seed: int):
+    """Fresh variables of a network."""
+    return network.init(rng.stream(seed, "init"), jnp.zeros((2, image_size, image_size, 3), jnp.float32))
 
 
-def init_state(variables, method: Method, tx, *, seed: int, batch_size: int, teacher_dim: int | None) -> TrainState:
+def with_backbone(variables, backbone, origin: str):
+    """`variables` with the backbone of another run, `{collection: tree}`.
+
+    Raises:
+      UserError: it is another network; `origin` says where it came from.
+    """
+    own = {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}
+    if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, backbone):
+        raise UserError(
+            f"student.init ({origin}) holds another network than student.model and student.options describe: "
+            "make them those of its config.json."
+        )
+    return {
+        name: {**trees, "backbone": backbone[name]} if name in backbone else trees
+        for name, trees in variables.items()
+    }
+
+
+def init_state(
+    variables, method: Method, tx, *, seed: int, batch_size: int, teacher_dim: int | None
+) -> TrainState:
     """The state at step 0."""
     params = variables["params"]
     info = Info(batch_size, variables, teacher_dim)

@@ -14,8 +14,9 @@ from seed_jax.state import TrainState
 def make_step(method: Method, student: Network, teacher: Network | None, tx, rate, views, seed: int):
     """The pure step `(state, teacher_variables, batch) -> (state, metrics)`.
 
-    `batch` is what `data.pipeline.train_batches` yields, on the devices. `teacher_variables` is never part of the state: it is not
-    donated, not updated, not in a checkpoint, and nothing is differentiated with respect to it. Metrics are scalars.
+    `batch` is what `data.pipeline.train_batches` yields, on the devices. `teacher_variables` is never part
+    of the state: it is not donated, not updated, not in a checkpoint, and nothing is differentiated with
+    respect to it. Metrics are scalars.
     """
 
     def stop_if_frozen(path, parameter):
@@ -24,11 +25,11 @@ def make_step(method: Method, student: Network, teacher: Network | None, tx, rat
 
     def step(state: TrainState, teacher_variables, batch):
         keys = rng.sample_keys(rng.stream(seed, "sample"), batch["id"], batch["pass_"])
-        pixels = tuple(
-            photometric.augment(spec.photometric, images, rng.fold(keys, 1 + i))
-            for i, (spec, images) in enumerate(zip(views, batch["views"], strict=True))
-        )
-        seen = Batch(pixels, batch["label"], rng.fold(keys, 0))
+        pixels, count = [], 0
+        for spec, images in zip(views, batch["views"], strict=True):
+            pixels.append(photometric.augment(spec.photometric, images, rng.fold(keys, 0), first_view=count))
+            count += spec.count
+        seen = Batch(tuple(pixels), batch["label"], rng.fold(keys, 1))
 
         def ask_teacher(x):
             return jax.lax.stop_gradient(teacher.apply(teacher_variables, x, False)[0])

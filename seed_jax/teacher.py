@@ -31,7 +31,8 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
     """
     if not t.weights:
         raise UserError(
-            "teacher.weights is empty: give the teacher's checkpoint or workdir, --config.teacher.weights=PATH."
+            "teacher.weights is empty: give the teacher's checkpoint or workdir by "
+            "--config.teacher.weights=PATH."
         )
     if t.weights == "random":
         network = Joined(
@@ -50,7 +51,8 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
     features, _ = jax.eval_shape(lambda v, x: network.apply(v, x, False), variables, sample)
     if "embedding" not in features:
         raise UserError(
-            f"teacher.weights ({t.weights}) has no embedding head: use a run of a self-supervised method, or a checkpoint with its head."
+            f"teacher.weights ({t.weights}) has no embedding head: use a run of a self-supervised method, "
+            "or a checkpoint with its head."
         )
     return Loaded(network, variables, features["embedding"].shape[1], provenance)
 
@@ -59,7 +61,8 @@ def _from_file(t: config.Teacher, precision: str):
     found = weights.recognise(t.weights, part="teacher")
     if found.arch != t.model:
         raise UserError(
-            f"teacher.model is '{t.model}', but {t.weights} holds {found}: use --config.teacher.model={found.arch}."
+            f"teacher.model is '{t.model}', but {t.weights} holds {found}: "
+            f"use --config.teacher.model={found.arch}."
         )
     parts = {"head": ProjectionHead(**dataclasses.asdict(found.head))} if found.head else {}
     network = Joined(models.create(t.model, precision=precision, **{**found.options, **t.options}), parts)

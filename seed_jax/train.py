@@ -8,10 +8,10 @@ import jax
 import ml_collections
 
 from seed_jax import config as config_lib
-from seed_jax import models, optim, parallel, state, teacher, workdir
+from seed_jax import models, optim, parallel, report, state, teacher, workdir
 from seed_jax.checkpoint import Checkpoints
 from seed_jax.config import Config
-from seed_jax.data.pipeline import prefetch, steps_per_epoch, train_batches
+from seed_jax.data.pipeline import BadImages, prefetch, steps_per_epoch, train_batches
 from seed_jax.data.sources import Source, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals.online import OnlineKnn
@@ -39,7 +39,8 @@ def run(
       The final kNN accuracy on the validation split, or None where it was not probed.
 
     Raises:
-      UserError: anything the user can mend; all that can be known before compiling is checked before compiling.
+      UserError: anything the user can mend; all that can be known before compiling is checked before
+        compiling.
     """
     started = time.time() if started is None else started
     config = config_lib.resolve(raw)
@@ -99,7 +100,9 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
     start_backbone = _backbone_of(config.student.init) if config.student.init else None
 
     def fresh():
-        variables = state.init_variables(student, d.image_size, t.seed, start_backbone)
+        variables = state.init_variables(student, d.image_size, t.seed)
+        if start_backbone is not None:
+            variables = state.with_backbone(variables, start_backbone, config.student.init)
         tx = optim.optimizer(config.optim, rate, variables["params"], config.method.frozen)
         return state.init_state(
             variables, config.method, tx, seed=t.seed, batch_size=d.batch_size, teacher_dim=dim
@@ -162,11 +165,18 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
 
     writer = MetricsWriter(directory, tensorboard=config.log.tensorboard, wandb=config.log.wandb or None)
     writer.truncate(begin if begin else -1)
+    bad = BadImages(sources.train)
     monitor = Monitor(
-        writer, name=name, start=begin, steps=total, every=config.log.every_steps, batch_size=d.batch_size
+        writer,
+        bad,
+        name=name,
+        start=begin,
+        steps=total,
+        every=config.log.every_steps,
+        batch_size=d.batch_size,
     )
     batches = prefetch(
-        train_batches(sources.train, views, d.batch_size, t.seed, begin),
+        train_batches(sources.train, views, d.batch_size, t.seed, begin, bad=bad),
         lambda batch: (batch["id"], parallel.to_devices(mesh, batch)),
     )
 
@@ -213,6 +223,8 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
         batches.close()
         checkpoints.close()
         writer.close()
+    if jax.process_index() == 0:
+        print(f"{name}: done, {report.run_report(directory)}", flush=True)
     return score
 
 

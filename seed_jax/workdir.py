@@ -1,4 +1,6 @@
-"""What a run leaves on disk besides its checkpoints and metrics: `config.json` and `manifest.json`; and reading a run back."""
+"""What a run leaves on disk besides its checkpoints and metrics: `config.json` and `manifest.json`; and
+reading a run back.
+"""
 
 import importlib.metadata
 import json
@@ -40,8 +42,8 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
         if differ:
             more = f" (and {len(differ) - 5} more keys)" if len(differ) > 5 else ""
             raise UserError(
-                f"{workdir} holds a run of another config: {'; '.join(differ[:5])}{more}: use another --workdir, or the config of "
-                "that run."
+                f"{workdir} holds a run of another config: {'; '.join(differ[:5])}{more}: "
+                "use another --workdir, or the config of that run."
             )
         return
     _write(path, mine)
@@ -61,6 +63,18 @@ def write_manifest(workdir: Path, **facts) -> None:
     _write(workdir / "manifest.json", manifest)
 
 
+def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The config of a run, as it was started.
+
+    Raises:
+      UserError: the folder is not the workdir of a run.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
+        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
+    return ml_collections.ConfigDict(_read(workdir / "config.json"))
+
+
 def load_run(workdir: str | os.PathLike) -> tuple[Network, dict, dict]:
     """The network of a run and its variables at the newest checkpoint, on this process's default device.
 
@@ -70,10 +84,8 @@ def load_run(workdir: str | os.PathLike) -> tuple[Network, dict, dict]:
     Raises:
       UserError: the folder is not the workdir of a run, or has no checkpoint.
     """
+    config = config_lib.resolve(read_config(workdir))
     workdir = Path(workdir)
-    if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
-        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
-    config = config_lib.resolve(ml_collections.ConfigDict(_read(workdir / "config.json")))
     manifest = _read(workdir / "manifest.json")
     backbone = models.create(
         config.student.model, bn_group=config.train.bn_group or None, **config.student.options

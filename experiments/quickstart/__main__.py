@@ -3,9 +3,10 @@
     ./run.sh                                   one seed, about five minutes on two CPU cores
     python -m experiments.quickstart --seeds 3 the committed results
 
-For each seed: a teacher is trained without labels (MoCo-v2); a small network is trained the same way, alone; the same small network is
-distilled from the teacher (SEED) for as many steps. All three are then probed on images that none of them, and no choice
-made for them, has seen. The table is printed, and `report.html` shows the curves.
+For each seed: a teacher is trained without labels (MoCo-v2); a small network is trained the same way,
+alone; the same small network is distilled from the teacher (SEED) for as many steps. All three are then
+probed on images that none of them, and no choice made for them, has seen. The table is printed, and
+`report.html` shows the curves.
 """
 
 import argparse
@@ -53,7 +54,9 @@ def _parse(arguments):
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to run, one after the other")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder of runs and report")
-    parser.add_argument("--variant", default="", choices=["", "smoke"], help="smoke: a few steps, to see it run")
+    parser.add_argument(
+        "--variant", default="", choices=["", "smoke"], help="smoke: a few steps, to see it run"
+    )
     return parser.parse_args(arguments)
 
 
@@ -62,6 +65,7 @@ def _one_seed(options, seed: int) -> dict:
     import importlib
 
     from seed_jax import train
+    from seed_jax.evals.final import evaluate
 
     scores = {}
     for name, file in RUNS.items():
@@ -72,37 +76,8 @@ def _one_seed(options, seed: int) -> dict:
             config.teacher.weights = str(options.out / f"seed{seed}" / "digits_teacher")
         directory = options.out / f"seed{seed}" / file
         train.run(config, directory, name=f"{name}, seed {seed}")
-        scores[name] = {**_probe(directory, config), "seconds": time.time() - began}
+        scores[name] = {**evaluate(directory), "seconds": time.time() - began}
     return scores
-
-
-def _probe(directory: Path, config) -> dict:
-    """kNN and linear accuracy on the test split; what the linear probe must choose, it chooses on the validation split."""
-    import jax
-
-    from seed_jax import parallel, workdir
-    from seed_jax.data.pipeline import eval_batches
-    from seed_jax.data.sources import open_source
-    from seed_jax.evals import linear
-    from seed_jax.evals.features import Extractor
-    from seed_jax.evals.knn import knn
-
-    network, variables, _ = workdir.load_run(directory)
-    mesh = parallel.make_mesh()
-    extract = Extractor(network, mesh)
-    split = {}
-    for name in ("train", "val", "test"):
-        source = open_source(config.data.source, name)
-        features, labels, _ = extract(variables, eval_batches(source, config.data.image_size, 256))
-        split[name] = features["pooled"], labels
-        classes = source.num_classes
-    k = config.evals.k
-    probe = linear.fit(*split["train"], *split["val"], num_classes=classes)
-    return {
-        "parameters": sum(x.size for x in jax.tree.leaves(variables["params"]["backbone"])),
-        "knn": 100 * knn(*split["train"], *split["test"], mesh=mesh, k=(k,))[k],
-        "linear": 100 * probe.accuracy(*split["test"]),
-    }
 
 
 def _report(out: Path, seeds, results, seconds: float, hardware: str) -> None:
@@ -127,7 +102,10 @@ def _report(out: Path, seeds, results, seconds: float, hardware: str) -> None:
         notes=["The probes of the table use the test split; the curves use the validation split."],
     )
     (out / "results.json").write_text(
-        json.dumps({"seeds": list(seeds), "hardware": hardware, "minutes": seconds / 60, "results": results}, indent=1)
+        json.dumps(
+            {"seeds": list(seeds), "hardware": hardware, "minutes": seconds / 60, "results": results},
+            indent=1,
+        )
     )
     print(f"Curves: {page}")
 

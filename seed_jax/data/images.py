@@ -31,19 +31,21 @@ def open_image(image: bytes | np.ndarray) -> Image.Image:
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """(width, height) that `load_rgb` will give at full size."""
-    if picture.format is not None and picture.getexif().get(_ORIENTATION, 1) >= 5:
-        return picture.height, picture.width
-    return picture.size
+    """(width, height) that `load_rgb` will give at full size; raises `BadImage`."""
+    if picture.format is None:  # made from an array
+        return picture.size
+    with _pil_errors():
+        turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+    return picture.size[::-1] if turned else picture.size
 
 
 def load_rgb(picture: Image.Image, divisor: int = 1) -> Image.Image:
     """The decoded picture, upright and RGB, of `1 / divisor` (1, 2, 4 or 8; only a JPEG obeys) of its size.
 
-    Alpha is dropped; palettes, CMYK, grey and 16-bit grey are converted; EXIF rotation is applied; of an animation
-    the first frame counts. Raises `BadImage`.
+    Alpha is dropped; palettes, CMYK, grey and 16-bit grey are converted; EXIF rotation is applied; of an
+    animation the first frame counts. Raises `BadImage`.
     """
-    if picture.format is None:  # made from an array
+    if picture.format is None:
         return picture
     with _pil_errors():
         if divisor > 1:
@@ -68,8 +70,8 @@ def _pil_errors():
 def crop_box(width: int, height: int, u: np.ndarray, scale, ratio) -> tuple[int, int, int, int]:
     """A random resized crop `(left, top, width, height)` from `NUMBERS` uniform numbers.
 
-    Ten tries of an area in `scale` and an aspect log-uniform in `ratio`, then the largest centre crop whose aspect
-    lies in `ratio` (torchvision/transforms/transforms.py, RandomResizedCrop.get_params).
+    Ten tries of an area in `scale` and an aspect log-uniform in `ratio`, then the largest centre crop whose
+    aspect lies in `ratio` (torchvision/transforms/transforms.py, RandomResizedCrop.get_params).
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for n in range(TRIES):
@@ -88,12 +90,12 @@ def crop_box(width: int, height: int, u: np.ndarray, scale, ratio) -> tuple[int,
 
 
 def draft_divisor(boxes, sizes) -> int:
-    """How much smaller (1, 2, 4, 8) to decode: every crop keeps twice the pixels of its target, as `reducing_gap=2`."""
+    """How much smaller (1, 2, 4, 8) to decode: each crop keeps twice its target, as `reducing_gap=2`."""
     gap = min(min(width, height) / size for (_, _, width, height), size in zip(boxes, sizes, strict=True))
     return max(d for d in (1, 2, 4, 8) if d == 1 or gap >= 2 * d)
 
 
-def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1) -> np.ndarray:
+def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1, flip: bool = False) -> np.ndarray:
     """The box `(left, top, width, height)` of the full-size picture, resized to uint8 `[size, size, 3]`.
 
     `picture` is `1 / divisor` of that size. The crop comes first, so that pixels outside it never count.
@@ -103,13 +105,15 @@ def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1) -> np.n
     x, y = int(left), int(top)
     crop = picture.crop((x, y, math.ceil(right), math.ceil(bottom)))
     inner = (left - x, top - y, right - x, bottom - y)
-    return np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR, box=inner))
+    view = crop.resize((size, size), Image.Resampling.BILINEAR, box=inner)
+    return np.asarray(view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else view)
 
 
 def eval_view(picture: Image.Image, size: int) -> np.ndarray:
     """Short side to `round(size * 256 / 224)`, then the centre, uint8 `[size, size, 3]`.
 
-    As torchvision's Resize and CenterCrop on PIL images. An image that is exactly `size x size` is returned unchanged.
+    As torchvision's Resize and CenterCrop on PIL images. An image that is exactly `size x size` is returned
+    unchanged.
     """
     if picture.size == (size, size):
         return np.asarray(picture)

@@ -9,6 +9,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from seed_jax.errors import UserError
+
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's mode L
 _BLUR_SIGMA = (0.1, 2.0)
 _BLUR_RADIUS = 6  # three standard deviations of the widest kernel
@@ -16,7 +18,10 @@ _BLUR_RADIUS = 6  # three standard deviations of the widest kernel
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Jitter strengths and the probability of each operation; what has strength or probability 0 costs nothing."""
+    """Jitter strengths, and probabilities of the operations; a strength or probability of 0 costs nothing.
+
+    Factors are drawn from U(1 - s, 1 + s), the hue from U(-s, s) turns.
+    """
 
     brightness: float = 0.0
     contrast: float = 0.0
@@ -45,8 +50,10 @@ PRESETS = {
 def augment(preset: str, images: jax.Array, keys: jax.Array, first_view: int = 0) -> jax.Array:
     """uint8 `[B, V, H, W, 3]` and typed keys `[B]` to float32 `[B, V, H, W, 3]` in [0, 1].
 
-    View `v` of a sample is keyed by `fold_in(key, first_view + v)`.
+    View `v` of a sample is keyed by `fold_in(key, first_view + v)`. Raises `UserError` for an unknown preset.
     """
+    if preset not in PRESETS:
+        raise UserError(f"There is no photometric preset {preset!r}; choose one of {', '.join(PRESETS)}.")
     p = PRESETS[preset]
     x = images.astype(jnp.float32) / 255
     if p.jitter * max(p.brightness, p.contrast, p.saturation, p.hue) + p.grey + p.blur + p.solarise == 0:
@@ -60,46 +67,41 @@ def augment(preset: str, images: jax.Array, keys: jax.Array, first_view: int = 0
 
 
 def _augment_one(p: Preset, x: jax.Array, key: jax.Array) -> jax.Array:
-    k_jitter, k_grey, k_blur, k_solarise = jax.random.split(key, 4)
+    u = jax.random.uniform(key, (13,))  # in one draw, which compiles far faster than one for each choice
+    jittered, grey, blurred, solarised = u[0] < p.jitter, u[1] < p.grey, u[2] < p.blur, u[3] < p.solarise
     if p.grey and p.grey_first:
-        x = _random_grey(p.grey, x, k_grey)
-    if p.jitter and max(p.brightness, p.contrast, p.saturation, p.hue):
-        x = _random_jitter(p, x, k_jitter)
+        x = jnp.where(grey, luma(x), x)
+    strengths = (p.brightness, p.contrast, p.saturation, p.hue)
+    active = [op for op, strength in enumerate(strengths) if strength]
+    if p.jitter and active:
+        offset = jnp.where(jittered, jnp.array(strengths) * (2 * u[4:8] - 1), 0.0)
+        order = jnp.array(active)[jnp.argsort(u[8 : 8 + len(active)])]
+        x = jitter(x, offset, order, has_hue=p.hue > 0)
     if p.grey and not p.grey_first:
-        x = _random_grey(p.grey, x, k_grey)
+        x = jnp.where(grey, luma(x), x)
     if p.blur:
-        k_apply, k_sigma = jax.random.split(k_blur)
-        sigma = jax.random.uniform(k_sigma, minval=_BLUR_SIGMA[0], maxval=_BLUR_SIGMA[1])
-        x = jnp.where(jax.random.bernoulli(k_apply, p.blur), gaussian_blur(x, sigma), x)
+        low, high = _BLUR_SIGMA
+        x = jnp.where(blurred, gaussian_blur(x, low + (high - low) * u[12]), x)
     if p.solarise:
-        x = jnp.where(jax.random.bernoulli(k_solarise, p.solarise), solarise(x), x)
+        x = jnp.where(solarised, solarise(x), x)
     return x
 
 
-def _random_grey(probability, x, key):
-    return jnp.where(jax.random.bernoulli(key, probability), luma(x), x)
+def jitter(x: jax.Array, offset: jax.Array, order: jax.Array, has_hue: bool = True) -> jax.Array:
+    """Brightness (0), contrast (1), saturation (2), hue (3) of `[H, W, 3]`, those in `order`, in that order.
 
+    `offset` `[4]`: the factors of the first three less one, and the turn of the hue. The first three are
+    blends: with black, with the mean grey, with the grey.
+    """
 
-def _random_jitter(p, x, key):
-    """Brightness, contrast, saturation and hue, those that the preset has, in random order."""
-    strengths = [p.brightness, p.contrast, p.saturation, p.hue]
-    active = [n for n, s in enumerate(strengths) if s]
-    k_apply, k_order, k_factor = jax.random.split(key, 3)
-    applied = jax.random.bernoulli(k_apply, p.jitter)
-    offset = jax.random.uniform(k_factor, (4,), minval=-1.0, maxval=1.0) * jnp.array(strengths)
-    offset = jnp.where(applied, offset, 0.0)
-    order = jax.random.permutation(k_order, jnp.array(active))
-    for n in range(len(active)):
-        x = _jitter_step(x, order[n], offset, p.hue > 0)
-    return x
+    def step(x, op):
+        grey = luma(x)
+        other = jnp.where(op == 1, grey.mean(), jnp.where(op == 2, grey, 0.0))
+        out = blend(x, other, 1 + offset[op])
+        return (jnp.where(op == 3, shift_hue(x, offset[3]), out) if has_hue else out), None
 
-
-def _jitter_step(x, op, offset, has_hue):
-    """One of the four operations, by number; the first three blend with black, the mean grey, the grey."""
-    grey = luma(x)
-    other = jnp.where(op == 1, grey.mean(), jnp.where(op == 2, grey, 0.0))
-    out = blend(x, other, 1 + jnp.where(op == 3, 0.0, offset[op]))
-    return jnp.where(op == 3, shift_hue(x, offset[3]), out) if has_hue else out
+    # A loop, because XLA would fuse unrolled steps and then recompute the early ones in each later one.
+    return jax.lax.scan(step, x, order)[0]
 
 
 def blend(x, other, factor):
@@ -114,14 +116,15 @@ def luma(x: jax.Array) -> jax.Array:
 
 
 def shift_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
-    """RGB `[..., 3]` with its hue turned by `shift` turns in HSV."""
+    """RGB `[H, W, 3]` with its hue turned by `shift` turns in HSV."""
     r, g, b = x[..., 0:1], x[..., 1:2], x[..., 2:3]
     value = jnp.maximum(jnp.maximum(r, g), b)
     chroma = value - jnp.minimum(jnp.minimum(r, g), b)
-    safe = jnp.where(chroma == 0, 1.0, chroma)
-    sector = jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
-    sector = jnp.where(value == r, (g - b) / safe, sector)
-    k = jnp.concatenate([sector + 5, sector + 3, sector + 1], axis=-1) + 6 * shift
+    scale = 1 / jnp.where(chroma == 0, 1.0, chroma)
+    sector = jnp.where(value == g, 2 + (b - r) * scale, 4 + (r - g) * scale)
+    sector = jnp.where(value == r, (g - b) * scale, sector)
+    # Back to RGB without branches: each channel is the same hat-shaped function of the hue, a third apart.
+    k = sector + (6 * shift + jnp.array([5.0, 3.0, 1.0]).reshape(1, 1, 3))
     k = k - 6 * jnp.floor(k / 6)
     return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
 
@@ -137,9 +140,11 @@ def gaussian_blur(x: jax.Array, sigma: jax.Array) -> jax.Array:
     for axis in (0, 1):
         pad = [(0, 0)] * 3
         pad[axis] = (_BLUR_RADIUS, _BLUR_RADIUS)
-        padded, length = jnp.pad(x, pad, mode="edge"), x.shape[axis]
-        x = sum(weights[n] * jax.lax.slice_in_dim(padded, n, n + length, axis=axis) for n in range(len(taps)))
-    return x
+        # Without the barrier XLA recomputes what comes before once for each of the thirteen taps.
+        padded = jax.lax.optimization_barrier(jnp.pad(x, pad, mode="edge"))
+        shifted = (jax.lax.slice_in_dim(padded, n, n + x.shape[axis], axis=axis) for n in range(len(taps)))
+        x = sum(weight * pixels for weight, pixels in zip(weights, shifted, strict=True))
+    return jnp.minimum(x, 1.0)  # the weights add up to 1 only within rounding
 
 
 def solarise(x: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """From a source to batches, on the host: order, geometry, threads.
 
-Batch `n` is a pure function of (source, views, batch_size, seed, n), so the data's position is the step number.
+Batch `n` is a pure function of (source, views, batch_size, seed, n): the step number is the whole position.
 """
 
 import collections
@@ -52,10 +52,9 @@ class BadImages:
 
     def add(self, i: int, error: images.BadImage) -> None:
         with self._lock:
-            if i in self.names:
-                return
-            self.names[i] = self.source.name(i)
-            logging.warning("skipping unreadable image %s (%s)", self.names[i], error)
+            if i not in self.names:
+                self.names[i] = self.source.name(i)
+                logging.warning("skipping unreadable image %s (%s)", self.names[i], error)
             if len(self.names) > 0.01 * len(self.source):
                 first = ", ".join(list(self.names.values())[:3])
                 raise UserError(
@@ -93,9 +92,10 @@ def train_batches(
 ):
     """Endless batches from step `start_step` on, this process's rows of each global batch of `batch_size`.
 
-    Yields dicts of `views` (a tuple, one uint8 `[B, V, H, W, 3]` a ViewSpec), `id` uint32 `[B, 2]`, `pass_` int32 `[B]`
-    and `label` int32 `[B]`. An epoch is one permutation of the source keyed by (seed, epoch); its incomplete last
-    batch is dropped. An unreadable image gives its place to the next index of the source and is noted in `bad`.
+    Yields dicts of `views` (a tuple, one uint8 `[B, V, H, W, 3]` a ViewSpec), `id` uint32 `[B, 2]`, `pass_`
+    int32 `[B]` and `label` int32 `[B]`. An epoch is one permutation of the source keyed by (seed, epoch);
+    its incomplete last batch is dropped. An unreadable image gives its place to the next index of the
+    source and is noted in `bad`.
     """
     steps = steps_per_epoch(source, batch_size)
     rows = _local_rows(batch_size)
@@ -110,10 +110,17 @@ def train_batches(
         indices = order(epoch)[step * batch_size : (step + 1) * batch_size][rows]
         return _train_batch(source, indices, views, seed, epoch, bad)
 
+    return _in_threads(batch, start_step, sys.maxsize, threads)
+
+
+def _in_threads(batch, start, stop, threads):
+    """`batch(n)` for each n, computed by threads (PIL releases the GIL), up to `threads + 1` batches ahead.
+
+    A whole batch is one element: small images would spend more on grain's queues than on pixels.
+    """
     threads = threads or min(16, os.cpu_count())
-    # A whole batch is one element: small images would spend more on queues than on pixels.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
-    return iter(grain.MapDataset.range(start_step, sys.maxsize).map(batch).to_iter_dataset(options))
+    return iter(grain.MapDataset.range(start, stop).map(batch).to_iter_dataset(options))
 
 
 def _train_batch(source, indices, views, seed, epoch, bad):
@@ -139,7 +146,7 @@ def _train_batch(source, indices, views, seed, epoch, bad):
 
 
 def _fill_views(outs, record, views, seed, epoch):
-    """Writes the views of one sample into `outs`, uint8 `[V, H, W, 3]` a spec; views are numbered across specs."""
+    """Writes a sample's views into `outs`, uint8 `[V, H, W, 3]` a spec; views are numbered across specs."""
     specs = [spec for spec in views for _ in range(spec.count)]
     targets = [view for out in outs for view in out]
     numbers = [
@@ -150,20 +157,21 @@ def _fill_views(outs, record, views, seed, epoch):
     boxes = [
         images.crop_box(*size, u, spec.scale, spec.ratio) for u, spec in zip(numbers, specs, strict=True)
     ]
-    divisor = images.draft_divisor(boxes, [spec.size for spec in specs]) if picture.format == "JPEG" else 1
+    divisor = 1
+    if picture.format in ("JPEG", "MPO"):  # MPO is what phones write: a JPEG with a preview behind it
+        divisor = images.draft_divisor(boxes, [spec.size for spec in specs])
     picture = images.load_rgb(picture, divisor)
     for target, spec, u, box in zip(targets, specs, numbers, boxes, strict=True):
-        view = images.resized_crop(picture, box, spec.size, divisor)
-        target[:] = view[:, ::-1] if u[-1] < spec.flip else view
+        target[:] = images.resized_crop(picture, box, spec.size, divisor, flip=u[-1] < spec.flip)
 
 
 def eval_batches(
     source: Source, size: int, batch_size: int, *, threads: int | None = None, bad: BadImages | None = None
 ):
-    """Every image once, in order: this process's rows of each global batch of `batch_size`, the last one padded.
+    """Every image once, in order: this process's rows of each global batch of `batch_size`, the last padded.
 
-    Yields dicts of `image` uint8 `[B, size, size, 3]`, `label` int32 `[B]`, `id` uint32 `[B, 2]` and `mask` bool
-    `[B]`. An unreadable image is masked out and noted in `bad`.
+    Yields dicts of `image` uint8 `[B, size, size, 3]`, `label` int32 `[B]`, `id` uint32 `[B, 2]` and `mask`
+    bool `[B]`. An unreadable image is masked out and noted in `bad`.
     """
     rows = _local_rows(batch_size)
     bad = BadImages(source) if bad is None else bad
@@ -182,9 +190,7 @@ def eval_batches(
                 bad.add(i, error)
         return {"image": image, "label": labels, "id": rng.split_id(ids), "mask": mask}
 
-    threads = threads or min(16, os.cpu_count())
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
-    return iter(grain.MapDataset.range(-(-len(source) // batch_size)).map(batch).to_iter_dataset(options))
+    return _in_threads(batch, 0, -(-len(source) // batch_size), threads)
 
 
 def prefetch(iterator, place, depth: int = 2):

@@ -17,7 +17,9 @@ class OnlineKnn:
       bank_size: so many images of the bank, evenly spaced; 0 for all.
     """
 
-    def __init__(self, network, mesh, bank: Source, queries: Source, *, size, batch_size, k, feature, bank_size):
+    def __init__(
+        self, network, mesh, bank: Source, queries: Source, *, size, batch_size, k, feature, bank_size
+    ):
         if bank_size and bank_size < len(bank):
             bank = Subset(bank, np.linspace(0, len(bank) - 1, bank_size).astype(np.int64))
         self._extract = Extractor(network, mesh, keys=(feature,))

@@ -1,13 +1,14 @@
 """Losses over a queue of embeddings: SEED (arXiv 2101.04731) and InfoNCE as in MoCo (arXiv 1911.05722).
 
-Both are cross-entropies of a target distribution p against the student's softmax over D+ = [own positive; queue]:
+Both are cross-entropies of a target distribution p against the student's softmax over D+ = [own positive;
+queue]:
 
     L_i = -sum_j p_ij log softmax(z_i . d_j / tau)_j = lse_i - z_i . (sum_j p_ij d_j) / tau
     dL_i / dz_i = (sum_j softmax_ij d_j - sum_j p_ij d_j) / tau
 
-so a softmax mean over the queue (`readout.py`) is all that is needed, and no `[B, K]` array is ever formed or kept for the backward
-pass. Everything is float32 with matrix products at the highest precision: bfloat16 values just below 1 lie 0.0039 apart,
-0.39 logits at temperature 0.01.
+so a softmax mean over the queue (`readout.py`) is all that is needed, and no `[B, K]` array is ever formed
+or kept for the backward pass. Everything is float32 with matrix products at the highest precision: bfloat16
+values just below 1 lie 0.0039 apart, 0.39 logits at temperature 0.01.
 """
 
 import functools
@@ -21,8 +22,9 @@ from seed_jax.losses.readout import readout
 def seed_loss(student, teacher, queue, valid=None, *, tau_student: float = 0.2, tau_teacher: float = 0.01):
     """Cross-entropy of the teacher's similarity distribution against the student's (SEED eq. 2-6).
 
-    The entries are the queue and, as one more, the sample's own teacher embedding; the order of entries does not matter.
-    As `tau_teacher` goes to 0 this becomes `info_nce` with the own teacher embedding as the positive.
+    The entries are the queue and, as one more, the sample's own teacher embedding; the order of entries
+    does not matter. As `tau_teacher` goes to 0 this becomes `info_nce` with the own teacher embedding as
+    the positive.
 
     Args:
       student: `[B, D]` unit rows; the only argument that receives a gradient.
@@ -76,7 +78,9 @@ def _info_nce_terms(tau, query, key, queue, valid):
 
 
 def _with_streamed_gradient(terms, temperatures: int):
-    """A custom-VJP loss from `terms(*temperatures, z, …) -> (loss [B], dloss/dz [B, D])`; only z receives a gradient."""
+    """A custom-VJP loss from `terms(*temperatures, z, …) -> (loss [B], dloss/dz [B, D])`; only z receives a
+    gradient.
+    """
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=tuple(range(temperatures)))
     def loss(*args):

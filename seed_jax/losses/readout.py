@@ -1,15 +1,17 @@
-"""The streaming core of every loss over a queue: log-sum-exp and softmax readout, without the `[B, K]` similarities.
+"""The streaming core of every loss over a queue: log-sum-exp and softmax readout, without the `[B, K]`
+similarities.
 
 For queries q and entries d_j, with logits q . d_j / temperature, one pass over blocks of the queue gives
 
     lse  = log sum_j exp(logit_j)          [B]
     mean = sum_j softmax(logit)_j d_j      [B, D]
 
-which is all that InfoNCE and SEED need, values and gradients (`contrastive.py`). The running maximum, sum and weighted sum
-are those of Milakov and Gimelshein (arXiv 1805.02867); blocks keep temporaries at `[B, block]` whatever K is.
+which is all that InfoNCE and SEED need, values and gradients (`contrastive.py`). The running maximum, sum
+and weighted sum are those of Milakov and Gimelshein (arXiv 1805.02867); blocks keep temporaries at `[B,
+block]` whatever K is.
 
-Inside `jax.set_mesh` with more than one device the queue stays where it is: each device reads its own columns and
-the partial results, `[B]` and `[B, D]`, are merged at the end. Those are the only collectives.
+Inside `jax.set_mesh` with more than one device the queue stays where it is: each device reads its own
+columns and the partial results, `[B]` and `[B, D]`, are merged at the end. Those are the only collectives.
 """
 
 import jax
@@ -26,7 +28,8 @@ def readout(queries, temperatures, start, queue, valid):
     Args:
       queries: tuple of float32 `[B, D]`.
       temperatures: a float for each set.
-      start: for each set a logit `[B]` and an entry `[B, D]` that take part besides the queue: the query's own positive.
+      start: for each set a logit `[B]` and an entry `[B, D]` that take part besides the queue: the query's
+        own positive.
       queue: float32 `[S, B, D]` or `[K, D]`.
       valid: bool that broadcasts from the left to `queue.shape[:-1]`, or None: entries that count.
 
@@ -72,7 +75,9 @@ def readout(queries, temperatures, start, queue, valid):
 
 
 def _stream(queries, temperatures, own, queue, valid):
-    """Running (maximum, sum, weighted sum) over blocks of this device's part of the queue, starting at the own logits."""
+    """Running (maximum, sum, weighted sum) over blocks of this device's part of the queue, starting at the
+    own logits.
+    """
     queue, valid = queue.reshape(-1, queue.shape[-1]), valid.reshape(-1)
     rows = queue.shape[0]
     block = min(BLOCK, rows)

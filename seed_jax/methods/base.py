@@ -1,4 +1,6 @@
-"""What a method is: one paper, one file, one frozen dataclass whose fields are the paper's hyper-parameters."""
+"""What a method is: one paper, one file, one frozen dataclass whose fields are the paper's hyper-
+parameters.
+"""
 
 import dataclasses
 import enum
@@ -24,8 +26,8 @@ class TeacherNeed(enum.Enum):
 
 @struct.dataclass
 class Batch:
-    """What the loss sees: `views`, one float32 `[B, V, H, W, 3]` in [0, 1] for each ViewSpec; `label` int32 `[B]`, -1 if none;
-    `keys`, one PRNG key a sample, `[B]`."""
+    """What the loss sees: `views`, one float32 `[B, V, H, W, 3]` in [0, 1] for each ViewSpec; `label` int32
+    `[B]`, -1 if none; `keys`, one PRNG key a sample, `[B]`."""
 
     views: tuple
     label: jax.Array
@@ -34,7 +36,9 @@ class Batch:
 
 @struct.dataclass
 class LossOut:
-    """What a loss gives besides its value: new `model_state`, new `aux`, and metrics, each `[B]` or a scalar."""
+    """What a loss gives besides its value: new `model_state`, new `aux`, and metrics, each `[B]` or a
+    scalar.
+    """
 
     model_state: PyTree
     aux: PyTree
@@ -45,8 +49,8 @@ class LossOut:
 class Nets:
     """The two seams a loss calls, as often as its paper does.
 
-    `student.apply({'params': p, **model_state}, x, train, keys)` gives features and the new model state; `teacher(x)` gives the features
-    of the frozen teacher in eval mode, without a gradient.
+    `student.apply({'params': p, **model_state}, x, train, keys)` gives features and the new model state;
+    `teacher(x)` gives the features of the frozen teacher in eval mode, without a gradient.
     """
 
     student: Network
@@ -55,7 +59,9 @@ class Nets:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What `init_aux` may need to know: the global batch size, the student's fresh variables, the teacher's embedding width."""
+    """What `init_aux` may need to know: the global batch size, the student's fresh variables, the teacher's
+    embedding width.
+    """
 
     batch_size: int
     variables: PyTree
@@ -77,7 +83,9 @@ class Method(Protocol):
         """What is carried from step to step but not trained by gradient."""
 
     def loss(self, nets: Nets, params, model_state, aux, batch: Batch, rng) -> tuple[jax.Array, LossOut]:
-        """The scalar loss of a batch. `rng` is a key of the step, for choices that are not about one sample."""
+        """The scalar loss of a batch. `rng` is a key of the step, for choices that are not about one
+        sample.
+        """
 
     def frozen(self, path: tuple[str, ...]) -> bool:
         """Whether the parameter at this path is not trained; it gets no optimizer slots."""

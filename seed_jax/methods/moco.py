@@ -20,9 +20,10 @@ from seed_jax.models.network import Joined
 class MoCo:
     """Two views of an image: the query's must find the key's among the keys of past batches.
 
-    The key encoder is an exponential moving average of the query encoder. Its batch goes through in shuffled order, so that with
-    `train.bn_group` smaller than the batch a query and its key are normalised among different images and cannot recognise
-    each other by their batch statistics (facebookresearch/moco, moco/builder.py, which shuffles across GPUs).
+    The key encoder is an exponential moving average of the query encoder. Its batch goes through in
+    shuffled order, so that with `train.bn_group` smaller than the batch a query and its key are normalised
+    among different images and cannot recognise each other by their batch statistics (facebookresearch/moco,
+    moco/builder.py, which shuffles across GPUs).
 
     Attributes:
       temperature: of InfoNCE (0.2 in v2, 0.07 in v1).

@@ -14,15 +14,16 @@ from seed_jax.models.network import Joined
 class Seed:
     """The student imitates the teacher's similarities to a queue of past teacher embeddings.
 
-    One view of an image goes to both networks; only normalised teacher embeddings are queued, after the loss has seen the queue
-    (jacobswan1/SEED, seed/builder.py).
+    One view of an image goes to both networks; only normalised teacher embeddings are queued, after the
+    loss has seen the queue (jacobswan1/SEED, seed/builder.py).
 
     Attributes:
       tau_student: temperature of the student's distribution (tau^S, eq. 4).
       tau_teacher: temperature of the teacher's (tau^T, eq. 3); the released code's default is 1e-4.
       queue_size: K, a multiple of the batch size.
       queue_start: 'empty' masks unfilled slots; 'noise' is the released code's Gaussian start.
-      hidden: width of the student head's hidden layer; 0 for the width of the pooled feature, as in the paper.
+      hidden: width of the student head's hidden layer; 0 for the width of the pooled feature, as in the
+        paper.
     """
 
     tau_student: float = 0.2

@@ -18,8 +18,9 @@ class Supervised:
     """Cross entropy on the labels.
 
     Attributes:
-      freeze: '' trains everything; 'backbone' is the linear probe of MoCo and SEED: the backbone stays in eval mode (running
-        statistics, no dropout) and only the new classifier is trained (jacobswan1/SEED, main_lincls.py).
+      freeze: '' trains everything; 'backbone' is the linear probe of MoCo and SEED: the backbone stays in
+        eval mode (running statistics, no dropout) and only the new classifier is trained (jacobswan1/SEED,
+        main_lincls.py).
     """
 
     freeze: str = ""
@@ -36,10 +37,12 @@ class Supervised:
     def network(self, backbone, num_classes, teacher_dim):
         if num_classes < 2:
             raise UserError(
-                "The supervised method needs labels, and data.source has none: use a labelled source, such as a folder with one "
-                "sub-folder a class."
+                "The supervised method needs labels, and data.source has none: use a labelled source, as "
+                "'imagefolder', a folder with one sub-folder a class."
             )
-        return Joined(backbone, {"classifier": Classifier(num_classes)}, backbone_train=self.freeze != "backbone")
+        return Joined(
+            backbone, {"classifier": Classifier(num_classes)}, backbone_train=self.freeze != "backbone"
+        )
 
     def init_aux(self, rng, info: Info):
         return {}

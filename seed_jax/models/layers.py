@@ -1,5 +1,6 @@
 """Layers shared by the architectures: explicit paddings, fp32 statistics, randomness per sample."""
 
+import functools
 import math
 import zlib
 from typing import Any
@@ -11,6 +12,7 @@ from jax import lax
 
 from seed_jax import rng as rng_lib
 from seed_jax.errors import UserError
+from seed_jax.models import conv
 
 Dtype = Any
 
@@ -35,15 +37,8 @@ class Conv(nn.Module):
         kernel = self.param(
             "kernel", conv_init, (self.kernel, self.kernel, inputs, self.features), jnp.float32
         )
-        pad = (self.kernel - 1) // 2
-        return lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1] if self.depthwise else 1,
-        )
+        convolve = conv.depthwise_conv if self.depthwise else conv.conv
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
 class BatchNorm(nn.Module):
@@ -81,21 +76,52 @@ class BatchNorm(nn.Module):
             raise UserError(
                 f"bn_group={group} does not divide the batch of {x.shape[0]}; choose a divisor of it."
             )
-        grouped = x.astype(jnp.float32).reshape(-1, group, *x.shape[1:])
-        axes = tuple(range(1, grouped.ndim - 1))
-        mean = grouped.mean(axes, keepdims=True)
-        var = jnp.square(grouped - mean).mean(axes, keepdims=True)
-        count = math.prod(grouped.shape[1:-1])
+        count = group * math.prod(x.shape[1:-1])
         if count == 1:
             raise UserError("Batch normalisation needs more than one value a channel; use a larger batch.")
+        y, mean, var = normalise(x.reshape(-1, group, *x.shape[1:]), scale, bias, self.epsilon)
         if not self.is_initializing():
             keep = self.momentum
-            batch_mean = mean.mean(0).reshape(channels)
-            batch_var = var.mean(0).reshape(channels) * (count / (count - 1))
-            running_mean.value = keep * running_mean.value + (1 - keep) * batch_mean
-            running_var.value = keep * running_var.value + (1 - keep) * batch_var
-        y = (grouped - mean) * lax.rsqrt(var + self.epsilon) * _channels(scale, grouped.ndim)
-        return (y + _channels(bias, grouped.ndim)).reshape(x.shape).astype(self.dtype)
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
+            running_var.value = keep * running_var.value + (1 - keep) * var.mean(0) * (count / (count - 1))
+        return y.reshape(x.shape).astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise(x, scale, bias, epsilon):
+    """`x` `[groups, ..., C]` normalised within each group, and each group's mean and biased variance `[groups, C]`.
+
+    The gradient is written out because it then keeps only `x` and needs two passes over it; the statistics returned are
+    constants to it.
+    """
+    return _normalise_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalise_forward(x, scale, bias, epsilon):
+    axes = tuple(range(1, x.ndim - 1))
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(axes, keepdims=True)
+    var = jnp.square(x32 - mean).mean(axes, keepdims=True)
+    rstd = lax.rsqrt(var + epsilon)
+    factor = _channels(scale, x.ndim) * rstd
+    y = x32 * factor + (_channels(bias, x.ndim) - mean * factor)
+    channels = (x.shape[0], x.shape[-1])
+    return (y, mean.reshape(channels), var.reshape(channels)), (x, scale, mean, rstd)
+
+
+def _normalise_backward(epsilon, residuals, cotangents):
+    x, scale, mean, rstd = residuals
+    dy = cotangents[0]
+    axes = tuple(range(1, x.ndim - 1))
+    count = math.prod(x.shape[1:-1])
+    centred = x.astype(jnp.float32) - mean
+    dbias = dy.sum(axes, keepdims=True)
+    dscale = (dy * centred).sum(axes, keepdims=True) * rstd
+    dx = _channels(scale, x.ndim) * rstd * (dy - (dbias + centred * rstd * dscale) / count)
+    return dx.astype(x.dtype), dscale.sum(0).reshape(scale.shape), dbias.sum(0).reshape(scale.shape)
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class Dropout(nn.Module):
@@ -164,8 +190,15 @@ def h_sigmoid(x: jax.Array) -> jax.Array:
     return nn.relu6(x + 3) / 6
 
 
+@jax.custom_jvp
 def h_swish(x: jax.Array) -> jax.Array:
     return x * h_sigmoid(x)
+
+
+@h_swish.defjvp
+def _h_swish_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return h_swish(x), dx * jnp.clip((2 * x + 3) / 6, 0, 1) if False else dx * jnp.where(x <= -3, 0, jnp.where(x < 3, x / 3 + 0.5, 1))
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

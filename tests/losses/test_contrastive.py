@@ -1,4 +1,6 @@
-"""The streamed losses against the direct formulas in float64, finite differences and the released code's form."""
+"""The streamed losses against the direct formulas in float64, finite differences and the released code's
+form.
+"""
 
 import math
 import re
@@ -105,7 +107,9 @@ def test_seed_loss_by_hand():
 
 
 def test_released_code_form():
-    """jacobswan1/SEED: own embedding first, soft cross-entropy over log_softmax, mean over the batch (reference sheet §1.1)."""
+    """jacobswan1/SEED: own embedding first, soft cross-entropy over log_softmax, mean over the batch
+    (reference sheet §1.1).
+    """
     rng = np.random.default_rng(1)
     student, teacher, queue = unit(rng, 8, 16), unit(rng, 8, 16), unit(rng, 40, 16)
     to = np.einsum("nc,nc->n", teacher, teacher)[:, None], teacher @ queue.T
@@ -152,7 +156,9 @@ def test_only_the_student_receives_a_gradient():
 
 
 def test_limits_of_the_loss():
-    """log(K + 1) for a student equally similar to all; about 6.19 for a perfect one at K = 65,536 (reference sheet §1.1)."""
+    """log(K + 1) for a student equally similar to all; about 6.19 for a perfect one at K = 65,536
+    (reference sheet §1.1).
+    """
     dim, count = 64, 63
     basis = np.eye(dim, dtype=np.float32)
     uniform = np.full((1, dim), 1 / np.sqrt(dim), np.float32)
@@ -198,7 +204,9 @@ def test_queue_sizes_that_do_not_divide_into_blocks(monkeypatch):
 
 
 def test_compiled_program_gathers_embeddings_only_and_needs_little_memory():
-    """On 8 devices at K = 65,536, B = 256, D = 128: no collective above [B, D], temporaries under 10 MB a device."""
+    """On 8 devices at K = 65,536, B = 256, D = 128: no collective above [B, D], temporaries under 10 MB a
+    device.
+    """
     mesh = parallel.make_mesh()
     rows = jax.ShapeDtypeStruct((256, 128), jnp.float32, sharding=parallel.batch_sharding(mesh))
 

@@ -1,0 +1,27 @@
+"""Distil your own folder of images: a ResNet-50 teacher (MoCo-v2) into MobileNetV3-Large with SEED. No
+labels are needed.
+
+Run:      python main.py --config=configs/seed_folder.py --workdir=runs/mine \\
+              --config.data.dir=FOLDER --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar
+          One sub-folder a class in FOLDER adds a kNN probe during training; then `python -m seed_jax.evals
+          runs/mine`.
+Hardware: 224 px; one GPU, or a few images a second on two CPU cores (experiments/benchmarks).
+"""
+
+from seed_jax import config
+
+
+def get_config(variant: str = ""):
+    c = config.default("seed")
+    c.data.source = "folder"
+    c.data.batch_size = 64
+    c.teacher.model = "resnet50"
+    c.teacher.weights = "moco_v2_800ep_pretrain.pth.tar"
+    c.student.model = "mobilenetv3_large"
+    c.method.queue_size = 4096
+    c.train.epochs = 100.0
+    c.train.checkpoint_epochs = 1.0
+    c.evals.every_epochs = 5.0
+    c.evals.batch_size = 64
+    c.log.every_steps = 10
+    return config.variant(c, variant)

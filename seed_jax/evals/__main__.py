@@ -1,0 +1,33 @@
+"""`python -m seed_jax.evals WORKDIR…`: kNN and linear accuracy of finished runs on their test split."""
+
+import argparse
+import sys
+
+from absl import logging
+
+from seed_jax import parallel
+from seed_jax.errors import UserError
+from seed_jax.evals.final import evaluate
+from seed_jax.report.tables import Table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m seed_jax.evals", description=__doc__.split(": ", 1)[1])
+    parser.add_argument("workdir", nargs="+", help="the --workdir of a run")
+    options = parser.parse_args(arguments)
+    logging.set_verbosity(logging.WARNING)
+    parallel.start()
+    try:
+        rows = []
+        for workdir in options.workdir:
+            scores = evaluate(workdir)
+            rows.append([workdir, f"{scores['parameters']:,}", scores["knn"], scores["linear"]])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(Table(["run", "parameters", "kNN, test %", "linear probe, test %"], rows).markdown())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

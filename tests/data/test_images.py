@@ -1,0 +1,183 @@
+import io
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from seed_jax.data import images
+from seed_jax.data.sources import Record
+
+
+def photo(width=61, height=40):
+    """A smooth picture, so that lossy formats stay close to it."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [x * 255 / width, y * 255 / height, 128 + 60 * np.sin(x / 9) * np.cos(y / 7)]
+    return np.stack(channels, -1).astype(np.uint8)
+
+
+def encode(picture, form, **kwargs):
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    out = io.BytesIO()
+    picture.save(out, form, **kwargs)
+    return out.getvalue()
+
+
+def decode(data):
+    return images.decode(Record(data, 0, -1))
+
+
+@pytest.mark.parametrize(
+    ("form", "tolerance"),
+    [("JPEG", 6), ("PNG", 0), ("WEBP", 12), ("BMP", 0), ("TIFF", 0)],
+)
+def test_formats(form, tolerance):
+    out = decode(encode(photo(), form))
+    assert out.shape == (40, 61, 3)
+    assert out.dtype == np.uint8
+    assert np.abs(out.astype(int) - photo()).max() <= tolerance * 3
+    assert np.abs(out.astype(int) - photo()).mean() <= tolerance
+
+
+def test_grey_palette_alpha_cmyk_and_16_bits():
+    grey = photo()[..., 0]
+    assert (decode(encode(grey, "PNG")) == grey[..., None]).all()
+    sixteen = Image.fromarray(grey.astype(np.uint16) * 256 + 77)
+    assert (decode(encode(sixteen, "PNG")) == grey[..., None]).all()
+    palette = Image.fromarray(photo()).quantize(64)
+    np.testing.assert_array_equal(decode(encode(palette, "PNG")), np.asarray(palette.convert("RGB")))
+    clear = decode(encode(palette, "PNG", transparency=bytes([0, 128] * 32)))  # warns in a plain convert
+    np.testing.assert_array_equal(clear, np.asarray(palette.convert("RGB")))
+    alpha = np.dstack([photo(), np.full((40, 61), 9, np.uint8)])
+    np.testing.assert_array_equal(decode(encode(alpha, "PNG")), photo())
+    one_bit = Image.fromarray(grey).convert("1")
+    np.testing.assert_array_equal(decode(encode(one_bit, "PNG"))[..., 1] > 0, np.asarray(one_bit))
+    cmyk = decode(encode(Image.fromarray(photo()).convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(cmyk.astype(int) - photo()).mean() < 6
+
+
+def test_first_frame_of_a_gif():
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ((250, 0, 0), (0, 250, 0))]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(decode(data)[3, 3], [250, 0, 0], atol=4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(orientation):
+    upright = {  # what the EXIF standard says of row 0 and column 0, done by NumPy
+        1: lambda x: x,
+        2: lambda x: x[:, ::-1],
+        3: lambda x: x[::-1, ::-1],
+        4: lambda x: x[::-1],
+        5: lambda x: x.swapaxes(0, 1),
+        6: lambda x: np.rot90(x, -1),
+        7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+        8: lambda x: np.rot90(x, 1),
+    }[orientation](photo())
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo(), "PNG", exif=exif)
+    np.testing.assert_array_equal(decode(data), upright)
+    height, width, _ = upright.shape
+    assert images.upright_size(images.open_image(data)) == (width, height)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Corrupt EXIF data"
+)  # PIL's word for a broken TIFF header, before it raises
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"])
+def test_broken_files_raise_bad_image(form):
+    data = encode(photo(), form)
+    for broken in (b"", b"not an image", data[:20], data[: len(data) // 2]):
+        with pytest.raises(images.BadImage):
+            decode(broken)
+
+
+@given(
+    width=st.integers(1, 600),
+    height=st.integers(1, 600),
+    seed=st.integers(0, 2**32),
+    low=st.floats(0.05, 0.9),
+    stretch=st.floats(1, 4),
+)
+def test_crop_lies_inside_and_keeps_area_and_aspect(width, height, seed, low, stretch):
+    u = np.random.default_rng(seed).random(images.NUMBERS)
+    scale, ratio = (low, 1.0), (1 / stretch, stretch)
+    left, top, w, h = images.crop_box(width, height, u, scale, ratio)
+    assert min(left, top) >= 0
+    assert 1 <= w <= width - left
+    assert 1 <= h <= height - top
+    # Rounding moves each side by at most half a pixel; the fallback may be as small as the aspect demands.
+    assert (w + 0.5) * (h + 0.5) >= min(low, min(width / height, height / width)) * width * height * 0.999
+    assert (w - 0.5) / (h + 0.5) <= stretch * 1.001 or w == 1
+    assert (h - 0.5) / (w + 0.5) <= stretch * 1.001 or h == 1
+
+
+def test_crops_have_torchvisions_distribution():
+    """Against its algorithm in the form of its own: fresh draws in every try, whole-number places."""
+    generator = np.random.default_rng(0)
+    ours = np.array(
+        [
+            images.crop_box(300, 200, generator.random(images.NUMBERS), (0.2, 1), (3 / 4, 4 / 3))
+            for _ in range(4000)
+        ]
+    )
+    theirs = []
+    for _ in range(4000):
+        for _ in range(10):
+            area = 300 * 200 * generator.uniform(0.2, 1)
+            aspect = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if w <= 300 and h <= 200:
+                theirs.append((generator.integers(0, 300 - w + 1), generator.integers(0, 200 - h + 1), w, h))
+                break
+    for quantile in (0.1, 0.5, 0.9):
+        np.testing.assert_allclose(
+            np.quantile(ours, quantile, axis=0), np.quantile(theirs, quantile, axis=0), atol=6
+        )
+
+
+def test_fallback_is_the_centre():
+    u = np.full(images.NUMBERS, 0.999)  # asks for all of it at 4:3, which never fits
+    assert images.crop_box(100, 10, u, (1, 1), (3 / 4, 4 / 3)) == (43, 0, 13, 10)
+    assert images.crop_box(10, 100, u, (1, 1), (3 / 4, 4 / 3)) == (0, 43, 10, 13)
+    assert images.crop_box(10, 10, u, (1, 1), (3 / 4, 4 / 3)) == (0, 0, 10, 10)
+
+
+def test_resized_crop_is_pils():
+    picture = Image.fromarray(photo(300, 200))
+    expected = picture.crop((31, 20, 31 + 150, 20 + 120)).resize((64, 64), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(images.resized_crop(picture, (31, 20, 150, 120), 64), np.asarray(expected))
+
+
+def test_draft_shows_the_same_crop():
+    data = encode(photo(1603, 1201), "JPEG", quality=95)
+    box = (203, 101, 1009, 901)
+    assert images.draft_divisor([box], [224]) == 2
+    assert images.draft_divisor([box, (0, 0, 300, 300)], [96, 96]) == 1
+    assert images.draft_divisor([box], [20]) == 8
+    whole = images.resized_crop(images.load_rgb(images.open_image(data)), box, 96)
+    for divisor in (2, 4):
+        half = images.load_rgb(images.open_image(data), divisor)
+        assert half.width == math.ceil(1603 / divisor)
+        draft = images.resized_crop(half, box, 96, divisor)
+        assert np.abs(draft.astype(int) - whole).mean() <= 1
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300), (257, 256), (100, 80), (224, 225)])
+def test_eval_view_is_resize_and_centre_crop(shape):
+    width, height = shape
+    picture = Image.fromarray(photo(width, height))
+    short = 256
+    new = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    left, top = round((new[0] - 224) / 2.0), round((new[1] - 224) / 2.0)
+    expected = picture.resize(new, Image.Resampling.BILINEAR).crop((left, top, left + 224, top + 224))
+    np.testing.assert_array_equal(images.eval_view(picture, 224), np.asarray(expected))
+
+
+def test_eval_view_leaves_a_fitting_image_alone():
+    picture = Image.fromarray(photo(64, 64))
+    np.testing.assert_array_equal(images.eval_view(picture, 64), photo(64, 64))

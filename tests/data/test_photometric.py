@@ -1,0 +1,173 @@
+import colorsys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from seed_jax import parallel
+from seed_jax.data import photometric
+from seed_jax.errors import UserError
+
+augment = jax.jit(photometric.augment, static_argnums=0, static_argnames="first_view")
+STEP = 1 / 255  # PIL rounds to whole levels, we do not
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+
+
+def to_pil(x):
+    return Image.fromarray(np.round(np.asarray(x) * 255).astype(np.uint8))
+
+
+def assert_near(ours, pil, levels):
+    np.testing.assert_allclose(ours, np.asarray(pil) / 255, atol=levels * STEP)
+
+
+def images_and_keys(batch=12, views=2, size=16, seed=0):
+    images = np.random.default_rng(seed).integers(0, 256, (batch, views, size, size, 3), np.uint8)
+    return images, jax.random.split(jax.random.key(seed), batch)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4])
+def test_blends_are_pils_image_enhance(image, factor):
+    x = jnp.asarray(image / 255, jnp.float32)
+    pil = Image.fromarray(image)
+    grey = photometric.luma(x)
+    assert_near(photometric.blend(x, 0.0, factor), ImageEnhance.Brightness(pil).enhance(factor), 1.01)
+    assert_near(photometric.blend(x, grey.mean(), factor), ImageEnhance.Contrast(pil).enhance(factor), 1.6)
+    assert_near(photometric.blend(x, grey, factor), ImageEnhance.Color(pil).enhance(factor), 1.6)
+
+
+def test_luma_is_pils_grey(image):
+    assert_near(photometric.luma(jnp.asarray(image / 255))[..., 0], Image.fromarray(image).convert("L"), 1.01)
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.1, 0.0, 0.07, 0.4])
+def test_hue_is_a_turn_in_hsv(image, shift):
+    image[0, :4] = [[0, 0, 0], [255, 255, 255], [77, 77, 77], [9, 200, 200]]  # greys have no hue; ties
+
+    def turned(rgb):
+        h, s, v = colorsys.rgb_to_hsv(*(rgb / 255))
+        return colorsys.hsv_to_rgb((h + shift) % 1.0, s, v)
+
+    expected = np.apply_along_axis(turned, -1, image.astype(float))
+    ours = photometric.shift_hue(jnp.asarray(image / 255, jnp.float32), jnp.float32(shift))
+    np.testing.assert_allclose(ours, expected, atol=3e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
+def test_blur_is_a_cut_gaussian(image, sigma):
+    from scipy.ndimage import gaussian_filter
+
+    expected = gaussian_filter(image / 255, (sigma, sigma, 0), mode="nearest", radius=(6, 6, 0))
+    ours = photometric.gaussian_blur(jnp.asarray(image / 255, jnp.float32), jnp.float32(sigma))
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
+def test_pils_blur_approximates_it(image, sigma):
+    """The deviation that the docstring owns up to."""
+    pil = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
+    ours = photometric.gaussian_blur(jnp.asarray(image / 255, jnp.float32), jnp.float32(sigma))
+    assert np.abs(np.asarray(ours) - np.asarray(pil) / 255).mean() < 6 * STEP
+
+
+def test_solarise_is_pils(image):
+    assert_near(
+        photometric.solarise(jnp.asarray(image / 255)), ImageOps.solarize(Image.fromarray(image)), 0.01
+    )
+
+
+def pil_jitter(image, order, offset):
+    """torchvision's ColorJitter on a PIL image, with the hue in floats."""
+    for op in order:
+        if op == 3:
+            shifted = photometric.shift_hue(jnp.asarray(np.asarray(image) / 255), jnp.float32(offset[3]))
+            image = to_pil(shifted)
+        else:
+            enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[op]
+            image = enhance(image).enhance(1 + offset[op])
+    return image
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 3, 1)])
+def test_jitter_applies_its_operations_in_order(image, order):
+    offset = np.array([0.36, -0.32, 0.28, 0.06], np.float32)
+    ours = jax.jit(photometric.jitter)(jnp.asarray(image / 255, jnp.float32), offset, jnp.array(order))
+    right, wrong = (
+        np.asarray(pil_jitter(Image.fromarray(image), o, offset)) / 255 for o in (order, order[::-1])
+    )
+    assert np.abs(ours - right).mean() < 1.5 * STEP
+    assert np.abs(ours - wrong).mean() > 4 * STEP
+
+
+def test_draws_have_their_distribution():
+    """1,000 grey images of one level: brightness is read off directly."""
+    images = np.full((1000, 1, 2, 2, 3), 100, np.uint8)
+    keys = jax.random.split(jax.random.key(1), 1000)
+    out = np.asarray(augment("digits", images, keys))[:, 0, 0, 0, 0] / (100 / 255)
+    untouched = np.abs(out - 1) < 1e-6
+    assert 0.15 < untouched.mean() < 0.25  # jitter has probability 0.8
+    drawn = out[~untouched]
+    assert 0.6 <= drawn.min() < 0.62
+    assert 1.38 < drawn.max() <= 1.4
+    np.testing.assert_allclose(np.quantile(drawn, [0.25, 0.5, 0.75]), [0.8, 1.0, 1.2], atol=0.04)
+
+
+def test_probability_of_grey_and_blur():
+    images, keys = images_and_keys(1000, 1, 4)
+    out = np.asarray(augment("mocov2", images, keys))[:, 0]
+    grey = (np.ptp(out, axis=-1) < 1e-6).all(axis=(1, 2))
+    assert 0.16 < grey.mean() < 0.24
+    # Half are blurred, three in four of those by half a pixel or more, which takes most contrast from noise.
+    contrast = out.std(axis=(1, 2, 3)) / (images[:, 0] / 255).std(axis=(1, 2, 3))
+    assert 0.25 < (contrast < 0.5).mean() < 0.6
+
+
+@pytest.mark.parametrize("preset", ["mocov1", "simclr", "swav", "digits"])
+def test_presets_keep_shape_dtype_and_range(preset):
+    images, keys = images_and_keys(4, 2, 8)
+    out = augment(preset, images, keys)
+    assert out.shape == images.shape
+    assert out.dtype == jnp.float32
+    assert out.min() >= 0
+    assert out.max() <= 1
+
+
+@pytest.mark.parametrize("preset", ["none", "supervised"])
+def test_a_preset_without_operations_costs_nothing(preset):
+    images, keys = images_and_keys(4)
+    np.testing.assert_allclose(augment(preset, images, keys), images / 255, rtol=1e-6)
+    assert "random" not in str(jax.make_jaxpr(lambda x, k: augment(preset, x, k))(images, keys))
+
+
+def test_unknown_preset():
+    with pytest.raises(UserError, match="no photometric preset 'moco'; choose one of none,"):
+        augment("moco", *images_and_keys(1))
+
+
+def test_a_sample_does_not_depend_on_its_batch_and_differs_by_view():
+    images, keys = images_and_keys()
+    images[:, 1] = images[:, 0]
+    whole = augment("mocov2", images, keys)
+    part = augment("mocov2", images[[7, 2]], keys[jnp.array([7, 2])])
+    np.testing.assert_allclose(part, whole[jnp.array([7, 2])], atol=1e-5)
+    second = augment("mocov2", images[:, 1:], keys, first_view=1)
+    np.testing.assert_allclose(second, whole[:, 1:], atol=1e-5)
+    assert np.abs(whole[:, 0] - whole[:, 1]).mean(axis=(1, 2, 3)).min() > STEP
+
+
+def test_sharding_does_not_matter():
+    images, keys = images_and_keys(16, 1)
+    sharding = parallel.batch_sharding(parallel.make_mesh())
+    alone = augment("mocov2", images, keys)
+    images, keys = jax.device_put((images, keys), sharding)
+    shared = augment("mocov2", images, keys)
+    np.testing.assert_allclose(shared, alone, atol=1e-5)
+    assert len(shared.sharding.device_set) == 8
+    program = augment.lower("mocov2", images, keys).compile().as_text()
+    assert not [word for word in ("all-gather", "all-reduce", "all-to-all", "permute(") if word in program]

@@ -1,0 +1,248 @@
+import itertools
+import logging
+import threading
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from seed_jax import rng
+from seed_jax.data import images, pipeline
+from seed_jax.data.pipeline import ViewSpec, eval_batches, prefetch, steps_per_epoch, train_batches
+from seed_jax.data.sources import Arrays, open_source
+from seed_jax.errors import UserError
+
+VIEWS = (ViewSpec(count=1, size=16), ViewSpec(count=2, size=8, scale=(0.05, 0.2)))
+
+
+@pytest.fixture(scope="module")
+def source():
+    noise = np.random.default_rng(0).integers(0, 256, (53, 20, 24, 3), np.uint8)
+    return Arrays("noise", noise, np.arange(53) % 7)
+
+
+def take(n, *args, **kwargs):
+    return list(itertools.islice(train_batches(*args, **kwargs), n))
+
+
+def as_processes(monkeypatch, count, index):
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def samples(batches):
+    """{(id, pass): (views, label)} of batches."""
+    out = {}
+    for batch in batches:
+        for row in range(len(batch["label"])):
+            key = (tuple(batch["id"][row].tolist()), int(batch["pass_"][row]))
+            assert key not in out
+            out[key] = ([view[row] for view in batch["views"]], batch["label"][row])
+    return out
+
+
+def test_shapes_and_dtypes(source):
+    (batch,) = take(1, source, VIEWS, 10, seed=0)
+    shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), batch)
+    assert shapes == {
+        "views": (((10, 1, 16, 16, 3), "uint8"), ((10, 2, 8, 8, 3), "uint8")),
+        "id": ((10, 2), "uint32"),
+        "pass_": ((10,), "int32"),
+        "label": ((10,), "int32"),
+    }
+
+
+def test_a_view_is_pils_crop_at_the_keyed_box(source):
+    (batch,) = take(1, source, VIEWS, 10, seed=3)
+    number = 2  # views are numbered across the specs: this is the second of the second
+    for row in range(10):
+        i = int(batch["id"][row, 0])
+        u = rng.host_generator(3, i, 0, number).random(images.NUMBERS)
+        left, top, w, h = images.crop_box(24, 20, u, VIEWS[1].scale, VIEWS[1].ratio)
+        crop = Image.fromarray(source[i].image).crop((left, top, left + w, top + h))
+        view = np.asarray(crop.resize((8, 8), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(batch["views"][1][row, 1], view[:, ::-1] if u[-1] < 0.5 else view)
+        assert batch["label"][row] == i % 7
+
+
+def test_an_epoch_is_a_permutation_without_its_tail(source):
+    steps = steps_per_epoch(source, 10)
+    assert steps == 5
+    batches = take(3 * steps, source, VIEWS[:1], 10, seed=0)
+    orders = []
+    for epoch in range(3):
+        part = batches[epoch * steps : (epoch + 1) * steps]
+        assert {p for b in part for p in b["pass_"]} == {epoch}
+        orders.append([i for b in part for i in b["id"][:, 0].tolist()])
+        assert len(set(orders[-1])) == 50
+    assert orders[0] != orders[1] != orders[2]
+    assert len(set(orders[0]) ^ set(orders[1])) > 0  # another tail is left out
+
+
+@pytest.mark.parametrize("start", [1, 4, 5, 13])
+def test_seeking_is_skipping(source, start):
+    whole = take(16, source, VIEWS, 10, seed=1)
+    for a, b in zip(
+        whole[start:], take(16 - start, source, VIEWS, 10, seed=1, start_step=start), strict=True
+    ):
+        assert_equal(a, b)
+
+
+def test_threads_do_not_matter(source):
+    one, four = (take(7, source, VIEWS, 10, seed=1, threads=n) for n in (1, 4))
+    assert_equal(one, four)
+
+
+def test_the_views_of_a_sample_depend_on_seed_id_and_pass_alone(source):
+    big, small = samples(take(2, source, VIEWS, 25, seed=1)), samples(take(10, source, VIEWS, 5, seed=1))
+    common = big.keys() & small.keys()
+    assert len(common) >= 45
+    assert_equal([big[k] for k in common], [small[k] for k in common])
+    other = samples(take(2, source, VIEWS, 25, seed=2))
+    same = [np.array_equal(big[k][0][0], other[k][0][0]) for k in big.keys() & other.keys()]
+    assert not any(same)
+
+
+@pytest.mark.parametrize("processes", [2, 5])
+def test_processes_share_the_global_batch(monkeypatch, source, processes):
+    whole = take(6, source, VIEWS, 10, seed=1)
+    parts = []
+    for p in range(processes):
+        as_processes(monkeypatch, processes, p)
+        parts.append(take(6, source, VIEWS, 10, seed=1))
+    for n, batch in enumerate(whole):
+        assert_equal(batch, jax.tree.map(lambda *x: np.concatenate(x), *[part[n] for part in parts]))
+
+
+def test_user_errors(monkeypatch, source):
+    with pytest.raises(UserError, match="batch_size is 54 but the training data has only 53"):
+        train_batches(source, VIEWS, 54, seed=0)
+    as_processes(monkeypatch, 3, 0)
+    with pytest.raises(UserError, match="multiple of the 3 processes"):
+        train_batches(source, VIEWS, 10, seed=0)
+
+
+@pytest.fixture
+def jpegs(tmp_path):
+    """200 small files, two of which are broken."""
+    for n in range(200):
+        path = tmp_path / f"{n:03}.jpg"
+        Image.new("RGB", (20, 20), (n, n, n)).save(path)
+        if n in (17, 18):
+            path.write_bytes(path.read_bytes()[:300])
+    return tmp_path
+
+
+def test_a_bad_image_gives_its_place_to_the_next(jpegs, caplog):
+    source = open_source("folder", "all", dir=str(jpegs))
+    bad = pipeline.BadImages(source)
+    with caplog.at_level(logging.WARNING):
+        batches = take(2, source, VIEWS[:1], 100, seed=0, bad=bad)
+    assert sorted(bad.names) == [17, 18]
+    assert bad.names[17].endswith("017.jpg")
+    assert [r.getMessage() for r in caplog.records if "017.jpg" in r.getMessage()]
+    ids = np.concatenate([b["id"] for b in batches])
+    good = rng.split_id(source.ids[19])
+    assert (ids == good).all(axis=1).sum() == 3  # its own place and two more
+    assert_equal(batches, take(2, source, VIEWS[:1], 100, seed=0, threads=1))
+
+
+def test_too_many_bad_images_stop_the_run(jpegs):
+    for n in range(30, 40):
+        (jpegs / f"{n:03}.jpg").write_bytes(b"no image")
+    source = open_source("folder", "all", dir=str(jpegs))
+    with pytest.raises(UserError, match=r"More than 1 % of the 200 images cannot be read, .*\.jpg"):
+        take(2, source, VIEWS[:1], 100, seed=0)
+    with pytest.raises(UserError, match="More than 1 %"):
+        list(eval_batches(source, 16, 50))
+
+
+@pytest.mark.parametrize("form", ["png", "webp", "gif", "bmp"])
+def test_bad_images_of_other_formats(tmp_path, form):
+    for n in range(100):
+        Image.fromarray(np.full((20, 20, 3), n, np.uint8)).save(tmp_path / f"{n:02}.{form}")
+    path = tmp_path / f"50.{form}"
+    path.write_bytes(path.read_bytes()[:50])
+    source = open_source("folder", "all", dir=str(tmp_path))
+    bad = pipeline.BadImages(source)
+    take(1, source, VIEWS[:1], 100, seed=0, bad=bad)
+    assert list(bad.names) == [50]
+
+
+def test_a_file_that_vanishes_is_a_bad_image(jpegs):
+    source = open_source("folder", "all", dir=str(jpegs))
+    for n in (17, 18):
+        (jpegs / f"{n:03}.jpg").unlink()
+    bad = pipeline.BadImages(source)
+    take(2, source, VIEWS[:1], 100, seed=0, bad=bad)
+    assert sorted(bad.names) == [17, 18]
+
+
+def test_evaluation_sees_every_image_once(source):
+    batches = list(eval_batches(source, 16, 10))
+    assert [b["mask"].sum() for b in batches] == [10] * 5 + [3]
+    joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+    mask = joined["mask"]
+    np.testing.assert_array_equal(joined["id"][mask], rng.split_id(np.arange(53)))
+    np.testing.assert_array_equal(joined["label"][mask], source.labels())
+    assert set(joined["label"][~mask]) == {-1}
+    assert joined["image"].dtype == np.uint8
+    for i in range(53):
+        np.testing.assert_array_equal(
+            joined["image"][i], images.eval_view(Image.fromarray(source.images[i]), 16)
+        )
+
+
+def test_evaluation_over_processes(monkeypatch, source):
+    whole = list(eval_batches(source, 16, 10))
+    parts = []
+    for p in range(2):
+        as_processes(monkeypatch, 2, p)
+        parts.append(list(eval_batches(source, 16, 10)))
+    assert len(parts[0]) == len(parts[1]) == len(whole)  # though the second has no image in the last
+    for n, batch in enumerate(whole):
+        assert_equal(batch, jax.tree.map(lambda *x: np.concatenate(x), *[part[n] for part in parts]))
+
+
+def test_evaluation_masks_bad_images(jpegs):
+    source = open_source("folder", "all", dir=str(jpegs))
+    bad = pipeline.BadImages(source)
+    mask = np.concatenate([b["mask"] for b in eval_batches(source, 16, 64, bad=bad)])
+    assert np.flatnonzero(~mask[:200]).tolist() == [17, 18]
+    assert len(bad) == 2
+
+
+def test_prefetch_places_in_order_and_ends():
+    out = list(prefetch(iter(range(1, 8)), lambda x: (x, threading.current_thread().name)))
+    assert [x for x, _ in out] == list(range(1, 8))
+    assert all(name.startswith("prefetch") for _, name in out)
+
+
+def test_prefetch_runs_ahead_by_its_depth():
+    drawn = []
+    batches = prefetch((drawn.append(n) or n for n in itertools.count(1)), lambda x: x, depth=3)
+    for n in range(1, 4):
+        assert next(batches) == n
+        assert len(drawn) <= n + 3
+    batches.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
+
+
+@pytest.mark.parametrize("where", ["iterator", "place"])
+def test_prefetch_raises_at_the_batch(where):
+    def fail(x):
+        if x == 3:
+            raise UserError("the third")
+        return x
+
+    iterator = map(fail, range(1, 9)) if where == "iterator" else iter(range(1, 9))
+    batches = prefetch(iterator, fail if where == "place" else lambda x: x)
+    assert [next(batches), next(batches)] == [1, 2]
+    with pytest.raises(UserError, match="the third"):
+        next(batches)
+    assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]

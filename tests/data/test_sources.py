@@ -1,0 +1,251 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from seed_jax.data import images, sources
+from seed_jax.data.sources import open_source
+from seed_jax.errors import UserError
+
+
+def save(path, colour=(200, 30, 30), size=(40, 30), **kwargs):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path, **kwargs)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    for n in range(30):
+        save(tmp_path / "cat" / f"{n}.png")
+        save(tmp_path / "dog" / "old" / f"{n}.JPG")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "classes"), [("digits", 1797, 10), ("photos", 520, 2), ("photos6", 1378, 6)]
+)
+def test_embedded_sources(name, length, classes):
+    if name == "photos6":
+        pytest.importorskip("skimage")
+    source = open_source(name, "all")
+    assert (len(source), source.num_classes) == (length, classes)
+    record = source[7]
+    assert record.image.shape == (32, 32, 3)
+    assert record.image.dtype == np.uint8
+    assert record.label == source.labels()[7]
+    assert set(source.labels()) == set(range(classes))
+    assert source.fingerprint() == open_source(name, "all").fingerprint()
+
+
+def test_tiles_are_the_photograph():
+    from sklearn.datasets import load_sample_images
+
+    china = load_sample_images().images[0]
+    np.testing.assert_array_equal(open_source("photos", "all")[21].image, china[32:64, 32:64])
+
+
+def test_digits_keep_their_grey_levels():
+    image = open_source("digits", "all")[0].image
+    assert (image[..., 0] == image[..., 2]).all()
+    assert image.max() > 220
+    assert image[0, 0, 0] == 0
+
+
+def test_splits_are_disjoint_complete_and_stable():
+    parts = {split: {r.id for r in open_source("digits", split)} for split in ("train", "val", "test")}
+    assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 1797
+    assert 0.67 < len(parts["train"]) / 1797 < 0.73
+    assert 0.08 < len(parts["val"]) / 1797 < 0.12
+    # An id stays in its split whatever else is in the data.
+    assert sources.split_of(np.array([3, 2**62 + 1]))[1] == sources.split_of(np.array([2**62 + 1]))[0]
+    assert len({open_source("digits", s).fingerprint() for s in sources.SPLITS}) == 4
+
+
+def test_split_labels_and_names_follow_the_samples():
+    source = open_source("digits", "val")
+    assert [r.label for r in source] == source.labels().tolist()
+    assert source.name(0) == f"digits[{source[0].id}]"
+
+
+def test_folder_is_nested_and_unlabelled(pets):
+    (pets / "readme.txt").write_text("no image")
+    save(pets / ".hidden" / "x.png")
+    save(pets / "cat" / "._0.png")
+    source = open_source("folder", "all", dir=str(pets))
+    assert len(source) == 60
+    assert source.num_classes == 0
+    assert set(source.labels()) == {-1}
+    assert source.name(0) == str(pets / "cat" / "0.png")
+    assert images.decode(source[0]).shape == (30, 40, 3)
+
+
+def test_folder_ids_depend_on_the_relative_path_alone(pets, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    save(elsewhere / "cat" / "5.png")
+    (ours,) = (r.id for r in open_source("folder", "all", dir=str(elsewhere)))
+    source = open_source("folder", "all", dir=str(pets))
+    assert source[source.paths.index("cat/5.png")].id == ours
+    assert 0 <= ours < 2**63
+    assert len({r.id for r in source}) == 60
+
+
+def test_imagefolder_labels_by_the_first_sub_folder(pets):
+    source = open_source("imagefolder", "all", dir=str(pets))
+    assert source.num_classes == 2
+    assert source.labels().tolist() == [0] * 30 + [1] * 30
+    assert source[59].label == 1
+
+
+def test_folder_with_its_own_splits(tmp_path):
+    for split, classes in (("train", "abc"), ("val", "bc")):
+        for name in classes:
+            save(tmp_path / split / name / "1.png")
+    train, val = (open_source("imagefolder", s, dir=str(tmp_path)) for s in ("train", "val"))
+    assert (len(train), len(val)) == (3, 2)
+    assert val.labels().tolist() == [1, 2]  # the classes are numbered over all splits
+    assert val.num_classes == 3
+    assert not {r.id for r in train} & {r.id for r in val}
+    assert len(open_source("folder", "all", dir=str(tmp_path))) == 5
+    with pytest.raises(UserError, match="'test'.*is empty"):
+        open_source("folder", "test", dir=str(tmp_path))
+
+
+def test_a_class_called_train_is_a_class(tmp_path):
+    for name in ("train", "plane"):
+        save(tmp_path / name / "1.png")
+    assert open_source("imagefolder", "all", dir=str(tmp_path)).num_classes == 2
+
+
+def test_folder_fingerprint_sees_added_and_changed_files(pets):
+    before = open_source("folder", "all", dir=str(pets)).fingerprint()
+    save(pets / "cat" / "5.png", size=(200, 200))
+    changed = open_source("folder", "all", dir=str(pets)).fingerprint()
+    save(pets / "cat" / "new.png")
+    assert len({before, changed, open_source("folder", "all", dir=str(pets)).fingerprint()}) == 3
+
+
+@pytest.mark.parametrize("shape", [(50, 6, 5, 3), (50, 6, 5)])
+def test_npz(tmp_path, shape):
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    np.savez(tmp_path / "x.npz", image=image, label=np.arange(50) % 3)
+    source = open_source("npz", "all", dir=str(tmp_path / "x.npz"))
+    assert (len(source), source.num_classes, source[4].label) == (50, 3, 1)
+    expected = image[4] if image.ndim == 4 else np.stack([image[4]] * 3, -1)
+    np.testing.assert_array_equal(source[4].image, expected)
+    np.savez(tmp_path / "y.npz", image=image)
+    unlabelled = open_source("npz", "all", dir=str(tmp_path / "y.npz"))
+    assert unlabelled.num_classes == 0
+    assert unlabelled.fingerprint() != source.fingerprint()
+
+
+def write_tfds(path, examples):
+    """A prepared CIFAR-10 of our own making, written without TensorFlow."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    builder = tfds.builder("cifar10", data_dir=path, file_format="array_record")
+    builder.data_path.mkdir(parents=True)
+    writer = ArrayRecordWriter(
+        str(builder.data_path / "cifar10-train.array_record-00000-of-00001"), "group_size:1"
+    )
+    for image, label in examples:
+        example = tf_example_pb2.Example()
+        example.features.feature["image"].bytes_list.value.append(image)
+        example.features.feature["label"].int64_list.value.append(label)
+        writer.write(example.SerializeToString())
+    writer.close()
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name="cifar10", data_dir=builder.data_path, split="train", filetype_suffix="array_record"
+    )
+    split = tfds.core.SplitInfo(
+        name="train", shard_lengths=[len(examples)], num_bytes=1, filename_template=template
+    )
+    builder.info.set_splits(tfds.core.splits.SplitDict([split]))
+    builder.info.write_to_directory(builder.data_path)
+
+
+def test_tfds_gives_encoded_bytes_without_tensorflow(tmp_path):
+    save(tmp_path / "red.png")
+    red = (tmp_path / "red.png").read_bytes()
+    write_tfds(tmp_path / "tfds", [(red, 4), (red, 9), (red, 0)])
+    source = open_source("tfds:cifar10", "train", dir=str(tmp_path / "tfds"))
+    assert (len(source), source.num_classes) == (3, 10)
+    assert source[1] == (red, 1, 9)
+    assert source.labels().tolist() == [4, 9, 0]
+    assert images.decode(source[2])[0, 0].tolist() == [200, 30, 30]
+    part = open_source("tfds:cifar10", "train[:2]", dir=str(tmp_path / "tfds"))
+    assert len(part) == 2
+    assert part.fingerprint() != source.fingerprint()
+    with pytest.raises(UserError, match="'validation' is not in tfds:cifar10, which has train"):
+        open_source("tfds:cifar10", "validation", dir=str(tmp_path / "tfds"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("imagenet2012", "tfds build imagenet2012 --file_format=array_record --data_dir="),
+        ("imagenot", "no set 'imagenot'"),
+        ("ag_news_subset", "no feature `image`"),
+    ],
+)
+def test_tfds_errors(tmp_path, name, message):
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(UserError, match=message):
+        open_source(f"tfds:{name}", "train", dir=str(tmp_path))
+
+
+def test_user_errors_of_names(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'digits'"):
+        open_source("digit", "train")
+    with pytest.raises(UserError, match="choose one of digits"):
+        open_source("xyzzy", "train")
+    with pytest.raises(UserError, match="split 'trian' is unknown"):
+        open_source("digits", "trian")
+    with pytest.raises(UserError, match="'folder' needs one"):
+        open_source("folder", "train")
+
+
+def test_user_errors_of_folders(tmp_path):
+    with pytest.raises(UserError, match="no folder .*nowhere"):
+        open_source("folder", "train", dir=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="it is empty"):
+        open_source("folder", "train", dir=str(tmp_path))
+    (tmp_path / "a.mp4").write_text("film")
+    with pytest.raises(UserError, match=r"1 files \(such as a.mp4\)"):
+        open_source("folder", "train", dir=str(tmp_path))
+    save(tmp_path / "b.png")
+    with pytest.raises(UserError, match="b.png .*lies in no class folder"):
+        open_source("imagefolder", "train", dir=str(tmp_path))
+
+
+def test_a_split_may_be_empty(tmp_path):
+    np.savez(tmp_path / "one.npz", image=np.zeros((1, 4, 4, 3), np.uint8))
+    other = "val" if sources.split_of(np.array([0]))[0] != 1 else "test"
+    with pytest.raises(UserError, match=f"'{other}' of .*one.npz is empty"):
+        open_source("npz", other, dir=str(tmp_path / "one.npz"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, "no array `image`"),
+        ({"image": np.zeros((2, 4, 4, 3), np.float32)}, "is float32"),
+        ({"image": np.zeros((2, 4, 4, 4), np.uint8)}, "must be uint8"),
+        ({"image": np.zeros((2, 4, 4), np.uint8), "label": np.zeros(3, int)}, "one an image"),
+        ({"image": np.zeros((2, 4, 4), np.uint8), "label": np.zeros(2)}, "whole numbers"),
+    ],
+)
+def test_user_errors_of_npz(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(UserError, match=message):
+        open_source("npz", "all", dir=str(tmp_path / "x.npz"))
+
+
+def test_npz_that_is_none(tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 not a zip")
+    np.save(tmp_path / "x.npy", np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(UserError, match="no array `image`"):
+        open_source("npz", "all", dir=str(tmp_path / "x.npy"))
+    for path in ("x.npz", "missing.npz"):
+        with pytest.raises(UserError, match="cannot be read as an .npz"):
+            open_source("npz", "all", dir=str(tmp_path / path))
