@@ -13,15 +13,36 @@ import sys  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
+from seed_jax.errors import UserError  # noqa: E402
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file in configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, report.")
 
 
+def parse(argv):
+    """absl's parser, but a mistake in the command line or the config file is one sentence and exit code 1."""
+    try:
+        arguments = flags.FLAGS(argv)
+        CONFIG.value.keys()  # a file that cannot be read raises only when it is used
+        if len(arguments) > 1:
+            raise UserError(f"Unknown argument '{arguments[1]}': overrides are --config.section.key=value.")
+        return arguments
+    except (flags.Error, UserError) as error:
+        sentence = str(error)
+    except OSError as error:
+        sentence = f"--config: {str(error).splitlines()[-1].strip()}"
+    except (AttributeError, KeyError) as error:
+        what = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
+        if not what.startswith("'"):  # ml_collections quotes the key it does not know
+            raise
+        sentence = f"Unknown config key {': '.join(what.splitlines())} (the keys are in seed_jax/config.py)"
+    print(sentence, file=sys.stderr)
+    sys.exit(1)
+
+
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]}")
+    del argv
     from seed_jax import parallel, train
-    from seed_jax.errors import UserError
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
@@ -42,4 +63,4 @@ def main(argv):
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -55,6 +55,10 @@ class Checkpoints:
         trees = _load(self._orbax.load_checkpointables, step, self.directory, _model(like), _train(like))
         return TrainState(**trees["model"], **trees["train"])
 
+    def wait(self) -> None:
+        """Until what is being written is finished."""
+        self._orbax.wait()
+
     def close(self) -> None:
         """Wait until everything is written."""
         self._orbax.close()

@@ -45,11 +45,9 @@ def run(
     started = time.time() if started is None else started
     config = config_lib.resolve(raw)
     sources, loaded = _open(config)
-    directory = Path(directory)
-    workdir.claim(directory, raw)
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh):
-        return _run(config, directory, mesh, sources, loaded, name, started)
+        return _run(config, raw, Path(directory), mesh, sources, loaded, name, started)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +82,7 @@ def _open(config: Config):
     return _Sources(*opened), loaded
 
 
-def _run(config, directory, mesh, sources, loaded, name, started):
+def _run(config, raw, directory, mesh, sources, loaded, name, started):
     t, d, e = config.train, config.data, config.evals
     if d.batch_size % mesh.size:
         raise UserError(f"data.batch_size ({d.batch_size}) must be a multiple of the {mesh.size} devices.")
@@ -120,6 +118,7 @@ def _run(config, directory, mesh, sources, loaded, name, started):
         donate_argnums=0,
     )
 
+    workdir.claim(directory, raw)
     checkpoints = Checkpoints(directory / "checkpoints", t.keep)
     begin = checkpoints.latest() or 0
     if begin > total:
@@ -214,9 +213,11 @@ def _run(config, directory, mesh, sources, loaded, name, started):
                 print(f"{name}: first step done {time.time() - started:.1f} s after the start", flush=True)
             monitor.step(step + 1, metrics, ids, waited)
     except NotFinite as error:
+        checkpoints.wait()
         last = checkpoints.latest()
         kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
-        raise UserError(f"{error}; {kept} in {directory}: lower optim.lr, or set optim.clip_norm.") from error
+        way_out = "lower optim.lr or set optim.clip_norm" + (", in another --workdir" if last else "")
+        raise UserError(f"{error}; {kept} in {directory}: {way_out}.") from error
     finally:
         monitor.close()
         batches.close()

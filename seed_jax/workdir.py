@@ -24,12 +24,14 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     """Write `config.json`, or make sure that the one there is the same run (the `log` section may differ).
 
+    A workdir without a checkpoint has nothing to lose: a run that failed at once is mended and started again.
+
     Raises:
       UserError: the workdir holds another run; names the keys that differ.
     """
     path = workdir / "config.json"
     mine = _plain(raw)
-    if path.exists():
+    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
         theirs = _flat(_read(path))
         mine = _flat(mine)
         differ = [

@@ -1,0 +1,136 @@
+"""The train step: one compiled program, a teacher that stays as it is, the same on 1 and 8 devices."""
+
+import functools
+
+import chex
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from seed_jax import config, models, optim, parallel, state, teacher
+from seed_jax.data.pipeline import train_batches
+from seed_jax.data.sources import open_source
+from seed_jax.step import make_step
+
+
+@functools.cache
+class Setting:
+    """A method with what the loop puts around it, on so many devices; compiled once for all tests."""
+
+    def __init__(self, variant, devices=1, **method):
+        raw = tiny.get_config(variant)
+        raw.method.update(method)
+        c = config.resolve(raw)
+        loaded = None
+        if variant == "seed":
+            loaded = teacher.load(c.teacher, image_size=16, seed=0, precision="fp32")
+        dim = loaded and loaded.dim
+        mesh = self.mesh = parallel.make_mesh(jax.devices()[:devices])
+        network = c.method.network(models.create("tiny", bn_group=8), 10, dim)
+        rate = optim.schedule(c.optim, batch_size=16, steps=6, steps_per_epoch=78)
+        self.views = c.method.views(c.data)
+
+        def fresh():
+            variables = state.init_variables(network, 16, 0)
+            tx = optim.optimizer(c.optim, rate, variables["params"], c.method.frozen)
+            return state.init_state(variables, c.method, tx, seed=0, batch_size=16, teacher_dim=dim)
+
+        abstract = jax.eval_shape(fresh)
+        self.shardings = state.shardings(mesh, abstract)
+        self.start = jax.device_get(jax.jit(fresh)())
+        tx = optim.optimizer(c.optim, rate, abstract.params, c.method.frozen)
+        step = make_step(c.method, network, loaded and loaded.network, tx, rate, self.views, 0)
+        self.step = jax.jit(
+            step,
+            out_shardings=(self.shardings, parallel.replicated(mesh)),
+            donate_argnums=0,
+        )
+        self.teacher = jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh))
+
+    def run(self, steps):
+        """The state after so many steps from the start, and the metrics of each."""
+        current, rows = jax.device_put(self.start, self.shardings), []
+        batches = train_batches(source(), self.views, 16, 0)
+        with jax.set_mesh(self.mesh):
+            for _ in range(steps):
+                batch = parallel.to_devices(self.mesh, next(batches))
+                current, metrics = self.step(current, self.teacher, batch)
+                rows.append(jax.device_get(metrics))
+        return current, rows
+
+
+@functools.cache
+def source():
+    return open_source("digits", "train")
+
+
+def changed(before, after):
+    return jax.tree.map(lambda a, b: not np.array_equal(a, b), before, jax.device_get(after))
+
+
+def test_teacher_is_bitwise_unchanged_and_no_part_of_the_state():
+    s = Setting("seed", devices=8)
+    before = jax.tree.map(np.array, s.teacher)
+    current, _ = s.run(4)
+    chex.assert_trees_all_equal(jax.device_get(s.teacher), before)
+    assert not buffers(s.teacher) & buffers(current)
+
+
+def buffers(tree):
+    return {
+        shard.data.unsafe_buffer_pointer()
+        for leaf in jax.tree.leaves(tree)
+        for shard in leaf.addressable_shards
+    }
+
+
+@pytest.mark.parametrize("variant", ["seed", "moco"])
+def test_compiled_once_with_the_same_types_and_shardings_in_and_out(variant):
+    s = Setting(variant, devices=8)
+    current, _ = s.run(3)
+    assert int(current.step) == 3
+    assert s.step._cache_size() == 1
+    chex.assert_trees_all_equal_shapes_and_dtypes(current, s.start)
+    jax.tree.map(
+        lambda x, sharding: chex.assert_equal(x.sharding.is_equivalent_to(sharding, x.ndim), True),
+        current,
+        s.shardings,
+    )
+
+
+@pytest.mark.parametrize("variant", ["seed", "moco"])
+def test_one_and_eight_devices_agree(variant):
+    """Five steps: parameters, statistics, optimizer, queue, average and metrics."""
+    one, rows = Setting(variant).run(5)
+    eight, sharded_rows = Setting(variant, devices=8).run(5)
+    chex.assert_trees_all_close(sharded_rows, rows, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(jax.device_get(eight), jax.device_get(one), rtol=1e-5, atol=1e-5)
+
+
+def test_every_parameter_moves_and_the_metrics_are_scalars():
+    s = Setting("moco")
+    current, rows = s.run(3)
+    assert set(rows[0]) == {"loss", "positive_cosine", "lr", "grad_norm", "param_norm"}
+    assert all(np.shape(value) == () for row in rows for value in row.values())
+    cosine = 0.1 * 0.5 * (1 + np.cos(np.pi * np.arange(3) / 6))
+    np.testing.assert_allclose([row["lr"] for row in rows], cosine, rtol=1e-6)
+    moved = changed(s.start.params, current.params)
+    assert all(jax.tree.leaves(moved)), moved
+
+
+def test_linear_probe_changes_the_classifier_alone():
+    s = Setting("supervised", freeze="backbone")
+    current, _ = s.run(4)
+    chex.assert_trees_all_equal(jax.device_get(current.params["backbone"]), s.start.params["backbone"])
+    chex.assert_trees_all_equal(jax.device_get(current.model_state), s.start.model_state)
+    assert all(jax.tree.leaves(changed(s.start.params["classifier"], current.params["classifier"])))
+    slots = {leaf.shape for leaf in jax.tree.leaves(current.opt_state)}
+    assert slots == {(), (8, 10), (10,)}
+
+
+def test_without_freezing_the_backbone_and_its_statistics_move():
+    s = Setting("supervised")
+    current, _ = s.run(2)
+    assert all(jax.tree.leaves(changed(s.start.params, current.params)))
+    assert all(jax.tree.leaves(changed(s.start.model_state, current.model_state)))

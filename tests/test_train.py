@@ -1,0 +1,261 @@
+"""Whole runs of a tiny network: resume, faults, the workdir."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from orbax.checkpoint import v1 as ocp
+
+from seed_jax import config, models, monitor, optim, rng, train, workdir
+from seed_jax.data.pipeline import train_batches
+from seed_jax.data.sources import open_source
+from seed_jax.errors import UserError
+from seed_jax.report import metrics
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def tiny_model(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
+
+
+def run(directory, variant="seed", **overrides):
+    raw = tiny.get_config(variant)
+    raw.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
+    return train.run(raw, directory)
+
+
+def checkpoint(directory, step):
+    """Everything that a checkpoint holds, as NumPy arrays."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.training.Checkpointer((directory / "checkpoints").absolute()) as orbax:
+        saved = orbax.checkpointables_metadata(step).metadata
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+            {name: saved[name] for name in ("model", "train")},
+        )
+        return jax.device_get(orbax.load_checkpointables(step, like))
+
+
+def steps_kept(directory):
+    return sorted(int(path.name) for path in (directory / "checkpoints").iterdir())
+
+
+def rows(directory):
+    """metrics.jsonl without what depends on the clock."""
+    timing = ("images_per_second", "data_wait")
+    return [{k: v for k, v in row.items() if k not in timing} for row in metrics.read(directory)]
+
+
+@pytest.fixture
+def crash(monkeypatch):
+    """`crash(step)`: from now on a run ends with a RuntimeError after that step."""
+
+    def at(step):
+        noted = monitor.Monitor.step
+
+        def note(self, number, *args):
+            noted(self, number, *args)
+            if number == step:
+                raise RuntimeError("power cut")
+
+        monkeypatch.setattr(monitor.Monitor, "step", note)
+
+    return at
+
+
+@pytest.mark.parametrize("variant", ["seed", "moco"])
+def test_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, crash, monkeypatch, capsys, variant):
+    """Parameters, statistics, optimizer, queue, average and every logged number."""
+    run(tmp_path / "whole", variant)
+    with monkeypatch.context(), pytest.raises(RuntimeError, match="power cut"):
+        crash(5)
+        run(tmp_path / "cut", variant)
+    monkeypatch.undo()
+    monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
+    assert steps_kept(tmp_path / "cut") == [3]
+    assert rows(tmp_path / "cut")[-1]["step"] > 3  # lines that the resumed run must replace
+    run(tmp_path / "cut", variant)
+    assert "going on from step 3 of 6" in capsys.readouterr().out
+    chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 6), checkpoint(tmp_path / "whole", 6))
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert [row["step"] for row in rows(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_killed_process_resumes_bitwise(tmp_path, capsys):
+    """`main.py` gets SIGKILL at no chosen moment after its first checkpoint."""
+    length = {"train__steps": 60, "train__checkpoint_epochs": 10 / 78}
+    overrides = [f"--config.{key.replace('__', '.')}={value}" for key, value in length.items()]
+    command = [sys.executable, "main.py", "--config=tests/tiny.py:seed", f"--workdir={tmp_path / 'cut'}"]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command + overrides,
+            cwd=ROOT,
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
+            stdout=output,
+            stderr=output,
+        )
+        first = tmp_path / "cut" / "checkpoints" / "10"
+        while process.poll() is None and not first.exists():
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, log.read_text()
+    run(tmp_path / "cut", **length)
+    assert re.search(r"going on from step [1-5]0 of 60", capsys.readouterr().out)
+    run(tmp_path / "whole", **length)
+    chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 60), checkpoint(tmp_path / "whole", 60))
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+def test_step_compiles_once_in_a_run_with_probes_and_checkpoints(tmp_path, caplog):
+    with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
+        score = run(
+            tmp_path, evals__knn=True, evals__every_epochs=2 / 78, evals__bank_size=32, evals__batch_size=64
+        )
+    compiled = [message for message in caplog.messages if message.startswith("Compiling jit(step)")]
+    assert len(compiled) == 1
+    by_step = {row["step"]: row for row in rows(tmp_path) if "knn" in row}
+    assert list(by_step) == [0, 2, 4, 6]
+    assert "teacher_knn" in by_step[0]
+    assert score == by_step[6]["knn"]
+    assert all(0 <= row["knn"] <= 1 for row in by_step.values())
+    assert steps_kept(tmp_path) == [3, 6]
+
+
+def test_finished_run_run_again_changes_nothing(tmp_path, monkeypatch):
+    run(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")}
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    manifest = (tmp_path / "manifest.json").read_text()
+    run(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")} == before
+    assert (tmp_path / "metrics.jsonl").read_text() == lines
+    assert (tmp_path / "manifest.json").read_text() == manifest
+
+
+def diverge(monkeypatch, update):
+    """The learning rate of one update (1 for the first) is absurd."""
+    sane = optim.schedule
+
+    def schedule(*args, **settings):
+        rate = sane(*args, **settings)
+        return lambda step: jnp.where(step == update - 1, 3e38, rate(step))
+
+    monkeypatch.setattr(optim, "schedule", schedule)
+
+
+def test_divergence_names_the_step_its_samples_and_the_last_good_checkpoint(tmp_path, monkeypatch):
+    diverge(monkeypatch, update=5)
+    with pytest.raises(UserError) as caught:
+        run(tmp_path)
+    message = str(caught.value)
+    views = config.resolve(tiny.get_config("seed")).method.views(config.resolve(tiny.get_config("seed")).data)
+    batch = next(train_batches(open_source("digits", "train"), views, 16, 0, 4))
+    ids = ", ".join(str(low) for low, _ in batch["id"][:8].tolist())
+    assert "not finite at step 5" in message
+    assert f"(sample ids {ids}, …)" in message
+    assert f"the checkpoint of step 3 is kept in {tmp_path}" in message
+    assert "\n" not in message
+    assert steps_kept(tmp_path) == [3]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(checkpoint(tmp_path, 3)))
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_run_that_diverges_at_once_can_be_started_again_in_its_workdir(tmp_path):
+    with pytest.raises(UserError, match="not finite at step 1 .*; there is no checkpoint yet"):
+        run(tmp_path, optim__lr=3e38)
+    run(tmp_path)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((tmp_path / "config.json").read_text())["optim"]["lr"] == 0.1
+
+
+def test_workdir_of_another_config_names_the_keys_that_differ(tmp_path):
+    run(tmp_path)
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, optim__lr=0.2, method__tau_student=0.3)
+    message = str(caught.value)
+    assert "method.tau_student is 0.2 there and 0.3 here" in message
+    assert "optim.lr is 0.1 there and 0.2 here" in message
+    assert "\n" not in message
+    run(tmp_path, log__every_steps=7)  # how a run is watched is not what it is
+
+
+def test_mistakes_are_found_before_the_workdir_is_touched(tmp_path):
+    for overrides, words in {
+        ("method__queue_size", 72): "method.queue_size is 72.*--config.method.queue_size=64",
+        ("student__model", "tinny"): "Unknown model 'tinny'",
+        ("data__batch_size", 20): r"data.batch_size \(20\) must be a multiple of the 8 devices",
+        ("data__batch_size", 4096): "4096",
+        ("data__source", "digit"): "data.source.*digits",
+        ("teacher__weights", ""): "teacher.weights is empty.*--config.teacher.weights=PATH",
+        ("teacher__weights", "nowhere.pth"): "there is no file 'nowhere.pth'",
+    }.items():
+        key, value = overrides
+        with pytest.raises(UserError, match=words):
+            run(tmp_path / "run", **{key: value})
+        assert not (tmp_path / "run").exists(), key
+
+
+def test_all_problems_of_data_and_teacher_are_told_at_once(tmp_path):
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, data__source="digit", teacher__weights="nowhere.pth")
+    first, second = str(caught.value).splitlines()
+    assert "data.source" in first
+    assert "nowhere.pth" in second
+
+
+def test_a_run_is_the_teacher_of_another(tmp_path):
+    """What `load_run` gives is the last checkpoint; SEED takes it and says so in its manifest."""
+    run(tmp_path / "teacher", "moco", method__dim=12)
+    network, variables, manifest = workdir.load_run(tmp_path / "teacher")
+    saved = checkpoint(tmp_path / "teacher", 6)["model"]
+    chex.assert_trees_all_equal(jax.device_get(variables["params"]), saved["params"])
+    chex.assert_trees_all_equal(jax.device_get(variables["batch_stats"]), saved["model_state"]["batch_stats"])
+    image = jax.random.uniform(rng.stream(0, "image"), (2, 16, 16, 3))
+    assert network.apply(variables, image, False)[0]["embedding"].shape == (2, 12)
+    assert manifest["data"]["source"] == "digits"
+
+    run(tmp_path / "student", teacher__weights=str(tmp_path / "teacher"))
+    written = json.loads((tmp_path / "student" / "manifest.json").read_text())
+    assert written["teacher"]["source"] == str(tmp_path / "teacher")
+    assert written["teacher_dim"] == 12
+    assert written["data"]["images"] == len(open_source("digits", "train"))
+    assert written["steps"] == 6
+
+
+def test_a_run_is_the_start_of_another(tmp_path):
+    """A linear probe keeps the backbone of the run that it starts from."""
+    run(tmp_path / "first", "moco")
+    run(tmp_path / "probe", "supervised", student__init=str(tmp_path / "first"), method__freeze="backbone")
+    first, probe = checkpoint(tmp_path / "first", 6)["model"], checkpoint(tmp_path / "probe", 6)["model"]
+    chex.assert_trees_all_equal(probe["params"]["backbone"], first["params"]["backbone"])
+    chex.assert_trees_all_equal(
+        probe["model_state"]["batch_stats"]["backbone"], first["model_state"]["batch_stats"]["backbone"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("", "is not the workdir of a run"), ("started", "holds no (finished )?checkpoint")],
+)
+def test_folders_that_are_no_finished_run(tmp_path, path, words):
+    (tmp_path / "started").mkdir()
+    raw = tiny.get_config("seed")
+    workdir.claim(tmp_path / "started", raw)
+    workdir.write_manifest(tmp_path / "started", teacher_dim=8, data={"num_classes": 10})
+    with pytest.raises(UserError, match=words):
+        workdir.load_run(tmp_path / path)

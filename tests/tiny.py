@@ -1,0 +1,47 @@
+"""A network of two convolutions and configs around it, so that the trunk's tests compile in seconds.
+
+Also a config file: `main.py --config=tests/tiny.py`, with variants `seed`, `moco` and `supervised`.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from seed_jax import config, models
+from seed_jax.models import layers
+
+
+class Tiny(nn.Module):
+    """Two convolutions with batch norm, pooling, dropout: everything that a network can carry."""
+
+    features: int = 8
+    dropout: float = 0.1
+    bn_group: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys=None):
+        for i in (1, 2):
+            x = layers.Conv(self.features, 3, 2, dtype=self.dtype, name=f"conv{i}")(x)
+            x = nn.relu(layers.BatchNorm(self.bn_group, dtype=self.dtype, name=f"bn{i}")(x, train))
+        x = layers.global_average(x)
+        return {"pooled": layers.Dropout(self.dropout, name="dropout")(x, train, keys)}
+
+
+def get_config(variant: str = "seed"):
+    """Six steps at batch 16, a checkpoint each third step, a line of metrics each step, no probe."""
+    models.MODELS["tiny"] = Tiny
+    c = config.default(variant)
+    c.data.source, c.data.batch_size, c.data.image_size = "digits", 16, 16
+    c.data.photometric, c.data.flip = "digits", 0.0
+    c.student.model = c.teacher.model = "tiny"
+    if variant == "seed":
+        c.teacher.weights, c.teacher.dim = "random", 8
+    if variant != "supervised":
+        c.method.queue_size = 64
+    c.optim.lr, c.optim.lr_batch = 0.1, 0
+    c.train.steps, c.train.checkpoint_epochs = 6, 3 / 78
+    c.evals.knn = False
+    c.log.every_steps, c.log.tensorboard = 1, False
+    return c
