@@ -127,8 +127,8 @@ def _depthwise_dx(stride, x, kernel, dy):
 def _depthwise_dkernel(stride, x, kernel, dy):
     """Gradient of the filters: a loop over output rows and taps that adds products up place by place.
 
-    The body is elementwise, which XLA vectorises, and a reduction to one filter is not. The totals of a sample
-    stay with it, so a sharded batch is summed over devices only once, at the end.
+    The body is elementwise, which XLA vectorises, and a reduction to one filter is not. The totals of a
+    sample stay with it, so a sharded batch is summed over devices only once, at the end.
     """
     k, (batch, height, width, channels) = kernel.shape[0], dy.shape
     x = _pad(x, (k - 1) // 2, 0, extra=stride - 1)

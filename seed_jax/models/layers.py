@@ -89,10 +89,10 @@ class BatchNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalise(x, scale, bias, epsilon):
-    """`x` `[groups, ..., C]` normalised within each group; each group's mean and biased variance `[groups, C]`.
+    """`x` `[groups, ..., C]` normalised in each group; the groups' means and biased variances `[groups, C]`.
 
-    The gradient is written out because it then keeps only `x` and passes over it twice. The statistics returned
-    are constants to it.
+    The gradient is written out because it then keeps only `x` and passes over it twice. The statistics
+    returned are constants to it.
     """
     return _normalise_forward(x, scale, bias, epsilon)[0]
 
