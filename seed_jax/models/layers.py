@@ -89,10 +89,10 @@ class BatchNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalise(x, scale, bias, epsilon):
-    """`x` `[groups, ..., C]` normalised within each group, and each group's mean and biased variance `[groups, C]`.
+    """`x` `[groups, ..., C]` normalised in each group; the groups' means and biased variances `[groups, C]`.
 
-    The gradient is written out because it then keeps only `x` and needs two passes over it; the statistics returned are
-    constants to it.
+    The gradient is written out because it then keeps only `x` and passes over it twice. The statistics
+    returned are constants to it.
     """
     return _normalise_forward(x, scale, bias, epsilon)[0]
 
@@ -101,7 +101,7 @@ def _normalise_forward(x, scale, bias, epsilon):
     axes = tuple(range(1, x.ndim - 1))
     x32 = x.astype(jnp.float32)
     mean = x32.mean(axes, keepdims=True)
-    var = jnp.square(x32 - mean).mean(axes, keepdims=True)
+    var = jnp.maximum(jnp.square(x32).mean(axes, keepdims=True) - jnp.square(mean), 0)
     rstd = lax.rsqrt(var + epsilon)
     factor = _channels(scale, x.ndim) * rstd
     y = x32 * factor + (_channels(bias, x.ndim) - mean * factor)
@@ -114,10 +114,12 @@ def _normalise_backward(epsilon, residuals, cotangents):
     dy = cotangents[0]
     axes = tuple(range(1, x.ndim - 1))
     count = math.prod(x.shape[1:-1])
-    centred = x.astype(jnp.float32) - mean
+    x32 = x.astype(jnp.float32)
     dbias = dy.sum(axes, keepdims=True)
-    dscale = (dy * centred).sum(axes, keepdims=True) * rstd
-    dx = _channels(scale, x.ndim) * rstd * (dy - (dbias + centred * rstd * dscale) / count)
+    dscale = ((dy * x32).sum(axes, keepdims=True) - mean * dbias) * rstd
+    factor = _channels(scale, x.ndim) * rstd
+    slope = -factor * rstd * dscale / count
+    dx = dy * factor + x32 * slope - (factor * dbias / count + mean * slope)
     return dx.astype(x.dtype), dscale.sum(0).reshape(scale.shape), dbias.sum(0).reshape(scale.shape)
 
 
@@ -174,13 +176,6 @@ def torch_linear(features: int, inputs: int, name: str, dtype: Dtype = jnp.float
     return nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init, name=name)
 
 
-def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
-    """Max pooling padded with -inf; the padding is written out because exporters know VALID windows only."""
-    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    x = jnp.pad(x, pad, constant_values=-jnp.inf)
-    return nn.max_pool(x, (window, window), (stride, stride), "VALID")
-
-
 def global_average(x: jax.Array) -> jax.Array:
     """Mean over the map in float32: `[B, H, W, C]` -> `[B, C]`."""
     return x.astype(jnp.float32).mean((1, 2))
@@ -198,7 +193,7 @@ def h_swish(x: jax.Array) -> jax.Array:
 @h_swish.defjvp
 def _h_swish_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
-    return h_swish(x), dx * jnp.clip((2 * x + 3) / 6, 0, 1) if False else dx * jnp.where(x <= -3, 0, jnp.where(x < 3, x / 3 + 0.5, 1))
+    return h_swish(x), dx * jnp.where(x <= -3, 0, jnp.where(x < 3, x / 3 + 0.5, 1))
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

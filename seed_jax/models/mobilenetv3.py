@@ -62,7 +62,7 @@ ACTIVATIONS = {"relu": nn.relu, "h_swish": layers.h_swish}
 
 
 class InvertedResidual(nn.Module):
-    """Expand (unless already `hidden` wide), depthwise, squeeze-and-excite, project; a skip where shapes allow."""
+    """Expand (unless already `hidden` wide), depthwise, squeeze-and-excite, project; skip if shapes allow."""
 
     hidden: int
     features: int

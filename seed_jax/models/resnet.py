@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from seed_jax.models import layers
+from seed_jax.models.conv import max_pool
 
 
 class BasicBlock(nn.Module):
@@ -51,7 +52,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Normalised `[B, H, W, 3]` -> `stem` (before pooling), `stage1 .. stage4`, `pooled`, `logits` if `num_classes`.
+    """Normalised `[B, H, W, 3]` -> `stem` (before pooling), `stage1 .. stage4`, `pooled`, perhaps `logits`.
 
     `width` multiplies every stage and the stem, as SwAV and SimCLR do (the base of 64 rounded to a multiple
     of 8). `small_stem`: 3x3 stride 1 and no max pool, for small images (SimCLR's CIFAR variant): total stride
@@ -74,7 +75,7 @@ class ResNet(nn.Module):
         x = nn.relu(norm("bn1", conv("conv1", x, base, kernel, stride)))
         features = {"stem": x}
         if not self.small_stem:
-            x = layers.max_pool(x, window=3, stride=2, padding=1)
+            x = max_pool(x, window=3, stride=2)
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1

@@ -1,0 +1,218 @@
+"""Parameter counts, shapes, and forward parity with the PyTorch models that SEED's authors released.
+
+The golden numbers were computed with jacobswan1/SEED @f236cac (seed/architectures/moco/moco_resnet.py and
+mobilenet/mobilenetv3.py; torch 2.13 CPU, 10 classes, dropout off), every tensor of the state_dict being
+`tensor(key, shape)` below and the images `images()`, NCHW there.
+"""
+
+import re
+import zlib
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seed_jax import models
+
+PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "mobilenetv3_large": 5_483_032,
+    "mobilenetv3_small": 2_542_856,
+}
+
+# First four logits of the first image in eval and in train mode; after the latter, the first three
+# running variances of the last batch norm.
+GOLDEN = {
+    "resnet18": (
+        [1.2155627, 1.0229986, -4.4547205, 1.0211108],
+        [-0.2518088, 2.1690738, -1.8919734, -0.1282031],
+        ("layer4_1", "bn2"),
+        [0.5793726, 0.7724542, 1.0323809],
+    ),
+    "resnet50": (
+        [-0.7097762, -5.5990300, 6.5601597, 4.7251205],
+        [-0.1665933, -3.1172326, 1.6209207, -0.1195059],
+        ("layer4_2", "bn3"),
+        [0.9048961, 1.1999418, 1.3342500],
+    ),
+    "mobilenetv3_large": (
+        [0.0933390, 0.1905236, -0.0587606, -0.0125016],
+        [0.3347568, 0.4048534, -0.2169360, 0.2608863],
+        ("last_bn",),
+        [1.5527395, 1.4423968, 1.4608965],
+    ),
+}
+
+
+def tensor(key, shape):
+    """The value of a torch tensor, from NumPy's PCG64 seeded by the CRC-32 of its key."""
+    generator = np.random.default_rng(zlib.crc32(key.encode()))
+    if len(shape) > 1:
+        return generator.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+    if key.endswith(("running_var", "weight")):
+        return generator.uniform(0.5, 1.5, shape)
+    return generator.normal(0, 0.1, shape)
+
+
+def images():
+    """`[4, 64, 64, 3]`, already normalised."""
+    return np.random.default_rng(0).standard_normal((4, 64, 64, 3)).astype(np.float32)
+
+
+def torch_module(name, path, unexpanded):
+    """The name in the PyTorch model of the layer at a path of ours."""
+    if name.startswith("resnet"):
+        path = path.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
+        return re.sub(r"layer(\d)_(\d+)/", r"layer\1.\2.", path)
+    outer = {
+        "stem_conv": "features.0.0",
+        "stem_bn": "features.0.1",
+        "last_conv": "conv.0",
+        "last_bn": "conv.1",
+        "classifier": "classifier.0",
+        "fc": "fc",
+    }
+    if path in outer:
+        return outer[path]
+    block, layer = path.split("/", 1)
+    order = [
+        "expand_conv",
+        "expand_bn",
+        None,
+        "depthwise_conv",
+        "depthwise_bn",
+        "se",
+        None,
+        "project_conv",
+        "project_bn",
+    ]
+    if block in unexpanded:
+        order = ["depthwise_conv", "depthwise_bn", None, "se", "project_conv", "project_bn"]
+    inner = {"se/reduce": ".fc.0", "se/expand": ".fc.2"}.get(layer, "")
+    return f"features.{block.removeprefix('block')}.conv.{order.index(layer.split('/')[0])}{inner}"
+
+
+def filled(name, shapes):
+    """Our variables with the values that `tensor` gives the same ones of the PyTorch model."""
+    flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+    blocks = {path.split("/")[1] for path in flat if "/block" in path}
+    unexpanded = {block for block in blocks if f"params/{block}/expand_conv/kernel" not in flat}
+    leaf_names = {
+        "kernel": "weight",
+        "scale": "weight",
+        "bias": "bias",
+        "mean": "running_mean",
+        "var": "running_var",
+    }
+
+    def value(path, shape):
+        _, layer, leaf = re.fullmatch(r"(\w+)/(.*)/(\w+)", path).groups()
+        key = f"{torch_module(name, layer, unexpanded)}.{leaf_names[leaf]}"
+        if len(shape) == 4:
+            return tensor(key, tuple(shape[i] for i in (3, 2, 0, 1))).transpose(2, 3, 1, 0)
+        return tensor(key, shape[::-1]).T
+
+    values = {path: jnp.asarray(value(path, leaf.shape), jnp.float32) for path, leaf in flat.items()}
+    return flax.traverse_util.unflatten_dict(values, sep="/")
+
+
+def shapes_of(name, size=64, **options):
+    network = models.create(name, **options)
+    return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+
+
+def features_of(name, size, **options):
+    network = models.create(name, **options)
+    variables = shapes_of(name, **options)
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    features, _ = jax.eval_shape(lambda v, x: network.apply(v, x, train=False), variables, image)
+    return features
+
+
+def count(params):
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts(name):
+    assert count(shapes_of(name, num_classes=1000)["params"]) == PARAMETERS[name]
+
+
+def test_parameter_count_without_classifier():
+    assert count(shapes_of("mobilenetv3_large")["params"]) == 4_202_032
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_forward_parity_with_torch(name):
+    options = {"dropout": 0.0} if name.startswith("mobilenet") else {}
+    network = models.create(name, mean=(0, 0, 0), std=(1, 1, 1), num_classes=10, **options)
+    variables = filled(name, shapes_of(name, num_classes=10, **options))
+
+    @jax.jit
+    def both(variables, x):
+        evaluated, _ = network.apply(variables, x, train=False)
+        trained, state = network.apply(variables, x, train=True)
+        return evaluated["logits"], trained["logits"], state["batch_stats"]
+
+    evaluated, trained, stats = both(variables, images())
+    golden_eval, golden_train, last_norm, golden_var = GOLDEN[name]
+    for key in last_norm:
+        stats = stats[key]
+    np.testing.assert_allclose(evaluated[0, :4], golden_eval, atol=1e-4)
+    np.testing.assert_allclose(trained[0, :4], golden_train, atol=5e-4)
+    np.testing.assert_allclose(stats["var"][:3], golden_var, rtol=1e-4)
+
+
+RESNET50 = {
+    "stem": (32, 64),
+    "stage1": (16, 256),
+    "stage2": (8, 512),
+    "stage3": (4, 1024),
+    "stage4": (2, 2048),
+}
+LARGE = {"stem": (32, 16), "stage1": (16, 24), "stage2": (8, 40), "stage3": (4, 112), "stage4": (2, 960)}
+SMALL = {"stem": (32, 16), "stage1": (16, 16), "stage2": (8, 24), "stage3": (4, 48), "stage4": (2, 576)}
+
+
+@pytest.mark.parametrize(
+    ("name", "maps", "pooled"),
+    [("resnet50", RESNET50, 2048), ("mobilenetv3_large", LARGE, 1280), ("mobilenetv3_small", SMALL, 1024)],
+)
+def test_features_are_what_the_seam_promises(name, maps, pooled):
+    features = features_of(name, size=64)
+    assert {key: features[key].shape for key in maps} == {key: (1, n, n, c) for key, (n, c) in maps.items()}
+    assert features["pooled"].shape == (1, pooled)
+    assert set(features) == {*maps, "pooled"}
+    small = features_of(name, size=32, small_stem=True)
+    assert small["stem"].shape[1:3] == (32, 32)
+    assert small["stage4"].shape[1:3] == (4, 4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small"])
+def test_bf16_computes_in_bf16_and_keeps_the_rest_in_fp32(name):
+    variables = shapes_of(name, precision="bf16", num_classes=10)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    features = features_of(name, size=32, precision="bf16", num_classes=10)
+    assert features["stage4"].dtype == jnp.bfloat16
+    assert features["pooled"].dtype == features["logits"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "stem", "pooled"),
+    [
+        ("resnet50", 2, 128, 4096),
+        ("resnet18", 0.25, 16, 128),
+        ("mobilenetv3_large", 0.75, 16, 1280),
+        ("mobilenetv3_large", 1.5, 24, 1920),
+    ],
+)
+def test_width(name, width, stem, pooled):
+    features = features_of(name, size=64, width=width)
+    assert features["stem"].shape[-1] == stem
+    assert features["pooled"].shape[-1] == pooled

@@ -1,0 +1,192 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seed_jax import models, parallel
+from seed_jax.errors import UserError
+from seed_jax.models import heads, layers, mobilenetv3, resnet
+
+
+class Small(nn.Module):
+    """A few operations with everything that the seam must carry: statistics, dropout, features."""
+
+    @nn.compact
+    def __call__(self, x, train, keys):
+        x = layers.Conv(4, 3, name="conv")(x)
+        x = layers.BatchNorm(name="bn")(x, train)
+        x = layers.global_average(x)
+        return {"pooled": layers.Dropout(0.5, name="dropout")(x, train, keys)}
+
+
+def inputs(batch=8, size=8):
+    x = jax.random.uniform(jax.random.key(1), (batch, size, size, 3))
+    return x, jax.random.split(jax.random.key(2), batch)
+
+
+def init(network, x):
+    return jax.jit(network.init)(jax.random.key(0), x)
+
+
+def joined(**options):
+    parts = {"head": heads.ProjectionHead(dim=3, batch_norm=True), "classifier": heads.Classifier(5)}
+    return models.Joined(models.LinenNetwork(Small()), parts, **options)
+
+
+def test_normalisation_belongs_to_the_network():
+    x, _ = inputs()
+    plain = models.LinenNetwork(Small(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    network = models.LinenNetwork(Small(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    variables = init(network, x)
+    by_hand = (x - np.array([[[[0.1, 0.2, 0.3]]]])) / np.array([[[[0.5, 0.6, 0.7]]]])
+    np.testing.assert_allclose(
+        network.apply(variables, x, train=False)[0]["pooled"],
+        plain.apply(variables, by_hand, train=False)[0]["pooled"],
+        rtol=1e-5,
+    )
+
+
+def test_eval_returns_the_state_passed_and_train_a_new_one():
+    x, keys = inputs()
+    network = joined()
+    variables = init(network, x)
+    state = {"batch_stats": variables["batch_stats"]}
+    _, unchanged = network.apply(variables, x, train=False)
+    jax.tree.map(np.testing.assert_array_equal, unchanged, state)
+    _, changed = network.apply(variables, x, train=True, keys=keys)
+    assert jax.tree.structure(changed) == jax.tree.structure(state)
+    assert not np.array_equal(
+        changed["batch_stats"]["backbone"]["bn"]["mean"], state["batch_stats"]["backbone"]["bn"]["mean"]
+    )
+
+
+def test_joined_puts_variables_where_the_contract_says():
+    x, _ = inputs()
+    variables = init(joined(), x)
+    assert set(variables) == {"params", "batch_stats"}
+    assert set(variables["params"]) == {"backbone", "head", "classifier"}
+    assert set(variables["batch_stats"]) == {"backbone", "head"}
+
+
+def test_joined_is_backbone_then_parts():
+    x, keys = inputs()
+    network = joined()
+    variables = init(network, x)
+    features, _ = network.apply(variables, x, train=False)
+    backbone = {name: tree["backbone"] for name, tree in variables.items()}
+    alone, _ = network.backbone.apply(backbone, x, train=False)
+    np.testing.assert_array_equal(features["pooled"], alone["pooled"])
+    fc = variables["params"]["classifier"]["fc"]
+    np.testing.assert_allclose(
+        features["logits"], alone["pooled"] @ fc["kernel"] + fc["bias"][None], rtol=1e-4
+    )
+    assert features["embedding"].shape == (8, 3)
+
+
+def test_frozen_backbone_keeps_its_statistics_and_has_no_dropout():
+    x, keys = inputs()
+    network = joined(backbone_train=False)
+    variables = init(network, x)
+    trained, state = network.apply(variables, x, train=True, keys=keys)
+    evaluated, _ = network.apply(variables, x, train=False)
+    np.testing.assert_array_equal(trained["pooled"], evaluated["pooled"])
+    stats = variables["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, state["batch_stats"]["backbone"], stats["backbone"])
+    assert not np.array_equal(state["batch_stats"]["head"]["bn1"]["mean"], stats["head"]["bn1"]["mean"])
+
+
+def test_a_joined_network_is_a_backbone_too():
+    x, _ = inputs()
+    network = models.Joined(joined(), {"second": heads.ProjectionHead(dim=2, layers=1)})
+    variables = init(network, x)
+    assert set(variables["params"]["backbone"]) == {"backbone", "head", "classifier"}
+    assert network.apply(variables, x, train=False)[0]["embedding"].shape == (8, 2)
+
+
+def test_network_without_state_trains():
+    x, keys = inputs()
+
+    class Stateless(nn.Module):
+        @nn.compact
+        def __call__(self, x, train, keys):
+            return {"pooled": layers.global_average(x)}
+
+    network = models.Joined(models.LinenNetwork(Stateless()), {"classifier": heads.Classifier(2)})
+    variables = init(network, x)
+    assert set(variables) == {"params"}
+    features, state = network.apply(variables, x, train=True, keys=keys)
+    assert features["logits"].shape == (8, 2)
+    assert state == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "shapes"),
+    [
+        ({}, {"linear1": (7, 7), "linear2": (7, 128)}),
+        ({"hidden": 9, "dim": 4}, {"linear1": (7, 9), "linear2": (9, 4)}),
+        ({"layers": 1}, {"linear1": (7, 128)}),
+    ],
+)
+def test_projection_head_layers(options, shapes):
+    features = {"pooled": jnp.ones((2, 7))}
+    out, variables = heads.ProjectionHead(**options).init_with_output(
+        jax.random.key(0), features, train=False
+    )
+    assert {name: layer["kernel"].shape for name, layer in variables["params"].items()} == shapes
+    assert out["embedding"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("resnet19",), {}, "resnet18"),
+        (("resnet18",), {"num_class": 3}, "num_classes"),
+        (("resnet18",), {"precision": "bf32"}, "bf16|fp32"),
+        (("resnet18",), {"dropout": 0.1}, "Unknown option of resnet18"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(arguments, options, message):
+    with pytest.raises(UserError, match=message):
+        models.create(*arguments, **options)
+
+
+BLOCKS = (mobilenetv3.Block(3, 2, 8, True, "h_swish", 2),)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        resnet.ResNet(resnet.BasicBlock, (1, 1), width=0.125, small_stem=True),
+        mobilenetv3.MobileNetV3(BLOCKS, 16, bn_group=2),
+    ],
+    ids=["resnet", "mobilenetv3"],
+)
+def test_eight_devices_compute_what_one_does(module):
+    network = models.Joined(models.LinenNetwork(module), {"classifier": heads.Classifier(3)})
+    x, keys = inputs(batch=16, size=8)
+    variables = init(network, x[:1])
+    state = {"batch_stats": variables["batch_stats"]}
+
+    @jax.jit
+    def step(params, state, x, keys):
+        def loss(params):
+            features, new_state = network.apply({"params": params, **state}, x, train=True, keys=keys)
+            return jnp.square(features["logits"] - 1).mean() + features["stage1"].mean(), new_state
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    expected = step(variables["params"], state, x, keys)
+    mesh = parallel.make_mesh()
+    whole, batch = parallel.replicated(mesh), parallel.batch_sharding(mesh)
+    arguments = (
+        *jax.device_put((variables["params"], state), whole),
+        jax.device_put(x, batch),
+        jax.device_put(keys, batch),
+    )
+    compiled = step.lower(*arguments).compile()
+    assert "all-gather" not in compiled.as_text()
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
+    jax.tree.map(close, compiled(*arguments), expected)
