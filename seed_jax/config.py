@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from seed_jax.data.photometric import PRESETS
 from seed_jax.errors import UserError
 from seed_jax.methods import METHODS
 
@@ -256,6 +257,7 @@ def _check(c: Config) -> None:
             f"and {len(given)} are: set the others to 0."
         )
     choices = {
+        "data.photometric": (c.data.photometric, PRESETS),
         "optim.name": (c.optim.name, ("sgd", "adamw", "lars")),
         "optim.decay": (c.optim.decay, ("all", "kernels")),
         "optim.schedule": (c.optim.schedule, ("cosine", "steps", "constant")),

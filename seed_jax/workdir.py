@@ -27,8 +27,14 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     A workdir without a checkpoint has nothing to lose: a run that failed at once is mended and started again.
 
     Raises:
-      UserError: the workdir holds another run; names the keys that differ.
+      UserError: the workdir holds another run (names the keys that differ), or cannot be a folder.
     """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be made ({error.strerror}): give another path."
+        ) from error
     path = workdir / "config.json"
     mine = _plain(raw)
     if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):

@@ -1,0 +1,68 @@
+"""From a ConfigDict to frozen sections: nothing misspelt, nothing unused."""
+
+import dataclasses
+
+import pytest
+
+from seed_jax import config
+from seed_jax.errors import UserError
+from seed_jax.methods import METHODS
+
+
+def make(method="seed", **overrides):
+    raw = config.default(method)
+    raw.train.steps = 4
+    for key, value in overrides.items():
+        *sections, name = key.split("__")
+        place = raw
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    return raw
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_defaults_resolve_to_the_defaults_of_the_sections(method):
+    c = config.resolve(make(method))
+    assert c.method == METHODS[method]()
+    assert c.method_name == method
+    for name, section in config.SECTIONS.items():
+        want = dataclasses.replace(section(), steps=4) if name == "train" else section()
+        assert getattr(c, name) == want
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        c.optim.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("optim__lrr", 1.0, r"Unknown config key 'optim\.lrr': did you mean 'optim\.lr'\?"),
+        ("method__tau_studnet", 1.0, r"'method\.tau_studnet': did you mean 'method\.tau_student'\?"),
+        ("trian", {}, "Unknown config section 'trian': did you mean 'train'"),
+        ("method__name", "sed", r"Unknown method\.name 'sed': did you mean 'seed'\?"),
+        ("optim__schedule", "cosin", "did you mean 'cosine'"),
+        ("optim__decay", "x", "it is one of all, kernels"),
+        ("train__precision", "fp16", "did you mean 'bf16'|did you mean 'fp32'"),
+        ("train__epochs", 2.0, "Exactly one of .* 2 are"),
+        ("train__steps", 0, "Exactly one of .* 0 are"),
+        ("train__bn_group", 7, r"train\.bn_group is 7, .* data\.batch_size \(256\)"),
+        ("log__every_steps", 0, r"log\.every_steps is 0: it must be above 0"),
+        ("data__batch_size", -1, r"data\.batch_size is -1"),
+    ],
+)
+def test_mistakes(key, value, words):
+    with pytest.raises(UserError, match=words):
+        config.resolve(make(**{key: value}))
+
+
+def test_lists_of_json_become_tuples():
+    assert config.resolve(make(data__crop_scale=[0.1, 0.9])).data.crop_scale == (0.1, 0.9)
+
+
+def test_smoke_keeps_the_method_and_needs_nothing():
+    raw = make(method__queue_size=65_536, method__tau_student=0.3, teacher__weights="x.pth", data__dir="/x")
+    c = config.resolve(config.variant(raw, "smoke"))
+    assert (c.data.source, c.data.dir, c.teacher.weights) == ("digits", "", "random")
+    assert c.method.tau_student == 0.3
+    assert c.method.queue_size % c.data.batch_size == 0
+    assert c.train.steps <= 10

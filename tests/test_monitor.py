@@ -1,0 +1,62 @@
+"""Windows of metrics, and the guard against numbers that are not finite."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seed_jax import rng
+from seed_jax.data.pipeline import BadImages
+from seed_jax.data.sources import open_source
+from seed_jax.errors import UserError
+from seed_jax.monitor import Monitor
+from seed_jax.report.metrics import MetricsWriter, read
+
+
+@pytest.fixture
+def make(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    bad = BadImages(open_source("digits", "val"))
+    made = []
+
+    def monitor(start=0, steps=10, every=3):
+        made.append(Monitor(writer, bad, name="test", start=start, steps=steps, every=every, batch_size=4))
+        return made[-1]
+
+    yield monitor
+    for each in made:
+        each.close()
+    writer.close()
+
+
+def note(monitor, step, loss, ids=(1, 2, 3, 4)):
+    metrics = {"loss": jnp.float32(loss), "lr": jnp.float32(0.1)}
+    monitor.step(step, metrics, rng.split_id(np.array(ids)), 0.0)
+
+
+def test_a_line_is_the_mean_of_a_window_and_a_window_ends_at_multiples(make, tmp_path):
+    monitor = make(start=4)
+    for step in range(5, 12):
+        note(monitor, step, step)
+    monitor.flush()
+    lines = [(row["step"], row["loss"]) for row in read(tmp_path)]
+    assert lines == [(6, 5.5), (9, 8.0), (11, 10.5)]
+    assert all(row["images_per_second"] > 0 and 0 <= row["data_wait"] <= 1 for row in read(tmp_path))
+
+
+def test_a_window_is_read_only_after_the_next_step_was_noted(make, tmp_path):
+    monitor = make(every=1)
+    note(monitor, 1, 1.0)
+    assert read(tmp_path) == []
+    note(monitor, 2, 2.0)
+    assert [row["step"] for row in read(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_first_step_that_is_not_finite_is_named_with_its_samples(make, tmp_path, value):
+    monitor = make()
+    note(monitor, 1, 1.0)
+    note(monitor, 2, value, ids=(5, 2**33 + 1, 7, 8))
+    note(monitor, 3, value)
+    with pytest.raises(UserError, match=rf"not finite at step 2 \(sample ids 5, {2**33 + 1}, 7, 8"):
+        monitor.flush()
+    assert read(tmp_path) == []
