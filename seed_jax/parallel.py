@@ -1,5 +1,6 @@
 """The only mesh of the project, its shardings, and the start of a multi-host run."""
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -19,9 +20,24 @@ def start() -> None:
     """
     if "JAX_COORDINATOR_ADDRESS" in os.environ or os.environ.get("SEED_JAX_MULTIHOST") == "1":
         jax.distributed.initialize()
+    if jax.default_backend() == "cpu":
+        _keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "seed_jax" / "xla"))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks, instead of returning them to the system.
+
+    A program on a CPU allocates its temporaries anew each step, and faulting them in again cost a tenth to a
+    third of a MobileNetV3 step. It has no effect where the C library has no `mallopt`.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4  # malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def make_mesh(devices: list | None = None) -> jax.sharding.Mesh:

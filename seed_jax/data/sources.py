@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
+from seed_jax import rng
 from seed_jax.data.images import BadImage
 from seed_jax.errors import UserError
 
@@ -252,6 +253,29 @@ def digits() -> Arrays:
     return Arrays("digits", np.repeat(np.stack(large)[..., None], 3, axis=-1), labels)
 
 
+def scattered() -> Arrays:
+    """Each of scikit-learn's digits twice on a black 16x16 canvas, 10 to 14 pixels large, tilted up to 10 degrees, at a random place.
+
+    Where `digits` are aligned, so that raw pixels already tell them apart, here a network has to find the digit. Both copies of
+    a digit share their split: ids 2n and 2n + 1 are split as n.
+    """
+    from sklearn.datasets import load_digits
+
+    small, labels = load_digits(return_X_y=True)
+    small = np.round(small.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    canvases = np.zeros((2 * len(small), 16, 16), np.uint8)
+    for n, canvas in enumerate(canvases):
+        random = rng.host_generator(0, n, 0, 0)
+        side = int(random.integers(10, 15))
+        digit = Image.fromarray(small[n // 2]).resize((side, side), Image.Resampling.BILINEAR)
+        digit = digit.rotate(random.uniform(-10, 10), Image.Resampling.BILINEAR)
+        top, left = random.integers(0, 17 - side, 2)
+        canvas[top : top + side, left : left + side] = np.asarray(digit)
+    source = Arrays("scattered", np.repeat(canvases[..., None], 3, axis=-1), np.repeat(labels, 2))
+    source.ids = np.arange(len(canvases)) // 2
+    return source
+
+
 def photos() -> Arrays:
     """32x32 tiles of scikit-learn's two photographs, 260 of each, no overlap; the label is the photograph."""
     from sklearn.datasets import load_sample_images
@@ -306,7 +330,7 @@ def npz(path: str) -> Arrays:
     return Arrays(os.path.basename(path), images, labels)
 
 
-EMBEDDED = {"digits": digits, "photos": photos, "photos6": photos6}
+EMBEDDED = {"digits": digits, "scattered": scattered, "photos": photos, "photos6": photos6}
 SOURCES = (*EMBEDDED, "folder", "imagefolder", "npz", "tfds:NAME")
 
 
