@@ -57,12 +57,11 @@ class LinenNetwork:
         return _apply(self.module, variables, self._normalise(x), train, keys)
 
     def _normalise(self, x):
-        return (x - jnp.asarray(self.mean, x.dtype)[None, None, None]) / jnp.asarray(self.std, x.dtype)[
-            None, None, None
-        ]
+        mean, std = (jnp.asarray(v, x.dtype).reshape(1, 1, 1, 3) for v in (self.mean, self.std))
+        return (x - mean) / std
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Joined:
     """A network made of a backbone and named parts (head, projector, classifier, exits), applied in order.
 

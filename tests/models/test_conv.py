@@ -75,6 +75,18 @@ def test_gradient_of_a_gradient(f, inputs):
     np.testing.assert_allclose(penalty(f), penalty(reference), rtol=1e-3, atol=1e-5)
 
 
+def test_only_a_cpu_gets_the_cpu_form():
+    x, kernel = arrays((2, 6, 6, 4), (3, 3, 1, 4))
+    gradients = jax.jit(jax.grad(lambda x, kernel: conv.depthwise_conv(x, kernel, 1).sum(), argnums=(0, 1)))
+
+    def convolutions(platform):
+        text = gradients.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+        return text.count("stablehlo.convolution")
+
+    assert convolutions("tpu") >= 2
+    assert convolutions("cpu") == 0
+
+
 def test_conv_in_bfloat16_keeps_its_dtype_and_gradients_theirs():
     x, kernel = (a.astype(jnp.bfloat16) for a in arrays((2, 6, 6, 4), (3, 3, 1, 4)))
     y, pullback = jax.vjp(lambda x, kernel: conv.depthwise_conv(x, kernel, 1), x, kernel)
