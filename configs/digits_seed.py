@@ -1,8 +1,9 @@
-"""The quick start's distilled student: the same MobileNetV3-Small taught by the teacher with SEED.
+"""The quick start's distilled student: the same MobileNetV3-Small, taught by the teacher with SEED.
 
-Run:      python main.py --config=configs/digits_seed.py --config.teacher.weights=runs/digits_teacher
-  --workdir=runs/digits_seed
-Hardware: two CPU cores.
+Run:      python main.py --config=configs/digits_seed.py --workdir=runs/digits_seed \
+              --config.teacher.weights=runs/digits_teacher
+Hardware: two CPU cores, about a minute.
+Expected: experiments/quickstart/README.md.
 """
 
 from configs.digits_baseline import small_student

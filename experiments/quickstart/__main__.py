@@ -10,6 +10,7 @@ probed on images that none of them, and no choice made for them, has seen. The t
 """
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -22,6 +23,7 @@ RUNS = {
     "student, MoCo-v2 alone": "digits_baseline",
     "student, SEED": "digits_seed",
 }
+UNTRAINED = "student, untrained"
 
 
 def main(arguments=None) -> int:
@@ -61,11 +63,12 @@ def _parse(arguments):
 
 
 def _one_seed(options, seed: int) -> dict:
-    """Three runs and their probes: {run name: {parameters, knn, linear, seconds}}."""
-    import importlib
+    """Three runs and their probes on the test split: {row: {parameters, knn, linear, seconds}}."""
+    import jax
 
-    from seed_jax import train
-    from seed_jax.evals.final import evaluate
+    from seed_jax import config as config_lib
+    from seed_jax import state, train, workdir
+    from seed_jax.evals import final
 
     scores = {}
     for name, file in RUNS.items():
@@ -76,7 +79,10 @@ def _one_seed(options, seed: int) -> dict:
             config.teacher.weights = str(options.out / f"seed{seed}" / "digits_teacher")
         directory = options.out / f"seed{seed}" / file
         train.run(config, directory, name=f"{name}, seed {seed}")
-        scores[name] = {**evaluate(directory), "seconds": time.time() - began}
+        scores[name] = {**final.evaluate(directory), "seconds": time.time() - began}
+    network, _, _ = workdir.load_run(directory)
+    untrained = jax.jit(lambda: state.init_variables(network, config.data.image_size, seed))()
+    scores[UNTRAINED] = final.probe(network, untrained, config_lib.resolve(config))
     return scores
 
 
@@ -87,7 +93,7 @@ def _report(out: Path, seeds, results, seconds: float, hardware: str) -> None:
     rows = [
         [name, f"{results[0][name]['parameters']:,}"]
         + [[r[name][key] for r in results] for key in ("knn", "linear")]
-        for name in RUNS
+        for name in (*RUNS, UNTRAINED)
     ]
     count = f"{len(results)} seeds" if len(results) > 1 else f"seed {seeds[0]}"
     table = Table(["network", "parameters", "kNN, test %", "linear probe, test %"], rows)

@@ -57,13 +57,13 @@ def split_of(ids: np.ndarray) -> np.ndarray:
 
 
 class Arrays:
-    """Images in memory: uint8 `[N, H, W, 3]`; the id is the index."""
+    """Images in memory: uint8 `[N, H, W, 3]`; the id is the index, and what splits hash unless told."""
 
     def __init__(self, what: str, images: np.ndarray, labels: np.ndarray | None):
         self.what = what
         self.images = images
         self._labels = np.full(len(images), -1, np.int64) if labels is None else labels.astype(np.int64)
-        self.ids = np.arange(len(images), dtype=np.int64)
+        self.split_ids = np.arange(len(images), dtype=np.int64)
         self.num_classes = int(self._labels.max(initial=-1)) + 1
 
     def __len__(self):
@@ -124,7 +124,7 @@ class Folder:
                 f"none of its {len(files)} files (such as {files[0]})" if files else "it is empty; no file"
             )
             raise UserError(f"data.dir: no image in {root}: {found} ends in {' '.join(EXTENSIONS)}.")
-        self.ids = np.array([_path_id(path) for path in self.paths], np.int64)
+        self.split_ids = self.ids = np.array([_path_id(path) for path in self.paths], np.int64)
         tops = {path.split("/")[0] for path in self.paths if "/" in path}
         self.parts = tops & set(SPLITS[:3]) if "train" in tops and tops & {"val", "test"} else set()
         self._labels, self.num_classes = np.full(len(self.paths), -1, np.int64), 0
@@ -254,10 +254,10 @@ def digits() -> Arrays:
 
 
 def scattered() -> Arrays:
-    """Each of scikit-learn's digits twice on a black 16x16 canvas, 10 to 14 pixels large, tilted up to 10 degrees, at a random place.
+    """Each of scikit-learn's digits twice, somewhere on a black 16x16 canvas, as RGB.
 
-    Where `digits` are aligned, so that raw pixels already tell them apart, here a network has to find the digit. Both copies of
-    a digit share their split: ids 2n and 2n + 1 are split as n.
+    Digits are 10 to 14 pixels large and tilted up to 10 degrees. Where `digits` are aligned, so that raw
+    pixels tell them apart, here a network has to find the digit. Both copies of one share their split.
     """
     from sklearn.datasets import load_digits
 
@@ -272,7 +272,7 @@ def scattered() -> Arrays:
         top, left = random.integers(0, 17 - side, 2)
         canvas[top : top + side, left : left + side] = np.asarray(digit)
     source = Arrays("scattered", np.repeat(canvases[..., None], 3, axis=-1), np.repeat(labels, 2))
-    source.ids = np.arange(len(canvases)) // 2
+    source.split_ids = np.arange(len(canvases)) // 2
     return source
 
 
@@ -337,7 +337,7 @@ SOURCES = (*EMBEDDED, "folder", "imagefolder", "npz", "tfds:NAME")
 def _hash_split(source, split: str) -> Source:
     if split == "all":
         return source
-    return Subset(source, np.flatnonzero(split_of(source.ids) == SPLITS.index(split)))
+    return Subset(source, np.flatnonzero(split_of(source.split_ids) == SPLITS.index(split)))
 
 
 def open_source(name: str, split: str, *, dir: str | None = None) -> Source:
