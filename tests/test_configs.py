@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,19 +17,34 @@ ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_smoke(name, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "main.py", f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path}"],
+def smoke(name, workdir):
+    return subprocess.run(
+        [sys.executable, "main.py", f"--config=configs/{name}.py:smoke", f"--workdir={workdir}"],
         cwd=ROOT,
         env=dict(os.environ),
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def started(request, tmp_path_factory):
+    """The smoke runs of the tests selected, two at a time, as `{name: (workdir, future)}`."""
+    tests = [item for item in request.session.items if item.originalname == "test_smoke"]
+    names = [item.callspec.params["name"] for item in tests]
+    workdirs = {name: tmp_path_factory.mktemp(name) for name in names}
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: (workdir, pool.submit(smoke, name, workdir)) for name, workdir in workdirs.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smoke(name, started):
+    workdir, future = started[name]
+    result = future.result()
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Warning" not in result.stderr
-    losses = [row["loss"] for row in metrics.read(tmp_path) if "loss" in row]
+    losses = [row["loss"] for row in metrics.read(workdir) if "loss" in row]
     assert losses
     assert all(math.isfinite(loss) for loss in losses)
 

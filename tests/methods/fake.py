@@ -8,7 +8,7 @@ from seed_jax.methods.base import Batch
 
 
 class FakeNetwork:
-    """`embedding` is the flat pixels times `w`; train mode counts in `batch_stats`; `calls` notes arguments."""
+    """`embedding` is the pixels times `w`; train mode counts in `batch_stats`; `calls` notes arguments."""
 
     def __init__(self, dim: int):
         self.dim = dim
