@@ -34,7 +34,7 @@ def digits(method: str):
     c.method.queue_size = 1024
     c.optim.lr = 0.12
     c.train.bn_group = 32
-    c.train.checkpoint_epochs = 100.0
+    c.train.checkpoint_epochs = 4.0
     c.evals.every_epochs = 4.0
     c.log.every_steps = 10
     return c

@@ -7,6 +7,7 @@ Hardware: 200 epochs of 1.28 million images at 224 px; meant for 8 GPUs or a TPU
   is no number of ours yet.
 Expected: 55.2 % linear, 44.8 % kNN with the authors' own 67.4 % teacher (paper, Table 1; recalled, not
   re-read).
+  The released code's colour jitter is the one here, so `official_code` leaves it.
 Variants: `:smoke` runs anywhere in a minute; `:official_code` does what the released code does where it
   differs from the paper.
 """

@@ -64,19 +64,25 @@ class Checkpoints:
         self._orbax.close()
 
 
-def load_model(workdir: Path, like: dict) -> dict:
-    """Variables `{'params': …, …}` of the newest checkpoint of a run, in the shapes and shardings of
-    `like`.
+def load_model(workdir: Path, like: dict, *, best: bool = False) -> tuple[dict, int]:
+    """Variables `{'params': …, …}` of a run, in the shapes and shardings of `like`, and their step.
+
+    Of the newest checkpoint, or of the one with the highest probe score.
     """
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise UserError(f"{workdir} holds no checkpoint: there is no folder {directory}.")
     with ocp.training.Checkpointer(directory.absolute()) as orbax:
-        if orbax.latest is None:
-            raise UserError(f"{workdir} holds no finished checkpoint: let its run reach its first one.")
+        found = orbax.latest
+        if best:
+            scored = [c for c in orbax.checkpoints if c.metrics]
+            found = max(scored, key=lambda c: c.metrics["score"], default=None)
+        if found is None:
+            which = "probed" if best else "finished"
+            raise UserError(f"{workdir} holds no {which} checkpoint: let its run reach its first one.")
         model = {"params": like["params"], "model_state": {k: v for k, v in like.items() if k != "params"}}
-        trees = _load(orbax.load_checkpointables, orbax.latest.step, directory, model)
-    return {"params": trees["model"]["params"], **trees["model"]["model_state"]}
+        trees = _load(orbax.load_checkpointables, found.step, directory, model)
+    return {"params": trees["model"]["params"], **trees["model"]["model_state"]}, found.step
 
 
 def _model(state):
@@ -92,8 +98,9 @@ def _load(load, step, directory, model, train=None):
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract)
     try:
         return load(step, abstract)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()
         raise UserError(
-            f"The checkpoint {directory}/{step} does not fit this config's networks: {' '.join(reason[:4])}"
+            f"The checkpoint {directory}/{step} cannot be read into this config's networks: "
+            f"{' '.join(reason[:4])}"
         ) from error

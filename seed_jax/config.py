@@ -20,7 +20,7 @@ class Data:
     """Where images come from and how a view is cut.
 
     Attributes:
-      source: 'digits', 'photos', 'folder', 'npz', or 'tfds:NAME'.
+      source: embedded ('digits', 'scattered', 'photos', 'photos6'), 'folder', 'imagefolder', 'npz', 'tfds:NAME'.
       dir: the folder, the .npz file, or the tfds data_dir.
       train: split that is trained on.
       val: split that probes during training look at, and that choices are made on.
@@ -28,7 +28,7 @@ class Data:
       bank: split that the online kNN searches; '' for the training split.
       batch_size: over all devices.
       image_size: side of a view, pixels.
-      crop_scale: range of the crop's share of the image area.
+      crop_scale: range of the crop's share of the image area, within (0, 1].
       flip: probability of a horizontal flip.
       photometric: preset of `data/photometric.py`.
     """
@@ -90,7 +90,7 @@ class Optim:
       weight_decay: added to the gradient by sgd, decoupled in adamw.
       decay: 'all' parameters, as SEED and MoCo do, or 'kernels' only.
       schedule: 'cosine', 'steps' (x0.1 at each of `milestones`) or 'constant'.
-      milestones: shares of the whole run.
+      milestones: shares of the whole run, between 0 and 1.
       warmup_epochs: of linear warm-up.
       warmup_from: 'zero', or 'lr' (the unscaled rate), as the released SEED code does.
       update: the rate changes every 'step' or every 'epoch'.
@@ -116,9 +116,9 @@ class Train:
     """The run: exactly one of `epochs`, `steps` and `examples` is not 0.
 
     Attributes:
-      precision: 'fp32', or 'bf16' for convolutions and matrix products.
+      precision: 'fp32' (on GPUs convolutions at XLA's default, TF32), or 'bf16' for convolutions and products.
       bn_group: BatchNorm statistics over groups of so many samples; 0 for the whole batch.
-      checkpoint_epochs: epochs between checkpoints.
+      checkpoint_epochs: epochs between checkpoints, each with a probe.
       keep: how many of the newest checkpoints stay, beside the best by probe.
     """
 
@@ -137,7 +137,7 @@ class Evals:
     """The online probe.
 
     Attributes:
-      knn: whether to run it (needs labels).
+      knn: whether to run it, where there are labels. A classifier's top-1 is always taken where there is one.
       every_epochs: epochs between probes; there is one at step 0 and one at the end too.
       k: neighbours, majority vote.
       bank_size: of the bank split, at most so many images; 0 for all.
@@ -193,7 +193,7 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
     """The config, or its form named in `--config=configs/x.py:NAME`; every file has 'smoke'."""
     if name in ("", "smoke"):
         return smoke(config) if name else config
-    raise UserError(f"Unknown config variant '{name}': use 'smoke', or no variant.")
+    raise UserError(f"Unknown config variant '{name}': use 'smoke', or one that the file's header names.")
 
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -203,7 +203,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.batch_size, config.data.image_size = 16, 32
     config.evals.bank_size, config.evals.batch_size = 64, 64
     config.train.epochs, config.train.steps, config.train.examples = 0.0, 4, 0
-    config.train.bn_group = min(config.train.bn_group, 8)
+    config.train.bn_group = min(config.train.bn_group, 4)
     config.log.every_steps = 2
     if "queue_size" in config.method:
         config.method.queue_size = 64
@@ -231,7 +231,19 @@ def resolve(raw: ml_collections.ConfigDict) -> Config:
         method=_section("method", METHODS[method_name], fields), method_name=method_name, **sections
     )
     _check(config)
+    config.method.check(config.data, config.train)
     return config
+
+
+def check_splits(data: Data) -> None:
+    """Raises `UserError` when the bank that probes learn from holds the images that they are tested on."""
+    bank = data.bank or data.train
+    if bank in ("all", data.val, data.test):
+        key = "data.bank" if data.bank else "data.train"
+        raise UserError(
+            f"{key} is '{bank}', which holds the images of data.val or data.test: use --config.{key}=train, "
+            "or --config.evals.knn=False to train without a probe."
+        )
 
 
 def unknown(what: str, name: str, known) -> str:
@@ -275,11 +287,28 @@ def _check(c: Config) -> None:
         "train.keep": c.train.keep,
         "evals.every_epochs": c.evals.every_epochs,
         "evals.batch_size": c.evals.batch_size,
+        "evals.k": c.evals.k,
         "log.every_steps": c.log.every_steps,
     }
     for key, value in positive.items():
         if value <= 0:
             raise UserError(f"{key} is {value}: it must be above 0.")
+    low, high = c.data.crop_scale
+    ranges = {
+        "data.crop_scale": 0 < low <= high <= 1,
+        "data.flip": 0 <= c.data.flip <= 1,
+        "optim.lr_batch": c.optim.lr_batch >= 0,
+        "optim.milestones": all(0 < m < 1 for m in c.optim.milestones),
+        "optim.warmup_epochs": c.optim.warmup_epochs >= 0,
+        "evals.bank_size": c.evals.bank_size >= 0,
+        "train.epochs, train.steps or train.examples": min(c.train.epochs, c.train.steps, c.train.examples)
+        >= 0,
+    }
+    for key, fits in ranges.items():
+        if not fits:
+            raise UserError(f"{key} is out of range: seed_jax/config.py says what it may be.")
+    if c.evals.knn and c.data.source != "folder":
+        check_splits(c.data)
     if c.train.bn_group and c.data.batch_size % c.train.bn_group:
         raise UserError(
             f"train.bn_group is {c.train.bn_group}, which does not divide data.batch_size "

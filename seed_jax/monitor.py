@@ -13,6 +13,14 @@ from seed_jax.data.pipeline import BadImages
 from seed_jax.errors import UserError
 from seed_jax.report.metrics import MetricsWriter
 
+IN_FLIGHT = 2  # steps dispatched ahead of the device: enough to hide the host, few enough to bound memory
+
+
+def say(sentence: str) -> None:
+    """Print a line of the run, once among its processes, above the progress bar."""
+    if jax.process_index() == 0:
+        tqdm.write(sentence)
+
 
 class Monitor:
     """Collects the metrics of each step on the device and writes their means, one line a window of `every`
@@ -46,6 +54,8 @@ class Monitor:
         """
         self._write_closed()
         self._window.append((step, metrics, ids))
+        if len(self._window) > IN_FLIGHT:
+            jax.block_until_ready(self._window[-1 - IN_FLIGHT][1])
         self._waited += waited
         self._bar.update(step - self._bar.n)
         if step % self._every == 0:

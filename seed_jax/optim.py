@@ -57,6 +57,7 @@ def optimizer(o: Optim, rate, params, frozen) -> optax.GradientTransformation:
             rate,
             weight_decay=o.weight_decay,
             weight_decay_mask=True if mask is None else mask,
+            trust_ratio_mask=kernels,
             momentum=o.momentum,
         )
     if o.clip_norm:

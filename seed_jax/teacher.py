@@ -42,8 +42,9 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
         variables = jax.jit(network.init)(rng.stream(seed, "teacher"), sample)
         provenance = {"source": "random weights"}
     elif Path(t.weights).is_dir():
-        network, variables, manifest = workdir.load_run(t.weights)
-        provenance = {"source": t.weights, "commit": manifest["commit"], "started": manifest["started"]}
+        run = workdir.load_run(t.weights, precision=precision)
+        network, variables = run.network, run.variables
+        provenance = {"source": t.weights, "step": run.step, "started": run.manifest["started"]}
     else:
         network, variables = _from_file(t, precision)
         provenance = {"source": t.weights, "sha256": weights.sha256(t.weights)}
@@ -62,7 +63,11 @@ def _from_file(t: config.Teacher, precision: str):
     if found.arch != t.model:
         raise UserError(
             f"teacher.model is '{t.model}', but {t.weights} holds {found}: "
-            f"use --config.teacher.model={found.arch}."
+            + (
+                f"use --config.teacher.model={found.arch}."
+                if found.arch in models.MODELS
+                else "give another file."
+            )
         )
     parts = {"head": ProjectionHead(**dataclasses.asdict(found.head))} if found.head else {}
     network = Joined(models.create(t.model, precision=precision, **{**found.options, **t.options}), parts)

@@ -14,9 +14,9 @@ from seed_jax.config import Config
 from seed_jax.data.pipeline import BadImages, prefetch, steps_per_epoch, train_batches
 from seed_jax.data.sources import Source, open_source
 from seed_jax.errors import UserError
-from seed_jax.evals.online import OnlineKnn
+from seed_jax.evals.online import OnlineProbe
 from seed_jax.methods.base import TeacherNeed
-from seed_jax.monitor import Monitor, NotFinite
+from seed_jax.monitor import Monitor, NotFinite, say
 from seed_jax.report.metrics import MetricsWriter
 from seed_jax.step import make_step
 
@@ -36,7 +36,7 @@ def run(
       started: `time.time()` of the command's start, for the time to the first step.
 
     Returns:
-      The final kNN accuracy on the validation split, or None where it was not probed.
+      The last score on the validation split (top-1 of a classifier, else kNN), or None without one.
 
     Raises:
       UserError: anything the user can mend; all that can be known before compiling is checked before
@@ -53,33 +53,42 @@ def run(
 @dataclasses.dataclass(frozen=True)
 class _Sources:
     train: Source
-    bank: Source
-    val: Source
+    bank: Source | None
+    val: Source | None
 
 
 def _open(config: Config):
     """The sources and the teacher; every problem of either in one message, before anything is compiled."""
-    problems, opened = [], []
-    d = config.data
-    for split in (d.train, d.bank or d.train, d.val if config.evals.knn else d.train):
-        try:
-            opened.append(open_source(d.source, split, dir=d.dir or None))
-        except UserError as error:
-            problems.append(str(error))
-    loaded = None
+    problems, sources, loaded = [], None, None
+    try:
+        sources = _open_sources(config)
+    except UserError as error:
+        problems.append(str(error))
     if config.method.teacher is not TeacherNeed.NONE:
         try:
             loaded = teacher.load(
                 config.teacher,
-                image_size=d.image_size,
+                image_size=config.data.image_size,
                 seed=config.train.seed,
                 precision=config.train.precision,
             )
         except UserError as error:
             problems.append(str(error))
     if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
-    return _Sources(*opened), loaded
+        raise UserError("\n".join(problems))
+    return sources, loaded
+
+
+def _open_sources(config: Config) -> _Sources:
+    d = config.data
+
+    def open_split(split):
+        return open_source(d.source, split, dir=d.dir or None)
+
+    train = open_split(d.train)
+    if not train.num_classes:
+        return _Sources(train, None, None)
+    return _Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
 
 
 def _run(config, raw, directory, mesh, sources, loaded, name, started):
@@ -97,18 +106,18 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
     dim = loaded.dim if loaded else None
     student = config.method.network(backbone, sources.train.num_classes, dim)
     rate = optim.schedule(config.optim, batch_size=d.batch_size, steps=total, steps_per_epoch=per_epoch)
-    start_backbone = _backbone_of(config.student.init) if config.student.init else None
+    start = _backbone_of(config.student.init) if config.student.init else None
 
-    def fresh():
+    def fresh(start):
         variables = state.init_variables(student, d.image_size, t.seed)
-        if start_backbone is not None:
-            variables = state.with_backbone(variables, start_backbone, config.student.init)
+        if start is not None:
+            variables = state.with_backbone(variables, start, config.student.init)
         tx = optim.optimizer(config.optim, rate, variables["params"], config.method.frozen)
         return state.init_state(
             variables, config.method, tx, seed=t.seed, batch_size=d.batch_size, teacher_dim=dim
         )
 
-    abstract = jax.eval_shape(fresh)
+    abstract = jax.eval_shape(fresh, start)
     shardings = state.shardings(mesh, abstract)
     tx = optim.optimizer(config.optim, rate, abstract.params, config.method.frozen)
     views = config.method.views(d)
@@ -118,7 +127,31 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
         donate_argnums=0,
     )
 
+    probe = teacher_probe = None
+    if sources.val is not None:
+        like = {"params": abstract.params, **abstract.model_state}
+        probe = OnlineProbe(student, like, mesh, config, sources.bank, sources.val)
+        if loaded:
+            teacher_probe = OnlineProbe(
+                loaded.network, loaded.variables, mesh, config, sources.bank, sources.val
+            )
+    elif config.evals.knn:
+        say(f"{name}: data.source has no labels, so there is no probe during training")
+
     workdir.claim(directory, raw)
+    workdir.write_manifest(
+        directory,
+        teacher=loaded.provenance if loaded else None,
+        teacher_dim=dim,
+        data={
+            "source": d.source,
+            "images": len(sources.train),
+            "num_classes": sources.train.num_classes,
+            "fingerprint": sources.train.fingerprint(),
+        },
+        steps=total,
+        steps_per_epoch=per_epoch,
+    )
     checkpoints = Checkpoints(directory / "checkpoints", t.keep)
     begin = checkpoints.latest() or 0
     if begin > total:
@@ -128,40 +161,10 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
         )
         current = checkpoints.restore(like)
-        print(f"{name}: going on from step {begin} of {total} in {directory}", flush=True)
+        say(f"{name}: going on from step {begin} of {total} in {directory}")
     else:
-        current = jax.jit(fresh, out_shardings=shardings)()
+        current = jax.jit(fresh, out_shardings=shardings)(start)
     teacher_variables = jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh))
-
-    probe = teacher_probe = None
-    if e.knn and sources.val.num_classes:
-        settings = {
-            "size": d.image_size,
-            "batch_size": e.batch_size,
-            "k": e.k,
-            "feature": e.feature,
-            "bank_size": e.bank_size,
-        }
-        probe = OnlineKnn(student, mesh, sources.bank, sources.val, **settings)
-        if loaded:
-            teacher_probe = OnlineKnn(loaded.network, mesh, sources.bank, sources.val, **settings)
-    elif e.knn:
-        print(f"{name}: no labels in data.source, so no kNN during training", flush=True)
-
-    if not begin:
-        workdir.write_manifest(
-            directory,
-            teacher=loaded.provenance if loaded else None,
-            teacher_dim=dim,
-            data={
-                "source": d.source,
-                "images": len(sources.train),
-                "num_classes": sources.train.num_classes,
-                "fingerprint": sources.train.fingerprint(),
-            },
-            steps=total,
-            steps_per_epoch=per_epoch,
-        )
 
     writer = MetricsWriter(directory, tensorboard=config.log.tensorboard, wandb=config.log.wandb or None)
     writer.truncate(begin if begin else -1)
@@ -180,37 +183,33 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
         lambda batch: (batch["id"], parallel.to_devices(mesh, batch)),
     )
 
-    def variables_of(current):
-        return {"params": current.params, **current.model_state}
-
-    def probed(step, current):
-        scores = {"knn": probe(variables_of(current))}
-        if step == 0 and teacher_probe is not None:
-            scores["teacher_knn"] = teacher_probe(teacher_variables)
-        writer.write(step, scores)
-        return scores["knn"]
-
     score = None
     try:
         for step in range(begin, total + 1):
-            if step == total or step % probe_every == 0 or step % save_every == 0:
+            saving = step > begin and (step == total or step % save_every == 0)
+            if saving or step % probe_every == 0 and (step > begin or step == 0):
                 monitor.flush()
                 with monitor.pause():
-                    due = step == total or step % probe_every == 0
-                    if probe is not None and due and (step > begin or step == 0):
-                        score = probed(step, current)
-                    if step > begin and (step == total or step % save_every == 0):
-                        checkpoints.save(current, step, score if due else None)
+                    scores = probe({"params": current.params, **current.model_state}) if probe else {}
+                    score = scores.get("top1", scores.get("knn"))
+                    if step == 0 and teacher_probe is not None:
+                        scores |= {f"teacher_{k}": v for k, v in teacher_probe(teacher_variables).items()}
+                    if scores:
+                        writer.write(step, scores)
+                    if saving:
+                        checkpoints.save(current, step, score)
             if step == total:
                 break
             before = time.perf_counter()
             ids, batch = next(batches)
             waited = time.perf_counter() - before
-            with jax.transfer_guard("disallow"):
-                current, metrics = step_fn(current, teacher_variables, batch)
             if step == begin:
-                jax.block_until_ready(metrics)
-                print(f"{name}: first step done {time.time() - started:.1f} s after the start", flush=True)
+                with monitor.pause():
+                    current, metrics = jax.block_until_ready(step_fn(current, teacher_variables, batch))
+                say(f"{name}: first step done {time.time() - started:.1f} s after the start")
+            else:
+                with jax.transfer_guard("disallow"):
+                    current, metrics = step_fn(current, teacher_variables, batch)
             monitor.step(step + 1, metrics, ids, waited)
     except NotFinite as error:
         checkpoints.wait()
@@ -224,11 +223,11 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
         checkpoints.close()
         writer.close()
     if jax.process_index() == 0:
-        print(f"{name}: done, {report.run_report(directory)}", flush=True)
+        say(f"{name}: done, {report.run_report(directory)}")
     return score
 
 
 def _backbone_of(path: str):
     """{collection: tree} of another run's backbone."""
-    _, variables, _ = workdir.load_run(path)
+    variables = workdir.load_run(path).variables
     return {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}

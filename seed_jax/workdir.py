@@ -2,6 +2,7 @@
 reading a run back.
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -56,7 +57,24 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
 
 
 def write_manifest(workdir: Path, **facts) -> None:
-    """Write `manifest.json`: versions, commit, devices, and the facts given (teacher, data)."""
+    """Write `manifest.json`: versions, commit, devices, and the facts given (teacher, data).
+
+    Where there is one already, a run goes on: the facts must be the same.
+
+    Raises:
+      UserError: the data or the teacher is another one than at the start of the run.
+    """
+    path = workdir / "manifest.json"
+    facts = json.loads(json.dumps(facts))
+    if path.exists():
+        before, now = _flat(_read(path)), _flat(facts)
+        differ = [f"{k} was {before.get(k)} and is {v}" for k, v in now.items() if before.get(k) != v]
+        if differ:
+            raise UserError(
+                f"{workdir} cannot go on, for its data or teacher changed: {'; '.join(differ[:5])}: "
+                "restore them, or start in another --workdir."
+            )
+        return
     devices = jax.devices()
     manifest = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -66,35 +84,38 @@ def write_manifest(workdir: Path, **facts) -> None:
         "processes": jax.process_count(),
         **facts,
     }
-    _write(workdir / "manifest.json", manifest)
+    _write(path, manifest)
 
 
-def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
-    """The config of a run, as it was started.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run read back: its network (backbone and parts), variables, config, manifest, and their step."""
 
-    Raises:
-      UserError: the folder is not the workdir of a run.
-    """
-    workdir = Path(workdir)
-    if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
-        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
-    return ml_collections.ConfigDict(_read(workdir / "config.json"))
+    network: Network
+    variables: dict
+    config: config_lib.Config
+    manifest: dict
+    step: int
 
 
-def load_run(workdir: str | os.PathLike) -> tuple[Network, dict, dict]:
-    """The network of a run and its variables at the newest checkpoint, on this process's default device.
+def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: bool = False) -> Run:
+    """A run at its newest checkpoint, or the best by probe, on this process's default device.
 
-    Returns:
-      The network (backbone and parts), its variables, and the run's manifest.
+    `precision` is that of the run unless given.
 
     Raises:
       UserError: the folder is not the workdir of a run, or has no checkpoint.
     """
-    config = config_lib.resolve(read_config(workdir))
     workdir = Path(workdir)
+    if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
+        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
+    config = config_lib.resolve(ml_collections.ConfigDict(_read(workdir / "config.json")))
     manifest = _read(workdir / "manifest.json")
     backbone = models.create(
-        config.student.model, bn_group=config.train.bn_group or None, **config.student.options
+        config.student.model,
+        precision=precision or config.train.precision,
+        bn_group=config.train.bn_group or None,
+        **config.student.options,
     )
     network = config.method.network(backbone, manifest["data"]["num_classes"], manifest["teacher_dim"])
     side = config.data.image_size
@@ -102,7 +123,8 @@ def load_run(workdir: str | os.PathLike) -> tuple[Network, dict, dict]:
     like = jax.eval_shape(network.init, jax.random.key(0), sample)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
-    return network, checkpoint.load_model(workdir, like), manifest
+    variables, step = checkpoint.load_model(workdir, like, best=best)
+    return Run(network, variables, config, manifest, step)
 
 
 def _plain(raw) -> dict:

@@ -66,7 +66,6 @@ def _one_seed(options, seed: int) -> dict:
     """Three runs and their probes on the test split: {row: {parameters, knn, linear, seconds}}."""
     import jax
 
-    from seed_jax import config as config_lib
     from seed_jax import state, train, workdir
     from seed_jax.evals import final
 
@@ -80,9 +79,9 @@ def _one_seed(options, seed: int) -> dict:
         directory = options.out / f"seed{seed}" / file
         train.run(config, directory, name=f"{name}, seed {seed}")
         scores[name] = {**final.evaluate(directory), "seconds": time.time() - began}
-    network, _, _ = workdir.load_run(directory)
-    untrained = jax.jit(lambda: state.init_variables(network, config.data.image_size, seed))()
-    scores[UNTRAINED] = final.probe(network, untrained, config_lib.resolve(config))
+    run = workdir.load_run(directory)
+    untrained = jax.jit(lambda: state.init_variables(run.network, config.data.image_size, seed))()
+    scores[UNTRAINED] = final.probe(run.network, untrained, run.config)
     return scores
 
 

@@ -67,9 +67,14 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
     """Whole batches in one pass; raises `UserError` when there is not even one."""
     if len(source) < batch_size:
         raise UserError(
-            f"train.batch_size is {batch_size} but the training data has only {len(source)} images; lower it."
+            f"data.batch_size is {batch_size} but the training data has only {len(source)} images; lower it."
         )
     return len(source) // batch_size
+
+
+def _threads() -> int:
+    """Reading threads: one a core that this process may use, 16 at most."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 
 
 def _local_rows(batch_size: int) -> slice:
@@ -118,7 +123,7 @@ def _in_threads(batch, start, stop, threads):
 
     A whole batch is one element: small images would spend more on grain's queues than on pixels.
     """
-    threads = threads or min(16, os.cpu_count())
+    threads = threads or _threads()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
     return iter(grain.MapDataset.range(start, stop).map(batch).to_iter_dataset(options))
 

@@ -14,18 +14,33 @@ from seed_jax.report.tables import Table
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seed_jax.evals", description=__doc__.split(": ", 1)[1])
     parser.add_argument("workdir", nargs="+", help="the --workdir of a run")
+    parser.add_argument(
+        "--best", action="store_true", help="the best checkpoint on the validation split, not the last"
+    )
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     parallel.start()
     try:
         rows = []
         for workdir in options.workdir:
-            scores = evaluate(workdir)
-            rows.append([workdir, f"{scores['parameters']:,}", scores["knn"], scores["linear"]])
+            scores = evaluate(workdir, best=options.best)
+            rows.append(
+                [
+                    workdir,
+                    f"{scores['parameters']:,}",
+                    scores["knn"],
+                    scores["linear"],
+                    scores.get("top1"),
+                ]
+            )
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    print(Table(["run", "parameters", "kNN, test %", "linear probe, test %"], rows).markdown())
+    print(
+        Table(
+            ["run", "parameters", "kNN, test %", "linear probe, test %", "classifier, test %"], rows
+        ).markdown()
+    )
     return 0
 
 

@@ -1,51 +1,60 @@
-"""The evaluation that is reported: a run's frozen backbone, probed once on the test split."""
+"""The evaluation that is reported: a run's frozen network, probed once on the test split."""
 
 import os
 
 import jax
+import numpy as np
 
-from seed_jax import config as config_lib
 from seed_jax import parallel, workdir
-from seed_jax.config import Config
+from seed_jax.config import Config, check_splits
 from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import linear
 from seed_jax.evals.features import Extractor
 from seed_jax.evals.knn import knn
+from seed_jax.evals.online import evenly, feature_names
 from seed_jax.models.network import Network
 
 
-def evaluate(directory: str | os.PathLike) -> dict[str, float]:
-    """`probe` of the newest checkpoint of a run."""
-    network, variables, _ = workdir.load_run(directory)
-    return probe(network, variables, config_lib.resolve(workdir.read_config(directory)))
+def evaluate(directory: str | os.PathLike, *, best: bool = False) -> dict[str, float]:
+    """`probe` of a run at its newest checkpoint, or the best on the validation split."""
+    run = workdir.load_run(directory, best=best)
+    return probe(run.network, run.variables, run.config)
 
 
 def probe(network: Network, variables, config: Config) -> dict[str, float]:
-    """kNN and linear accuracy, percent, of frozen features on `data.test`, and the backbone's parameters.
+    """Accuracies in percent on `data.test`: kNN and linear probe of frozen features, top-1 of a classifier.
 
-    The kNN searches `data.bank` (or `data.train`) with `evals.k` neighbours; the linear probe is trained on
-    the same split's cached features and chooses its learning rate on `data.val`. Nothing is chosen on the
-    test split.
+    The kNN searches `data.bank` (or `data.train`), `evals.bank_size` of it, with `evals.k` neighbours; the
+    linear probe is trained on the same cached features and chooses its learning rate on `data.val`. Nothing
+    is chosen on the test split. `parameters` counts those of the backbone.
 
     Raises:
-      UserError: the data has no labels.
+      UserError: the data has no labels, or its test images are in the bank.
     """
     d, e = config.data, config.evals
     mesh = parallel.make_mesh()
-    extract = Extractor(network, mesh, keys=(e.feature,))
+    check_splits(d)
     splits = {}
     for name, split in (("bank", d.bank or d.train), ("val", d.val), ("test", d.test)):
         source = open_source(d.source, split, dir=d.dir or None)
         if not source.num_classes:
             raise UserError(f"data.source ({d.source}) has no labels, so there is nothing to probe with.")
+        splits[name] = evenly(source, e.bank_size) if name == "bank" else source
+    names = feature_names(network, variables, d.image_size)
+    extract = Extractor(network, mesh, keys=tuple(k for k in (e.feature, "logits") if k in names))
+    for name, source in splits.items():
         features, labels, _ = extract(variables, eval_batches(source, d.image_size, e.batch_size))
         splits[name] = features[e.feature], labels
+        logits = features.get("logits")
     k = min(e.k, len(splits["bank"][1]))
     fitted = linear.fit(*splits["bank"], *splits["val"], num_classes=source.num_classes)
-    return {
+    scores = {
         "parameters": sum(x.size for x in jax.tree.leaves(variables["params"]["backbone"])),
         "knn": 100 * knn(*splits["bank"], *splits["test"], mesh=mesh, k=(k,))[k],
         "linear": 100 * fitted.accuracy(*splits["test"]),
     }
+    if logits is not None:
+        scores["top1"] = 100 * float(np.mean(logits.argmax(axis=1) == splits["test"][1]))
+    return scores

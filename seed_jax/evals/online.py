@@ -1,38 +1,73 @@
-"""The probe during training: kNN of the validation split among a labelled bank."""
+"""The probe during training: what the network is worth on the split that choices are made on."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from seed_jax.config import Config
 from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import Source, Subset
+from seed_jax.errors import UserError
 from seed_jax.evals.features import Extractor
 from seed_jax.evals.knn import knn
 
 
-class OnlineKnn:
-    """kNN accuracy of a network's frozen features, majority vote, on the split that choices are made on.
+class OnlineProbe:
+    """Accuracies of a network in eval mode on `queries`: `knn` of its features, `top1` of its classifier.
+
+    `knn` is a majority vote among the `evals.k` nearest images of the bank, where `evals.knn` asks for it;
+    `top1` is there when the network has logits.
 
     Args:
-      network: backbone or whole network; anything that gives `feature`.
-      bank, queries: labelled sources.
-      bank_size: so many images of the bank, evenly spaced; 0 for all.
+      network: anything that obeys the seam; `variables` are its variables or their shapes.
+      bank, queries: labelled sources; of the bank, `evals.bank_size` images.
+
+    Raises:
+      UserError: the network lacks the feature that `evals.feature` names.
     """
 
-    def __init__(
-        self, network, mesh, bank: Source, queries: Source, *, size, batch_size, k, feature, bank_size
-    ):
-        if bank_size and bank_size < len(bank):
-            bank = Subset(bank, np.linspace(0, len(bank) - 1, bank_size).astype(np.int64))
-        self._extract = Extractor(network, mesh, keys=(feature,))
-        self._bank, self._queries, self._mesh = bank, queries, mesh
-        self._size, self._batch_size = size, min(batch_size, max(len(bank), len(queries)))
-        self._k, self._feature = min(k, len(bank)), feature
+    def __init__(self, network, variables, mesh, config: Config, bank: Source, queries: Source):
+        e = config.evals
+        names = feature_names(network, variables, config.data.image_size)
+        if e.feature not in names:
+            raise UserError(
+                f"evals.feature is '{e.feature}', but the network gives {', '.join(sorted(names))}."
+            )
+        self._bank = evenly(bank, e.bank_size) if e.knn else None
+        self._queries, self._mesh, self._config = queries, mesh, config
+        keys = ([e.feature] if e.knn else []) + (["logits"] if "logits" in names else [])
+        self._extract = Extractor(network, mesh, keys=tuple(keys)) if keys else None
 
-    def __call__(self, variables) -> float:
-        """Accuracy in [0, 1]."""
-        bank, bank_labels = self._features(variables, self._bank)
-        queries, query_labels = self._features(variables, self._queries)
-        return knn(bank, bank_labels, queries, query_labels, mesh=self._mesh, k=(self._k,))[self._k]
+    def __call__(self, variables) -> dict[str, float]:
+        """Accuracies in [0, 1] by name; none where there is nothing to measure."""
+        if self._extract is None:
+            return {}
+        features, labels = self._features(variables, self._queries)
+        scores = {}
+        if "logits" in features:
+            scores["top1"] = float(np.mean(features["logits"].argmax(axis=1) == labels))
+        if self._bank is not None:
+            e = self._config.evals
+            bank, bank_labels = self._features(variables, self._bank)
+            k = min(e.k, len(bank_labels))
+            found = knn(bank[e.feature], bank_labels, features[e.feature], labels, mesh=self._mesh, k=(k,))
+            scores["knn"] = found[k]
+        return scores
 
     def _features(self, variables, source):
-        features, labels, _ = self._extract(variables, eval_batches(source, self._size, self._batch_size))
-        return features[self._feature], labels
+        size, batch_size = self._config.data.image_size, self._config.evals.batch_size
+        features, labels, _ = self._extract(variables, eval_batches(source, size, batch_size))
+        return features, labels
+
+
+def feature_names(network, variables, image_size: int) -> set[str]:
+    """The entries of a network's features, found without computing anything."""
+    sample = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
+    return set(jax.eval_shape(lambda v, x: network.apply(v, x, False)[0], variables, sample))
+
+
+def evenly(source: Source, count: int) -> Source:
+    """`count` images of a source, evenly spaced; all of them if `count` is 0 or there are no more."""
+    if not count or count >= len(source):
+        return source
+    return Subset(source, np.linspace(0, len(source) - 1, count).astype(np.int64))

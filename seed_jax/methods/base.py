@@ -73,6 +73,9 @@ class Method(Protocol):
 
     teacher: TeacherNeed
 
+    def check(self, data, train) -> None:
+        """Raise `UserError` for settings of those sections that the method cannot work with."""
+
     def views(self, data) -> tuple[ViewSpec, ...]:
         """The views of an image that the loss sees, from the data section of the config."""
 

@@ -10,6 +10,7 @@ from jax import lax
 
 from seed_jax import queue
 from seed_jax import rng as rng_lib
+from seed_jax.errors import UserError
 from seed_jax.losses import info_nce
 from seed_jax.methods.base import Info, LossOut, TeacherNeed, base_view, unit
 from seed_jax.models.heads import ProjectionHead
@@ -42,6 +43,15 @@ class MoCo:
     hidden: int = 0
 
     teacher: ClassVar[TeacherNeed] = TeacherNeed.NONE
+
+    def check(self, data, train):
+        if self.temperature <= 0:
+            raise UserError("method.temperature must be above 0.")
+        if not 0 < train.bn_group < data.batch_size:
+            raise UserError(
+                f"train.bn_group is {train.bn_group}: MoCo needs groups smaller than the batch, else a query "
+                f"knows its key by the batch statistics; use --config.train.bn_group={max(2, data.batch_size // 8)}."
+            )
 
     def views(self, data):
         return (base_view(data, count=2),)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from seed_jax import queue
+from seed_jax.errors import UserError
 from seed_jax.losses import seed_loss
 from seed_jax.methods.base import Info, LossOut, TeacherNeed, base_view, unit
 from seed_jax.models.heads import ProjectionHead
@@ -33,6 +34,10 @@ class Seed:
     hidden: int = 0
 
     teacher: ClassVar[TeacherNeed] = TeacherNeed.EMBEDDING
+
+    def check(self, data, train):
+        if min(self.tau_student, self.tau_teacher) <= 0:
+            raise UserError("method.tau_student and method.tau_teacher must be above 0.")
 
     def views(self, data):
         return (base_view(data),)

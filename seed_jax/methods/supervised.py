@@ -31,6 +31,9 @@ class Supervised:
         if self.freeze not in ("", "backbone"):
             raise UserError(f"method.freeze is '{self.freeze}': use 'backbone' or an empty string.")
 
+    def check(self, data, train):
+        pass
+
     def views(self, data) -> tuple[ViewSpec, ...]:
         return (base_view(data),)
 
