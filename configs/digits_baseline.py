@@ -13,6 +13,7 @@ def get_config(variant: str = ""):
     c = digits("moco")
     small_student(c)
     c.method.momentum = 0.99
+    c.optim.lr = 0.03
     return config.variant(c, variant)
 
 
@@ -21,4 +22,4 @@ def small_student(c):
     c.student.model = "mobilenetv3_small"
     c.student.options.small_stem = True
     c.student.options.width = 0.5
-    c.train.epochs = 16.0
+    c.train.epochs = 14.0

@@ -14,7 +14,7 @@ def get_config(variant: str = ""):
     c.student.options.small_stem = True
     c.student.options.width = 0.25
     c.method.momentum = 0.99
-    c.train.epochs = 28.0
+    c.train.epochs = 26.0
     return config.variant(c, variant)
 
 

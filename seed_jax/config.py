@@ -20,7 +20,8 @@ class Data:
     """Where images come from and how a view is cut.
 
     Attributes:
-      source: embedded ('digits', 'scattered', 'photos', 'photos6'), 'folder', 'imagefolder', 'npz', 'tfds:NAME'.
+      source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'npz', or
+        'tfds:NAME'.
       dir: the folder, the .npz file, or the tfds data_dir.
       train: split that is trained on.
       val: split that probes during training look at, and that choices are made on.
@@ -116,7 +117,7 @@ class Train:
     """The run: exactly one of `epochs`, `steps` and `examples` is not 0.
 
     Attributes:
-      precision: 'fp32' (on GPUs convolutions at XLA's default, TF32), or 'bf16' for convolutions and products.
+      precision: 'fp32' (on GPUs XLA's default, TF32), or 'bf16' for convolutions and matrix products.
       bn_group: BatchNorm statistics over groups of so many samples; 0 for the whole batch.
       checkpoint_epochs: epochs between checkpoints, each with a probe.
       keep: how many of the newest checkpoints stay, beside the best by probe.
@@ -301,8 +302,9 @@ def _check(c: Config) -> None:
         "optim.milestones": all(0 < m < 1 for m in c.optim.milestones),
         "optim.warmup_epochs": c.optim.warmup_epochs >= 0,
         "evals.bank_size": c.evals.bank_size >= 0,
-        "train.epochs, train.steps or train.examples": min(c.train.epochs, c.train.steps, c.train.examples)
-        >= 0,
+        "train.epochs": c.train.epochs >= 0,
+        "train.steps": c.train.steps >= 0,
+        "train.examples": c.train.examples >= 0,
     }
     for key, fits in ranges.items():
         if not fits:

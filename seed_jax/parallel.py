@@ -40,6 +40,16 @@ def _keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
+def jit_once(function, **options):
+    """`jax.jit` for a program that runs once, such as an initialisation.
+
+    On a CPU compiling takes longer than running it, so it is compiled without optimisation: 10 s become 4
+    for MobileNetV3-Small on two cores.
+    """
+    fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=fast, **options)
+
+
 def make_mesh(devices: list | None = None) -> jax.sharding.Mesh:
     """All devices on one axis, `data`.
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seed_jax import config, models, rng, weights, workdir
+from seed_jax import config, models, parallel, rng, weights, workdir
 from seed_jax.errors import UserError
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined, Network
@@ -39,7 +39,7 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
             models.create(t.model, precision=precision, **t.options), {"head": ProjectionHead(dim=t.dim)}
         )
         sample = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
-        variables = jax.jit(network.init)(rng.stream(seed, "teacher"), sample)
+        variables = parallel.jit_once(network.init)(rng.stream(seed, "teacher"), sample)
         provenance = {"source": "random weights"}
     elif Path(t.weights).is_dir():
         run = workdir.load_run(t.weights, precision=precision)
@@ -61,14 +61,9 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
 def _from_file(t: config.Teacher, precision: str):
     found = weights.recognise(t.weights, part="teacher")
     if found.arch != t.model:
-        raise UserError(
-            f"teacher.model is '{t.model}', but {t.weights} holds {found}: "
-            + (
-                f"use --config.teacher.model={found.arch}."
-                if found.arch in models.MODELS
-                else "give another file."
-            )
-        )
+        known = found.arch in models.MODELS
+        way_out = f"use --config.teacher.model={found.arch}" if known else "give another file"
+        raise UserError(f"teacher.model is '{t.model}', but {t.weights} holds {found}: {way_out}.")
     parts = {"head": ProjectionHead(**dataclasses.asdict(found.head))} if found.head else {}
     network = Joined(models.create(t.model, precision=precision, **{**found.options, **t.options}), parts)
     return network, weights.load(t.weights, network, part="teacher")

@@ -163,7 +163,7 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
         current = checkpoints.restore(like)
         say(f"{name}: going on from step {begin} of {total} in {directory}")
     else:
-        current = jax.jit(fresh, out_shardings=shardings)(start)
+        current = parallel.jit_once(fresh, out_shardings=shardings)(start)
     teacher_variables = jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh))
 
     writer = MetricsWriter(directory, tensorboard=config.log.tensorboard, wandb=config.log.wandb or None)

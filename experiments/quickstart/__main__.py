@@ -64,9 +64,7 @@ def _parse(arguments):
 
 def _one_seed(options, seed: int) -> dict:
     """Three runs and their probes on the test split: {row: {parameters, knn, linear, seconds}}."""
-    import jax
-
-    from seed_jax import state, train, workdir
+    from seed_jax import parallel, state, train, workdir
     from seed_jax.evals import final
 
     scores = {}
@@ -80,8 +78,8 @@ def _one_seed(options, seed: int) -> dict:
         train.run(config, directory, name=f"{name}, seed {seed}")
         scores[name] = {**final.evaluate(directory), "seconds": time.time() - began}
     run = workdir.load_run(directory)
-    untrained = jax.jit(lambda: state.init_variables(run.network, config.data.image_size, seed))()
-    scores[UNTRAINED] = final.probe(run.network, untrained, run.config)
+    fresh = parallel.jit_once(lambda: state.init_variables(run.network, config.data.image_size, seed))
+    scores[UNTRAINED] = final.probe(run.network, fresh(), run.config)
     return scores
 
 

@@ -14,9 +14,7 @@ from seed_jax.report.tables import Table
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seed_jax.evals", description=__doc__.split(": ", 1)[1])
     parser.add_argument("workdir", nargs="+", help="the --workdir of a run")
-    parser.add_argument(
-        "--best", action="store_true", help="the best checkpoint on the validation split, not the last"
-    )
+    parser.add_argument("--best", action="store_true", help="the best checkpoint by probe, not the last")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     parallel.start()

@@ -34,8 +34,8 @@ def seed_loss(student, teacher, queue, valid=None, *, tau_student: float = 0.2, 
       tau_student: temperature of the student's distribution.
       tau_teacher: temperature of the teacher's. The paper's is 0.01; the released code's default is 1e-4.
 
-    Over several devices, call it inside `jax.set_mesh` with the queue sharded on its batch axis, as the trainer
-    does: then only embeddings travel. Outside, XLA decides, and gathers the queue.
+    Over several devices, call it inside `jax.set_mesh` with the queue sharded on its batch axis, as the
+    trainer does: then only embeddings travel. Outside, XLA decides, and gathers the queue.
 
     Returns:
       float32 `[B]`: a loss for each sample. It never approaches 0: a uniform student has log(K + 1).

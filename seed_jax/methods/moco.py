@@ -50,7 +50,8 @@ class MoCo:
         if not 0 < train.bn_group < data.batch_size:
             raise UserError(
                 f"train.bn_group is {train.bn_group}: MoCo needs groups smaller than the batch, else a query "
-                f"knows its key by the batch statistics; use --config.train.bn_group={max(2, data.batch_size // 8)}."
+                "knows its key by their batch statistics; "
+                f"use --config.train.bn_group={max(1, data.batch_size // 8)}."
             )
 
     def views(self, data):
