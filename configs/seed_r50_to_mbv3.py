@@ -41,6 +41,7 @@ def get_config(variant: str = ""):
     c.optim.schedule = "cosine"
 
     c.train.epochs = 200.0
+    c.train.bn_group = 32
     c.train.precision = "bf16"
     c.evals.every_epochs = 5.0
     c.evals.bank_size = 50_000
@@ -51,12 +52,11 @@ def get_config(variant: str = ""):
 
 
 def official_code(c):
-    """jacobswan1/SEED as released: temperature, noise queue, rate set once an epoch after 5 epochs of
-    warm-up from the unscaled rate, batch statistics of one of eight GPUs."""
+    """jacobswan1/SEED as released: its temperature, its noise queue, its rate set once an epoch after five
+    epochs of warm-up from the unscaled rate."""
     c.method.tau_teacher = 1e-4
     c.method.queue_start = "noise"
     c.optim.update = "epoch"
     c.optim.warmup_epochs = 5.0
     c.optim.warmup_from = "lr"
-    c.train.bn_group = 32
     return c

@@ -98,9 +98,13 @@ def _load(load, step, directory, model, train=None):
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract)
     try:
         return load(step, abstract)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except OSError as error:
+        raise UserError(
+            f"The checkpoint {directory}/{step} is damaged ({error}): remove that folder, and the run goes "
+            "on from the one before."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()
         raise UserError(
-            f"The checkpoint {directory}/{step} cannot be read into this config's networks: "
-            f"{' '.join(reason[:4])}"
+            f"The checkpoint {directory}/{step} does not fit this config's networks: {' '.join(reason[:4])}"
         ) from error

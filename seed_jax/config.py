@@ -118,7 +118,8 @@ class Train:
 
     Attributes:
       precision: 'fp32' (on GPUs XLA's default, TF32), or 'bf16' for convolutions and matrix products.
-      bn_group: BatchNorm statistics over groups of so many samples; 0 for the whole batch.
+      bn_group: BatchNorm statistics over groups of so many samples, as on the papers' eight GPUs of 32
+        images each; 0 for the whole batch.
       checkpoint_epochs: epochs between checkpoints, each with a probe.
       keep: how many of the newest checkpoints stay, beside the best by probe.
     """
@@ -128,7 +129,7 @@ class Train:
     examples: int = 0
     seed: int = 0
     precision: str = "fp32"
-    bn_group: int = 0
+    bn_group: int = 32
     checkpoint_epochs: float = 1.0
     keep: int = 2
 

@@ -228,6 +228,6 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
 
 
 def _backbone_of(path: str):
-    """{collection: tree} of another run's backbone."""
+    """{collection: tree} of another run's backbone, on the host."""
     variables = workdir.load_run(path).variables
-    return {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}
+    return jax.device_get({k: trees["backbone"] for k, trees in variables.items() if "backbone" in trees})

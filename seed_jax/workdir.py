@@ -38,7 +38,9 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
         ) from error
     path = workdir / "config.json"
     mine = _plain(raw)
-    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+    if path.exists() and not {"method", "train"} <= _read(path).keys():
+        raise UserError(f"{path} is not of a run: give a --workdir of its own.")
+    if path.exists() and _has_checkpoint(workdir):
         theirs = _flat(_read(path))
         mine = _flat(mine)
         differ = [
@@ -66,7 +68,7 @@ def write_manifest(workdir: Path, **facts) -> None:
     """
     path = workdir / "manifest.json"
     facts = json.loads(json.dumps(facts))
-    if path.exists():
+    if path.exists() and _has_checkpoint(workdir):
         before, now = _flat(_read(path)), _flat(facts)
         differ = [f"{k} was {before.get(k)} and is {v}" for k, v in now.items() if before.get(k) != v]
         if differ:
@@ -125,6 +127,10 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
     variables, step = checkpoint.load_model(workdir, like, best=best)
     return Run(network, variables, config, manifest, step)
+
+
+def _has_checkpoint(workdir: Path) -> bool:
+    return any((workdir / "checkpoints").glob("[0-9]*"))
 
 
 def _plain(raw) -> dict:

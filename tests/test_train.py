@@ -19,7 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from seed_jax import config, models, monitor, optim, rng, train, workdir
 from seed_jax.data.pipeline import train_batches
-from seed_jax.data.sources import open_source
+from seed_jax.data.sources import Subset, open_source
 from seed_jax.errors import UserError
 from seed_jax.report import metrics
 
@@ -129,7 +129,7 @@ def test_step_compiles_once_in_a_run_with_probes_and_checkpoints(tmp_path, caplo
     compiled = [message for message in caplog.messages if message.startswith("Compiling jit(step)")]
     assert len(compiled) == 1
     by_step = {row["step"]: row for row in rows(tmp_path) if "knn" in row}
-    assert list(by_step) == [0, 2, 4, 6]
+    assert list(by_step) == [0, 2, 3, 4, 6]  # every checkpoint has a probe too
     assert "teacher_knn" in by_step[0]
     assert score == by_step[6]["knn"]
     assert all(0 <= row["knn"] <= 1 for row in by_step.values())
@@ -198,7 +198,7 @@ def test_mistakes_are_found_before_the_workdir_is_touched(tmp_path):
     for overrides, words in {
         ("method__queue_size", 72): "method.queue_size is 72.*--config.method.queue_size=64",
         ("student__model", "tinny"): "Unknown model 'tinny'",
-        ("data__batch_size", 20): r"data.batch_size \(20\) must be a multiple of the 8 devices",
+        ("train__bn_group", 5): "train.bn_group is 5, which does not divide",
         ("data__batch_size", 4096): "4096",
         ("data__source", "digit"): "data.source.*digits",
         ("teacher__weights", ""): "teacher.weights is empty.*--config.teacher.weights=PATH",
@@ -208,6 +208,27 @@ def test_mistakes_are_found_before_the_workdir_is_touched(tmp_path):
         with pytest.raises(UserError, match=words):
             run(tmp_path / "run", **{key: value})
         assert not (tmp_path / "run").exists(), key
+
+
+def test_batch_that_the_devices_do_not_divide(tmp_path):
+    with pytest.raises(UserError, match=r"data.batch_size \(20\) must be a multiple of the 8 devices"):
+        run(tmp_path / "run", data__batch_size=20, train__bn_group=4)
+
+
+def test_a_run_does_not_go_on_with_other_data_or_another_teacher(tmp_path, monkeypatch):
+    run(tmp_path)
+    monkeypatch.setattr(Subset, "fingerprint", lambda self: "another")
+    with pytest.raises(
+        UserError, match="its data or teacher changed: data.fingerprint was .* and is another"
+    ):
+        run(tmp_path)
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["ViT"]}')
+    with pytest.raises(UserError, match="not of a run"):
+        run(tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"architectures": ["ViT"]}'
 
 
 def test_all_problems_of_data_and_teacher_are_told_at_once(tmp_path):
@@ -221,7 +242,9 @@ def test_all_problems_of_data_and_teacher_are_told_at_once(tmp_path):
 def test_a_run_is_the_teacher_of_another(tmp_path):
     """What `load_run` gives is the last checkpoint; SEED takes it and says so in its manifest."""
     run(tmp_path / "teacher", "moco", method__dim=12)
-    network, variables, manifest = workdir.load_run(tmp_path / "teacher")
+    loaded = workdir.load_run(tmp_path / "teacher")
+    network, variables, manifest = loaded.network, loaded.variables, loaded.manifest
+    assert loaded.step == 6
     saved = checkpoint(tmp_path / "teacher", 6)["model"]
     chex.assert_trees_all_equal(jax.device_get(variables["params"]), saved["params"])
     chex.assert_trees_all_equal(jax.device_get(variables["batch_stats"]), saved["model_state"]["batch_stats"])

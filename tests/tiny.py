@@ -41,7 +41,7 @@ def get_config(variant: str = "seed"):
     if variant != "supervised":
         c.method.queue_size = 64
     c.optim.lr, c.optim.lr_batch = 0.1, 0
-    c.train.steps, c.train.checkpoint_epochs = 6, 3 / 78
+    c.train.steps, c.train.checkpoint_epochs, c.train.bn_group = 6, 3 / 78, 8
     c.evals.knn = False
     c.log.every_steps, c.log.tensorboard = 1, False
     return c
