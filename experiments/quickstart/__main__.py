@@ -35,6 +35,11 @@ def main(arguments=None) -> int:
     from seed_jax import parallel
     from seed_jax.errors import UserError
 
+    if (options.out / "results.json").exists():
+        print(
+            f"{options.out} holds a finished quick start: remove it, or give another --out.", file=sys.stderr
+        )
+        return 1
     try:
         parallel.start()
         seeds = range(options.first_seed, options.first_seed + options.seeds)
