@@ -48,10 +48,14 @@ install() {
   for file in "$@"; do arguments+=(-r "$file"); done
   echo "Installing the dependencies ($name); the first time takes a few minutes"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}" "${jax[@]}"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}" ${jax[@]+"${jax[@]}"}
   echo "$want" >"$stamp"
 }
 
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+  exit
+fi
 install run "$root/requirements.txt"
 [[ ${1:-} == test ]] && install test "$root/requirements.txt" "$root/tests/requirements.txt"
 export PATH="$venv/bin:$PATH" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
@@ -60,6 +64,5 @@ case ${1:-} in
   '') exec python -m experiments.quickstart ;;
   test) shift; cd "$root"; exec python -m pytest "$@" ;;
   python) exec "$@" ;;
-  -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit ;;
   *) exec python "$root/main.py" "$@" ;;
 esac
