@@ -23,8 +23,7 @@ def say(sentence: str) -> None:
 
 
 class Monitor:
-    """Collects the metrics of each step on the device and writes their means, one line a window of `every`
-    steps.
+    """Collects the metrics of each step and writes their means, one line a window of `every` steps.
 
     A window is read only after the step that follows it has been dispatched, so the device never waits for
     the host.

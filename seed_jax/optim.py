@@ -10,9 +10,7 @@ from seed_jax.config import Optim
 
 
 def schedule(o: Optim, *, batch_size: int, steps: int, steps_per_epoch: int):
-    """The learning rate as a function of the step (traced or NumPy), linear scaling, warm-up and decay
-    included.
-    """
+    """The learning rate as a function of the step, linear scaling, warm-up and decay included."""
     peak = o.lr * batch_size / o.lr_batch if o.lr_batch else o.lr
     warmup = o.warmup_epochs * steps_per_epoch
     begin = 0.0 if o.warmup_from == "zero" else o.lr

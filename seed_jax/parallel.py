@@ -13,10 +13,10 @@ DATA_AXIS = "data"
 
 
 def start() -> None:
-    """Join the other hosts where the environment names a coordinator or a pod, and keep compiled programs
-    for the next start.
+    """Join the other hosts, if there are any, and keep compiled programs for the next start.
 
-    The cache lies in the user's cache folder; `JAX_COMPILATION_CACHE_DIR` names another.
+    There are where the environment has `JAX_COORDINATOR_ADDRESS`, or `SEED_JAX_MULTIHOST=1` on a pod that
+    tells JAX by itself. The cache lies in the user's cache folder; `JAX_COMPILATION_CACHE_DIR` names another.
     """
     if "JAX_COORDINATOR_ADDRESS" in os.environ or os.environ.get("SEED_JAX_MULTIHOST") == "1":
         jax.distributed.initialize()

@@ -13,9 +13,7 @@ import numpy as np
 
 
 def stream(seed: int, name: str) -> jax.Array:
-    """The key of a named stream, e.g. `stream(seed, 'init')`: names keep streams apart, order does not
-    matter.
-    """
+    """The key of a named stream, e.g. `stream(seed, 'init')`: names keep streams apart."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 

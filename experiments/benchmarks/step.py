@@ -79,12 +79,11 @@ def _measure(options, mesh):
         return state.init_state(variables, method, tx, seed=0, batch_size=options.batch, teacher_dim=128)
 
     shardings = state.shardings(mesh, jax.eval_shape(fresh))
-    current = jax.jit(fresh, out_shardings=shardings)()
+    current = parallel.jit_once(fresh, out_shardings=shardings)()
     tx = optim.optimizer(Optim(), rate, current.params, method.frozen)
     sample = jnp.zeros((2, options.size, options.size, 3))
-    teacher_variables = jax.device_put(
-        jax.jit(teacher.init)(jax.random.key(1), sample), parallel.replicated(mesh)
-    )
+    init_teacher = parallel.jit_once(teacher.init, out_shardings=parallel.replicated(mesh))
+    teacher_variables = init_teacher(jax.random.key(1), sample)
 
     views = method.views(data)
     pixels = np.random.default_rng(0).integers(0, 256, (512, 256, 256, 3), np.uint8)

@@ -12,6 +12,7 @@ probed on images that none of them, and no choice made for them, has seen. The t
 import argparse
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -35,20 +36,26 @@ def main(arguments=None) -> int:
     from seed_jax import parallel
     from seed_jax.errors import UserError
 
-    if (options.out / "results.json").exists():
-        print(
-            f"{options.out} holds a finished quick start: remove it, or give another --out.", file=sys.stderr
-        )
-        return 1
+    stored = options.out / "results.json"
     try:
-        parallel.start()
-        seeds = range(options.first_seed, options.first_seed + options.seeds)
-        results = [_one_seed(options, seed) for seed in seeds]
+        if stored.exists():
+            print(f"{options.out} holds a finished quick start; remove it to run again.")
+            finished = json.loads(stored.read_text())
+        else:
+            parallel.start()
+            seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+            results = [_one_seed(options, seed) for seed in seeds]
+            finished = {
+                "seeds": seeds,
+                "hardware": f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+                "minutes": (time.time() - started) / 60,
+                "results": results,
+            }
+            stored.write_text(json.dumps(finished, indent=1) + "\n")
+        _report(options.out, **finished)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    seconds = time.time() - started
-    _report(options.out, seeds, results, seconds, f"{len(jax.devices())} x {jax.devices()[0].device_kind}")
     return 0
 
 
@@ -88,7 +95,7 @@ def _one_seed(options, seed: int) -> dict:
     return scores
 
 
-def _report(out: Path, seeds, results, seconds: float, hardware: str) -> None:
+def _report(out: Path, *, seeds, hardware: str, minutes: float, results) -> None:
     from seed_jax import report
     from seed_jax.report.tables import Table
 
@@ -97,23 +104,21 @@ def _report(out: Path, seeds, results, seconds: float, hardware: str) -> None:
         + [[r[name][key] for r in results] for key in ("knn", "linear")]
         for name in (*RUNS, UNTRAINED)
     ]
-    count = f"{len(results)} seeds" if len(results) > 1 else f"seed {seeds[0]}"
+    count = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    lead = f"{count}, {hardware}, {minutes:.1f} minutes."
     table = Table(["network", "parameters", "kNN, test %", "linear probe, test %"], rows)
-    print(f"\n{table.markdown()}\n\n{count}, {hardware}, {seconds / 60:.1f} minutes")
+    print(f"\n{table.markdown()}\n\n{lead}")
     page = report.compare(
         out / "report.html",
         {name: [out / f"seed{s}" / file for s in seeds] for name, file in RUNS.items()},
         title="A small network, alone and taught",
-        lead=f"{count}, {hardware}, {seconds / 60:.1f} minutes.",
+        lead=lead,
         curves=["knn", "loss"],
         tables=[table],
-        notes=["The probes of the table use the test split; the curves use the validation split."],
-    )
-    (out / "results.json").write_text(
-        json.dumps(
-            {"seeds": list(seeds), "hardware": hardware, "minutes": seconds / 60, "results": results},
-            indent=1,
-        )
+        notes=[
+            "The table is of the last checkpoints on the test split; the curves are of the validation split.",
+            "The losses of MoCo-v2 and SEED are different quantities: compare each with itself.",
+        ],
     )
     print(f"Curves: {page}")
 

@@ -81,9 +81,7 @@ def _info_nce_terms(tau, query, key, queue, valid):
 
 
 def _with_streamed_gradient(terms, temperatures: int):
-    """A custom-VJP loss from `terms(*temperatures, z, …) -> (loss [B], dloss/dz [B, D])`; only z receives a
-    gradient.
-    """
+    """A custom-VJP loss of `terms(*temperatures, z, …) -> (loss [B], dloss/dz [B, D])`, in z alone."""
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=tuple(range(temperatures)))
     def loss(*args):

@@ -75,9 +75,7 @@ def readout(queries, temperatures, start, queue, valid):
 
 
 def _stream(queries, temperatures, own, queue, valid):
-    """Running (maximum, sum, weighted sum) over blocks of this device's part of the queue, starting at the
-    own logits.
-    """
+    """Running (maximum, sum, weighted sum) over this device's queue, starting at the own logits."""
     queue, valid = queue.reshape(-1, queue.shape[-1]), valid.reshape(-1)
     rows = queue.shape[0]
     block = min(BLOCK, rows)

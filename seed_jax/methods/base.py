@@ -26,8 +26,13 @@ class TeacherNeed(enum.Enum):
 
 @struct.dataclass
 class Batch:
-    """What the loss sees: `views`, one float32 `[B, V, H, W, 3]` in [0, 1] for each ViewSpec; `label` int32
-    `[B]`, -1 if none; `keys`, one PRNG key a sample, `[B]`."""
+    """What the loss sees of a batch.
+
+    Attributes:
+      views: one float32 `[B, V, H, W, 3]` in [0, 1] for each ViewSpec.
+      label: int32 `[B]`, -1 where there is none.
+      keys: one PRNG key a sample, `[B]`, for dropout.
+    """
 
     views: tuple
     label: jax.Array
@@ -36,9 +41,7 @@ class Batch:
 
 @struct.dataclass
 class LossOut:
-    """What a loss gives besides its value: new `model_state`, new `aux`, and metrics, each `[B]` or a
-    scalar.
-    """
+    """What a loss gives besides its value; each metric is `[B]` or a scalar."""
 
     model_state: PyTree
     aux: PyTree
@@ -59,9 +62,7 @@ class Nets:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What `init_aux` may need to know: the global batch size, the student's fresh variables, the teacher's
-    embedding width.
-    """
+    """What `init_aux` may need: global batch size, the student's variables, the teacher's width."""
 
     batch_size: int
     variables: PyTree

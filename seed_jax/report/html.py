@@ -50,6 +50,14 @@ def write(
     return path
 
 
+def standalone(figure: Figure) -> str:
+    """A figure as an SVG file of its own, for a README, in the reader's light or dark mode."""
+    opening = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    body = figure.svg.removeprefix("<svg")
+    end = body.index(">") + 1
+    return f"{opening}{body[:end]}<style>{_COLOURS}</style>{body[end:]}\n"
+
+
 def _text(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
 
@@ -71,7 +79,7 @@ def _table(table: Table) -> str:
 
 
 # Series: Okabe and Ito's colours, safe for colour-blind readers, darkened or lightened for contrast.
-_CSS = """
+_COLOURS = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1d20; --soft: #5b6067; --faint: #dfe1e4;
   --series-0: #0069a8; --series-1: #c24e00; --series-2: #00805c; --series-3: #a8487f; --series-4: #8a6a00;
   --series-5: #2b86b8; }
@@ -79,6 +87,10 @@ _CSS = """
   :root { --page: #15171a; --ink: #e6e8ea; --soft: #a0a6ad; --faint: #33373c;
     --series-0: #56b4e9; --series-1: #f08a3c; --series-2: #2fc195; --series-3: #dd94be; --series-4: #e3c23c;
     --series-5: #9ecbe8; } }
+"""
+_CSS = (
+    _COLOURS
+    + """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 66rem; background: var(--page);
   color: var(--ink); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
@@ -109,6 +121,7 @@ figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { font-family: inherit !important; }
 figcaption { color: var(--soft); font-size: .9rem; max-width: 44rem; }
 """
+)
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -99,6 +99,8 @@ def compare(
 ) -> Path:
     """Write one page that sets groups of runs side by side: a line a group, a band of ± 1 std over its seeds.
 
+    Each figure is also written beside it, as `<metric>.svg`.
+
     Args:
       path: of the HTML file.
       runs: workdirs by name, one workdir a seed; at most `plots.MAX_SERIES` names.
@@ -135,6 +137,9 @@ def compare(
                 name=f"plot{len(figures)}",
             )
         )
+    for metric, figure in zip(curves, figures, strict=True):
+        picture = Path(path).parent / f"{metric.replace('/', '_')}.svg"
+        picture.write_text(html.standalone(figure), encoding="utf-8")
     return html.write(path, title, lead=lead, tables=tables, figures=figures, notes=notes)
 
 
