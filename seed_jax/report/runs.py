@@ -137,6 +137,7 @@ def compare(
                 name=f"plot{len(figures)}",
             )
         )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     for metric, figure in zip(curves, figures, strict=True):
         picture = Path(path).parent / f"{metric.replace('/', '_')}.svg"
         picture.write_text(html.standalone(figure), encoding="utf-8")
