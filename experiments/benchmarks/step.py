@@ -101,7 +101,7 @@ def _measure(options, mesh):
 
     times = {"step": median_ms(whole, options.repeats)}
     x = parallel.to_devices(mesh, np.float32(pixels[: options.batch, : options.size, : options.size]) / 255)
-    keys = parallel.to_devices(mesh, jax.random.split(jax.random.key(2), options.batch))
+    keys = jax.device_put(jax.random.split(jax.random.key(2), options.batch), parallel.batch_sharding(mesh))
     times |= _parts(options, mesh, teacher, teacher_variables, student, current, x, keys)
     began = time.perf_counter()
     for _ in range(options.repeats):
