@@ -42,8 +42,9 @@ def main(arguments=None) -> int:
         jax.config.update("jax_num_cpu_devices", options.devices)
     parallel.start()
     mesh = parallel.make_mesh(jax.devices()[: options.devices])
+    possible = ceiling(options.precision) * mesh.size
     with jax.set_mesh(mesh):
-        rows, note = _measure(options, mesh)
+        rows, note = _measure(options, mesh, possible)
     print(Table(["part", "ms", "share %", "images/s"], rows).markdown())
     print(f"\n{note}")
     return 0
@@ -66,7 +67,7 @@ def _parse(arguments):
     return parser.parse_args(arguments)
 
 
-def _measure(options, mesh):
+def _measure(options, mesh, possible):
     method = Seed(queue_size=options.queue)
     data = Data(batch_size=options.batch, image_size=options.size)
     teacher = Joined(create(options.teacher, precision=options.precision), {"head": ProjectionHead()})
@@ -110,7 +111,7 @@ def _measure(options, mesh):
 
     whole_ms = times["step"]
     rows = [[name, ms, 100 * ms / whole_ms, 1e3 * options.batch / ms] for name, ms in times.items()]
-    achieved, possible = flops * mesh.size / whole_ms / 1e9, ceiling(options.precision) * mesh.size
+    achieved = flops * mesh.size / whole_ms / 1e9
     memory = program.memory_analysis()
     note = (
         f"{options.teacher} -> {options.student}, {options.size} px, batch {options.batch}, "
