@@ -13,6 +13,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=${VENV:-$root/.venv}
+[[ $venv == /* ]] || venv=$PWD/$venv
 accelerator=${ACCELERATOR:-cpu}
 
 fail() { echo "$*" >&2; exit 1; }
@@ -53,7 +54,7 @@ install() {
 }
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
   exit
 fi
 install run "$root/requirements.txt"

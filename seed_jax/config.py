@@ -179,6 +179,7 @@ class Config:
     log: Log
 
 
+LABELLED = ("digits", "scattered", "photos", "photos6", "imagefolder", "npz")
 SECTIONS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
 
 
@@ -310,7 +311,7 @@ def _check(c: Config) -> None:
     for key, fits in ranges.items():
         if not fits:
             raise UserError(f"{key} is out of range: seed_jax/config.py says what it may be.")
-    if c.evals.knn and c.data.source != "folder":
+    if c.evals.knn and (c.data.source in LABELLED or c.data.source.startswith("tfds:")):
         check_splits(c.data)
     if c.train.bn_group and c.data.batch_size % c.train.bn_group:
         raise UserError(

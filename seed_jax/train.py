@@ -88,6 +88,7 @@ def _open_sources(config: Config) -> _Sources:
     train = open_split(d.train)
     if not train.num_classes:
         return _Sources(train, None, None)
+    open_split(d.test)  # what will be reported must be there before the time is spent
     return _Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
 
 

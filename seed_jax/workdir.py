@@ -154,10 +154,15 @@ def _read(path: Path) -> dict:
 
 def _write(path: Path, content: dict) -> None:
     if jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(temporary, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written ({error.strerror}): give another --workdir."
+            ) from error
 
 
 def _commit() -> str:

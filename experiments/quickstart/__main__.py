@@ -38,12 +38,12 @@ def main(arguments=None) -> int:
 
     stored = options.out / "results.json"
     try:
-        if stored.exists():
+        seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+        finished = json.loads(stored.read_text()) if stored.exists() else {}
+        if finished.get("seeds") == seeds:
             print(f"{options.out} holds a finished quick start; remove it to run again.")
-            finished = json.loads(stored.read_text())
         else:
             parallel.start()
-            seeds = list(range(options.first_seed, options.first_seed + options.seeds))
             results = [_one_seed(options, seed) for seed in seeds]
             finished = {
                 "seeds": seeds,
@@ -71,7 +71,10 @@ def _parse(arguments):
     parser.add_argument(
         "--variant", default="", choices=["", "smoke"], help="smoke: a few steps, to see it run"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error("--seeds must be at least 1")
+    return options
 
 
 def _one_seed(options, seed: int) -> dict:

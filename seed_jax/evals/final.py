@@ -35,13 +35,13 @@ def probe(network: Network, variables, config: Config) -> dict[str, float]:
     """
     d, e = config.data, config.evals
     mesh = parallel.make_mesh()
-    check_splits(d)
     splits = {}
     for name, split in (("bank", d.bank or d.train), ("val", d.val), ("test", d.test)):
         source = open_source(d.source, split, dir=d.dir or None)
         if not source.num_classes:
             raise UserError(f"data.source ({d.source}) has no labels, so there is nothing to probe with.")
         splits[name] = evenly(source, e.bank_size) if name == "bank" else source
+    check_splits(d)
     names = feature_names(network, variables, d.image_size)
     extract = Extractor(network, mesh, keys=tuple(k for k in (e.feature, "logits") if k in names))
     for name, source in splits.items():
