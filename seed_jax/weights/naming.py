@@ -6,6 +6,9 @@ import dataclasses
 import re
 from collections.abc import Callable, Collection, Mapping
 
+import numpy as np
+from flax import traverse_util
+
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
@@ -44,3 +47,54 @@ def by_rules(*rules: tuple[str, str]) -> Callable[[str, Collection[str]], str | 
         return None
 
     return to_torch
+
+
+def leaves(template: Mapping) -> dict[str, tuple[int, ...]]:
+    """Shapes by path below `params` or `batch_stats`, of a network's variables or their shapes."""
+    return {
+        path: leaf.shape
+        for tree in template.values()
+        for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()
+    }
+
+
+def torch_names(naming: Naming, paths: Collection[str]) -> dict[str, str | None]:
+    """The tensor's name for each of our leaves."""
+    return {path: naming.to_torch(path, paths) for path in paths}
+
+
+def to_torch(naming: Naming, path: str, array: np.ndarray) -> np.ndarray:
+    """A view of our leaf in PyTorch's layout."""
+    match _layout(naming, path, array.ndim):
+        case "conv":  # HWIO -> OIHW, and for a depthwise filter (k, k, 1, C) -> (C, 1, k, k)
+            return array.transpose(3, 2, 0, 1)
+        case "linear":
+            return array.T
+        case "conv1x1":
+            return array.T[:, :, None, None]
+        case "squeezed":
+            return array.reshape([size for size in array.shape if size != 1])
+    return array
+
+
+def from_torch(naming: Naming, path: str, tensor: np.ndarray, ndim: int) -> np.ndarray:
+    """A view of the tensor in the layout of our leaf, which has `ndim` axes. The reverse of `to_torch`."""
+    match _layout(naming, path, ndim), tensor.ndim:
+        case "conv", 4:
+            return tensor.transpose(2, 3, 1, 0)
+        case "linear", 2:
+            return tensor.T
+        case "conv1x1", 4:
+            return tensor[:, :, 0, 0].T if tensor.shape[2:] == (1, 1) else tensor
+        case "squeezed", given:
+            return tensor.reshape((1,) * (ndim - given) + tensor.shape)
+    return tensor
+
+
+def _layout(naming, path, ndim):
+    for pattern, layout in naming.layouts:
+        if re.fullmatch(pattern, path):
+            return layout
+    if path.endswith("/kernel"):
+        return {4: "conv", 2: "linear"}[ndim]
+    return "same"

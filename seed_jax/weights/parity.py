@@ -5,20 +5,56 @@ drawn positions. Its weights are drawn here again, by name, pass through our con
 must give the same values.
 """
 
+import dataclasses
 import hashlib
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
+from seed_jax import models
+from seed_jax.models.heads import ProjectionHead
+from seed_jax.models.network import Joined
+from seed_jax.weights import naming as naming_lib
+from seed_jax.weights.naming import Naming
+
+GOLDEN = Path(__file__).parent / "golden"
 POSITIONS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A golden file `golden/{name}.npz`, the network that must reproduce it, and how its tensors are named.
+
+    `options`: of `models.create`, with dropout and drop-path at 0, because the running statistics after a
+    pass in train mode are compared too. `head`: of `ProjectionHead` where the reference has one.
+    """
+
+    name: str
+    arch: str
+    naming: Naming
+    options: dict = dataclasses.field(default_factory=dict)
+    head: dict | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """`error`: the largest difference of a feature or statistic, relative to its largest golden value."""
+
+    name: str
+    error: float
+    parameters: int
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Float32 values of a tensor, a function of its name and shape alone; nothing is at its default.
 
     Standard normal numbers n of Philox, keyed by BLAKE2b of the name: a running variance is 0.5 + n^2, any
-    other vector called `weight` or `gamma` is 1 + n / 5, other vectors (biases, means) are n / 10, matrices and filters
-    called `weight` or `proj` are n sqrt(g / fan-in) with g = 2 for filters and 1 for matrices, and the rest
-    (tokens, position embeddings) is n / 2.
+    other vector called `weight` or `gamma` is 1 + n / 5, other vectors (biases, means) are n / 10, matrices
+    and filters called `weight` or `proj` are n sqrt(g / fan-in) with g = 2 for filters and 1 for matrices,
+    and the rest (tokens, position embeddings) is n / 2.
     """
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "little")
     n = np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, np.float32)
@@ -42,3 +78,69 @@ def fingerprint(shapes: dict[str, tuple[int, ...]]) -> str:
     """Of a state dict's names and shapes, in PyTorch's layout."""
     lines = sorted(f"{name} {list(shape)}" for name, shape in shapes.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def check(case: Case) -> Result:
+    """Rebuild the weights, convert them, run, compare.
+
+    Raises ValueError when our names and shapes, turned into PyTorch's, are not those of the reference.
+    """
+    golden = np.load(GOLDEN / f"{case.name}.npz")
+    parts = {"head": ProjectionHead(**case.head)} if case.head else {}
+    network = Joined(models.create(case.arch, mean=(0, 0, 0), std=(1, 1, 1), **case.options), parts)
+    template = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((2, 224, 224, 3)))
+    names = naming_lib.torch_names(case.naming, naming_lib.leaves(template))
+
+    def tensor(path, shape):
+        mock = np.broadcast_to(np.float32(0), shape)
+        return draw(names[path], naming_lib.to_torch(case.naming, path, mock).shape)
+
+    def array(path, leaf):
+        path = path.partition("/")[2]
+        drawn = tensor(path, leaf.shape)
+        shapes[names[path]] = drawn.shape
+        return np.ascontiguousarray(naming_lib.from_torch(case.naming, path, drawn, leaf.ndim))
+
+    shapes = {}
+    flat = {path: array(path, leaf) for path, leaf in traverse_util.flatten_dict(template, sep="/").items()}
+    if fingerprint(shapes) != golden["names"]:
+        raise ValueError(f"{case.name}: our names or shapes are not the reference's")
+    variables = traverse_util.unflatten_dict(flat, sep="/")
+    statistics = [name for name in shapes if name.endswith(("running_mean", "running_var"))]
+    parameters = sum(int(np.prod(shapes[name])) for name in shapes if name not in statistics)
+    if parameters != golden["parameters"]:
+        raise ValueError(
+            f"{case.name}: {parameters} parameters, and the reference has {golden['parameters']}"
+        )
+
+    errors = []
+    keys = sorted(key for key in golden if "/" in key and not key.startswith("train/"))
+    sizes = list(dict.fromkeys(int(key.split("/")[0]) for key in golden if key.split("/")[0].isdigit()))
+    for size in sizes:
+        features, _ = jax.jit(lambda v, x: network.apply(v, x, train=False))(variables, images(size))
+        for key in keys:
+            if key.startswith(f"{size}/"):
+                flat = np.asarray(features[key.split("/")[1]]).reshape(2, -1)
+                errors.append(_relative(flat[:, positions(flat.shape[1])], golden[key]))
+    if "train/running_var" in golden:
+        _, state = jax.jit(lambda v, x: network.apply(v, x, True, jax.random.split(jax.random.key(0), 2)))(
+            variables, images(sizes[0])
+        )
+        moved = {
+            names[path]: leaf
+            for path, leaf in traverse_util.flatten_dict(state["batch_stats"], sep="/").items()
+        }
+        for leaf in ("running_mean", "running_var"):
+            values = np.concatenate([moved[name] for name in sorted(moved) if name.endswith(leaf)])
+            errors.append(_relative(values[positions(len(values), 128)], golden[f"train/{leaf}"]))
+    return Result(case.name, max(errors), parameters)
+
+
+def images(size: int) -> np.ndarray:
+    """The two normalised images of the golden files, float32 `[2, size, size, 3]`."""
+    return 2 * draw(f"images {size}", (2, 3, size, size)).transpose(0, 2, 3, 1)
+
+
+def _relative(ours, golden) -> float:
+    error = np.abs(ours - golden).max() / np.abs(golden).max()
+    return float(error) if np.isfinite(error) else float("inf")
