@@ -10,14 +10,15 @@ class ProjectionHead(nn.Module):
     """`pooled` `[B, D]` -> `embedding` float32 `[B, dim]`, not normalised.
 
     Two layers: Linear D -> `hidden` (D when None), batch norm if asked, ReLU, Linear -> `dim`; the head of
-    MoCo v2 and SEED, and with `batch_norm` that of SimCLR and SwAV. `layers=1` is MoCo v1's single Linear.
-    Torch's default init.
+    MoCo v2 and SEED, and with `batch_norm` that of SimCLR and SwAV. `layers=1` is MoCo v1's single Linear;
+    `last_norm` adds batch norm after the last, as MoCo v3 does. Torch's default init.
     """
 
     hidden: int | None = None
     dim: int = 128
     layers: int = 2
     batch_norm: bool = False
+    last_norm: bool = False
 
     @nn.compact
     def __call__(self, features, train: bool, keys=None):
@@ -28,7 +29,10 @@ class ProjectionHead(nn.Module):
             if self.batch_norm:
                 x = layers.BatchNorm(name=f"bn{i}")(x, train)
             x = nn.relu(x)
-        return {"embedding": layers.torch_linear(self.dim, x.shape[-1], f"linear{self.layers}")(x)}
+        x = layers.torch_linear(self.dim, x.shape[-1], f"linear{self.layers}")(x)
+        if self.last_norm:
+            x = layers.BatchNorm(name=f"bn{self.layers}")(x, train)
+        return {"embedding": x}
 
 
 class Classifier(nn.Module):
