@@ -27,11 +27,12 @@ NOT_OPTIONS = {"block", "depths", "blocks", "pooled_features", "bn_group", "dtyp
 
 
 def create(
-    name, *, mean=IMAGENET_MEAN, std=IMAGENET_STD, precision="fp32", bn_group=None, **options
+    name, *, mean=IMAGENET_MEAN, std=IMAGENET_STD, size=None, precision="fp32", bn_group=None, **options
 ) -> LinenNetwork:
     """The network of that name, e.g. `create('resnet18', num_classes=10, small_stem=True)`.
 
-    `mean`, `std`: of the images in [0, 1], three numbers each. `precision`: `fp32` or `bf16` for convolutions
+    `mean`, `std`: of the images in [0, 1], three numbers each. `size`: to which other images are resized on
+    the device. `precision`: `fp32` or `bf16` for convolutions
     and matrix products. `bn_group`: see `layers.BatchNorm`. Options: `num_classes`, `width`, `small_stem`,
     and `dropout` for MobileNetV3.
 
@@ -42,7 +43,7 @@ def create(
     for option in options:
         _lookup(f"option of {name}", option, known)
     module = constructor(bn_group=bn_group, dtype=_lookup("precision", precision, DTYPES), **options)
-    return LinenNetwork(module, tuple(mean), tuple(std))
+    return LinenNetwork(module, tuple(mean), tuple(std), size)
 
 
 def _lookup(kind, name, table):
