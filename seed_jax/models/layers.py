@@ -138,13 +138,28 @@ class Dropout(nn.Module):
     def __call__(self, x, train: bool, keys):
         if not train or self.rate == 0:
             return x
-        if keys is None:
-            raise UserError(
-                "A network with dropout needs one key a sample in train mode; pass keys to apply."
-            )
-        keys = rng_lib.fold(keys, zlib.crc32("/".join(self.path).encode()))
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        keep = _keep(self, keys, x.shape[1:])
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): all of a sample's `x` is dropped or none; else as `Dropout`."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys):
+        if not train or self.rate == 0:
+            return x
+        keep = _keep(self, keys, (1,) * (x.ndim - 1))
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+def _keep(module, keys, shape):
+    if keys is None:
+        raise UserError("A network with dropout needs one key a sample in train mode; pass keys to apply.")
+    keys = rng_lib.fold(keys, zlib.crc32("/".join(module.path).encode()))
+    return jax.vmap(lambda key: jax.random.bernoulli(key, 1 - module.rate, shape))(keys)
 
 
 class SqueezeExcite(nn.Module):
