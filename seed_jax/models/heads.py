@@ -11,24 +11,26 @@ class ProjectionHead(nn.Module):
 
     Two layers: Linear D -> `hidden` (D when None), batch norm if asked, ReLU, Linear -> `dim`; the head of
     MoCo v2 and SEED, and with `batch_norm` that of SimCLR and SwAV. `layers=1` is MoCo v1's single Linear.
-    Torch's default init.
+    Without `bias` that is CLIP's projection. Torch's default init.
     """
 
     hidden: int | None = None
     dim: int = 128
     layers: int = 2
     batch_norm: bool = False
+    bias: bool = True
 
     @nn.compact
     def __call__(self, features, train: bool, keys=None):
         x = features["pooled"].astype(jnp.float32)
         width = self.hidden or x.shape[-1]
         for i in range(1, self.layers):
-            x = layers.torch_linear(width, x.shape[-1], f"linear{i}")(x)
+            x = layers.torch_linear(width, x.shape[-1], f"linear{i}", bias=self.bias)(x)
             if self.batch_norm:
                 x = layers.BatchNorm(name=f"bn{i}")(x, train)
             x = nn.relu(x)
-        return {"embedding": layers.torch_linear(self.dim, x.shape[-1], f"linear{self.layers}")(x)}
+        last = layers.torch_linear(self.dim, x.shape[-1], f"linear{self.layers}", bias=self.bias)
+        return {"embedding": last(x)}
 
 
 class Classifier(nn.Module):

@@ -181,14 +181,16 @@ def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32) -> nn.De
     return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.01), name=name)
 
 
-def torch_linear(features: int, inputs: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
+def torch_linear(
+    features: int, inputs: int, name: str, dtype: Dtype = jnp.float32, bias: bool = True
+) -> nn.Dense:
     """Linear layer with torch's default init, weight and bias U(-1/sqrt(inputs), 1/sqrt(inputs))."""
     bound = 1 / math.sqrt(inputs)
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init, name=name)
+    return nn.Dense(features, bias, dtype, kernel_init=init, bias_init=init, name=name)
 
 
 def global_average(x: jax.Array) -> jax.Array:

@@ -1,14 +1,15 @@
 """Vision transformers (Dosovitskiy et al. 2021) in the forms that DeiT, DINO, MAE, CLIP and DINOv2 published.
 
-Weights of                 | `form`                       | patch | `image_size` | images
----------------------------|------------------------------|-------|--------------|---------------
-DeiT, MAE, MoCo v3         | `deit`                       | 16    | 224          | ImageNet's mean and std
-DINO                       | `dino`                       | 8, 16 | 224          | ImageNet's mean and std
-CLIP (OpenAI)              | `clip`                       | 14, 16| 224          | `CLIP_MEAN`, `CLIP_STD`
-DINOv2                     | `dinov2`, `dinov2_registers` | 14    | 518          | ImageNet's mean and std
+| weights of         | `form`                       | `patch` | `image_size` | images normalised by    |
+|--------------------|------------------------------|---------|--------------|-------------------------|
+| DeiT, MAE, MoCo v3 | `deit`                       | 16      | 224          | ImageNet's mean and std |
+| DINO               | `dino`                       | 8, 16   | 224          | ImageNet's mean and std |
+| OpenAI's CLIP      | `clip`                       | 14, 16  | 224          | `CLIP_MEAN`, `CLIP_STD` |
+| DINOv2             | `dinov2`, `dinov2_registers` | 14      | 518          | ImageNet's mean and std |
 
-All were evaluated on bicubically resized images (shorter side 256, centre crop 224; CLIP: shorter side 224).
-`pooled` is 384, 768 and 1024 wide for small, base and large.
+Their authors evaluate on the centre 224 of images resized bicubically (MoCo v3: bilinearly) to a shorter side
+of 256 (CLIP: 224).
+MoCo v3's small network has `heads=12`. `pooled` is 384, 768 and 1024 wide for small, base and large.
 
 Names follow timm's: `cls_token`, `pos_embed`, `patch_embed`, `block0/{norm1,attn/qkv,attn/proj,norm2,mlp/fc1,
 mlp/fc2}`, `norm` (or `fc_norm`), `fc` for `head`; CLIP's `ln_pre` is `norm_pre`.
@@ -67,9 +68,9 @@ class VisionTransformer(nn.Module):
     Features, of T = 1 + registers + H / patch * W / patch tokens in that order: `stem` `[B, T, D]`, what the
     first block gets; `stage1 .. stage4` `[B, T, D]`, what each quarter of the blocks gives; `tokens`
     `[B, T, D]`, the last after the final layer norm; `pooled` `[B, D]`, the cls token of those; `logits` if
-    `num_classes`. All are float32: matrix products are in `dtype`, all between them is not. With
-    `pool='mean'`, as MAE fine-tunes, `tokens` are not normalised and `pooled` is the normalised mean over the
-    patches.
+    `num_classes`. All are float32, as are layer norms, softmax and sums; matrix products and GELU are in
+    `dtype`. With `pool='mean'`, as MAE fine-tunes, `tokens` are not normalised and `pooled` is the normalised
+    mean over the patches.
 
     `image_size`: of the square images that the position embedding belongs to; it is resized bicubically for
     others, as the form's authors do at load time (`deit`: facebookresearch/mae, util/pos_embed.py; `clip`:
@@ -116,7 +117,7 @@ class VisionTransformer(nn.Module):
         """Patches, cls token and positions, then registers and CLIP's norm."""
         for size in (self.image_size, *x.shape[1:3]):
             if size % self.patch:
-                raise UserError(f"An image side of {size} is no multiple of patch={self.patch}; change either.")
+                raise UserError(f"An image side of {size} is no multiple of patch={self.patch}.")
         grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
         stored = self.image_size // self.patch
         cls = self.param("cls_token", token_init, (1, 1, self.dim), jnp.float32)
@@ -166,14 +167,16 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool, keys):
-        def add(i, x, y):
-            y = y.astype(jnp.float32)
+        parts = (
+            Attention(self.heads, self.dtype, name="attn"),
+            MLP(self.form.quick_gelu, self.dtype, name="mlp"),
+        )
+        for i, part in enumerate(parts, start=1):
+            y = part(_layer_norm(self.form, f"norm{i}")(x)).astype(jnp.float32)
             if self.form.layer_scale:
                 y = LayerScale(name=f"ls{i}")(y)
-            return x + layers.DropPath(self.drop_path, name=f"drop_path{i}")(y, train, keys)
-
-        x = add(1, x, Attention(self.heads, self.dtype, name="attn")(_layer_norm(self.form, "norm1")(x)))
-        return add(2, x, MLP(self.form.quick_gelu, self.dtype, name="mlp")(_layer_norm(self.form, "norm2")(x)))
+            x = x + layers.DropPath(self.drop_path, name=f"drop_path{i}")(y, train, keys)
+        return x
 
 
 class Attention(nn.Module):
