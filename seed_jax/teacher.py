@@ -36,7 +36,8 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
         )
     if t.weights == "random":
         network = Joined(
-            models.create(t.model, precision=precision, **t.options), {"head": ProjectionHead(dim=t.dim)}
+            models.create(t.model, size=t.image_size or None, precision=precision, **t.options),
+            {"head": ProjectionHead(dim=t.dim)},
         )
         sample = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
         variables = parallel.jit_once(network.init)(rng.stream(seed, "teacher"), sample)

@@ -31,13 +31,14 @@ NOT_OPTIONS = {"block", "depths", "blocks", "pooled_features", "bn_group", "dtyp
 
 
 def create(
-    name, *, mean=IMAGENET_MEAN, std=IMAGENET_STD, precision="fp32", bn_group=None, **options
+    name, *, mean=IMAGENET_MEAN, std=IMAGENET_STD, size=None, precision="fp32", bn_group=None, **options
 ) -> LinenNetwork:
     """The network of that name, e.g. `create('resnet18', num_classes=10, small_stem=True)`.
 
-    `mean`, `std`: of the images in [0, 1], three numbers each. `precision`: `fp32` or `bf16` for convolutions
-    and matrix products. `bn_group`: see `layers.BatchNorm`; nothing to networks without one. Options:
-    `num_classes`, and `width`, `small_stem`, `dropout` or whatever else the architecture's module has.
+    `mean`, `std`: of the images in [0, 1], three numbers each. `size`: to which other images are resized on
+    the device. `precision`: `fp32` or `bf16` for convolutions and matrix products. `bn_group`: see
+    `layers.BatchNorm`; nothing to networks without one. Options: `num_classes`, and `width`, `small_stem`,
+    `dropout` or whatever else the architecture's module has.
 
     Raises UserError for an unknown name, precision or option, naming the nearest known one.
     """
@@ -49,7 +50,7 @@ def create(
     if "bn_group" in parameters:
         options["bn_group"] = bn_group
     module = constructor(dtype=_lookup("precision", precision, DTYPES), **options)
-    return LinenNetwork(module, tuple(mean), tuple(std))
+    return LinenNetwork(module, tuple(mean), tuple(std), size)
 
 
 def _lookup(kind, name, table):
