@@ -11,13 +11,15 @@ class ProjectionHead(nn.Module):
 
     Two layers: Linear D -> `hidden` (D when None), batch norm if asked, ReLU, Linear -> `dim`; the head of
     MoCo v2 and SEED, and with `batch_norm` that of SimCLR and SwAV. `layers=1` is MoCo v1's single Linear;
-    `last_norm` adds batch norm after the last, as MoCo v3 does. Torch's default init.
+    without `bias` that is CLIP's projection. `last_norm` adds batch norm after the last layer, as in MoCo v3.
+    Torch's default init.
     """
 
     hidden: int | None = None
     dim: int = 128
     layers: int = 2
     batch_norm: bool = False
+    bias: bool = True
     last_norm: bool = False
 
     @nn.compact
@@ -25,11 +27,11 @@ class ProjectionHead(nn.Module):
         x = features["pooled"].astype(jnp.float32)
         width = self.hidden or x.shape[-1]
         for i in range(1, self.layers):
-            x = layers.torch_linear(width, x.shape[-1], f"linear{i}")(x)
+            x = layers.torch_linear(width, x.shape[-1], f"linear{i}", bias=self.bias)(x)
             if self.batch_norm:
                 x = layers.BatchNorm(name=f"bn{i}")(x, train)
             x = nn.relu(x)
-        x = layers.torch_linear(self.dim, x.shape[-1], f"linear{self.layers}")(x)
+        x = layers.torch_linear(self.dim, x.shape[-1], f"linear{self.layers}", bias=self.bias)(x)
         if self.last_norm:
             x = layers.BatchNorm(name=f"bn{self.layers}")(x, train)
         return {"embedding": x}
