@@ -23,11 +23,27 @@ class Loaded:
     provenance: dict
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class PooledEmbedding:
+    """A network whose pooled feature is its embedding too."""
+
+    network: Network
+
+    def init(self, rng, sample):
+        return self.network.init(rng, sample)
+
+    def apply(self, variables, x, train, keys=None):
+        features, state = self.network.apply(variables, x, train, keys)
+        return features | {"embedding": features["pooled"]}, state
+
+
 def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Loaded:
-    """The teacher that the config names: a run's workdir, a PyTorch checkpoint, or random weights.
+    """The teacher that the config names: what `weights.load` reads, a run's workdir, or random weights.
+
+    The embedding of a teacher without a head is its pooled feature.
 
     Raises:
-      UserError: there is no such file, it is neither, or its embedding does not exist.
+      UserError: there is no such file, or it is none of these.
     """
     if not t.weights:
         raise UserError(
@@ -48,14 +64,11 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
         provenance = {"source": t.weights, "step": run.step, "started": run.manifest["started"]}
     else:
         network, variables = _from_file(t, precision)
-        provenance = {"source": t.weights, "sha256": weights.sha256(t.weights)}
+        provenance = {"source": t.weights, **weights.describe_source(t.weights)}
     sample = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
     features, _ = jax.eval_shape(lambda v, x: network.apply(v, x, False), variables, sample)
     if "embedding" not in features:
-        raise UserError(
-            f"teacher.weights ({t.weights}) has no embedding head: use a run of a self-supervised method, "
-            "or a checkpoint with its head."
-        )
+        network, features["embedding"] = PooledEmbedding(network), features["pooled"]
     return Loaded(network, variables, features["embedding"].shape[1], provenance)
 
 
@@ -65,5 +78,5 @@ def _from_file(t: config.Teacher, precision: str):
         known = found.arch in models.MODELS
         way_out = f"use --config.teacher.model={found.arch}" if known else "give another file"
         raise UserError(f"teacher.model is '{t.model}', but {t.weights} holds {found}: {way_out}.")
-    network = found.network(precision=precision, **t.options)
+    network = found.network(size=t.image_size or None, precision=precision, **t.options)
     return network, weights.load(t.weights, network, part="teacher")

@@ -1,5 +1,5 @@
 """Every table of names there is."""
 
-from seed_jax.weights import mobilenetv3, resnet
+from seed_jax.weights import mobilenetv3, resnet, vit
 
-NAMINGS = (*resnet.NAMINGS, *mobilenetv3.NAMINGS)
+NAMINGS = (*resnet.NAMINGS, *mobilenetv3.NAMINGS, *vit.NAMINGS)
