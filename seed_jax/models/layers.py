@@ -138,13 +138,28 @@ class Dropout(nn.Module):
     def __call__(self, x, train: bool, keys):
         if not train or self.rate == 0:
             return x
-        if keys is None:
-            raise UserError(
-                "A network with dropout needs one key a sample in train mode; pass keys to apply."
-            )
-        keys = rng_lib.fold(keys, zlib.crc32("/".join(self.path).encode()))
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        keep = _keep(self, keys, x.shape[1:])
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): all of a sample's `x` is dropped or none; else as `Dropout`."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys):
+        if not train or self.rate == 0:
+            return x
+        keep = _keep(self, keys, (1,) * (x.ndim - 1))
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+def _keep(module, keys, shape):
+    if keys is None:
+        raise UserError("A network with dropout needs one key a sample in train mode; pass keys to apply.")
+    keys = rng_lib.fold(keys, zlib.crc32("/".join(module.path).encode()))
+    return jax.vmap(lambda key: jax.random.bernoulli(key, 1 - module.rate, shape))(keys)
 
 
 class SqueezeExcite(nn.Module):
@@ -166,14 +181,16 @@ def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32) -> nn.De
     return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.01), name=name)
 
 
-def torch_linear(features: int, inputs: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
+def torch_linear(
+    features: int, inputs: int, name: str, dtype: Dtype = jnp.float32, bias: bool = True
+) -> nn.Dense:
     """Linear layer with torch's default init, weight and bias U(-1/sqrt(inputs), 1/sqrt(inputs))."""
     bound = 1 / math.sqrt(inputs)
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init, name=name)
+    return nn.Dense(features, bias, dtype, kernel_init=init, bias_init=init, name=name)
 
 
 def global_average(x: jax.Array) -> jax.Array:
