@@ -6,7 +6,13 @@ import inspect
 import jax.numpy as jnp
 
 from seed_jax.errors import UserError
-from seed_jax.models.mobilenetv3 import mobilenetv3_large, mobilenetv3_small
+from seed_jax.models import efficientnet
+from seed_jax.models.mobilenetv3 import (
+    mobilenetv3_large,
+    mobilenetv3_large_torchvision,
+    mobilenetv3_small,
+    mobilenetv3_small_torchvision,
+)
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD, Joined, LinenNetwork, Network
 from seed_jax.models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
 
@@ -20,6 +26,9 @@ MODELS = {
     "resnet152": resnet152,
     "mobilenetv3_large": mobilenetv3_large,
     "mobilenetv3_small": mobilenetv3_small,
+    "mobilenetv3_large_torchvision": mobilenetv3_large_torchvision,
+    "mobilenetv3_small_torchvision": mobilenetv3_small_torchvision,
+    **efficientnet.ARCHITECTURES,
 }
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
@@ -32,8 +41,9 @@ def create(
     """The network of that name, e.g. `create('resnet18', num_classes=10, small_stem=True)`.
 
     `mean`, `std`: of the images in [0, 1], three numbers each. `precision`: `fp32` or `bf16` for convolutions
-    and matrix products. `bn_group`: see `layers.BatchNorm`. Options: `num_classes`, `width`, `small_stem`,
-    and `dropout` for MobileNetV3.
+    and matrix products. `bn_group`: see `layers.BatchNorm`. Options: `num_classes`, `small_stem`; `width` for
+    ResNet and MobileNetV3; `dropout`, `bn_epsilon` and `bn_momentum` for MobileNetV3 and EfficientNet;
+    `drop_path` for EfficientNet.
 
     Raises UserError for an unknown name, precision or option, naming the nearest known one.
     """
