@@ -70,7 +70,10 @@ def embed(options) -> None:
     if not options.out.parent.is_dir():
         raise UserError(f"there is no folder {options.out.parent} to write to; make it first.")
     loaded = teacher.load(
-        config.Teacher(weights=options.spec, model=options.arch), image_size=options.size, seed=0, precision="fp32"
+        config.Teacher(weights=options.spec, model=options.arch),
+        image_size=options.size,
+        seed=0,
+        precision="fp32",
     )
     network, size = loaded.network, options.size or loaded.size
     bad = None
@@ -92,7 +95,14 @@ def embed(options) -> None:
     if bad is not None:
         names = [source.name(i) for i in range(count) if i not in bad.names]
     about = {**loaded.provenance, "size": size, "raw": options.raw}
-    _write(options.out, **features, id=ids, label=labels, name=np.array(names), network=np.array(json.dumps(about)))
+    _write(
+        options.out,
+        **features,
+        id=ids,
+        label=labels,
+        name=np.array(names),
+        network=np.array(json.dumps(about)),
+    )
     widths = ", ".join(f"{key} {list(value.shape)}" for key, value in features.items())
     skipped = f"; {len(bad)} could not be read" if bad else ""
     print(f"{options.out}: {widths}{skipped}")
