@@ -6,7 +6,13 @@ import inspect
 import jax.numpy as jnp
 
 from seed_jax.errors import UserError
-from seed_jax.models.mobilenetv3 import mobilenetv3_large, mobilenetv3_small
+from seed_jax.models import efficientnet
+from seed_jax.models.mobilenetv3 import (
+    mobilenetv3_large,
+    mobilenetv3_large_torchvision,
+    mobilenetv3_small,
+    mobilenetv3_small_torchvision,
+)
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD, Joined, LinenNetwork, Network
 from seed_jax.models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
 from seed_jax.models.vit import vit_base, vit_large, vit_small
@@ -21,6 +27,9 @@ MODELS = {
     "resnet152": resnet152,
     "mobilenetv3_large": mobilenetv3_large,
     "mobilenetv3_small": mobilenetv3_small,
+    "mobilenetv3_large_torchvision": mobilenetv3_large_torchvision,
+    "mobilenetv3_small_torchvision": mobilenetv3_small_torchvision,
+    **efficientnet.ARCHITECTURES,
     "vit_small": vit_small,
     "vit_base": vit_base,
     "vit_large": vit_large,

@@ -118,7 +118,7 @@ NAMINGS = (
     Naming(
         family="vit",
         name="moco_v3",
-        signature=("cls_token", "blocks.0.attn.qkv.weight", "head.6.weight"),
+        signature=("cls_token", "blocks.0.attn.qkv.weight", "patch_embed.proj.bias", "head.6.weight"),
         to_torch=timm_name,
         describe=describe_moco_v3,
     ),
