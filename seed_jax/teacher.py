@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from seed_jax import config, models, parallel, rng, weights, workdir
 from seed_jax.errors import UserError
-from seed_jax.models.heads import ProjectionHead
+from seed_jax.models.heads import PooledEmbedding, ProjectionHead
 from seed_jax.models.network import Joined, Network
 
 
@@ -21,20 +21,6 @@ class Loaded:
     variables: Any
     dim: int
     provenance: dict
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PooledEmbedding:
-    """A network whose pooled feature is its embedding too."""
-
-    network: Network
-
-    def init(self, rng, sample):
-        return self.network.init(rng, sample)
-
-    def apply(self, variables, x, train, keys=None):
-        features, state = self.network.apply(variables, x, train, keys)
-        return features | {"embedding": features["pooled"]}, state
 
 
 def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Loaded:
@@ -68,7 +54,8 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
     sample = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
     features, _ = jax.eval_shape(lambda v, x: network.apply(v, x, False), variables, sample)
     if "embedding" not in features:
-        network, features["embedding"] = PooledEmbedding(network), features["pooled"]
+        network = dataclasses.replace(network, parts={**network.parts, "embedding": PooledEmbedding()})
+        features["embedding"] = features["pooled"]
     return Loaded(network, variables, features["embedding"].shape[1], provenance)
 
 

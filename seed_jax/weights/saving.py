@@ -1,6 +1,5 @@
 """Our variables as a safetensors file that PyTorch code loads."""
 
-import importlib.metadata
 import inspect
 import json
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from flax import traverse_util
 
+import seed_jax
 from seed_jax import models
 from seed_jax.errors import UserError
 from seed_jax.weights import array_files, heads
@@ -23,6 +23,7 @@ from seed_jax.weights.recognition import Recognised
 TRAINING = {"moco": "module.encoder_q.", "seed": "module.student."}
 # What differs beside the weights, or is told by more than the backbone's tensors.
 UNTOLD = {"form", "heads", "mean", "std", "num_classes"}
+CLASSIFIER = re.compile(r"(backbone|classifier)/fc/")
 LAYOUT = "NCHW, RGB in [0, 1], then (x - mean) / std"
 
 
@@ -50,7 +51,7 @@ def save(
     offered = _offered(network, arrays)
     if names not in offered:
         raise UserError(
-            f"--names={names}: there are no such names for {network.arch}; it has {', '.join(sorted(offered))}."
+            f"--names={names}: {network.arch} has no such names; it has {', '.join(sorted(offered))}."
         )
     table, prefix = offered[names]
     table, prefix = offered[names]
@@ -74,7 +75,7 @@ def _offered(network, arrays) -> dict[str, tuple[Naming, str]]:
 
 
 def _tells(table, network, arrays) -> bool:
-    """Whether a reader of the names would build this very architecture, and not one that computes otherwise."""
+    """Whether a reader of the names would build this architecture, and not one that computes otherwise."""
     backbone = [leaf for leaf in arrays if leaf.startswith("backbone/")]
     names = naming_lib.torch_names(table, backbone)
     if None in names.values() or not set(table.signature) <= set(names.values()):
@@ -93,19 +94,18 @@ def _names(table, prefix, arrays) -> dict[str, str]:
     """The tensor's name for every leaf that is written: of a training file, all but the classifier."""
     if prefix:
         names = heads.names(table, "fc", arrays)
-        names = {leaf: name for leaf, name in names.items() if not re.search(r"(backbone|classifier)/fc/", leaf)}
-    else:
-        names = {leaf: table.to_torch(leaf.replace("classifier/fc/", "backbone/fc/"), arrays) for leaf in arrays}
+        return {leaf: name for leaf, name in names.items() if name and not CLASSIFIER.match(leaf)}
+    names = {leaf: table.to_torch(CLASSIFIER.sub("backbone/fc/", leaf), arrays) for leaf in arrays}
     return {leaf: name for leaf, name in names.items() if name}
 
 
 def _metadata(network, arrays, names, provenance):
-    classifier = [leaf for leaf in arrays if leaf.endswith("/fc/kernel") and not leaf.startswith("head/")]
-    options = dict(network.options)
-    if classifier and names not in TRAINING:
-        options["num_classes"] = arrays[classifier[0]].shape[1]
+    options = {key: value for key, value in network.options.items() if key != "num_classes"}
+    for leaf, array in arrays.items():
+        if CLASSIFIER.match(leaf) and names not in TRAINING:
+            options["num_classes"] = array.shape[-1]
     told = {
-        "seed_jax": importlib.metadata.version("seed_jax"),
+        "seed_jax": seed_jax.__version__,
         "arch": network.arch,
         "options": options,
         "names": names,
