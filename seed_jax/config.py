@@ -54,11 +54,13 @@ class Student:
     Attributes:
       model: a key of `seed_jax.models.MODELS`.
       options: of the model, e.g. `width`.
+      image_size: the side it sees, resized on the device from data.image_size; 0 for that.
       init: workdir of a run whose backbone is the start; '' for a random start.
     """
 
     model: str = "mobilenetv3_large"
     options: dict = dataclasses.field(default_factory=dict)
+    image_size: int = 0
     init: str = ""
 
 
@@ -70,12 +72,14 @@ class Teacher:
       weights: workdir of a run, a PyTorch checkpoint (.pth, .pth.tar), or 'random' for speed and smoke runs.
       model: a key of `seed_jax.models.MODELS`; ignored for a workdir, which knows.
       options: of the model.
+      image_size: the side it sees, resized on the device from data.image_size; 0 for that.
       dim: width of the embedding of a 'random' teacher.
     """
 
     weights: str = ""
     model: str = "resnet50"
     options: dict = dataclasses.field(default_factory=dict)
+    image_size: int = 0
     dim: int = 128
 
 
@@ -300,6 +304,8 @@ def _check(c: Config) -> None:
     ranges = {
         "data.crop_scale": 0 < low <= high <= 1,
         "data.flip": 0 <= c.data.flip <= 1,
+        "student.image_size": c.student.image_size >= 0,
+        "teacher.image_size": c.teacher.image_size >= 0,
         "optim.lr_batch": c.optim.lr_batch >= 0,
         "optim.milestones": all(0 < m < 1 for m in c.optim.milestones),
         "optim.warmup_epochs": c.optim.warmup_epochs >= 0,

@@ -8,7 +8,7 @@ from flax import struct
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from seed_jax import parallel, rng
+from seed_jax import models, parallel, rng
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Info, Method
 from seed_jax.models.network import Network
@@ -24,6 +24,19 @@ class TrainState:
     model_state: Any
     opt_state: Any
     aux: Any
+
+
+def student_network(config, num_classes: int, teacher_dim: int | None, *, precision: str | None = None):
+    """The network that a run trains: the student's backbone and what the method trains with it."""
+    s, t = config.student, config.train
+    backbone = models.create(
+        s.model,
+        size=s.image_size or None,
+        precision=precision or t.precision,
+        bn_group=t.bn_group or None,
+        **s.options,
+    )
+    return config.method.network(backbone, num_classes, teacher_dim)
 
 
 def init_variables(network: Network, image_size: int, seed: int):

@@ -8,7 +8,7 @@ import jax
 import ml_collections
 
 from seed_jax import config as config_lib
-from seed_jax import models, optim, parallel, report, state, teacher, workdir
+from seed_jax import optim, parallel, report, state, teacher, workdir
 from seed_jax.checkpoint import Checkpoints
 from seed_jax.config import Config
 from seed_jax.data.pipeline import BadImages, prefetch, steps_per_epoch, train_batches
@@ -101,11 +101,8 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
     probe_every = max(1, round(e.every_epochs * per_epoch))
     save_every = max(1, round(t.checkpoint_epochs * per_epoch))
 
-    backbone = models.create(
-        config.student.model, precision=t.precision, bn_group=t.bn_group or None, **config.student.options
-    )
     dim = loaded.dim if loaded else None
-    student = config.method.network(backbone, sources.train.num_classes, dim)
+    student = state.student_network(config, sources.train.num_classes, dim)
     rate = optim.schedule(config.optim, batch_size=d.batch_size, steps=total, steps_per_epoch=per_epoch)
     start = _backbone_of(config.student.init) if config.student.init else None
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from seed_jax import checkpoint, models
+from seed_jax import checkpoint, state
 from seed_jax import config as config_lib
 from seed_jax.errors import UserError
 from seed_jax.models.network import Network
@@ -41,8 +41,7 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     if path.exists() and not {"method", "train"} <= _read(path).keys():
         raise UserError(f"{path} is not of a run: give a --workdir of its own.")
     if path.exists() and _has_checkpoint(workdir):
-        theirs = _flat(_read(path))
-        mine = _flat(mine)
+        theirs, mine = _resolved(_read(path)), _resolved(mine)
         differ = [
             f"{k} is {theirs.get(k, 'absent')} there and {mine.get(k, 'absent')} here"
             for k in sorted({*theirs, *mine})
@@ -113,13 +112,9 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
         raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
     config = config_lib.resolve(ml_collections.ConfigDict(_read(workdir / "config.json")))
     manifest = _read(workdir / "manifest.json")
-    backbone = models.create(
-        config.student.model,
-        precision=precision or config.train.precision,
-        bn_group=config.train.bn_group or None,
-        **config.student.options,
+    network = state.student_network(
+        config, manifest["data"]["num_classes"], manifest["teacher_dim"], precision=precision
     )
-    network = config.method.network(backbone, manifest["data"]["num_classes"], manifest["teacher_dim"])
     side = config.data.image_size
     sample = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
     like = jax.eval_shape(network.init, jax.random.key(0), sample)
@@ -131,6 +126,12 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
 
 def _has_checkpoint(workdir: Path) -> bool:
     return any((workdir / "checkpoints").glob("[0-9]*"))
+
+
+def _resolved(raw: dict) -> dict:
+    """Every key of a config: those that were added since it was written have their defaults."""
+    config = dataclasses.asdict(config_lib.resolve(ml_collections.ConfigDict(raw)))
+    return _flat(json.loads(json.dumps(config)))
 
 
 def _plain(raw) -> dict:

@@ -194,6 +194,22 @@ def test_workdir_of_another_config_names_the_keys_that_differ(tmp_path):
     run(tmp_path, log__every_steps=7)  # how a run is watched is not what it is
 
 
+def test_a_run_goes_on_when_a_key_was_added_since(tmp_path):
+    run(tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text())
+    del written["student"]["image_size"]
+    path.write_text(json.dumps(written))
+    run(tmp_path)
+    with pytest.raises(UserError, match="student.image_size is 0 there and 8 here"):
+        run(tmp_path, student__image_size=8)
+
+
+def test_teacher_and_student_of_other_sizes_than_the_views(tmp_path):
+    run(tmp_path, teacher__image_size=24, student__image_size=12)
+    assert all(np.isfinite(row["loss"]) for row in rows(tmp_path))
+
+
 def test_mistakes_are_found_before_the_workdir_is_touched(tmp_path):
     for overrides, words in {
         ("method__queue_size", 72): "method.queue_size is 72.*--config.method.queue_size=64",

@@ -15,6 +15,7 @@ from seed_jax.models.mobilenetv3 import (
 )
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD, Joined, LinenNetwork, Network
 from seed_jax.models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
+from seed_jax.models.vit import vit_base, vit_large, vit_small
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "MODELS", "Joined", "LinenNetwork", "Network", "create"]
 
@@ -29,6 +30,9 @@ MODELS = {
     "mobilenetv3_large_torchvision": mobilenetv3_large_torchvision,
     "mobilenetv3_small_torchvision": mobilenetv3_small_torchvision,
     **efficientnet.ARCHITECTURES,
+    "vit_small": vit_small,
+    "vit_base": vit_base,
+    "vit_large": vit_large,
 }
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
@@ -36,23 +40,26 @@ NOT_OPTIONS = {"block", "depths", "blocks", "pooled_features", "bn_group", "dtyp
 
 
 def create(
-    name, *, mean=IMAGENET_MEAN, std=IMAGENET_STD, precision="fp32", bn_group=None, **options
+    name, *, mean=IMAGENET_MEAN, std=IMAGENET_STD, size=None, precision="fp32", bn_group=None, **options
 ) -> LinenNetwork:
     """The network of that name, e.g. `create('resnet18', num_classes=10, small_stem=True)`.
 
-    `mean`, `std`: of the images in [0, 1], three numbers each. `precision`: `fp32` or `bf16` for convolutions
-    and matrix products. `bn_group`: see `layers.BatchNorm`. Options: `num_classes`, `small_stem`; `width` for
-    ResNet and MobileNetV3; `dropout`, `bn_epsilon` and `bn_momentum` for MobileNetV3 and EfficientNet;
-    `drop_path` for EfficientNet.
+    `mean`, `std`: of the images in [0, 1], three numbers each. `size`: to which other images are resized on
+    the device. `precision`: `fp32` or `bf16` for convolutions and matrix products. `bn_group`: see
+    `layers.BatchNorm`; nothing to networks without one. Options: `num_classes`, and `width`, `small_stem`,
+    `dropout` or whatever else the architecture's module has.
 
     Raises UserError for an unknown name, precision or option, naming the nearest known one.
     """
     constructor = _lookup("model", name, MODELS)
-    known = {key: key for key in inspect.signature(constructor).parameters if key not in NOT_OPTIONS}
+    parameters = inspect.signature(constructor).parameters
+    known = {key: key for key in parameters if key not in NOT_OPTIONS}
     for option in options:
         _lookup(f"option of {name}", option, known)
-    module = constructor(bn_group=bn_group, dtype=_lookup("precision", precision, DTYPES), **options)
-    return LinenNetwork(module, tuple(mean), tuple(std))
+    if "bn_group" in parameters:
+        options["bn_group"] = bn_group
+    module = constructor(dtype=_lookup("precision", precision, DTYPES), **options)
+    return LinenNetwork(module, tuple(mean), tuple(std), size)
 
 
 def _lookup(kind, name, table):

@@ -92,7 +92,7 @@ class MBConv(nn.Module):
         y = norm("project_bn", conv("project_conv", y, self.features, 1))
         if self.stride > 1 or inputs != self.features:
             return y
-        return x + layers.StochasticDepth(self.drop_path, name="drop_path")(y, train, keys)
+        return x + layers.DropPath(self.drop_path, name="drop_path")(y, train, keys)
 
 
 class EfficientNet(nn.Module):

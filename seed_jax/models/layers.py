@@ -148,10 +148,10 @@ class Dropout(nn.Module):
         return _drop(x, x.shape[1:], self.rate, self.path, train, keys)
 
 
-class StochasticDepth(nn.Module):
-    """A residual branch dropped whole, sample by sample, with keys as `Dropout` (Huang et al. 2016).
+class DropPath(nn.Module):
+    """Stochastic depth: a residual branch dropped whole, sample by sample, with keys as `Dropout`.
 
-    What EfficientNet's authors call drop-connect, and torchvision mode `row`.
+    Huang et al. 2016; what EfficientNet's authors call drop-connect, and torchvision mode `row`.
     """
 
     rate: float
@@ -191,14 +191,16 @@ def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32) -> nn.De
     return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.01), name=name)
 
 
-def torch_linear(features: int, inputs: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
+def torch_linear(
+    features: int, inputs: int, name: str, dtype: Dtype = jnp.float32, bias: bool = True
+) -> nn.Dense:
     """Linear layer with torch's default init, weight and bias U(-1/sqrt(inputs), 1/sqrt(inputs))."""
     bound = 1 / math.sqrt(inputs)
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init, name=name)
+    return nn.Dense(features, bias, dtype, kernel_init=init, bias_init=init, name=name)
 
 
 def global_average(x: jax.Array) -> jax.Array:

@@ -43,20 +43,25 @@ class Network(Protocol):
 class LinenNetwork:
     """A Linen module called `module(x, train, keys)`, with the normalisation it was trained with.
 
-    In eval mode the model state returned is the one passed.
+    `size`: images of another side are resized to it (bilinear, antialiased), so that a teacher and a student
+    of different sizes see the same pixels; None takes images as they come. In eval mode the model state
+    returned is the one passed.
     """
 
     module: nn.Module
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    size: int | None = None
 
     def init(self, rng, sample):
-        return self.module.init(rng, self._normalise(sample), train=False, keys=None)
+        return self.module.init(rng, self._preprocess(sample), train=False, keys=None)
 
     def apply(self, variables, x, train, keys=None):
-        return _apply(self.module, variables, self._normalise(x), train, keys)
+        return _apply(self.module, variables, self._preprocess(x), train, keys)
 
-    def _normalise(self, x):
+    def _preprocess(self, x):
+        if self.size and x.shape[1:3] != (self.size, self.size):
+            x = jax.image.resize(x, (len(x), self.size, self.size, x.shape[3]), "linear")
         mean, std = (jnp.asarray(v, x.dtype).reshape(1, 1, 1, 3) for v in (self.mean, self.std))
         return (x - mean) / std
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from seed_jax import models, parallel
 from seed_jax.errors import UserError
@@ -46,6 +47,26 @@ def test_normalisation_belongs_to_the_network():
         network.apply(variables, x, train=False)[0]["pooled"],
         plain.apply(variables, by_hand, train=False)[0]["pooled"],
         rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("side", [5, 12])
+def test_a_network_of_another_size_resizes_as_pil_does(side):
+    x, _ = inputs()
+    network = models.LinenNetwork(Small(), size=side)
+    variables = init(network, x)
+    channels = [
+        [
+            Image.fromarray(np.array(image[..., c])).resize((side, side), Image.Resampling.BILINEAR)
+            for c in range(3)
+        ]
+        for image in x
+    ]
+    resized = np.stack([np.stack([np.asarray(c) for c in image], axis=-1) for image in channels])
+    np.testing.assert_allclose(
+        network.apply(variables, x, train=False)[0]["pooled"],
+        models.LinenNetwork(Small()).apply(variables, resized, train=False)[0]["pooled"],
+        atol=1e-5,
     )
 
 
