@@ -54,7 +54,6 @@ def save(
             f"--names={names}: {network.arch} has no such names; it has {', '.join(sorted(offered))}."
         )
     table, prefix = offered[names]
-    table, prefix = offered[names]
     written = {}
     for leaf, name in _names(table, prefix, arrays).items():
         written[prefix + name] = naming_lib.to_torch(table, leaf, arrays[leaf])
