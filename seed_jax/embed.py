@@ -80,7 +80,7 @@ def embed(options) -> None:
         batches, count = _raw_batches(images, options.batch_size), len(images)
     else:
         source = _source(options)
-        bad, count = BadImages(source), len(source)
+        bad, count = BadImages(source, limit=1.0), len(source)
         batches = eval_batches(source, size, options.batch_size, bad=bad)
     keys = ("pooled", "embedding") if "head" in network.parts else ("pooled",)
     extract = Extractor(network, parallel.make_mesh(), keys=keys)
