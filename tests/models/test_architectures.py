@@ -265,7 +265,7 @@ def test_drop_path_grows_with_depth():
     rates = {}
 
     def spy(next_fun, args, kwargs, context):
-        if isinstance(context.module, layers.StochasticDepth):
+        if isinstance(context.module, layers.DropPath):
             rates["/".join(context.module.path)] = context.module.rate
         return next_fun(*args, **kwargs)
 

@@ -113,10 +113,10 @@ def test_dropout_is_a_function_of_the_sample_key():
         dropout.apply({}, x, train=True, keys=None)
 
 
-def test_stochastic_depth_drops_whole_samples_by_their_keys():
+def test_drop_path_drops_whole_samples_by_their_keys():
     x = jnp.ones((400, 2, 3, 5))
     keys = jax.random.split(jax.random.key(5), 400)
-    layer = layers.StochasticDepth(0.2)
+    layer = layers.DropPath(0.2)
     y = np.asarray(layer.apply({}, x, train=True, keys=keys))
     np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1, :1], y.shape))
     assert set(np.unique(y)) == {np.float32(0), np.float32(1.25)}
