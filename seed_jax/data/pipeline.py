@@ -59,8 +59,8 @@ class BadImages:
             if len(self.names) > self.limit * len(self.source):
                 first = ", ".join(list(self.names.values())[:3])
                 raise UserError(
-                    f"More than {100 * self.limit:g} % of the {len(self.source)} images cannot be read, {first} among "
-                    "them; repair or remove them."
+                    f"More than {100 * self.limit:g} % of the {len(self.source)} images cannot be read, "
+                    f"{first} among them; repair or remove them."
                 )
 
 
