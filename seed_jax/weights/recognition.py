@@ -151,7 +151,7 @@ def of_run(run) -> Recognised:
         naming="seed_jax",
         mean=backbone.mean,
         std=backbone.std,
-        size=run.config.data.image_size,
+        size=backbone.size or run.config.data.image_size,
     )
 
 

@@ -113,6 +113,6 @@ def _metadata(network, arrays, names, provenance):
         "mean": network.mean,
         "std": network.std,
         "layout": LAYOUT,
-        **{key if key == "licence" else f"teacher_{key}": value for key, value in provenance.items()},
+        **{key if key == "teacher" else f"teacher_{key}": value for key, value in provenance.items()},
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}
