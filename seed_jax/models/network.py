@@ -85,6 +85,8 @@ class Joined:
             return jax.random.fold_in(rng, zlib.crc32(name.encode()))
 
         trees = {"backbone": self.backbone.init(key("backbone"), sample)}
+        if not self.parts:
+            return _by_collection(trees)
         shapes, _ = jax.eval_shape(lambda v, x: self.backbone.apply(v, x, False), trees["backbone"], sample)
         features = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         for name, part in self.parts.items():

@@ -10,7 +10,7 @@ from absl import logging
 from seed_jax import models, parallel
 from seed_jax.errors import UserError
 from seed_jax.report.tables import Table
-from seed_jax.weights import loading, naming, parity, provenance, recognition, saving, source
+from seed_jax.weights import array_files, loading, naming, parity, provenance, recognition, saving, source
 from seed_jax.weights.cases import CASES
 
 LARGEST_ERROR = 1e-4
@@ -47,6 +47,7 @@ def _inspect(options) -> int:
     template = loading.shapes(network.network()) if known else {"params": {}}
     _, faults = loading.match(found, naming.leaves(template))
     facts = {} if path.is_dir() else provenance.describe_source(path)
+    said = array_files.safetensors_metadata(path) if path.suffix == ".safetensors" else {}
     dtypes = sorted({str(tensor.dtype) for tensor in found.tensors.values()})
     about = {
         "network": f"{network}{network.advice}",
@@ -58,9 +59,11 @@ def _inspect(options) -> int:
         "licence": facts.get("licence") or "unknown",
         "sha256": facts.get("sha256", "none"),
         "left out": loading.some([found.names[name] for name in found.ignored]) or "nothing",
-    } | ({what: loading.some(names) for what, names in faults.items()} if known else {})
+    }
+    about |= {key.replace("_", "'s "): said[key] for key in sorted(said) if key.startswith("teacher")}
+    about |= {what: loading.some(names) for what, names in faults.items() if known}
     for what, value in about.items():
-        print(f"{what + ':':<18}{value}")
+        print(f"{what + ':':<20}{value}")
     rows = [[found.names[name], str(list(x.shape)), str(x.dtype)] for name, x in found.tensors.items()]
     print("\n" + Table(["tensor", "shape", "dtype"], rows).markdown())
     return 0 if known and not faults else 1

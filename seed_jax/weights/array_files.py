@@ -114,7 +114,7 @@ def _npy(data):
     end = begin + int.from_bytes(data[8:begin].tobytes(), "little")
     match = NPY_HEADER.fullmatch(data[begin:end].tobytes().decode("latin1"))
     if match is None:
-        raise ValueError("an array is not of real numbers")
+        raise ValueError("an array is not of real numbers, or not little-endian")
     dtype = np.dtype(match[1])
     shape = [int(size) for size in match[3].split(",") if size.strip()]
     if len(data) - end != math.prod(shape) * dtype.itemsize:

@@ -4,13 +4,33 @@ from seed_jax.weights.families import NAMINGS
 from seed_jax.weights.parity import Case
 
 TABLES = {(naming.family, naming.name): naming for naming in NAMINGS}
-CLASSES = {"num_classes": 1000}
-LARGE = {"vit_s": "vit_small", "vit_b": "vit_base", "vit_l": "vit_large"}
+VITS = {"vit_s": "vit_small", "vit_b": "vit_base", "vit_l": "vit_large"}
+
+
+def _classifier(name, arch=None, **options):
+    """`name` is `ARCH-CODE_BASE`, with ImageNet's classes."""
+    written, _, code_base = name.partition("-")
+    family = next(family for family, _ in TABLES if name.startswith(family))
+    return Case(name, arch or written, TABLES[family, code_base], {"num_classes": 1000} | options)
+
+
+def _swav(name, hidden, **options):
+    head = {"hidden": hidden, "batch_norm": "w5" not in name}
+    table = TABLES["resnet", "torchvision"]
+    return Case(name, "resnet50", table, options, head, "projection_head")
+
+
+def _mobile(name, arch, **options):
+    return _classifier(name, arch, dropout=0.0, **options)
+
+
+def _efficient(name, arch=None):
+    return _classifier(name, arch, dropout=0.0, drop_path=0.0)
 
 
 def _vit(name, table, form, head=None, **options):
     options = {"form": form, "patch": int(name[5:].partition("-")[0])} | options
-    return Case(name, LARGE[name[:5]], TABLES["vit", table], options, head)
+    return Case(name, VITS[name[:5]], TABLES["vit", table], options, head)
 
 
 def _clip(name, dim):
@@ -18,7 +38,25 @@ def _clip(name, dim):
 
 
 CASES = (
-    Case("resnet18-torchvision", "resnet18", TABLES["resnet", "torchvision"], CLASSES),
+    *(_classifier(f"resnet{depth}-torchvision") for depth in (18, 34, 50, 101, 152)),
+    _swav("resnet50-swav", 2048),
+    _swav("resnet50w2-swav", 8192, width=2),
+    _swav("resnet50w4-swav", 8192, width=4),
+    _swav("resnet50w5-swav", 10240, width=5),
+    _mobile("mobilenetv3_large-d-li14", "mobilenetv3_large"),
+    _mobile("mobilenetv3_small-d-li14", "mobilenetv3_small"),
+    _mobile("mobilenetv3_large-seed", "mobilenetv3_large"),
+    _mobile("mobilenetv3_large-torchvision", "mobilenetv3_large_torchvision"),
+    _mobile("mobilenetv3_small-torchvision", "mobilenetv3_small_torchvision"),
+    _mobile("mobilenetv3_large-timm", "mobilenetv3_large_torchvision", bn_epsilon=1e-5, bn_momentum=0.9),
+    _mobile("mobilenetv3_small-timm", "mobilenetv3_small_torchvision", bn_epsilon=1e-5, bn_momentum=0.9),
+    *(_efficient(f"efficientnet_b{i}-lukemelas") for i in range(4)),
+    *(_efficient(f"efficientnet_b{i}-torchvision", f"efficientnet_b{i}_torchvision") for i in range(4)),
+    _efficient("efficientnet_b0-seed"),
+    _efficient("efficientnet_b0-timm"),
+    _efficient("efficientnet_lite0-lukemelas"),
+    _efficient("efficientnet_lite2-lukemelas"),
+    _efficient("efficientnet_lite0-timm"),
     _vit("vit_s16-dino", "timm", "dino"),
     _vit("vit_s8-dino", "timm", "dino"),
     _vit("vit_b16-dino", "timm", "dino"),

@@ -30,13 +30,17 @@ def view(mapped: mmap.mmap, start: int, size: int) -> np.ndarray:
 
 def zip_members(path, mapped: mmap.mmap) -> dict[str, tuple[int, int]]:
     """(start, size) of every member by name. Raises ValueError when the archive is broken or compressed."""
+    return {info.filename: _locate(info, mapped) for info in zip_infos(path)}
+
+
+def zip_infos(path) -> list[zipfile.ZipInfo]:
+    """What the archive says of its members. Raises ValueError when it is broken."""
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
+            return archive.infolist()
     # zipfile lets these escape on damaged archives.
     except (zipfile.BadZipFile, struct.error, NotImplementedError, OverflowError, OSError) as error:
         raise ValueError(f"damaged zip archive ({error})") from error
-    return {info.filename: _locate(info, mapped) for info in infos}
 
 
 def _locate(info, mapped):

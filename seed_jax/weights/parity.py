@@ -17,6 +17,7 @@ from flax import traverse_util
 from seed_jax import models
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined
+from seed_jax.weights import heads
 from seed_jax.weights import naming as naming_lib
 from seed_jax.weights.naming import Naming
 
@@ -29,7 +30,8 @@ class Case:
     """A golden file `golden/{name}.npz`, the network that must reproduce it, and how its tensors are named.
 
     `options`: of `models.create`, with dropout and drop-path at 0, because the running statistics after a
-    pass in train mode are compared too. `head`: of `ProjectionHead` where the reference has one.
+    pass in train mode are compared too. `head`: of `ProjectionHead` where the reference has one;
+    `head_style`: how that is named (`heads.py`).
     """
 
     name: str
@@ -37,6 +39,7 @@ class Case:
     naming: Naming
     options: dict = dataclasses.field(default_factory=dict)
     head: dict | None = None
+    head_style: str = "fc"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,7 @@ def check(case: Case) -> Result:
     parts = {"head": ProjectionHead(**case.head)} if case.head else {}
     network = Joined(models.create(case.arch, mean=(0, 0, 0), std=(1, 1, 1), **case.options), parts)
     template = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((2, 224, 224, 3)))
-    names = naming_lib.torch_names(case.naming, naming_lib.leaves(template))
+    names = heads.names(case.naming, case.head_style, naming_lib.leaves(template))
 
     def tensor(path, shape):
         mock = np.broadcast_to(np.float32(0), shape)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl import logging
 
+from seed_jax.models.efficientnet import LITE_MEAN, LITE_STD
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
 from seed_jax.models.vit import CLIP_MEAN, CLIP_STD
 from seed_jax.weights import source
@@ -195,6 +196,8 @@ KNOWN = (
         "Apache-2.0",
         ("EfficientNet-Lite0", "efficientnet-lite0-57934424.pth", None, 1280),
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        mean=LITE_MEAN,
+        std=LITE_STD,
     ),
 )
 

@@ -116,7 +116,7 @@ def _with_metadata(path, recognised) -> Recognised:
         return recognised
     try:
         said = {name: json.loads(metadata[name]) for name in ("options", "mean", "std", "size")}
-        mean, std = (tuple(float(value) for value in said[name]) for name in ("mean", "std"))
+        mean, std = ((float(r), float(g), float(b)) for r, g, b in (said["mean"], said["std"]))
         options = dict(said["options"])
         return dataclasses.replace(
             recognised, arch=metadata["arch"], options=options, mean=mean, std=std, size=int(said["size"])
@@ -151,7 +151,7 @@ def of_run(run) -> Recognised:
         naming="seed_jax",
         mean=backbone.mean,
         std=backbone.std,
-        size=run.config.data.image_size,
+        size=backbone.size or run.config.data.image_size,
     )
 
 

