@@ -214,6 +214,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.log.every_steps = 2
     if "queue_size" in config.method:
         config.method.queue_size = 64
+    if "patch_size" in config.method:
+        config.method.patch_size = 24
     if config.teacher.weights:
         config.teacher.weights, config.teacher.model = "random", "resnet18"
     return config
