@@ -61,10 +61,9 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
 
 def _from_file(t: config.Teacher, precision: str):
     found = weights.recognise(t.weights, part="teacher")
-    if found.arch != t.model:
+    if t.model not in ("", found.arch):
         known = found.arch in models.MODELS
         way_out = f"use --config.teacher.model={found.arch}" if known else "give another file"
         raise UserError(f"teacher.model is '{t.model}', but {t.weights} holds {found}: {way_out}.")
-    parts = {"head": ProjectionHead(**dataclasses.asdict(found.head))} if found.head else {}
-    network = Joined(models.create(t.model, precision=precision, **{**found.options, **t.options}), parts)
+    network = found.network(precision=precision, **t.options)
     return network, weights.load(t.weights, network, part="teacher")

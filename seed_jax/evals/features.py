@@ -28,7 +28,8 @@ class Extractor:
         self.keys = tuple(keys)
 
         def forward(variables, images):
-            features, _ = network.apply(variables, images.astype(jnp.float32) / 255, train=False)
+            x = images / jnp.float32(255) if images.dtype == jnp.uint8 else images
+            features, _ = network.apply(variables, x, train=False)
             missing = [key for key in self.keys if key not in features]
             if missing:
                 raise UserError(
@@ -52,7 +53,7 @@ class Extractor:
 
         Args:
           variables: of the network; host arrays or arrays on the mesh.
-          batches: dicts of `image` uint8 `[B, H, W, 3]`, `label` int `[B]`, `id` int `[B, ...]` and `mask`
+          batches: dicts of `image`, uint8 `[B, H, W, 3]` or float32 as the network takes it, `label` int `[B]`, `id` int `[B, ...]` and `mask`
             bool `[B]`.
 
         Returns:

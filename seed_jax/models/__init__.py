@@ -6,9 +6,16 @@ import inspect
 import jax.numpy as jnp
 
 from seed_jax.errors import UserError
-from seed_jax.models.mobilenetv3 import mobilenetv3_large, mobilenetv3_small
+from seed_jax.models import efficientnet
+from seed_jax.models.mobilenetv3 import (
+    mobilenetv3_large,
+    mobilenetv3_large_torchvision,
+    mobilenetv3_small,
+    mobilenetv3_small_torchvision,
+)
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD, Joined, LinenNetwork, Network
 from seed_jax.models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
+from seed_jax.models.vit import vit_base, vit_large, vit_small
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "MODELS", "Joined", "LinenNetwork", "Network", "create"]
 
@@ -20,6 +27,12 @@ MODELS = {
     "resnet152": resnet152,
     "mobilenetv3_large": mobilenetv3_large,
     "mobilenetv3_small": mobilenetv3_small,
+    "mobilenetv3_large_torchvision": mobilenetv3_large_torchvision,
+    "mobilenetv3_small_torchvision": mobilenetv3_small_torchvision,
+    **efficientnet.ARCHITECTURES,
+    "vit_small": vit_small,
+    "vit_base": vit_base,
+    "vit_large": vit_large,
 }
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
@@ -32,17 +45,20 @@ def create(
     """The network of that name, e.g. `create('resnet18', num_classes=10, small_stem=True)`.
 
     `mean`, `std`: of the images in [0, 1], three numbers each. `size`: to which other images are resized on
-    the device. `precision`: `fp32` or `bf16` for convolutions
-    and matrix products. `bn_group`: see `layers.BatchNorm`. Options: `num_classes`, `width`, `small_stem`,
-    and `dropout` for MobileNetV3.
+    the device. `precision`: `fp32` or `bf16` for convolutions and matrix products. `bn_group`: see
+    `layers.BatchNorm`; nothing to networks without one. Options: `num_classes`, and `width`, `small_stem`,
+    `dropout` or whatever else the architecture's module has.
 
     Raises UserError for an unknown name, precision or option, naming the nearest known one.
     """
     constructor = _lookup("model", name, MODELS)
-    known = {key: key for key in inspect.signature(constructor).parameters if key not in NOT_OPTIONS}
+    parameters = inspect.signature(constructor).parameters
+    known = {key: key for key in parameters if key not in NOT_OPTIONS}
     for option in options:
         _lookup(f"option of {name}", option, known)
-    module = constructor(bn_group=bn_group, dtype=_lookup("precision", precision, DTYPES), **options)
+    if "bn_group" in parameters:
+        options["bn_group"] = bn_group
+    module = constructor(dtype=_lookup("precision", precision, DTYPES), **options)
     return LinenNetwork(module, tuple(mean), tuple(std), size)
 
 

@@ -12,30 +12,40 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-
-def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolution of `[B, H, W, C]` with `[k, k, C, D]`, padded by `(k - 1) // 2` on every side."""
-    return _by_platform(_cpu_conv, _xla_conv, stride, x, kernel)
+Pad = tuple[int, int]  # rows of zeros before and after the map, and as many columns
 
 
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad | None = None) -> jax.Array:
+    """Convolution of `[B, H, W, C]` with `[k, k, C, D]`, padded by `pad` (default: `symmetric(k)`)."""
+    return _by_platform(_cpu_conv, _xla_conv, (stride, pad or symmetric(kernel.shape[0])), x, kernel)
+
+
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad | None = None) -> jax.Array:
     """Convolution of channel c of `[B, H, W, C]` with `kernel[:, :, 0, c]`, padded as `conv`."""
-    return _by_platform(_cpu_depthwise, _xla_conv, stride, x, kernel)
+    return _by_platform(_cpu_depthwise, _xla_conv, (stride, pad or symmetric(kernel.shape[0])), x, kernel)
 
 
 def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
     """Maximum over windows of `[B, H, W, C]`, padded by `(window - 1) // 2` of -inf on every side."""
-    return _by_platform(
-        functools.partial(_cpu_max_pool, window), functools.partial(_xla_max_pool, window), stride, x
-    )
+    return _by_platform(_cpu_max_pool, _xla_max_pool, (stride, symmetric(window), window), x)
 
 
-def _by_platform(cpu, default, stride, *arrays):
-    """`cpu` on a CPU and `default` elsewhere.
+def symmetric(k: int) -> Pad:
+    """PyTorch's usual padding for a window of `k`, `(k - 1) // 2` on every side."""
+    return (k - 1) // 2, (k - 1) // 2
+
+
+def output_size(size: int, k: int, stride: int, pad: Pad) -> int:
+    """How often a window of `k` fits into `size` places and their padding."""
+    return (size + sum(pad) - k) // stride + 1
+
+
+def _by_platform(cpu, default, settings, *arrays):
+    """`cpu(*settings, *arrays)` on a CPU and `default` elsewhere.
 
     The choice is made again in the gradient, so that neither form keeps the other's intermediate values.
     """
-    cpu, default = functools.partial(cpu, stride), functools.partial(default, stride)
+    cpu, default = functools.partial(cpu, *settings), functools.partial(default, *settings)
 
     @jax.custom_vjp
     def f(*arrays):
@@ -52,65 +62,66 @@ def _gradient(f):
     return lambda dy, *arrays: jax.vjp(f, *arrays)[1](dy)
 
 
-def _xla_conv(stride, x, kernel):
-    pad = (kernel.shape[0] - 1) // 2
+def _xla_conv(stride, pad, x, kernel):
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
+        padding=(pad, pad),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],
     )
 
 
-def _cpu_conv(stride, x, kernel):
+def _cpu_conv(stride, pad, x, kernel):
     k = kernel.shape[0]
-    if k == 1:
+    if k == 1 and pad == (0, 0):
         x = x[:, ::stride, ::stride]
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
-    if (min(x.shape[1:3]) - 1) // stride + 1 < k:
-        return sum(tap @ kernel[i, j] for i, j, tap in _taps(stride, x, k))
-    return _xla_conv(stride, x, kernel)
+    if output_size(min(x.shape[1:3]), k, stride, pad) < k:
+        return sum(tap @ kernel[i, j] for i, j, tap in _taps(stride, pad, x, k))
+    return _xla_conv(stride, pad, x, kernel)
 
 
-def _xla_max_pool(window, stride, x):
+def _xla_max_pool(stride, pad, window, x):
     """The padding is written out because exporters know windows without it only."""
-    x = _pad(x, (window - 1) // 2, -jnp.inf)
+    x = _pad(x, pad, -jnp.inf)
     return nn.max_pool(x, (window, window), (stride, stride), "VALID")
 
 
-def _cpu_max_pool(window, stride, x):
-    return functools.reduce(jnp.maximum, (tap for _, _, tap in _taps(stride, x, window, -jnp.inf)))
+def _cpu_max_pool(stride, pad, window, x):
+    return functools.reduce(jnp.maximum, (tap for _, _, tap in _taps(stride, pad, x, window, -jnp.inf)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cpu_depthwise(stride, x, kernel):
-    return sum(tap * _filter(kernel, i, j) for i, j, tap in _taps(stride, x, kernel.shape[0]))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _cpu_depthwise(stride, pad, x, kernel):
+    return sum(tap * _filter(kernel, i, j) for i, j, tap in _taps(stride, pad, x, kernel.shape[0]))
 
 
-def _cpu_depthwise_gradients(stride, residuals, dy):
+def _cpu_depthwise_gradients(stride, pad, residuals, dy):
     x, kernel = residuals
-    return _depthwise_dx(stride, x, kernel, dy), _depthwise_dkernel(stride, x, kernel, dy)
+    return _depthwise_dx(stride, pad, x, kernel, dy), _depthwise_dkernel(stride, pad, x, kernel, dy)
 
 
 _cpu_depthwise.defvjp(
-    lambda stride, x, kernel: (_cpu_depthwise(stride, x, kernel), (x, kernel)), _cpu_depthwise_gradients
+    lambda stride, pad, x, kernel: (_cpu_depthwise(stride, pad, x, kernel), (x, kernel)),
+    _cpu_depthwise_gradients,
 )
 
 
-def _depthwise_dx(stride, x, kernel, dy):
+def _depthwise_dx(stride, pad, x, kernel, dy):
     """Gradient of the input, one phase of the stride at a time.
 
-    Input row `stride * a + u` met kernel row `i` at output row `a + (u + pad - i) / stride` if that is whole.
+    Input row `stride * a + u` met kernel row `i` at output row `a + (u + low - i) / stride` if that is whole.
     """
-    k, pad = kernel.shape[0], (kernel.shape[0] - 1) // 2
+    k, low = kernel.shape[0], pad[0]
     height, width = (-(-n // stride) for n in x.shape[1:3])
-    before, after = (k - 1 - pad) // stride, (stride - 1 + pad) // stride
-    dy = jnp.pad(dy, ((0, 0), (before, after), (before, after), (0, 0)))
+    before, after = max(k - 1 - low, 0) // stride, (stride - 1 + low) // stride
+    missing = [max(n + after - rows, 0) for n, rows in zip((height, width), dy.shape[1:3], strict=True)]
+    dy = jnp.pad(dy, ((0, 0), (before, missing[0]), (before, missing[1]), (0, 0)))
 
     def taps(u):
-        return [(i, before + (u + pad - i) // stride) for i in range(k) if (u + pad - i) % stride == 0]
+        return [(i, before + (u + low - i) // stride) for i in range(k) if (u + low - i) % stride == 0]
 
     def phase(u, v):
         return sum(
@@ -124,14 +135,14 @@ def _depthwise_dx(stride, x, kernel, dy):
     return dx[:, : x.shape[1], : x.shape[2]]
 
 
-def _depthwise_dkernel(stride, x, kernel, dy):
+def _depthwise_dkernel(stride, pad, x, kernel, dy):
     """Gradient of the filters: a loop over output rows and taps that adds products up place by place.
 
     The body is elementwise, which XLA vectorises, and a reduction to one filter is not. The totals of a
     sample stay with it, so a sharded batch is summed over devices only once, at the end.
     """
     k, (batch, height, width, channels) = kernel.shape[0], dy.shape
-    x = _pad(x, (k - 1) // 2, 0, extra=stride - 1)
+    x = _pad(x, pad, 0, extra=stride - 1)
 
     def add_products(step, totals):
         h, tap = step // (k * k), step % (k * k)
@@ -144,10 +155,10 @@ def _depthwise_dkernel(stride, x, kernel, dy):
     return totals.sum((1, 2)).reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _taps(stride, x, k, fill=0):
+def _taps(stride, pad, x, k, fill=0):
     """For each place (i, j) in a k x k window, the values of `x` that it meets, `[B, H', W', C]`."""
-    height, width = ((n - 1) // stride + 1 for n in x.shape[1:3])
-    x = _pad(x, (k - 1) // 2, fill)
+    height, width = (output_size(n, k, stride, pad) for n in x.shape[1:3])
+    x = _pad(x, pad, fill)
     for i in range(k):
         for j in range(k):
             rows = slice(i, i + stride * (height - 1) + 1, stride)
@@ -156,7 +167,8 @@ def _taps(stride, x, k, fill=0):
 
 
 def _pad(x, pad, fill, extra=0):
-    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad + extra), (0, 0)), constant_values=fill)
+    low, high = pad
+    return jnp.pad(x, ((0, 0), (low, high), (low, high + extra), (0, 0)), constant_values=fill)
 
 
 def _filter(kernel, i, j):

@@ -17,28 +17,37 @@ from seed_jax.models import conv
 Dtype = Any
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+torch_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(+-1 / sqrt(fan-in))
 
 
 class Conv(nn.Module):
-    """Square convolution without bias, NHWC x HWIO, padded by `(kernel - 1) // 2` on every side as in torch.
+    """Square convolution without bias, NHWC x HWIO; the kernel is stored float32 and used in `dtype`.
 
-    The kernel is stored float32 and used in `dtype`.
+    `pad`: zeros before and after the map on both axes; None for `(kernel - 1) // 2` on every side, as in
+    torch. Raises UserError for a map that is smaller than the kernel, padding included.
     """
 
     features: int
     kernel: int
     stride: int = 1
     depthwise: bool = False
+    pad: conv.Pad | None = None
+    init: nn.initializers.Initializer = conv_init
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         inputs = 1 if self.depthwise else x.shape[-1]
-        kernel = self.param(
-            "kernel", conv_init, (self.kernel, self.kernel, inputs, self.features), jnp.float32
-        )
+        shape = (self.kernel, self.kernel, inputs, self.features)
+        kernel = self.param("kernel", self.init, shape, jnp.float32)
+        pad = conv.symmetric(self.kernel) if self.pad is None else self.pad
+        if min(conv.output_size(size, self.kernel, self.stride, pad) for size in x.shape[1:3]) < 1:
+            raise UserError(
+                f"A map of {x.shape[1]} x {x.shape[2]} is too small for a {self.kernel} x {self.kernel} "
+                f"convolution padded by {pad}; use larger images or small_stem=True."
+            )
         convolve = conv.depthwise_conv if self.depthwise else conv.conv
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pad)
 
 
 class BatchNorm(nn.Module):
@@ -136,15 +145,31 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool, keys):
-        if not train or self.rate == 0:
-            return x
-        if keys is None:
-            raise UserError(
-                "A network with dropout needs one key a sample in train mode; pass keys to apply."
-            )
-        keys = rng_lib.fold(keys, zlib.crc32("/".join(self.path).encode()))
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
-        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+        return _drop(x, x.shape[1:], self.rate, self.path, train, keys)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: a residual branch dropped whole, sample by sample, with keys as `Dropout`.
+
+    Huang et al. 2016; what EfficientNet's authors call drop-connect, and torchvision mode `row`.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys):
+        return _drop(x, (1,) * (x.ndim - 1), self.rate, self.path, train, keys)
+
+
+def _drop(x, shape, rate, path, train, keys):
+    """`x` with a mask of `shape` a sample; what is kept grows by `1 / (1 - rate)`."""
+    if not train or rate == 0:
+        return x
+    if keys is None:
+        raise UserError("A network with dropout needs one key a sample in train mode; pass keys to apply.")
+    keys = rng_lib.fold(keys, zlib.crc32("/".join(path).encode()))
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(keys)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
 class SqueezeExcite(nn.Module):
@@ -166,14 +191,16 @@ def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32) -> nn.De
     return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.01), name=name)
 
 
-def torch_linear(features: int, inputs: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
+def torch_linear(
+    features: int, inputs: int, name: str, dtype: Dtype = jnp.float32, bias: bool = True
+) -> nn.Dense:
     """Linear layer with torch's default init, weight and bias U(-1/sqrt(inputs), 1/sqrt(inputs))."""
     bound = 1 / math.sqrt(inputs)
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init, name=name)
+    return nn.Dense(features, bias, dtype, kernel_init=init, bias_init=init, name=name)
 
 
 def global_average(x: jax.Array) -> jax.Array:

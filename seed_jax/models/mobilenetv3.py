@@ -1,9 +1,11 @@
-"""MobileNetV3 (Howard et al. 2019) as d-li14/mobilenetv3.pytorch and SEED define it: not torchvision's.
+"""MobileNetV3 (Howard et al. 2019) in two forms: SEED's, from d-li14/mobilenetv3.pytorch, and torchvision's.
 
-Batch norm has epsilon 1e-5; squeeze-and-excite comes before the activation in expanded blocks. Names beside
-the torch keys: `stem_conv`, `stem_bn` = `features.0.{0,1}`; `block{i}` = `features.{i}.conv` with
-`expand_conv, expand_bn, depthwise_conv, depthwise_bn, se/{reduce,expand}, project_conv, project_bn` in order;
-`last_conv`, `last_bn` = `conv.{0,1}`; `classifier` = `classifier.0`; `fc`.
+SEED's: squeeze-and-excite comes before the activation in expanded blocks, batch norm has epsilon 1e-5.
+torchvision's (models/mobilenetv3.py): activation first, epsilon 1e-3, momentum 0.99 (torch's 0.01). The same
+parameters; weights of one do not work in the other. Normalised with ImageNet's mean and std, 224 pixels.
+
+Names: `stem_conv`, `stem_bn`; `block{i}` from 1, with `expand_conv, expand_bn, depthwise_conv, depthwise_bn,
+se/{reduce,expand}, project_conv, project_bn`; `last_conv`, `last_bn`; `classifier`, the Linear before `fc`.
 """
 
 import functools
@@ -69,13 +71,14 @@ class InvertedResidual(nn.Module):
     kernel: int
     stride: int
     se: bool
+    se_last: bool
     act: str
-    bn_group: int | None
+    norm: Any
     dtype: Any
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv, norm = _conv_and_norm(self, train)
+        conv, norm = _conv_and_norm(self, self.norm, train)
         act = ACTIVATIONS[self.act]
         squeeze_excite = _identity
         if self.se:
@@ -87,7 +90,7 @@ class InvertedResidual(nn.Module):
             y = act(norm("expand_bn", conv("expand_conv", y, self.hidden, 1)))
         y = conv("depthwise_conv", y, self.hidden, self.kernel, self.stride, depthwise=True)
         y = norm("depthwise_bn", y)
-        y = act(squeeze_excite(y)) if expanded else squeeze_excite(act(y))
+        y = act(squeeze_excite(y)) if expanded and not self.se_last else squeeze_excite(act(y))
         y = norm("project_bn", conv("project_conv", y, self.features, 1))
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y
 
@@ -99,21 +102,28 @@ class MobileNetV3(nn.Module):
     output of the last 1x1 convolution. `pooled` is the representation that SEED's authors probe: pooling,
     Linear to `pooled_features`, h_swish, dropout (train mode). `width` as in d-li14: channels rounded to
     multiples of 8, `pooled_features` grown but never shrunk. `small_stem`, for images of 16 to 64 pixels:
-    stride 1 in the stem and in the first stride-2 block: total stride 8, not 32.
+    stride 1 in the stem and in the first stride-2 block: total stride 8, not 32. `se_last`:
+    squeeze-and-excite after the activation, torchvision's form.
     """
 
     blocks: tuple[Block, ...]
     pooled_features: int
+    se_last: bool
     num_classes: int | None = None
     width: float = 1.0
     small_stem: bool = False
     dropout: float = 0.2
+    bn_epsilon: float = 1e-5
+    bn_momentum: float = 0.9
     bn_group: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
-        conv, norm = _conv_and_norm(self, train)
+        batch_norm = functools.partial(
+            layers.BatchNorm, self.bn_group, self.bn_momentum, self.bn_epsilon, dtype=self.dtype
+        )
+        conv, norm = _conv_and_norm(self, batch_norm, train)
         stem_stride = 1 if self.small_stem else 2
         x = conv("stem_conv", x, layers.make_divisible(16 * self.width), 3, stem_stride)
         x = layers.h_swish(norm("stem_bn", x))
@@ -128,8 +138,9 @@ class MobileNetV3(nn.Module):
                 kernel=block.kernel,
                 stride=1 if self.small_stem and stage == 1 else block.stride,
                 se=block.se,
+                se_last=self.se_last,
                 act=block.act,
-                bn_group=self.bn_group,
+                norm=batch_norm,
                 dtype=self.dtype,
                 name=f"block{i}",
             )(x, train)
@@ -148,12 +159,12 @@ class MobileNetV3(nn.Module):
         return features
 
 
-def _conv_and_norm(module, train):
+def _conv_and_norm(module, batch_norm, train):
     def conv(name, x, features, kernel, stride=1, depthwise=False):
         return layers.Conv(features, kernel, stride, depthwise, dtype=module.dtype, name=name)(x)
 
     def norm(name, x):
-        return layers.BatchNorm(module.bn_group, dtype=module.dtype, name=name)(x, train)
+        return batch_norm(name=name)(x, train)
 
     return conv, norm
 
@@ -162,5 +173,11 @@ def _identity(x):
     return x
 
 
-mobilenetv3_large = functools.partial(MobileNetV3, LARGE, 1280)
-mobilenetv3_small = functools.partial(MobileNetV3, SMALL, 1024)
+mobilenetv3_large = functools.partial(MobileNetV3, LARGE, 1280, False)
+mobilenetv3_small = functools.partial(MobileNetV3, SMALL, 1024, False)
+mobilenetv3_large_torchvision = functools.partial(
+    MobileNetV3, LARGE, 1280, True, bn_epsilon=1e-3, bn_momentum=0.99
+)
+mobilenetv3_small_torchvision = functools.partial(
+    MobileNetV3, SMALL, 1024, True, bn_epsilon=1e-3, bn_momentum=0.99
+)

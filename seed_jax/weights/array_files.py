@@ -1,8 +1,11 @@
-"""Safetensors and uncompressed `.npz` files as views of the mapped file."""
+"""Safetensors and uncompressed `.npz` files as views of the mapped file; and safetensors written."""
 
 import json
 import math
+import os
 import re
+from collections.abc import Mapping
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -33,13 +36,50 @@ def read_safetensors(path) -> dict[str, np.ndarray]:
     Format: github.com/huggingface/safetensors, README: header length (uint64), JSON header, data.
     """
     try:
-        file = mapped.map_file(path)
-        length = int(mapped.view(file, 0, 8).view("<u8")[0])
-        header = json.loads(mapped.view(file, 8, length).tobytes())
+        file, header, origin = _header(path)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        return {name: _safetensor(file, 8 + length, **entry) for name, entry in entries.items()}
+        return {name: _safetensor(file, origin, **entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a safetensors file that can be read: {error}.") from error
+
+
+def safetensors_metadata(path) -> dict[str, str]:
+    """What the file says of itself. Raises UserError for a broken file."""
+    try:
+        metadata = _header(path)[1].get("__metadata__", {})
+        return {key: value for key, value in metadata.items() if isinstance(value, str)}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is not a safetensors file that can be read: {error}.") from error
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write float32 tensors atomically: the file is there whole or not at all.
+
+    Raises UserError when it cannot be written.
+    """
+    header, offset = {"__metadata__": dict(metadata)}, 0
+    for name, tensor in tensors.items():
+        size = tensor.size * 4
+        header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for tensor in tensors.values():
+                file.write(np.ascontiguousarray(tensor, "<f4").data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): give another path.") from error
+
+
+def _header(path):
+    file = mapped.map_file(path)
+    length = int(mapped.view(file, 0, 8).view("<u8")[0])
+    return file, json.loads(mapped.view(file, 8, length).tobytes()), 8 + length
 
 
 def _safetensor(file, origin, *, dtype, shape, data_offsets):

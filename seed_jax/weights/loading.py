@@ -1,9 +1,4 @@
-"""From a weights file to a network's variables, every leaf accounted for."""
-
-import dataclasses
-import hashlib
-import os
-import re
+"""From a weights file to a network's variables, every tensor accounted for."""
 
 import jax
 import jax.numpy as jnp
@@ -11,146 +6,81 @@ import numpy as np
 from flax import traverse_util
 
 from seed_jax.errors import UserError
-from seed_jax.weights import array_files, convert, torch_file
+from seed_jax.weights import heads, naming, recognition, source
+from seed_jax.weights.state_dict import StateDict
 
-# github.com/facebookresearch/moco, README: file and the first digits of its md5.
-PUBLIC_TEACHERS = {
-    "moco_v2_200ep_pretrain.pth.tar": "59fd9945",
-    "moco_v2_800ep_pretrain.pth.tar": "a04e12f8",
-}
 SHOWN = 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """The projection head of a file, field by field the options of `models.heads.ProjectionHead`."""
+def load(spec, network, *, where: str = "teacher.weights", part: str | None = None) -> dict:
+    """The network's variables, float32 NumPy arrays in our layout.
 
-    hidden: int | None
-    dim: int
-    layers: int
-    batch_norm: bool
+    `spec`: a `.pth`, `.pth.tar`, `.pt`, `.safetensors` or `.npz` file (an `.npz` has our own names, such as
+    `params/backbone/conv1/kernel`), the workdir of a run, or `pip:NAME` of `source.PACKAGES`. A head or
+    classifier that the network lacks is left out. `part`: which network of a file that holds several,
+    `student` or `teacher`; unless given, SEED's student and DINO's teacher. `where`: the config key to name.
 
-
-@dataclasses.dataclass(frozen=True)
-class Recognised:
-    """What a file holds: the network `models.create(arch, **options)` and a projection head, or None.
-
-    Shapes that fit no architecture of the family give an `arch` that says so, which `create` refuses.
-    """
-
-    family: str
-    arch: str
-    options: dict
-    head: Head | None
-
-    def __str__(self):
-        network = ", ".join([self.arch, *(f"{key}={value}" for key, value in self.options.items())])
-        if self.head is None:
-            return f"{network} without a projection head"
-        fields = ", ".join(f"{key}={value}" for key, value in dataclasses.asdict(self.head).items())
-        return f"{network} with a projection head ({fields})"
-
-
-def load(path, network, *, where: str = "teacher.weights", part: str = "student") -> dict:
-    """The network's variables, float32 NumPy arrays, from a `.pth`, `.safetensors` or `.npz` file.
-
-    Torch's OIHW becomes HWIO, its Linear is transposed, its running statistics become `batch_stats`; an
-    `.npz` has our own names, such as `params/backbone/conv1/kernel`. A head or classifier that the network
-    lacks is left out. `part`: which network of SEED's own files, `student` or `teacher`. `where`: the path's
-    config key.
-
-    Raises UserError for a file that is absent or broken, for leaves that are missing, unexpected or of
+    Raises UserError for a file that is absent or broken, for tensors that are missing, unexpected or of
     another shape, and for weights that are not finite.
     """
-    contents = _read(path, where, part)
-    sample = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    template = jax.eval_shape(network.init, jax.random.key(0), sample)
-    wanted = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(template, sep="/").items()}
-    arrays = _for_network(contents.arrays, wanted)
-    faults = _faults({name: array.shape for name, array in arrays.items()}, wanted, contents.unknown)
+    path = source.find(spec, where)
+    found = recognition.read(path, part)
+    sample = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    template = traverse_util.flatten_dict(jax.eval_shape(network.init, jax.random.key(0), sample), sep="/")
+    leaves = {name.partition("/")[2]: leaf.shape for name, leaf in template.items()}
+    arrays, faults = match(found, leaves)
     if faults:
+        listed = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in faults.items())
+        held = recognition.describe(path, found)
         raise UserError(
-            f"{where}: {path} does not fit the network: {faults}. The file holds {_describe(contents)}; "
-            f"configure that network or give another file."
+            f"{where}: {path} does not fit the network: {listed}. The file holds {held}{held.advice}; "
+            "configure that network or give another file."
         )
     variables = {}
-    for name, array in arrays.items():
-        variables[name] = np.array(array, np.float32, order="C")  # a copy: the file may change or go
+    for name in template:
+        # A copy: the file may change or go.
+        variables[name] = np.array(arrays[name.partition("/")[2]], np.float32, order="C")
         if not np.isfinite(variables[name]).all():
             raise UserError(f"{where}: {name} in {path} has NaN or infinite values; give an intact file.")
     return traverse_util.unflatten_dict(variables, sep="/")
 
 
-def recognise(path, *, where: str = "teacher.weights", part: str = "student") -> Recognised:
-    """Architecture and head of the file, from its names and shapes; arguments and errors as for `load`."""
-    return _describe(_read(path, where, part))
+def match(
+    found: StateDict, leaves: dict[str, tuple[int, ...]]
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """The tensors, as views, by our leaves, in our layout; and what does not fit, by the file's names."""
+    names = heads.names(found.naming, found.head_style, leaves)
+    arrays, missing, misshaped = {}, [], []
+    for path, shape in leaves.items():
+        if names[path] in found.tensors:
+            tensor = found.tensors[names[path]]
+            arrays[path] = naming.from_torch(found.naming, path, tensor, len(shape))
+            if arrays[path].shape != shape:
+                there = naming.to_torch(found.naming, path, np.broadcast_to(np.float32(0), shape)).shape
+                misshaped.append(f"{found.name(names[path])} {tensor.shape} instead of {there}")
+        elif (value := heads.neutral(found.head_style, path, leaves)) is not None:
+            arrays[path] = np.full(shape, value, np.float32)
+        else:
+            missing.append(found.name(names[path]) if names[path] else path)
+    used = set(names.values())
+    left_over = [name for name in found.tensors if name not in used and not _spare(found, name, leaves)]
+    faults = {"missing": missing, "unexpected": [*map(found.name, left_over)], "of another shape": misshaped}
+    return arrays, {what: names for what, names in faults.items() if names}
 
 
-def sha256(path) -> str:
-    """Hex digest of the file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(path, where, part) -> convert.Contents:
-    path = os.fspath(path)
-    if not os.path.isfile(path):
-        known = " or ".join(f"{name} (md5 {md5}...)" for name, md5 in PUBLIC_TEACHERS.items())
-        raise UserError(
-            f"{where}: there is no file {path!r}; for MoCo v2's ResNet-50 download {known} by the links of "
-            f"github.com/facebookresearch/moco, then pass --config.{where}=PATH."
+def _spare(found, name, leaves) -> bool:
+    """Whether a tensor is of a head, classifier or other part that the network does not have."""
+    parts = {path.partition("/")[0] for path in leaves}
+    if found.own_names:
+        return name.partition("/")[0] not in parts or (
+            name.startswith("backbone/fc/") and "backbone/fc/kernel" not in leaves
         )
-    if path.endswith(".npz"):
-        return convert.from_own_names(path, array_files.read_npz(path))
-    read = array_files.read_safetensors if path.endswith(".safetensors") else torch_file.read
-    return convert.from_torch_names(path, read(path), part)
-
-
-def _for_network(arrays, wanted):
-    """A lone `fc` under the name that the network has for it; no head or classifier if it has none."""
-    has_classifier = any(name.startswith("params/backbone/fc/") for name in wanted)
-    has_head = any(name.startswith("params/head/") for name in wanted)
-    fc = "backbone/fc" if has_classifier else "head/linear1"
-    lone = f"params/{convert.LONE_FC}/"
-    arrays = {name.replace(lone, f"params/{fc}/"): array for name, array in arrays.items()}
-    return {
-        name: array
-        for name, array in arrays.items()
-        if (has_classifier or "/backbone/fc/" not in name) and (has_head or "/head/" not in name)
-    }
-
-
-def _faults(found, wanted, unknown) -> str:
-    groups = {
-        "missing": [name for name in wanted if name not in found],
-        "unexpected": [name for name in found if name not in wanted] + unknown,
-        "of another shape": [
-            f"{name} {found[name]} instead of {shape}"
-            for name, shape in wanted.items()
-            if name in found and found[name] != shape
-        ],
-    }
-    return "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in groups.items() if names)
+    if heads.PATTERN.fullmatch(name):
+        return "head" not in parts
+    classifier = found.naming.to_torch("backbone/fc/kernel", leaves)
+    of_classifier = classifier and name.startswith(classifier.removesuffix("weight"))
+    return bool(of_classifier) and "classifier" not in parts and "backbone/fc/kernel" not in leaves
 
 
 def _some(names):
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def _describe(contents) -> Recognised:
-    shapes = {name: array.shape for name, array in contents.arrays.items()}
-    arch, options = convert.FAMILIES[contents.family].describe(shapes)
-    head, lone = _describe_head(shapes), shapes.get(f"params/{convert.LONE_FC}/kernel")
-    if lone and contents.several:
-        head = Head(hidden=None, dim=lone[1], layers=1, batch_norm=False)
-    elif classifier := lone or shapes.get("params/backbone/fc/kernel"):
-        options = options | {"num_classes": classifier[1]}
-    return Recognised(contents.family, arch, options, head)
-
-
-def _describe_head(shapes):
-    linears = sorted(name for name in shapes if re.fullmatch(r"params/head/linear\d+/kernel", name))
-    if not linears:
-        return None
-    hidden = shapes[linears[0]][1] if len(linears) > 1 else None
-    return Head(hidden, shapes[linears[-1]][1], len(linears), "params/head/bn1/scale" in shapes)

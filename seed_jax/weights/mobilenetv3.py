@@ -1,50 +1,68 @@
 """MobileNetV3: the names of d-li14/mobilenetv3.pytorch, and of SEED, which calls the last Linear `fc`."""
 
 import re
+from collections.abc import Mapping
 
-SIGNATURE = "features.1.conv.0"
+from seed_jax.weights.naming import LEAVES, Naming
 
 MODULES = {
-    "features.0.0": "backbone/stem_conv",
-    "features.0.1": "backbone/stem_bn",
-    "conv.0": "backbone/last_conv",
-    "conv.1": "backbone/last_bn",
-    "classifier.0": "backbone/classifier",
-    "classifier.3": "fc",
+    "backbone/stem_conv": "features.0.0",
+    "backbone/stem_bn": "features.0.1",
+    "backbone/last_conv": "conv.0",
+    "backbone/last_bn": "conv.1",
+    "backbone/classifier": "classifier.0",
 }
 
 EXPANDED = {
-    "0": "expand_conv",
-    "1": "expand_bn",
-    "3": "depthwise_conv",
-    "4": "depthwise_bn",
-    "5.fc.0": "se/reduce",
-    "5.fc.2": "se/expand",
-    "7": "project_conv",
-    "8": "project_bn",
+    "expand_conv": "0",
+    "expand_bn": "1",
+    "depthwise_conv": "3",
+    "depthwise_bn": "4",
+    "se/reduce": "5.fc.0",
+    "se/expand": "5.fc.2",
+    "project_conv": "7",
+    "project_bn": "8",
 }
 
 NOT_EXPANDED = {
-    "0": "depthwise_conv",
-    "1": "depthwise_bn",
-    "3.fc.0": "se/reduce",
-    "3.fc.2": "se/expand",
-    "4": "project_conv",
-    "5": "project_bn",
+    "depthwise_conv": "0",
+    "depthwise_bn": "1",
+    "se/reduce": "3.fc.0",
+    "se/expand": "3.fc.2",
+    "project_conv": "4",
+    "project_bn": "5",
 }
 
 ARCHITECTURES = {15: "mobilenetv3_large", 11: "mobilenetv3_small"}
 
 
-def rename(module: str, modules: set[str]) -> str | None:
-    """Our path of a torch module, None when it is not the backbone's; `modules` are all that the file has."""
-    if match := re.fullmatch(r"features\.([1-9]\d*)\.conv\.(.+)", module):
-        block = EXPANDED if f"features.{match[1]}.conv.7" in modules else NOT_EXPANDED
-        return f"backbone/block{match[1]}/{block[match[2]]}" if match[2] in block else None
-    return MODULES.get(module)
+def _to_torch(fc):
+    def to_torch(path, paths):
+        module, _, leaf = path.rpartition("/")
+        name = MODULES.get(module)
+        if module == "backbone/fc":
+            name = fc
+        elif match := re.fullmatch(r"backbone/block(\d+)/(.+)", module):
+            expanded = f"backbone/block{match[1]}/expand_conv/kernel" in paths
+            name = f"features.{match[1]}.conv.{(EXPANDED if expanded else NOT_EXPANDED).get(match[2])}"
+        return name and f"{name}.{LEAVES[leaf]}"
+
+    return to_torch
 
 
-def describe(shapes: dict[str, tuple[int, ...]]) -> tuple[str, dict]:
-    """Name and options for `models.create`, from the shapes by our own names."""
-    blocks = {m[1] for m in (re.match(r"params/backbone/block(\d+)/", name) for name in shapes) if m}
+def describe(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict]:
+    """Name and options for `models.create`."""
+    blocks = {m[1] for m in (re.match(r"features\.(\d+)\.conv\.", name) for name in shapes) if m}
     return ARCHITECTURES.get(len(blocks), f"mobilenetv3 of {len(blocks)} blocks"), {}
+
+
+NAMINGS = (
+    Naming("mobilenetv3", "seed", ("features.1.conv.0.weight",), _to_torch("fc"), describe),
+    Naming(
+        "mobilenetv3",
+        "d-li14",
+        ("features.1.conv.0.weight", "classifier.3.weight"),
+        _to_torch("classifier.3"),
+        describe,
+    ),
+)

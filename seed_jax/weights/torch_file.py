@@ -6,6 +6,7 @@ Formats: pytorch/pytorch torch/serialization.py (`_save`, `_legacy_save`) and to
 import dataclasses
 import io
 import math
+import os
 from typing import Any
 
 import ml_dtypes
@@ -17,6 +18,8 @@ from seed_jax.weights import inert_pickle, mapped
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 MAX_DIMENSIONS = 16
+WRAPPERS = ("state_dict", "model", "resnet")
+PARTS = ("student", "teacher")
 
 
 @dataclasses.dataclass
@@ -48,9 +51,10 @@ class Tensor:
 def read(path) -> dict[str, np.ndarray]:
     """The tensors of a state dict by name, read-only views of the mapped file (bfloat16 through ml_dtypes).
 
-    The state dict is the file's own dict, or what that holds under `state_dict` or `model`. Nothing in the
-    file is executed, and nothing is allocated on its word. Raises UserError for every file that is broken or
-    holds anything but tensors and plain containers.
+    The state dict is the file's own dict, or what that holds under a wrapper's name; where it holds networks
+    under `student` and `teacher`, it is both, with that before their names. Nothing in the file is executed,
+    and nothing is allocated on its word. Raises UserError for every file that is broken or holds anything
+    but tensors and plain containers.
     """
     try:
         file = mapped.map_file(path)
@@ -66,6 +70,11 @@ def _read_zip(path, file):
     if len(roots) != 1:
         raise ValueError("the zip archive has no data.pkl")
     root = roots[0]
+    if any(name.startswith(f"{root}code/") for name in members):
+        raise ValueError(
+            "it is a TorchScript archive, code and all, as OpenAI's CLIP files are; where PyTorch is, make "
+            f"weights of it by torch.save(torch.jit.load({os.fspath(path)!r}, 'cpu').state_dict(), OUT)"
+        )
 
     def content(name):
         return mapped.view(file, *members[root + name])
@@ -176,12 +185,21 @@ KNOWN = {
 
 
 def _state_dict(tree) -> dict[str, Tensor]:
-    candidates = [tree]
     if isinstance(tree, dict):
-        candidates = [tree.get("state_dict"), tree.get("model"), tree]
-    for entries in candidates:
-        if isinstance(entries, dict):
-            tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, Tensor)}
-            if tensors:
-                return tensors
-    raise ValueError("no dict of tensors in it, neither on top nor under 'state_dict' or 'model'")
+        parts = {
+            f"{part}.{name}": tensor for part in PARTS for name, tensor in _tensors(tree.get(part)).items()
+        }
+        for found in (*(_tensors(tree.get(wrapper)) for wrapper in WRAPPERS), parts, _tensors(tree)):
+            if found:
+                return found
+    raise ValueError(
+        f"no dict of tensors in it, neither on top nor under {', '.join(map(repr, WRAPPERS + PARTS))}"
+    )
+
+
+def _tensors(entries) -> dict[str, Tensor]:
+    if not isinstance(entries, dict):
+        return {}
+    return {
+        key: value for key, value in entries.items() if isinstance(key, str) and isinstance(value, Tensor)
+    }

@@ -65,6 +65,41 @@ def test_conv(stride, k, size):
 
 
 @pytest.mark.parametrize(("f", "inputs"), [(conv.conv, 4), (conv.depthwise_conv, 1)])
+@pytest.mark.parametrize(
+    ("k", "size", "pad", "stride"),
+    [
+        (3, (7, 8), (0, 1), 2),
+        (3, (9, 8), (0, 0), 1),
+        (5, (12, 9), (1, 2), 2),
+        (5, (5, 6), (4, 0), 1),
+        (3, (5, 4), (0, 4), 2),
+    ],
+)
+def test_explicit_pads_as_in_torch(f, inputs, k, size, pad, stride):
+    torch = pytest.importorskip("torch")
+    x, kernel = arrays((2, *size, 4), (k, k, inputs, 4))
+
+    @jax.jit
+    def with_gradients(x, kernel):
+        y, pullback = jax.vjp(lambda x, kernel: f(x, kernel, stride, pad), x, kernel)
+        return y, *pullback(y)
+
+    y, dx, dkernel = with_gradients(x, kernel)
+
+    def to_torch(array, axes):
+        return torch.tensor(np.array(array)).permute(axes).requires_grad_()
+
+    x_torch, kernel_torch = to_torch(x, (0, 3, 1, 2)), to_torch(kernel, (3, 2, 0, 1))
+    padded = torch.nn.functional.pad(x_torch, pad * 2)
+    y_torch = torch.nn.functional.conv2d(padded, kernel_torch, stride=stride, groups=4 // inputs)
+    y_torch.backward(y_torch)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    close(y, y_torch.detach().permute(0, 2, 3, 1).numpy())
+    close(dx, x_torch.grad.permute(0, 2, 3, 1).numpy())
+    close(dkernel, kernel_torch.grad.permute(2, 3, 1, 0).numpy())
+
+
+@pytest.mark.parametrize(("f", "inputs"), [(conv.conv, 4), (conv.depthwise_conv, 1)])
 def test_gradient_of_a_gradient(f, inputs):
     x, kernel = arrays((2, 5, 5, 4), (3, 3, inputs, 4))
 

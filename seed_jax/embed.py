@@ -1,0 +1,163 @@
+"""`python -m seed_jax.embed SPEC DATA OUT.npz`: the features of images, by any network that can be loaded."""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from seed_jax import config, parallel, teacher
+from seed_jax.data.pipeline import BadImages, eval_batches
+from seed_jax.data.sources import Arrays, Source, npz, open_source
+from seed_jax.errors import UserError
+from seed_jax.evals.features import Extractor
+
+EPILOG = """\
+SPEC   a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
+DATA   a folder of images, tfds:NAME, an embedded set such as photos6, a .npz with `image`, or a .npy of
+       images, uint8 [N, H, W, 3]
+OUT    gets `pooled` float32 [N, D], `embedding` where the network has a head, `id`, `label` (-1: none), `name`
+       and `network`, what made them
+
+  python -m seed_jax.embed pip:efficientnet-lite0 PHOTOS photos.npz
+  python -m seed_jax.embed runs/mine PHOTOS photos.npz
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    logging.set_verbosity(logging.WARNING)
+    parallel.start()
+    try:
+        embed(options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m seed_jax.embed",
+        description=__doc__.split(": ", 1)[1],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("spec", metavar="SPEC")
+    parser.add_argument("data", metavar="DATA")
+    parser.add_argument("out", metavar="OUT.npz", type=Path)
+    parser.add_argument("--split", default="all", help="of the data (default: all)")
+    parser.add_argument("--dir", help="tfds's data_dir")
+    parser.add_argument("--arch", default="", help="the architecture, where the file does not tell")
+    parser.add_argument("--size", type=int, default=0, help="side of the images (default: the network's own)")
+    parser.add_argument("--batch-size", type=int, default=64, help="over all devices (default: 64)")
+    parser.add_argument(
+        "--raw", action="store_true", help="DATA is a .npy of normalised images, float [N, H, W, 3]"
+    )
+    return parser.parse_args(arguments)
+
+
+def embed(options) -> None:
+    """Does what the command says. Raises UserError for data or a network that cannot be read."""
+    if options.out.suffix != ".npz":
+        raise UserError(f"the output {options.out} must end in .npz.")
+    if not options.out.parent.is_dir():
+        raise UserError(f"there is no folder {options.out.parent} to write to; make it first.")
+    loaded = teacher.load(
+        config.Teacher(weights=options.spec, model=options.arch),
+        image_size=options.size,
+        seed=0,
+        precision="fp32",
+    )
+    network, size = loaded.network, options.size or loaded.size
+    bad = None
+    if options.raw:
+        images = _raw_images(options.data)
+        names = [f"{options.data}[{i}]" for i in range(len(images))]
+        backbone = dataclasses.replace(network.backbone, mean=(0, 0, 0), std=(1, 1, 1))
+        network = dataclasses.replace(network, backbone=backbone)
+        batches, count = _raw_batches(images, options.batch_size), len(images)
+    else:
+        source = _source(options)
+        bad, count = BadImages(source), len(source)
+        batches = eval_batches(source, size, options.batch_size, bad=bad)
+    keys = ("pooled", "embedding") if loaded.has_head else ("pooled",)
+    extract = Extractor(network, parallel.make_mesh(), keys=keys)
+    steps = -(-count // options.batch_size)
+    progress = tqdm(batches, "embedding", steps, unit="batch", disable=None)
+    features, labels, ids = extract(loaded.variables, progress)
+    if bad is not None:
+        names = [source.name(i) for i in range(count) if i not in bad.names]
+    about = {**loaded.provenance, "size": size, "raw": options.raw}
+    _write(
+        options.out,
+        **features,
+        id=ids,
+        label=labels,
+        name=np.array(names),
+        network=np.array(json.dumps(about)),
+    )
+    widths = ", ".join(f"{key} {list(value.shape)}" for key, value in features.items())
+    skipped = f"; {len(bad)} could not be read" if bad else ""
+    print(f"{options.out}: {widths}{skipped}")
+
+
+def _source(options) -> Source:
+    data = options.data
+    if data.endswith(".npy"):
+        images = _load_npy(data)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise UserError(
+                f"{data} holds {images.dtype} {list(images.shape)}: give uint8 [N, H, W, 3], or --raw for "
+                "images that are normalised already."
+            )
+        return Arrays(os.path.basename(data), images, None)
+    if data.endswith(".npz"):
+        return npz(data)
+    if os.path.isdir(data):
+        return open_source("folder", options.split, dir=data)
+    return open_source(data, options.split, dir=options.dir)
+
+
+def _raw_images(path: str) -> np.ndarray:
+    images = _load_npy(path)
+    if images.dtype.kind != "f" or images.ndim != 4 or images.shape[-1] != 3:
+        raise UserError(f"{path} holds {images.dtype} {list(images.shape)}: --raw takes float [N, H, W, 3].")
+    return images
+
+
+def _load_npy(path: str) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as a .npy file: {error}.") from error
+
+
+def _raw_batches(images: np.ndarray, batch_size: int):
+    """As `eval_batches`, the last one padded."""
+    for start in range(0, len(images), batch_size):
+        batch = np.zeros((batch_size, *images.shape[1:]), np.float32)
+        part = images[start : start + batch_size]
+        batch[: len(part)] = part
+        row = np.arange(start, start + batch_size)
+        yield {"image": batch, "label": np.full(batch_size, -1), "id": row, "mask": row < len(images)}
+
+
+def _write(path: Path, **arrays) -> None:
+    """Whole or not at all."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            np.savez(file, **arrays)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""Vision transformers (Dosovitskiy et al. 2021) in the forms that DeiT, DINO, MAE, CLIP and DINOv2 published.
+
+| weights of         | `form`                       | `patch` | `image_size` | images normalised by    |
+|--------------------|------------------------------|---------|--------------|-------------------------|
+| DeiT, MAE, MoCo v3 | `deit`                       | 16      | 224          | ImageNet's mean and std |
+| DINO               | `dino`                       | 8, 16   | 224          | ImageNet's mean and std |
+| OpenAI's CLIP      | `clip`                       | 14, 16  | 224          | `CLIP_MEAN`, `CLIP_STD` |
+| DINOv2             | `dinov2`, `dinov2_registers` | 14      | 518          | ImageNet's mean and std |
+
+Their authors evaluate on the centre 224 of images resized bicubically (MoCo v3: bilinearly) to a shorter side
+of 256 (CLIP: 224).
+MoCo v3's small network has `heads=12`. `pooled` is 384, 768 and 1024 wide for small, base and large.
+
+Names follow timm's: `cls_token`, `pos_embed`, `patch_embed`, `block0/{norm1,attn/qkv,attn/proj,norm2,mlp/fc1,
+mlp/fc2}`, `norm` (or `fc_norm`), `fc` for `head`; CLIP's `ln_pre` is `norm_pre`.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from seed_jax.errors import UserError
+from seed_jax.models import layers
+
+# github.com/openai/CLIP, clip/clip.py.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Form(NamedTuple):
+    """What the published networks differ in beside their size.
+
+    `norm_pre`: layer norm before the first block. `registers`: tokens between cls and patches that have no
+    position. `offset`, `antialias`: of the position embedding's resizing, see `bicubic`.
+    """
+
+    patch_bias: bool = True
+    norm_pre: bool = False
+    quick_gelu: bool = False
+    epsilon: float = 1e-6
+    layer_scale: bool = False
+    registers: int = 0
+    offset: float = 0.0
+    antialias: bool = False
+
+
+FORMS = {
+    "deit": Form(),
+    "dino": Form(offset=0.1),
+    "clip": Form(patch_bias=False, norm_pre=True, quick_gelu=True, epsilon=1e-5, antialias=True),
+    "dinov2": Form(layer_scale=True, offset=0.1),
+    "dinov2_registers": Form(layer_scale=True, registers=4, antialias=True),
+}
+
+# timm's `trunc_normal_(std=0.02)`, which cuts at +-2, a hundred deviations away.
+token_init = nn.initializers.normal(0.02)
+
+
+class VisionTransformer(nn.Module):
+    """Normalised `[B, H, W, 3]` -> tokens; `H` and `W` are any multiples of `patch`.
+
+    Features, of T = 1 + registers + H / patch * W / patch tokens in that order: `stem` `[B, T, D]`, what the
+    first block gets; `stage1 .. stage4` `[B, T, D]`, what each quarter of the blocks gives; `tokens`
+    `[B, T, D]`, the last after the final layer norm; `pooled` `[B, D]`, the cls token of those; `logits` if
+    `num_classes`. All are float32, as are layer norms, softmax and sums; matrix products and GELU are in
+    `dtype`. With `pool='mean'`, as MAE fine-tunes, `tokens` are not normalised and `pooled` is the normalised
+    mean over the patches.
+
+    `image_size`: of the square images that the position embedding belongs to; it is resized bicubically for
+    others, as the form's authors do at load time (`deit`: facebookresearch/mae, util/pos_embed.py; `clip`:
+    mlfoundations/open_clip, resize_pos_embed) or at run time (DINO, DINOv2: vision_transformer.py).
+    `drop_path`: the rate of the last block; it grows linearly from 0 at the first.
+
+    Raises UserError for an unknown `form` or `pool`, and for sizes that `patch` does not divide.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    patch: int = 16
+    form: str = "deit"
+    image_size: int = 224
+    num_classes: int | None = None
+    pool: str = "cls"
+    drop_path: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys=None):
+        form = _choice("form", self.form, FORMS)
+        pool_mean = _choice("pool", self.pool, {"cls": False, "mean": True})
+        x = self._embed(form, x)
+        features = {"stem": x}
+        for i in range(self.depth):
+            rate = self.drop_path * i / (self.depth - 1)
+            x = Block(self.heads, form, rate, self.dtype, name=f"block{i}")(x, train, keys)
+            if (i + 1) % (self.depth // 4) == 0:
+                features[f"stage{4 * (i + 1) // self.depth}"] = x
+        if pool_mean:
+            features["tokens"] = x
+            features["pooled"] = _layer_norm(form, "fc_norm")(x[:, 1 + form.registers :].mean(1))
+        else:
+            features["tokens"] = _layer_norm(form, "norm")(x)
+            features["pooled"] = features["tokens"][:, 0]
+        if self.num_classes is not None:
+            fc = _linear(self.num_classes, "fc", self.dtype)
+            features["logits"] = fc(features["pooled"]).astype(jnp.float32)
+        return features
+
+    def _embed(self, form, x):
+        """Patches, cls token and positions, then registers and CLIP's norm."""
+        for size in (self.image_size, *x.shape[1:3]):
+            if size % self.patch:
+                raise UserError(f"An image side of {size} is no multiple of patch={self.patch}.")
+        grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
+        stored = self.image_size // self.patch
+        cls = self.param("cls_token", token_init, (1, 1, self.dim), jnp.float32)
+        positions = self.param("pos_embed", token_init, (1, 1 + stored**2, self.dim), jnp.float32)
+        x = PatchEmbed(self.dim, self.patch, form.patch_bias, self.dtype, name="patch_embed")(x)
+        if grid != (stored, stored):
+            resized = resize_positions(positions[0, 1:], grid, form.offset, form.antialias)
+            positions = jnp.concatenate([positions[:, :1], resized[None]], axis=1)
+        x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, self.dim)), x], axis=1) + positions
+        if form.registers:
+            init = nn.initializers.normal(1e-6)
+            registers = self.param("register_tokens", init, (1, form.registers, self.dim), jnp.float32)
+            registers = jnp.broadcast_to(registers, (x.shape[0], form.registers, self.dim))
+            x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
+        return _layer_norm(form, "norm_pre")(x) if form.norm_pre else x
+
+
+class PatchEmbed(nn.Module):
+    """`[B, H, W, C]` -> float32 `[B, H / patch * W / patch, dim]`: a convolution of stride `patch`."""
+
+    dim: int
+    patch: int
+    bias: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        p, channels = self.patch, x.shape[-1]
+        bound = 1 / math.sqrt(p * p * channels)
+        kernel = self.param("kernel", _uniform, (p, p, channels, self.dim), bound)
+        grid = (x.shape[1] // p, x.shape[2] // p)
+        x = x.astype(self.dtype).reshape(-1, grid[0], p, grid[1], p, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(-1, grid[0] * grid[1], p * p * channels)
+        x = (x @ kernel.reshape(-1, self.dim).astype(self.dtype)).astype(jnp.float32)
+        if not self.bias:
+            return x
+        return x + self.param("bias", _uniform, (self.dim,), bound).reshape(1, 1, -1)
+
+
+class Block(nn.Module):
+    """Attention and a perceptron of width 4 D, each after a layer norm and added to the stream."""
+
+    heads: int
+    form: Form
+    drop_path: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys):
+        parts = (
+            Attention(self.heads, self.dtype, name="attn"),
+            MLP(self.form.quick_gelu, self.dtype, name="mlp"),
+        )
+        for i, part in enumerate(parts, start=1):
+            y = part(_layer_norm(self.form, f"norm{i}")(x)).astype(jnp.float32)
+            if self.form.layer_scale:
+                y = LayerScale(name=f"ls{i}")(y)
+            x = x + layers.DropPath(self.drop_path, name=f"drop_path{i}")(y, train, keys)
+        return x
+
+
+class Attention(nn.Module):
+    """Softmax attention among all tokens of `[B, T, D]`; the softmax is float32."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        batch, tokens, dim = x.shape
+        qkv = _linear(3 * dim, "qkv", self.dtype)(x).reshape(batch, tokens, 3, self.heads, -1)
+        # Heads before tokens: with `bqhd,bkhd` both products take twice the time on a CPU.
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+        logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits / math.sqrt(dim // self.heads)).astype(self.dtype)
+        y = jnp.einsum("bhqk,bhkd->bhqd", weights, v).transpose(0, 2, 1, 3).reshape(x.shape)
+        return _linear(dim, "proj", self.dtype)(y)
+
+
+class MLP(nn.Module):
+    """Linear to 4 D, GELU (exact, or CLIP's `x sigmoid(1.702 x)`), Linear back."""
+
+    quick_gelu: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        y = _linear(4 * x.shape[-1], "fc1", self.dtype)(x)
+        y = y * jax.nn.sigmoid(1.702 * y) if self.quick_gelu else jax.nn.gelu(y, approximate=False)
+        return _linear(x.shape[-1], "fc2", self.dtype)(y)
+
+
+class LayerScale(nn.Module):
+    """A learnt factor a channel (Touvron et al. 2021), from 1e-5 on as DINOv2 trains."""
+
+    @nn.compact
+    def __call__(self, x):
+        gamma = self.param("gamma", nn.initializers.constant(1e-5), (x.shape[-1],), jnp.float32)
+        return x * gamma.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def resize_positions(positions, grid: tuple[int, int], offset: float, antialias: bool) -> jax.Array:
+    """Position embeddings `[n * n, D]` of a square grid -> `[height * width, D]`, bicubically in float32."""
+    stored = math.isqrt(len(positions))
+    rows, columns = (jnp.asarray(bicubic(stored, size, offset, antialias)) for size in grid)
+    square = positions.reshape(stored, stored, -1)
+    resized = jnp.einsum("hi,wj,ijd->hwd", rows, columns, square, precision=lax.Precision.HIGHEST)
+    return resized.reshape(-1, positions.shape[-1])
+
+
+@functools.cache
+def bicubic(inputs: int, outputs: int, offset: float = 0.0, antialias: bool = False) -> np.ndarray:
+    """The float32 matrix `[outputs, inputs]` of torch's `interpolate(mode='bicubic', align_corners=False)`.
+
+    `offset`: added to `outputs` for the scale alone, as DINO does (its issue 8): the samples lie a little
+    closer. `antialias`: Keys' kernel with a = -0.5, widened when the grid shrinks; without, a = -0.75.
+    """
+    scale = inputs / (outputs + offset)
+    centres = scale * (np.arange(outputs) + 0.5) - 0.5
+    if antialias:
+        distances = np.abs(np.arange(inputs) - centres[:, None]) / max(scale, 1.0)
+        weights = _cubic(distances, -0.5)
+        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    matrix = np.zeros((outputs, inputs))
+    for tap in range(-1, 3):
+        places = np.floor(centres).astype(int) + tap
+        clipped = np.clip(places, 0, inputs - 1)
+        np.add.at(matrix, (np.arange(outputs), clipped), _cubic(np.abs(places - centres), -0.75))
+    return matrix.astype(np.float32)
+
+
+def _cubic(x, a):
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+def _layer_norm(form, name):
+    return nn.LayerNorm(form.epsilon, use_fast_variance=False, dtype=jnp.float32, name=name)
+
+
+def _linear(features, name, dtype):
+    return nn.Dense(features, dtype=dtype, kernel_init=token_init, name=name)
+
+
+def _uniform(key, shape, bound):
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+def _choice(what, name, table):
+    if name not in table:
+        raise UserError(f"Unknown {what}={name!r} of a vision transformer; use one of {', '.join(table)}.")
+    return table[name]
+
+
+vit_small = functools.partial(VisionTransformer, 384, 12, heads=6)
+vit_base = functools.partial(VisionTransformer, 768, 12, heads=12)
+vit_large = functools.partial(VisionTransformer, 1024, 24, heads=16)

@@ -1,0 +1,124 @@
+"""EfficientNet's names: lukemelas/EfficientNet-PyTorch, shared by the Lite package; SEED's, which calls its
+classifier `fc`; torchvision's; timm's.
+
+timm names its TensorFlow form (`tf_efficientnet_b0`) and torchvision's form (`efficientnet_b0`) alike, and a
+file in its names is taken for the former, or for the Lite form without squeeze-and-excite. timm computes the
+padding for the images it is given, which is ours at the variant's nominal size.
+"""
+
+import functools
+import re
+
+from seed_jax.weights import inverted_residual
+from seed_jax.weights.naming import LEAVES, Naming
+
+LUKEMELAS = {
+    "expand_conv": "_expand_conv",
+    "expand_bn": "_bn0",
+    "depthwise_conv": "_depthwise_conv",
+    "depthwise_bn": "_bn1",
+    "se/reduce": "_se_reduce",
+    "se/expand": "_se_expand",
+    "project_conv": "_project_conv",
+    "project_bn": "_bn2",
+}
+
+VARIANTS = {(16, 320): "b0", (23, 320): "b1", (23, 352): "b2", (26, 384): "b3"}
+LITE_VARIANTS = {(16, 320): "lite0", (21, 352): "lite2"}
+BLOCK = r"(backbone/block(\d)_(\d+))/(.+)"
+
+
+def _to_torch(block_name, outer, path, paths):
+    """`outer`: names beside the blocks; `block_name(block, stage, i, layer, paths)`: a block's layer."""
+    module, _, leaf = path.rpartition("/")
+    if match := re.fullmatch(BLOCK, module):
+        name = block_name(match[1], int(match[2]), int(match[3]), match[4], paths)
+    else:
+        name = outer.get(module.removeprefix("backbone/")) if module.startswith("backbone/") else None
+    return name and f"{name}.{LEAVES[leaf]}"
+
+
+def _lukemelas(block, stage, i, layer, paths):
+    """Blocks are numbered through all stages."""
+    projections = (re.fullmatch(BLOCK, path) for path in paths if path.endswith("/project_conv/kernel"))
+    before = sum((int(match[2]), int(match[3])) < (stage, i) for match in projections)
+    return f"_blocks.{before}.{LUKEMELAS[layer]}"
+
+
+def _torchvision(block, stage, i, layer, paths):
+    return f"features.{stage}.{i}.{inverted_residual.torchvision(block, layer, paths)}"
+
+
+def _timm(block, stage, i, layer, paths):
+    return f"blocks.{stage - 1}.{i}.{inverted_residual.timm(block, layer, paths)}"
+
+
+def _describe(depthwise, se, head, suffix, shapes):
+    """`depthwise`, `se`: how names of such filters match; `head`: the name of the head convolution's."""
+    blocks = sum(re.fullmatch(depthwise, name) is not None for name in shapes)
+    variants = VARIANTS if any(re.fullmatch(se, name) for name in shapes) else LITE_VARIANTS
+    channels = shapes[head][1]
+    variant = variants.get((blocks, channels), f"of {blocks} blocks, the last of {channels} channels")
+    return f"efficientnet_{variant}{suffix}", {}
+
+
+def _naming(name, signature, outer, block_name, depthwise, se, suffix=""):
+    return Naming(
+        family="efficientnet",
+        name=name,
+        signature=signature,
+        to_torch=functools.partial(_to_torch, block_name, outer),
+        describe=functools.partial(_describe, depthwise, se, f"{outer['head_conv']}.weight", suffix),
+        layouts=((r"backbone/.*/se/(reduce|expand)/kernel", "conv1x1"),),
+    )
+
+
+OUTER = {"stem_conv": "_conv_stem", "stem_bn": "_bn0", "head_conv": "_conv_head", "head_bn": "_bn1"}
+
+lukemelas = _naming(
+    "lukemelas",
+    ("_conv_stem.weight", "_fc.weight"),
+    OUTER | {"fc": "_fc"},
+    _lukemelas,
+    r"_blocks\.\d+\._depthwise_conv\.weight",
+    r"_blocks\.\d+\._se_reduce\.weight",
+)
+seed = _naming(
+    "seed",
+    ("_conv_stem.weight",),
+    OUTER | {"fc": "fc"},
+    _lukemelas,
+    r"_blocks\.\d+\._depthwise_conv\.weight",
+    r"_blocks\.\d+\._se_reduce\.weight",
+)
+torchvision = _naming(
+    "torchvision",
+    ("features.1.0.block.0.0.weight",),
+    {
+        "stem_conv": "features.0.0",
+        "stem_bn": "features.0.1",
+        "head_conv": "features.8.0",
+        "head_bn": "features.8.1",
+        "fc": "classifier.1",
+    },
+    _torchvision,
+    r"features\.\d\.\d+\.block\.1\.0\.weight|features\.1\.\d\.block\.0\.0\.weight",
+    r"features\.\d\.\d+\.block\.\d\.fc1\.weight",
+    "_torchvision",
+)
+timm = _naming(
+    "timm",
+    ("conv_stem.weight", "blocks.0.0.conv_dw.weight", "bn2.weight"),
+    {
+        "stem_conv": "conv_stem",
+        "stem_bn": "bn1",
+        "head_conv": "conv_head",
+        "head_bn": "bn2",
+        "fc": "classifier",
+    },
+    _timm,
+    r"blocks\.\d\.\d+\.conv_dw\.weight",
+    r"blocks\.\d\.\d+\.se\.conv_reduce\.weight",
+)
+
+NAMINGS = (lukemelas, seed, torchvision, timm)

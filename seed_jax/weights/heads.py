@@ -1,0 +1,92 @@
+"""How the layers of a projection head are named, whatever the backbone below it."""
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping
+
+from seed_jax.weights.naming import LEAVES, Naming
+
+# A Sequential under this name, its layers numbered with the activations between them; a lone Linear bears
+# the name itself. MoCo, SEED and SimCLR; SwAV; MoCo v3's ViTs.
+SEQUENTIAL = ("projection_head", "fc", "head")
+FC_BN = "projection"  # AndrewAtanov/simclr-pytorch: `projection.fc1`, `projection.bn1`
+MATRIX = "visual.proj"  # CLIP: `features @ proj`, in its table of names
+PATTERN = re.compile(r"(fc|head)\.\d+\..+|projection_head\..+|projection\.(fc|bn)\d\..+|visual\.proj")
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The projection head of a file, field by field the options of `models.heads.ProjectionHead`."""
+
+    hidden: int | None
+    dim: int
+    layers: int
+    batch_norm: bool
+    last_norm: bool = False
+
+
+def names(naming: Naming, style: str, paths: Collection[str]) -> dict[str, str | None]:
+    """The tensor's name for each of our leaves, those of parts joined to the backbone included."""
+
+    def name(path):
+        backbone = re.sub(r"^classifier/fc/", "backbone/fc/", path)
+        return naming.to_torch(backbone, paths) or to_torch(style, path, paths)
+
+    return {path: name(path) for path in paths}
+
+
+def to_torch(style: str, path: str, paths: Collection[str]) -> str | None:
+    """The tensor's name for our leaf `head/linear1/kernel`; None below anything but `head`."""
+    match = re.fullmatch(r"head/(linear|bn)(\d+)/(\w+)", path)
+    if match is None:
+        return None
+    kind, number, leaf = match[1], int(match[2]), LEAVES[match[3]]
+    if style == MATRIX:
+        return None
+    if style == FC_BN:
+        return f"{FC_BN}.{'fc' if kind == 'linear' else 'bn'}{number}.{leaf}"
+    if "head/linear2/kernel" not in paths:
+        return f"{style}.{leaf}" if kind == "linear" else None
+    index = sum(2 + (f"head/bn{i}/mean" in paths) for i in range(1, number)) + (kind == "bn")
+    return f"{style}.{index}.{leaf}"
+
+
+def neutral(style: str, path: str, paths: Collection[str]) -> float | None:
+    """What a leaf that a file may lack is then: a Linear's bias before a norm, a norm's scale and bias."""
+    match = re.fullmatch(r"head/(linear|bn)(\d+)/(scale|bias)", path)
+    if match is None:
+        return None
+    if match[1] == "linear" and style != MATRIX and f"head/bn{match[2]}/mean" not in paths:
+        return None
+    return 1.0 if match[3] == "scale" else 0.0
+
+
+def describe(shapes: Mapping[str, tuple[int, ...]], *, lone: bool) -> tuple[str, Head | None]:
+    """The style and the head that tensors of these names are; `fc` and None where there is none.
+
+    `lone`: whether a lone Linear called `fc` or `head` is a projection head and not a classifier.
+    """
+    if len(shape := shapes.get(MATRIX, ())) == 2:
+        return MATRIX, Head(None, shape[1], 1, batch_norm=False)
+    for style in (*SEQUENTIAL, FC_BN):
+        pattern = rf"{style}\.((?:fc|bn)\d)\.weight" if style == FC_BN else rf"{style}\.(\d+)\.weight"
+        names = [name for name in shapes if re.fullmatch(pattern, name)]
+        linears = [name for name in names if len(shapes[name]) == 2]
+        if (
+            not linears
+            and (lone or style == "projection_head")
+            and len(shapes.get(f"{style}.weight", ())) == 2
+        ):
+            linears = [f"{style}.weight"]
+        if linears:
+            linears.sort(key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
+            hidden = shapes[linears[0]][0] if len(linears) > 1 else None
+            norms = sum(name.startswith(f"{style}.") and name.endswith(".running_mean") for name in shapes)
+            return style, Head(
+                hidden,
+                shapes[linears[-1]][0],
+                len(linears),
+                batch_norm=norms >= max(1, len(linears) - 1),
+                last_norm=norms == len(linears),
+            )
+    return "fc", None

@@ -1,0 +1,82 @@
+"""MobileNetV3 in torchvision's form: the names of torchvision and of timm.
+
+timm's `mobilenetv3_large_100` is that form but for batch norm with epsilon 1e-5, so a file in timm's names is
+described with `bn_epsilon=1e-5`. For weights trained with torchvision's 1e-3 give timm `bn_eps=1e-3`, and
+`create` `bn_epsilon=1e-3`. timm's `tf_mobilenetv3_*` pad otherwise and are not supported, nor told apart.
+"""
+
+import functools
+import re
+
+from seed_jax.weights import inverted_residual
+from seed_jax.weights.naming import LEAVES, Naming
+
+# By number of blocks: the architecture, and how many blocks are in each stage of timm's.
+ARCHITECTURES = {15: "mobilenetv3_large_torchvision", 11: "mobilenetv3_small_torchvision"}
+TIMM_STAGES = {15: (1, 2, 3, 4, 2, 3), 11: (1, 2, 3, 2, 3)}
+
+
+def _torchvision(path, paths):
+    module, _, leaf = path.rpartition("/")
+    last = _count_blocks(paths) + 1
+    outer = {
+        "backbone/stem_conv": "features.0.0",
+        "backbone/stem_bn": "features.0.1",
+        "backbone/last_conv": f"features.{last}.0",
+        "backbone/last_bn": f"features.{last}.1",
+        "backbone/classifier": "classifier.0",
+        "backbone/fc": "classifier.3",
+    }
+    name = outer.get(module)
+    if match := re.fullmatch(r"(backbone/block(\d+))/(.+)", module):
+        name = f"features.{match[2]}.{inverted_residual.torchvision(match[1], match[3], paths)}"
+    return name and f"{name}.{LEAVES[leaf]}"
+
+
+def _timm(path, paths):
+    module, _, leaf = path.rpartition("/")
+    stages = TIMM_STAGES[_count_blocks(paths)]
+    outer = {
+        "backbone/stem_conv": "conv_stem",
+        "backbone/stem_bn": "bn1",
+        "backbone/last_conv": f"blocks.{len(stages)}.0.conv",
+        "backbone/last_bn": f"blocks.{len(stages)}.0.bn1",
+        "backbone/classifier": "conv_head",
+        "backbone/fc": "classifier",
+    }
+    name = outer.get(module)
+    if match := re.fullmatch(r"(backbone/block(\d+))/(.+)", module):
+        places = [f"{stage}.{i}" for stage, depth in enumerate(stages) for i in range(depth)]
+        place = places[int(match[2]) - 1]
+        name = f"blocks.{place}.{inverted_residual.timm(match[1], match[3], paths)}"
+    return name and f"{name}.{LEAVES[leaf]}"
+
+
+def _count_blocks(paths):
+    return sum(re.fullmatch(r"backbone/block\d+/project_conv/kernel", path) is not None for path in paths)
+
+
+def _describe(block, options, shapes):
+    """`block`: how the name of one tensor of every block matches."""
+    blocks = {match[1] for match in (re.match(block, name) for name in shapes) if match}
+    return ARCHITECTURES.get(len(blocks), f"mobilenetv3 of {len(blocks)} blocks"), options
+
+
+NAMINGS = (
+    Naming(
+        "mobilenetv3",
+        "torchvision",
+        ("features.1.block.0.0.weight",),
+        _torchvision,
+        functools.partial(_describe, r"features\.(\d+)\.block\.0\.0\.weight", {}),
+        layouts=((r"backbone/.*/se/(reduce|expand)/kernel", "conv1x1"),),
+    ),
+    Naming(
+        "mobilenetv3",
+        "timm",
+        ("conv_stem.weight", "blocks.0.0.conv_dw.weight", "conv_head.bias"),
+        _timm,
+        functools.partial(_describe, r"blocks\.(\d\.\d+)\.conv_dw\.weight", {"bn_epsilon": 1e-5}),
+        layouts=((r"backbone/(.*/se/(reduce|expand)|classifier)/kernel", "conv1x1"),),
+    ),
+)
