@@ -215,9 +215,10 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if "queue_size" in config.method:
         config.method.queue_size = 64
     if "patch_size" in config.method:
-        config.method.patch_size = 24
+        config.method.patch_size, config.method.patches = 16, min(config.method.patches, 2)
     if config.teacher.weights:
         config.teacher.weights, config.teacher.model = "random", "resnet18"
+        config.teacher.options = ml_collections.ConfigDict()
     return config
 
 
