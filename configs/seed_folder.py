@@ -15,7 +15,6 @@ def get_config(variant: str = ""):
     c.data.source = "folder"
     c.data.train = "all"
     c.data.batch_size = 64
-    c.teacher.model = "resnet50"
     c.teacher.weights = "moco_v2_800ep_pretrain.pth.tar"
     c.student.model = "mobilenetv3_large"
     c.method.queue_size = 4096

@@ -69,15 +69,16 @@ class Teacher:
     """The frozen network, for methods that need one.
 
     Attributes:
-      weights: workdir of a run, a PyTorch checkpoint (.pth, .pth.tar), or 'random' for speed and smoke runs.
-      model: a key of `seed_jax.models.MODELS`; ignored for a workdir, which knows.
-      options: of the model.
+      weights: a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, `pip:NAME` of an
+        installed package, or 'random' for speed and smoke runs.
+      model: a key of `seed_jax.models.MODELS`; '' for what the weights tell.
+      options: of the model, where the weights do not tell.
       image_size: the side it sees, resized on the device from data.image_size; 0 for that.
       dim: width of the embedding of a 'random' teacher.
     """
 
     weights: str = ""
-    model: str = "resnet50"
+    model: str = ""
     options: dict = dataclasses.field(default_factory=dict)
     image_size: int = 0
     dim: int = 128

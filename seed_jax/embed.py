@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from seed_jax import config, parallel, teacher
+from seed_jax import parallel, pretrained
 from seed_jax.data.pipeline import BadImages, eval_batches
 from seed_jax.data.sources import Arrays, Source, npz, open_source
 from seed_jax.errors import UserError
@@ -22,8 +22,8 @@ EPILOG = """\
 SPEC   a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
 DATA   a folder of images, tfds:NAME, an embedded set such as photos6, a .npz with `image`, or a .npy of
        images, uint8 [N, H, W, 3]
-OUT    gets `pooled` float32 [N, D], `embedding` where the network has a head, `id`, `label` (-1: none), `name`
-       and `network`, what made them
+OUT    gets `pooled` float32 [N, D], `embedding` where the network has a head, `id`, `label` (-1: none),
+       `name`, and `network`: what made them
 
   python -m seed_jax.embed pip:efficientnet-lite0 PHOTOS photos.npz
   python -m seed_jax.embed runs/mine PHOTOS photos.npz
@@ -69,12 +69,7 @@ def embed(options) -> None:
         raise UserError(f"the output {options.out} must end in .npz.")
     if not options.out.parent.is_dir():
         raise UserError(f"there is no folder {options.out.parent} to write to; make it first.")
-    loaded = teacher.load(
-        config.Teacher(weights=options.spec, model=options.arch),
-        image_size=options.size,
-        seed=0,
-        precision="fp32",
-    )
+    loaded = pretrained.load(options.spec, model=options.arch, where="SPEC", flag="--arch")
     network, size = loaded.network, options.size or loaded.size
     bad = None
     if options.raw:
@@ -85,9 +80,9 @@ def embed(options) -> None:
         batches, count = _raw_batches(images, options.batch_size), len(images)
     else:
         source = _source(options)
-        bad, count = BadImages(source), len(source)
+        bad, count = BadImages(source, limit=1.0), len(source)
         batches = eval_batches(source, size, options.batch_size, bad=bad)
-    keys = ("pooled", "embedding") if loaded.has_head else ("pooled",)
+    keys = ("pooled", "embedding") if "head" in network.parts else ("pooled",)
     extract = Extractor(network, parallel.make_mesh(), keys=keys)
     steps = -(-count // options.batch_size)
     progress = tqdm(batches, "embedding", steps, unit="batch", disable=None)

@@ -39,11 +39,12 @@ class ViewSpec:
 class BadImages:
     """The images of a source that could not be decoded: counted once each, named in the log.
 
-    Past 1 % of the source, `add` raises `UserError`.
+    Past `limit`, a share of the source, `add` raises `UserError`.
     """
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, limit: float = 0.01):
         self.source = source
+        self.limit = limit
         self.names: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -55,11 +56,11 @@ class BadImages:
             if i not in self.names:
                 self.names[i] = self.source.name(i)
                 logging.warning("skipping unreadable image %s (%s)", self.names[i], error)
-            if len(self.names) > 0.01 * len(self.source):
+            if len(self.names) > self.limit * len(self.source):
                 first = ", ".join(list(self.names.values())[:3])
                 raise UserError(
-                    f"More than 1 % of the {len(self.source)} images cannot be read, {first} among them; "
-                    "repair or remove them."
+                    f"More than {100 * self.limit:g} % of the {len(self.source)} images cannot be read, "
+                    f"{first} among them; repair or remove them."
                 )
 
 

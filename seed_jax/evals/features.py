@@ -53,8 +53,8 @@ class Extractor:
 
         Args:
           variables: of the network; host arrays or arrays on the mesh.
-          batches: dicts of `image`, uint8 `[B, H, W, 3]` or float32 as the network takes it, `label` int `[B]`, `id` int `[B, ...]` and `mask`
-            bool `[B]`.
+          batches: dicts of `image`, uint8 `[B, H, W, 3]` or float32 as the network takes it, `label` int
+            `[B]`, `id` int `[B, ...]` and `mask` bool `[B]`.
 
         Returns:
           Features, labels and ids in batch order: a dict of float32 `[N, ...]`, int `[N]`, int `[N, ...]`.

@@ -11,7 +11,7 @@ momentum 0.9 (torch's 0.1). ImageNet's mean and std, images of 224, 240, 288 and
 with ReLU6 for swish, no squeeze-and-excite, and stem, head and the repeats of the first and last stage not
 scaled. The package's README shows ImageNet's mean and std for its parent's networks and none for these; its
 weights come from tensorflow/tpu, models/official/efficientnet/lite/efficientnet_lite_builder.py, with mean
-127 and std 128 of 255: `mean=(127 / 255,) * 3, std=(128 / 255,) * 3`.
+127 and std 128 of 255, `LITE_MEAN` and `LITE_STD`.
 
 Names: `stem_conv`, `stem_bn`; `block{stage}_{i}` with stages from 1 and blocks from 0, with `expand_conv,
 expand_bn, depthwise_conv, depthwise_bn, se/{reduce,expand}, project_conv, project_bn`; `head_conv`,
@@ -26,6 +26,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from seed_jax.models import layers
+
+LITE_MEAN = (127 / 255,) * 3
+LITE_STD = (128 / 255,) * 3
 
 
 class Stage(NamedTuple):

@@ -37,6 +37,14 @@ class ProjectionHead(nn.Module):
         return {"embedding": x}
 
 
+class PooledEmbedding(nn.Module):
+    """The `embedding` of a network without a head is its `pooled`."""
+
+    @nn.compact
+    def __call__(self, features, train: bool, keys=None):
+        return {"embedding": features["pooled"]}
+
+
 class Classifier(nn.Module):
     """`pooled` `[B, D]` -> `logits` float32 `[B, num_classes]`; weights N(0, 0.01), bias 0."""
 

@@ -32,14 +32,14 @@ class Conv(nn.Module):
     stride: int = 1
     depthwise: bool = False
     pad: conv.Pad | None = None
-    init: nn.initializers.Initializer = conv_init
+    kernel_init: nn.initializers.Initializer = conv_init
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         inputs = 1 if self.depthwise else x.shape[-1]
         shape = (self.kernel, self.kernel, inputs, self.features)
-        kernel = self.param("kernel", self.init, shape, jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         pad = conv.symmetric(self.kernel) if self.pad is None else self.pad
         if min(conv.output_size(size, self.kernel, self.stride, pad) for size in x.shape[1:3]) < 1:
             raise UserError(

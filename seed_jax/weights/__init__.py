@@ -1,8 +1,12 @@
-"""Other people's checkpoints: `recognise` tells which network to build, `load` fills its variables."""
+"""Other people's checkpoints in and out: `recognise` tells which network a file holds, `load` fills its
+variables, `save` writes them under PyTorch's names.
+"""
 
+from seed_jax.weights import source
 from seed_jax.weights.heads import Head
 from seed_jax.weights.loading import load
 from seed_jax.weights.provenance import describe_source, sha256
 from seed_jax.weights.recognition import Recognised, recognise
+from seed_jax.weights.saving import save
 
-__all__ = ["Head", "Recognised", "describe_source", "load", "recognise", "sha256"]
+__all__ = ["Head", "Recognised", "describe_source", "load", "recognise", "save", "sha256", "source"]

@@ -9,6 +9,7 @@ padding for the images it is given, which is ours at the variant's nominal size.
 import functools
 import re
 
+from seed_jax.models.efficientnet import LITE_MEAN, LITE_STD
 from seed_jax.weights import inverted_residual
 from seed_jax.weights.naming import LEAVES, Naming
 
@@ -31,35 +32,38 @@ BLOCK = r"(backbone/block(\d)_(\d+))/(.+)"
 def _to_torch(block_name, outer, path, paths):
     """`outer`: names beside the blocks; `block_name(block, stage, i, layer, paths)`: a block's layer."""
     module, _, leaf = path.rpartition("/")
+    name = outer.get(module.removeprefix("backbone/")) if module.startswith("backbone/") else None
     if match := re.fullmatch(BLOCK, module):
         name = block_name(match[1], int(match[2]), int(match[3]), match[4], paths)
-    else:
-        name = outer.get(module.removeprefix("backbone/")) if module.startswith("backbone/") else None
     return name and f"{name}.{LEAVES[leaf]}"
 
 
 def _lukemelas(block, stage, i, layer, paths):
     """Blocks are numbered through all stages."""
+    if layer not in LUKEMELAS:
+        return None
     projections = (re.fullmatch(BLOCK, path) for path in paths if path.endswith("/project_conv/kernel"))
     before = sum((int(match[2]), int(match[3])) < (stage, i) for match in projections)
     return f"_blocks.{before}.{LUKEMELAS[layer]}"
 
 
 def _torchvision(block, stage, i, layer, paths):
-    return f"features.{stage}.{i}.{inverted_residual.torchvision(block, layer, paths)}"
+    name = inverted_residual.torchvision(block, layer, paths)
+    return name and f"features.{stage}.{i}.{name}"
 
 
 def _timm(block, stage, i, layer, paths):
-    return f"blocks.{stage - 1}.{i}.{inverted_residual.timm(block, layer, paths)}"
+    name = inverted_residual.timm(block, layer, paths)
+    return name and f"blocks.{stage - 1}.{i}.{name}"
 
 
 def _describe(depthwise, se, head, suffix, shapes):
     """`depthwise`, `se`: how names of such filters match; `head`: the name of the head convolution's."""
     blocks = sum(re.fullmatch(depthwise, name) is not None for name in shapes)
-    variants = VARIANTS if any(re.fullmatch(se, name) for name in shapes) else LITE_VARIANTS
-    channels = shapes[head][1]
-    variant = variants.get((blocks, channels), f"of {blocks} blocks, the last of {channels} channels")
-    return f"efficientnet_{variant}{suffix}", {}
+    lite = not any(re.fullmatch(se, name) for name in shapes)
+    variant = (LITE_VARIANTS if lite else VARIANTS).get((blocks, *shapes.get(head, ())[1:2]))
+    arch = f"efficientnet_{variant}{suffix}" if variant else f"efficientnet of {blocks} blocks"
+    return arch, {"mean": LITE_MEAN, "std": LITE_STD} if lite else {}
 
 
 def _naming(name, signature, outer, block_name, depthwise, se, suffix=""):

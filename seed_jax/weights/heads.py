@@ -22,6 +22,7 @@ class Head:
     dim: int
     layers: int
     batch_norm: bool
+    bias: bool = True
     last_norm: bool = False
 
 
@@ -51,14 +52,10 @@ def to_torch(style: str, path: str, paths: Collection[str]) -> str | None:
     return f"{style}.{index}.{leaf}"
 
 
-def neutral(style: str, path: str, paths: Collection[str]) -> float | None:
-    """What a leaf that a file may lack is then: a Linear's bias before a norm, a norm's scale and bias."""
-    match = re.fullmatch(r"head/(linear|bn)(\d+)/(scale|bias)", path)
-    if match is None:
-        return None
-    if match[1] == "linear" and style != MATRIX and f"head/bn{match[2]}/mean" not in paths:
-        return None
-    return 1.0 if match[3] == "scale" else 0.0
+def neutral(path: str) -> float | None:
+    """What a leaf is that a file may lack: MoCo v3's last batch norm has neither scale nor bias."""
+    match = re.fullmatch(r"head/bn\d+/(scale|bias)", path)
+    return match and (1.0 if match[1] == "scale" else 0.0)
 
 
 def describe(shapes: Mapping[str, tuple[int, ...]], *, lone: bool) -> tuple[str, Head | None]:
@@ -67,26 +64,30 @@ def describe(shapes: Mapping[str, tuple[int, ...]], *, lone: bool) -> tuple[str,
     `lone`: whether a lone Linear called `fc` or `head` is a projection head and not a classifier.
     """
     if len(shape := shapes.get(MATRIX, ())) == 2:
-        return MATRIX, Head(None, shape[1], 1, batch_norm=False)
+        return MATRIX, Head(None, shape[1], 1, batch_norm=False, bias=False)
     for style in (*SEQUENTIAL, FC_BN):
-        pattern = rf"{style}\.((?:fc|bn)\d)\.weight" if style == FC_BN else rf"{style}\.(\d+)\.weight"
-        names = [name for name in shapes if re.fullmatch(pattern, name)]
-        linears = [name for name in names if len(shapes[name]) == 2]
+        numbers = [
+            int(match[1])
+            for name, shape in shapes.items()
+            if len(shape) == 2 and (match := re.fullmatch(rf"{style}\.(?:fc)?(\d+)\.weight", name))
+        ]
+        layer = f"{style}.fc" if style == FC_BN else f"{style}."
+        linears = [f"{layer}{number}" for number in sorted(numbers)]
         if (
             not linears
             and (lone or style == "projection_head")
             and len(shapes.get(f"{style}.weight", ())) == 2
         ):
-            linears = [f"{style}.weight"]
+            linears = [style]
         if linears:
-            linears.sort(key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
-            hidden = shapes[linears[0]][0] if len(linears) > 1 else None
+            first, last = (shapes[f"{linears[i]}.weight"] for i in (0, -1))
             norms = sum(name.startswith(f"{style}.") and name.endswith(".running_mean") for name in shapes)
             return style, Head(
-                hidden,
-                shapes[linears[-1]][0],
-                len(linears),
-                batch_norm=norms >= max(1, len(linears) - 1),
+                hidden=first[0] if len(linears) > 1 else None,
+                dim=last[0],
+                layers=len(linears),
+                batch_norm=len(linears) > 1 and norms >= len(linears) - 1,
+                bias=f"{linears[0]}.bias" in shapes,
                 last_norm=norms == len(linears),
             )
     return "fc", None

@@ -27,14 +27,14 @@ TIMM_SEPARABLE = TIMM_EXPANDED | {
 }
 
 
-def torchvision(block: str, layer: str, paths: Collection[str]) -> str:
+def torchvision(block: str, layer: str, paths: Collection[str]) -> str | None:
     """Numbers of the parts that the block has: of `backbone/block2` and `depthwise_bn` it is `block.1.1`."""
     parts = [part for part, leaf in PARTS.items() if f"{block}/{leaf}" in paths]
     part, _, kind = layer.replace("/", "_").partition("_")
-    return f"block.{parts.index(part)}.{TORCHVISION[kind]}"
+    return f"block.{parts.index(part)}.{TORCHVISION[kind]}" if part in parts and kind in TORCHVISION else None
 
 
-def timm(block: str, layer: str, paths: Collection[str]) -> str:
+def timm(block: str, layer: str, paths: Collection[str]) -> str | None:
     """timm/models/_efficientnet_blocks.py, InvertedResidual, or DepthwiseSeparableConv without expansion."""
     expanded = f"{block}/{PARTS['expand']}" in paths
-    return (TIMM_EXPANDED if expanded else TIMM_SEPARABLE)[layer]
+    return (TIMM_EXPANDED if expanded else TIMM_SEPARABLE).get(layer)

@@ -25,24 +25,29 @@ def load(spec, network, *, where: str = "teacher.weights", part: str | None = No
     """
     path = source.find(spec, where)
     found = recognition.read(path, part)
-    sample = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
-    template = traverse_util.flatten_dict(jax.eval_shape(network.init, jax.random.key(0), sample), sep="/")
-    leaves = {name.partition("/")[2]: leaf.shape for name, leaf in template.items()}
-    arrays, faults = match(found, leaves)
+    template = shapes(network)
+    arrays, faults = match(found, naming.leaves(template))
     if faults:
-        listed = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in faults.items())
+        listed = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in faults.items())
         held = recognition.describe(path, found)
         raise UserError(
             f"{where}: {path} does not fit the network: {listed}. The file holds {held}{held.advice}; "
             "configure that network or give another file."
         )
     variables = {}
-    for name in template:
+    for name in traverse_util.flatten_dict(template, sep="/"):
         # A copy: the file may change or go.
         variables[name] = np.array(arrays[name.partition("/")[2]], np.float32, order="C")
         if not np.isfinite(variables[name]).all():
             raise UserError(f"{where}: {name} in {path} has NaN or infinite values; give an intact file.")
     return traverse_util.unflatten_dict(variables, sep="/")
+
+
+def shapes(network) -> dict:
+    """The network's variables as shapes."""
+    return jax.eval_shape(
+        network.init, jax.random.key(0), jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    )
 
 
 def match(
@@ -58,7 +63,7 @@ def match(
             if arrays[path].shape != shape:
                 there = naming.to_torch(found.naming, path, np.broadcast_to(np.float32(0), shape)).shape
                 misshaped.append(f"{found.name(names[path])} {tensor.shape} instead of {there}")
-        elif (value := heads.neutral(found.head_style, path, leaves)) is not None:
+        elif (value := heads.neutral(path)) is not None and not found.own_names:
             arrays[path] = np.full(shape, value, np.float32)
         else:
             missing.append(found.name(names[path]) if names[path] else path)
@@ -82,5 +87,6 @@ def _spare(found, name, leaves) -> bool:
     return bool(of_classifier) and "classifier" not in parts and "backbone/fc/kernel" not in leaves
 
 
-def _some(names):
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+def some(names: list[str]) -> str:
+    """The first few."""
+    return ", ".join(names[:SHOWN]) + (f", ... ({len(names)})" if len(names) > SHOWN else "")

@@ -57,7 +57,6 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict]:
 
 
 NAMINGS = (
-    Naming("mobilenetv3", "seed", ("features.1.conv.0.weight",), _to_torch("fc"), describe),
     Naming(
         "mobilenetv3",
         "d-li14",
@@ -65,4 +64,5 @@ NAMINGS = (
         _to_torch("classifier.3"),
         describe,
     ),
+    Naming("mobilenetv3", "seed", ("features.1.conv.0.weight",), _to_torch("fc"), describe),
 )

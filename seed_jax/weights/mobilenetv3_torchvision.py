@@ -29,13 +29,14 @@ def _torchvision(path, paths):
     }
     name = outer.get(module)
     if match := re.fullmatch(r"(backbone/block(\d+))/(.+)", module):
-        name = f"features.{match[2]}.{inverted_residual.torchvision(match[1], match[3], paths)}"
+        layer = inverted_residual.torchvision(match[1], match[3], paths)
+        name = layer and f"features.{match[2]}.{layer}"
     return name and f"{name}.{LEAVES[leaf]}"
 
 
 def _timm(path, paths):
     module, _, leaf = path.rpartition("/")
-    stages = TIMM_STAGES[_count_blocks(paths)]
+    stages = TIMM_STAGES.get(_count_blocks(paths), ())
     outer = {
         "backbone/stem_conv": "conv_stem",
         "backbone/stem_bn": "bn1",
@@ -47,8 +48,9 @@ def _timm(path, paths):
     name = outer.get(module)
     if match := re.fullmatch(r"(backbone/block(\d+))/(.+)", module):
         places = [f"{stage}.{i}" for stage, depth in enumerate(stages) for i in range(depth)]
-        place = places[int(match[2]) - 1]
-        name = f"blocks.{place}.{inverted_residual.timm(match[1], match[3], paths)}"
+        place = dict(enumerate(places, start=1)).get(int(match[2]))
+        layer = inverted_residual.timm(match[1], match[3], paths)
+        name = place and layer and f"blocks.{place}.{layer}"
     return name and f"{name}.{LEAVES[leaf]}"
 
 

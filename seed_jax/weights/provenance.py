@@ -9,11 +9,11 @@ from pathlib import Path
 from absl import logging
 
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
+from seed_jax.models.vit import CLIP_MEAN, CLIP_STD
+from seed_jax.weights import source
 
 SWAV_STD = (0.228, 0.224, 0.225)  # facebookresearch/swav, src/multicropdataset.py
 UNIT_MEAN, UNIT_STD = (0.0,) * 3, (1.0,) * 3  # SimCLR takes images in [0, 1]
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP, clip/clip.py
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 RESTRICTED = {
     "CC-BY-NC": "forbids commercial use",
     "GPL": "asks that what contains them is published under the same terms",
@@ -204,11 +204,12 @@ def named(path: str | os.PathLike) -> Teacher | None:
     return next((teacher for teacher in KNOWN if teacher.file == Path(path).name), None)
 
 
-def describe_source(path: str | os.PathLike) -> dict:
+def describe_source(spec: str | os.PathLike) -> dict:
     """File name, sha256, and name and licence if it is known, of a weights file: for manifests and exports.
 
     Warns of licences that bind. A published digest that is another makes the file an unknown one.
     """
+    path = source.find(spec, "teacher.weights")
     facts = {"file": Path(path).name, "sha256": sha256(path)}
     teacher = named(path)
     if teacher is None or not facts["sha256"].startswith(teacher.sha256):
@@ -216,7 +217,7 @@ def describe_source(path: str | os.PathLike) -> dict:
     for licence, demand in RESTRICTED.items():
         if licence in teacher.licence:
             logging.warning("%s is under %s, which %s.", teacher.name, teacher.licence, demand)
-    return facts | {"teacher": teacher.name, "licence": teacher.licence, "source": teacher.source}
+    return facts | {"teacher": teacher.name, "licence": teacher.licence, "stated_by": teacher.source}
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -45,7 +45,9 @@ class Recognised:
         network = ", ".join([self.arch, *(f"{key}={value}" for key, value in self.options.items())])
         if self.head is None:
             return f"{network} without a projection head"
-        fields = ", ".join(f"{key}={value}" for key, value in dataclasses.asdict(self.head).items() if value)
+        values = dataclasses.asdict(self.head)
+        told = [f.name for f in dataclasses.fields(Head) if values[f.name] != f.default]
+        fields = ", ".join(f"{name}={values[name]}" for name in told)
         return f"{network} with a projection head ({fields})"
 
     @property
@@ -65,7 +67,7 @@ class Recognised:
 def recognise(spec, *, where: str = "teacher.weights", part: str | None = None) -> Recognised:
     """What the file, workdir or package `spec` holds; arguments and errors as for `load`."""
     path = source.find(spec, where)
-    return _of_run(path) if path.is_dir() else describe(path, read(path, part))
+    return of_run(_run(path)) if path.is_dir() else describe(path, read(path, part))
 
 
 def read(path: Path, part: str | None) -> StateDict:
@@ -138,8 +140,8 @@ def _under_torch_names(path, own: StateDict) -> StateDict:
     raise UserError(f"{path} does not tell its known family: it {fits}; give a file of another format.")
 
 
-def _of_run(path) -> Recognised:
-    run = _run(path)
+def of_run(run) -> Recognised:
+    """The network of a `workdir.Run`."""
     backbone, head = run.network.backbone, run.network.parts.get("head")
     return Recognised(
         family=type(backbone.module).__module__.rpartition(".")[2],

@@ -87,9 +87,9 @@ def of_own(tensors: Mapping[str, np.ndarray]) -> StateDict:
 
 
 def _naming(path, names) -> Naming:
-    found = [naming for naming in NAMINGS if all(name in names for name in naming.signature)]
-    if found:
-        return max(found, key=lambda naming: len(naming.signature))
+    for naming in NAMINGS:
+        if all(name in names for name in naming.signature):
+            return naming
     first = ", ".join(list(names)[:3]) or "none"
     raise UserError(
         f"{path} holds no network of a known family ({', '.join(FAMILIES)}): "

