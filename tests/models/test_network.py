@@ -197,7 +197,7 @@ BLOCKS = (mobilenetv3.Block(3, 2, 8, True, "h_swish", 2),)
     "module",
     [
         resnet.ResNet(resnet.BasicBlock, (1, 1), width=0.125, small_stem=True),
-        mobilenetv3.MobileNetV3(BLOCKS, 16, bn_group=2),
+        mobilenetv3.MobileNetV3(BLOCKS, 16, se_last=False, bn_group=2),
     ],
     ids=["resnet", "mobilenetv3"],
 )
