@@ -215,8 +215,11 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.log.every_steps = 2
     if "queue_size" in config.method:
         config.method.queue_size = 64
+    if "patch_size" in config.method:
+        config.method.patch_size, config.method.patches = 16, min(config.method.patches, 2)
     if config.teacher.weights:
         config.teacher.weights, config.teacher.model = "random", "resnet18"
+        config.teacher.options = ml_collections.ConfigDict()
     return config
 
 
