@@ -147,7 +147,7 @@ def test_a_bad_image_gives_its_place_to_the_next(jpegs, caplog):
     assert bad.names[17].endswith("017.jpg")
     assert [r.getMessage() for r in caplog.records if "017.jpg" in r.getMessage()]
     ids = np.concatenate([b["id"] for b in batches])
-    good = rng.split_id(source.ids[19])
+    good = rng.split_id(source.ids()[19])
     assert (ids == good).all(axis=1).sum() == 3  # its own place and two more
     assert_equal(batches, take(2, source, VIEWS[:1], 100, seed=0, threads=1))
 
