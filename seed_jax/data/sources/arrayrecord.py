@@ -42,9 +42,7 @@ class ArrayRecord:
             _Instruction(path, 0, count, count)
             for path, (_, count) in zip(paths, self.metadata["shards"], strict=True)
         ]
-        self.records = grain_sources.ArrayRecordDataSource(
-            instructions, {"readahead_buffer_size": "0", "max_parallelism": "0"}
-        )
+        self.records = grain_sources.ArrayRecordDataSource(instructions)
         self._ids, self._labels = index["ids"], index["labels"]
         self.names = Strings(index["blob"], index["ends"])
         self.part = index["part"] if (index["part"] >= 0).any() else split_of(self._ids)
