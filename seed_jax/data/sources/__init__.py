@@ -6,7 +6,7 @@ from seed_jax.data.sources.arrayrecord import ArrayRecord
 from seed_jax.data.sources.arrays import Arrays, npz
 from seed_jax.data.sources.base import EXTENSIONS, SPLITS, Record, Source, Subset, split_of, take_split
 from seed_jax.data.sources.embedded import EMBEDDED
-from seed_jax.data.sources.folder import Files, filelist, folder
+from seed_jax.data.sources.folder import Files, open_filelist, open_folder
 from seed_jax.data.sources.subset import subset as take_subset
 from seed_jax.data.sources.tfds import Tfds
 from seed_jax.data.sources.webdataset import WebDataset
@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 READERS = {
-    "folder": folder,
-    "imagefolder": lambda dir: folder(dir, labelled=True),
-    "filelist": filelist,
+    "folder": open_folder,
+    "imagefolder": lambda dir: open_folder(dir, labelled=True),
+    "filelist": open_filelist,
     "npz": npz,
     "webdataset": WebDataset,
     "arrayrecord": ArrayRecord,

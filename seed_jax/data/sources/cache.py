@@ -23,7 +23,7 @@ def user_file(*key: str) -> Path:
 def load(file: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a file, or None where there is none that can be read."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None

@@ -60,7 +60,7 @@ class Files:
         return self._fingerprint
 
 
-def folder(root: str, labelled: bool = False) -> Files:
+def open_folder(root: str, labelled: bool = False) -> Files:
     """The image files below a folder, hidden ones left out.
 
     With `labelled`, the first level of sub-folders (below `train/`, `val/`, `test/` where there are such)
@@ -96,7 +96,7 @@ def folder(root: str, labelled: bool = False) -> Files:
     return Files(str(root), paths, ids, labels, class_names, part, str(index["fingerprint"]))
 
 
-def filelist(path: str) -> Files:
+def open_filelist(path: str) -> Files:
     """The files named in a text file, one a line relative to it, each perhaps with a label after a tab.
 
     Labels are whole numbers, or names, which are numbered in alphabetical order. Raises `UserError`.
@@ -200,8 +200,9 @@ def _size(entry) -> int:
 
 def _remote_index(root: str) -> dict[str, np.ndarray]:
     folders, images, others = [], [], []
+    bare = str(root).split("://")[-1].strip("/")  # file systems differ in whether they walk with the scheme
     for where, _, names in epath.Path(root).walk():
-        relative = str(where)[len(str(epath.Path(root))) :].strip("/")
+        relative = str(where).split("://")[-1].strip("/").removeprefix(bare).strip("/")
         if any(level.startswith(".") for level in relative.split("/")):
             continue
         folders.append(relative)
