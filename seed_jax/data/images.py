@@ -6,7 +6,7 @@ import math
 import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 TRIES = 10  # of a random resized crop, as torchvision
 NUMBERS = 2 * TRIES + 3  # uniform numbers of one view: area and aspect of each try, place, flip
@@ -63,6 +63,8 @@ def _pil_errors():
     """What PIL raises for broken files, as `BadImage`; its own errors are OSErrors."""
     try:
         yield
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image in a format that PIL knows") from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise BadImage(f"{type(error).__name__}: {error}") from error
 

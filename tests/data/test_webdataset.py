@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import tarfile
 
 import pytest
@@ -44,7 +45,9 @@ def shards(tmp_path):
         if s:
             del members[f"{key}.cls"], members[f"{'long-folder-name/' * 9}{s}4.cls"]
             members[f"{key}.json"] = json.dumps({"label": 7, "caption": "x"}).encode()
-        shard(tmp_path / "data" / f"x-{s:03}.tar", members, [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT][s])
+        path = tmp_path / "data" / f"x-{s:03}.tar"
+        shard(path, members, [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT][s])
+        os.utime(path, (1e9, 1e9))
     return tmp_path / "data"
 
 

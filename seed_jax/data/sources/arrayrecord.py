@@ -53,11 +53,12 @@ class ArrayRecord:
         return len(self._ids)
 
     def __getitem__(self, i):
+        number = int(self._ids[i])
         try:
             image = self.records[int(i)]
         except (ValueError, IndexError, RuntimeError) as error:
             raise BadImage(str(error)) from error
-        return Record(image, int(self._ids[i]), int(self._labels[i]))
+        return Record(image, number, int(self._labels[i]))
 
     def name(self, i):
         return f"{self.root}/{self.names[i]}"

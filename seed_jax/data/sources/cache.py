@@ -11,6 +11,7 @@ import numpy as np
 from seed_jax.data.sources.base import digest
 
 WORTH = 20_000  # images; smaller sets are read afresh every time, which is quick and never stale
+SETTLED = 2.0  # seconds; what changed just now may change again within one tick of its file's time
 
 
 def user_file(*key: str) -> Path:

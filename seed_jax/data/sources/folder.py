@@ -20,8 +20,6 @@ from seed_jax.data.sources.base import (
 )
 from seed_jax.errors import UserError
 
-_SETTLED = 2_000_000_000  # ns; a folder that changed just now may change again within one tick of its mtime
-
 
 class Files:
     """Image files `paths` relative to `root`; the id is a 63-bit hash of the relative path."""
@@ -131,7 +129,7 @@ def _local_index(root: str) -> dict[str, np.ndarray]:
     kept = cache.load(file)
     if kept is not None and _unchanged(root, kept):
         return kept
-    began = time.time_ns()
+    began = time.time()
     folders, mtimes, images, others = [], [], [], []
     for name, mtime, files in _scan(root):
         folders.append(name)
@@ -140,7 +138,7 @@ def _local_index(root: str) -> dict[str, np.ndarray]:
         others += [entry[0] for entry in files if entry[1] is None]
     index = _index(root, images, others, folders)
     index["mtimes"] = np.array(mtimes, np.int64)
-    if len(images) >= cache.WORTH and max(mtimes) < began - _SETTLED:
+    if len(images) >= cache.WORTH and max(mtimes) / 1e9 < began - cache.SETTLED:
         cache.save(file, **index)
     return index
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import tarfile
+import time
 
 import numpy as np
 from etils import epath
@@ -122,13 +123,14 @@ def expand_braces(pattern: str) -> list[str]:
 
 def _cached_index(shards) -> dict[str, np.ndarray]:
     """The index, kept beside the shards, or in the user's cache where that folder cannot be written."""
-    stats = [epath.Path(shard).stat() for shard in shards]
-    state = digest(
-        *(
-            f"{os.path.basename(p)} {s.length} {s.mtime}\n".encode()
-            for p, s in zip(shards, stats, strict=True)
-        )
+    began = time.time()
+    stats = [os.stat(shard) if "://" not in shard else epath.Path(shard).stat() for shard in shards]
+    sizes = [s.st_size if isinstance(s, os.stat_result) else s.length for s in stats]
+    times = [s.st_mtime if isinstance(s, os.stat_result) else s.mtime for s in stats]
+    lines = (
+        f"{os.path.basename(x)} {n} {t}\n".encode() for x, n, t in zip(shards, sizes, times, strict=True)
     )
+    state = digest(*lines)
     folder = (
         os.path.dirname(os.path.abspath(shards[0])) if "://" not in shards[0] else os.path.dirname(shards[0])
     )
@@ -142,7 +144,8 @@ def _cached_index(shards) -> dict[str, np.ndarray]:
             return kept
     index = _index(shards)
     index["state"] = np.array(state)
-    any(cache.save(place, **index) for place in places)  # the first that can be written
+    if max(times) < began - cache.SETTLED:
+        any(cache.save(place, **index) for place in places)  # the first that can be written
     return index
 
 
