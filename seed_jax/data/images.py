@@ -23,16 +23,24 @@ def decode(record) -> np.ndarray:
 
 
 def open_image(image: bytes | np.ndarray) -> Image.Image:
-    """Encoded bytes (read up to the header) or uint8 `[H, W, 3]` as a `PIL.Image`; raises `BadImage`."""
+    """Encoded bytes (read up to the header) or uint8 `[H, W, 3]` as a `PIL.Image`.
+
+    Raises `BadImage`, also for more than PIL's 89 million pixels.
+    """
     if isinstance(image, np.ndarray):
         return Image.fromarray(image)
+    if not image:
+        raise BadImage("an empty file")
     with _pil_errors():
-        return Image.open(io.BytesIO(image))
+        picture = Image.open(io.BytesIO(image))
+    if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
+        raise BadImage(f"{picture.width} x {picture.height} pixels, which looks like a decompression bomb")
+    return picture
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
     """(width, height) that `load_rgb` will give at full size; raises `BadImage`."""
-    if picture.format is None:  # made from an array
+    if picture.format in (None, "TIFF"):  # made from an array; or PIL has turned the size already
         return picture.size
     with _pil_errors():
         turned = picture.getexif().get(_ORIENTATION, 1) >= 5
@@ -47,6 +55,7 @@ def load_rgb(picture: Image.Image, divisor: int = 1) -> Image.Image:
     """
     if picture.format is None:
         return picture
+    expected = tuple(-(-x // divisor) for x in upright_size(picture))
     with _pil_errors():
         if divisor > 1:
             picture.draft(None, (picture.width // divisor, picture.height // divisor))
@@ -55,7 +64,10 @@ def load_rgb(picture: Image.Image, divisor: int = 1) -> Image.Image:
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         if picture.mode == "P":
             picture = picture.convert("RGBA")
-        return picture.convert("RGB")
+        picture = picture.convert("RGB")
+    if picture.size != expected:
+        raise BadImage(f"{picture.size} pixels where its header says {expected}")
+    return picture
 
 
 @contextlib.contextmanager
@@ -65,7 +77,15 @@ def _pil_errors():
         yield
     except UnidentifiedImageError as error:
         raise BadImage("not an image in a format that PIL knows") from error
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise BadImage(f"{type(error).__name__}: {error}") from error
 
 

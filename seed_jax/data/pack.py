@@ -34,8 +34,8 @@ def pack(
 
     Ids, labels, splits, class names, and names less their `prefix` are kept. With `short_side`, images that
     are larger are resized to it once (bicubic, JPEG of quality 95); all others are copied byte for byte,
-    and arrays become PNG. Images that cannot be read, or not be resized, are left out and named in
-    `metadata.json`. A pack that was stopped goes on: finished shards are kept, unfinished ones rewritten.
+    and arrays become PNG. Images whose header cannot be read, or that cannot be resized, are left out and
+    named in `metadata.json`. A pack that was stopped goes on: finished shards are kept.
 
     Raises:
       UserError: `out` holds something else, or cannot be written.
@@ -145,8 +145,7 @@ def _encoded(source, i, short_side):
 def encode(image: bytes | np.ndarray, short_side: int = 0) -> bytes:
     """The encoded image, resized to `short_side` if that is not 0 and it is larger; raises `BadImage`."""
     if not short_side and not isinstance(image, np.ndarray):
-        if not image:
-            raise images.BadImage("an empty file")
+        images.open_image(image)
         return image
     picture = images.open_image(image)
     ratio = min(picture.size) / short_side if short_side else 1
