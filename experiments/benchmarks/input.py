@@ -53,7 +53,8 @@ def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmarks.input", description=__doc__.split("\n", 1)[0]
     )
-    parser.add_argument("--images", type=int, default=320)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=8, help="of which the best counts")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEGs")
     parser.add_argument("--index", type=int, default=0, help="time the start with so many files")
     options = parser.parse_args(arguments)
@@ -66,7 +67,7 @@ def main(arguments=None) -> int:
         "ours, one view": lambda: ours(source, views=(ViewSpec(),)),
         "ours, packed at short side 256": lambda: ours(small),
     }
-    rates = {name: cpu_rate(run, len(source)) for name, run in runs.items()}
+    rates = cpu_rates(runs, len(source), options.rounds)
     base = [rates["plain PIL, one view" if "one view" in name else "plain PIL"] for name in rates]
     rows = [[name, f"{r:.0f}", r / b] for (name, r), b in zip(rates.items(), base, strict=True)]
     print(Table(["pipeline", "images/s of CPU time", "ratio"], rows).markdown())
@@ -118,14 +119,15 @@ def ours(source, views=MOCO):
         pipeline._train_batch(source, indices, views, 0, 0, bad)
 
 
-def cpu_rate(run, count, repeats=3) -> float:
-    """Images a second of this process's CPU time, of all its threads: the best of some repeats."""
-    best = float("inf")
+def cpu_rates(runs, count, repeats) -> dict[str, float]:
+    """Images a second of this process's CPU time: the best of some rounds, in which the runs take turns."""
+    best = dict.fromkeys(runs, float("inf"))
     for _ in range(repeats):
-        began = time.process_time()
-        run()
-        best = min(best, time.process_time() - began)
-    return count / best
+        for name, run in runs.items():
+            began = time.process_time()
+            run()
+            best[name] = min(best[name], time.process_time() - began)
+    return {name: count / seconds for name, seconds in best.items()}
 
 
 def wall_rate(source, threads, batches=24) -> float:

@@ -197,7 +197,8 @@ def test_fallback_is_the_centre():
 def test_resized_crop_is_pils():
     picture = Image.fromarray(photo(300, 200))
     expected = picture.crop((31, 20, 31 + 150, 20 + 120)).resize((64, 64), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(images.resized_crop(picture, (31, 20, 150, 120), 64), np.asarray(expected))
+    view = images.resized_crop(picture, (31, 20, 150, 120), 64).astype(int)
+    assert np.abs(view - np.asarray(expected)).max() <= 1  # resize.py says when it is not 0
 
 
 def test_draft_shows_the_same_crop():
