@@ -20,9 +20,11 @@ class Data:
     """Where images come from and how a view is cut.
 
     Attributes:
-      source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'npz', or
-        'tfds:NAME'.
-      dir: the folder, the .npz file, or the tfds data_dir.
+      source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'filelist', 'npz',
+        'webdataset', 'arrayrecord', or 'tfds:NAME'.
+      dir: the folder, the file or pattern, or the tfds data_dir.
+      subset: share of the training split, such as '1%' of each class, or a file that lists its images; ''
+        for all of it.
       train: split that is trained on.
       val: split that probes during training look at, and that choices are made on.
       test: split that is reported, at the end only.
@@ -36,6 +38,7 @@ class Data:
 
     source: str = "digits"
     dir: str = ""
+    subset: str = ""
     train: str = "train"
     val: str = "val"
     test: str = "test"
