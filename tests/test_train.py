@@ -66,8 +66,8 @@ def crash(monkeypatch):
     def at(step):
         noted = monitor.Monitor.step
 
-        def note(self, number, *args):
-            noted(self, number, *args)
+        def note(self, number, *args, **options):
+            noted(self, number, *args, **options)
             if number == step:
                 raise RuntimeError("power cut")
 
