@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from seed_jax import optim, parallel, state, teacher, workdir
+from seed_jax import optim, parallel, pretrained, state, teacher
 from seed_jax.config import Config
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
 from seed_jax.data.sources import Source, open_source
@@ -86,7 +86,7 @@ def _open_sources(config: Config) -> Sources:
     def open_split(split):
         return open_source(d.source, split, dir=d.dir or None)
 
-    train = open_split(d.train)
+    train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
     if not train.num_classes:
         return Sources(train, None, None)
     open_split(d.test)  # what will be reported must be there before the time is spent
@@ -128,7 +128,7 @@ def training(config: Config, mesh, length: Lengths, num_classes: int, loaded) ->
             variables, config.method, tx, seed=t.seed, batch_size=d.batch_size, teacher_dim=dim
         )
 
-    start = _backbone_of(config.student.init) if config.student.init else None
+    start = _start(config) if config.student.init else None
     abstract = jax.eval_shape(fresh, start)
     shardings = state.shardings(mesh, abstract)
     tx = optim.optimizer(config.optim, rate, abstract.params, config.method.frozen)
@@ -141,7 +141,15 @@ def training(config: Config, mesh, length: Lengths, num_classes: int, loaded) ->
     return Training(student, views, abstract, shardings, fresh, start, step)
 
 
-def _backbone_of(path: str):
-    """{collection: tree} of another run's backbone, on the host."""
-    variables = workdir.load_run(path).variables
-    return jax.device_get({k: trees["backbone"] for k, trees in variables.items() if "backbone" in trees})
+def _start(config: Config):
+    """{collection: tree} of the backbone that `student.init` names, on the host."""
+    s = config.student
+    found = pretrained.load(
+        s.init,
+        model=s.model,
+        options={"num_classes": None, **s.options},
+        where="student.init",
+        flag="--config.student.model",
+    )
+    variables = jax.device_get(found.variables)
+    return {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}

@@ -20,8 +20,9 @@ class Data:
     """Where images come from and how a view is cut.
 
     Attributes:
-      source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'filelist', 'npz',
-        'webdataset', 'arrayrecord', or 'tfds:NAME'.
+      source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'filelist',
+        'npz', 'webdataset', 'arrayrecord', 'tfds:NAME'; or 'photographs': a folder where there is a dir,
+        else 'photos6'.
       dir: the folder, the file or pattern, or the tfds data_dir.
       subset: share of the training split, such as '1%' of each class, or a file that lists its images; ''
         for all of it.
@@ -58,7 +59,8 @@ class Student:
       model: a key of `seed_jax.models.MODELS`.
       options: of the model, e.g. `width`.
       image_size: the side it sees, resized on the device from data.image_size; 0 for that.
-      init: workdir of a run whose backbone is the start; '' for a random start.
+      init: workdir of a run, or other weights as for the teacher, whose backbone is the start; '' for a random
+        start.
     """
 
     model: str = "mobilenetv3_large"
@@ -324,7 +326,8 @@ def _check(c: Config) -> None:
     for key, fits in ranges.items():
         if not fits:
             raise UserError(f"{key} is out of range: seed_jax/config.py says what it may be.")
-    if c.evals.knn and (c.data.source in LABELLED or c.data.source.startswith("tfds:")):
+    packaged = c.data.source == "photographs" and not c.data.dir
+    if c.evals.knn and (c.data.source in LABELLED or packaged or c.data.source.startswith("tfds:")):
         check_splits(c.data)
     if c.train.bn_group and c.data.batch_size % c.train.bn_group:
         raise UserError(

@@ -37,7 +37,7 @@ READERS = {
     "webdataset": WebDataset,
     "arrayrecord": ArrayRecord,
 }
-SOURCES = (*EMBEDDED, *READERS, "tfds:NAME")
+SOURCES = (*EMBEDDED, *READERS, "photographs", "tfds:NAME")
 
 
 def open_source(name: str, split: str, *, dir: str | None = None, subset: str = "", seed: int = 0) -> Source:
@@ -46,10 +46,13 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
     Names: `digits`, `scattered`, `photos`, `photos6` (embedded); `folder` (without labels), `imagefolder` (a
     sub-folder a class), `filelist` (a text file), `npz`, `webdataset` (tar shards) and `arrayrecord` (what
     `python -m seed_jax.data pack` writes), which read `dir`; `tfds:NAME`, where `dir` is the data_dir and
-    `split` goes to tensorflow-datasets. Otherwise `split` is train (70 %), val (10 %), test (20 %), by a
+    `split` goes to tensorflow-datasets; `photographs`, which is `folder` where there is a `dir` and `photos6`
+    where there is none. Otherwise `split` is train (70 %), val (10 %), test (20 %), by a
     hash of the id, or all; a set that has its own `train` and `val` or `test` uses those. Raises
     `UserError`.
     """
+    if name == "photographs":
+        name = "folder" if dir else "photos6"
     if name.startswith("tfds:"):
         source = Tfds(name.removeprefix("tfds:"), split, dir)
     else:
