@@ -59,7 +59,7 @@ class Student:
       model: a key of `seed_jax.models.MODELS`.
       options: of the model, e.g. `width`.
       image_size: the side it sees, resized on the device from data.image_size; 0 for that.
-      init: workdir of a run, or other weights as for the teacher, whose backbone is the start; '' for a random
+      init: weights whose backbone is the start, a workdir or others as for the teacher; '' for a random
         start.
     """
 

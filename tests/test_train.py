@@ -223,7 +223,7 @@ def test_mistakes_are_found_before_the_workdir_is_touched(tmp_path):
         ("data__batch_size", 4096): "4096",
         ("data__source", "digit"): "data.source.*digits",
         ("teacher__weights", ""): "teacher.weights is empty.*--config.teacher.weights=PATH",
-        ("teacher__weights", "nowhere.pth"): "there is no file 'nowhere.pth'",
+        ("teacher__weights", "nowhere.pth"): "there is no file or workdir 'nowhere.pth'",
     }.items():
         key, value = overrides
         with pytest.raises(UserError, match=words):
