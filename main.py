@@ -1,7 +1,7 @@
 """Train: `python main.py --config=configs/x.py --workdir=DIR [--config.section.key=value …]`.
 
 A workdir that holds a checkpoint goes on by itself. Every config also runs small anywhere:
-`--config=configs/x.py:smoke`.
+`--config=configs/x.py:smoke`. `--plan` prints what a run needs, memory, FLOPs and time, and starts nothing.
 """
 
 import time
@@ -17,6 +17,13 @@ from seed_jax.errors import UserError  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file in configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, report.")
+PLAN = flags.DEFINE_bool("plan", False, "Print what the run needs; touch no accelerator and start nothing.")
+DEVICES = flags.DEFINE_integer("devices", 8, "With --plan: devices of the run.", lower_bound=1)
+IMAGES = flags.DEFINE_integer("images", None, "With --plan: training images, where the data is not here.")
+RATE = flags.DEFINE_float(
+    "images_per_second", None, "With --plan: a speed to tell the time for.", lower_bound=1
+)
+TFLOPS = flags.DEFINE_float("tflops", None, "With --plan: peak TFLOP/s of one device.", lower_bound=1e-3)
 
 
 def parse(argv):
@@ -42,11 +49,20 @@ def parse(argv):
 
 def main(argv):
     del argv
-    from seed_jax import parallel, train
+    from seed_jax import parallel, plan, train
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
+        if PLAN.value:
+            plan.run(
+                CONFIG.value,
+                devices=DEVICES.value,
+                images=IMAGES.value,
+                images_per_second=RATE.value,
+                tflops=TFLOPS.value,
+            )
+            return 0
         parallel.start()
         train.run(CONFIG.value, WORKDIR.value, started=STARTED)
     except UserError as error:
@@ -62,5 +78,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
+    flags.register_multi_flags_validator(
+        ["workdir", "plan"], lambda given: given["workdir"] or given["plan"], "--workdir is required."
+    )
     app.run(main, flags_parser=parse)

@@ -5,6 +5,8 @@
 #   ./run.sh test [pytest arguments]  the tests
 #   ./run.sh --config=… --workdir=…   main.py with these arguments
 #   ./run.sh python …                 any command inside the environment
+#   ./run.sh pod NAME ZONE [--dry-run] -- --config=…      main.py on every host of a Cloud TPU slice
+#   ./run.sh slurm NODES GPUS -- --config=… > job.sbatch  a SLURM job, a process for each GPU (docs/scale.md)
 #
 # ACCELERATOR=cpu|cuda|tpu  the jax build (default: cpu)
 # PYTHON=python3.12         the interpreter that the environment is made with
@@ -57,6 +59,47 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
   exit
 fi
+
+# pod NAME ZONE [--dry-run] -- ARGS…: copy this folder to all hosts of a TPU slice and start main.py on each.
+pod() {
+  local run=() bundle start
+  [[ ${3:-} == --dry-run ]] && run=(printf '%q ' ) && set -- "$1" "$2" "${@:4}"
+  [[ $# -gt 3 && $3 == -- ]] || fail "Usage: ./run.sh pod NAME ZONE [--dry-run] -- --config=… --workdir=…"
+  local tpu=$1 zone=$2
+  shift 3
+  bundle=${TMPDIR:-/tmp}/seed_jax.tgz
+  start="mkdir -p seed_jax && tar -xzf seed_jax.tgz -C seed_jax && cd seed_jax"
+  start+=" && ACCELERATOR=tpu SEED_JAX_MULTIHOST=1 ./run.sh$(printf ' %q' "$@")"
+  step() { ${run[@]+"${run[@]}"} "$@"; [[ ${#run[@]} -eq 0 ]] || echo; }
+  step tar -czf "$bundle" --exclude=./.git --exclude=./.venv --exclude=./runs -C "$root" .
+  step gcloud compute tpus tpu-vm scp "$bundle" "$tpu:seed_jax.tgz" --zone="$zone" --worker=all
+  step gcloud compute tpus tpu-vm ssh "$tpu" --zone="$zone" --worker=all --command="$start"
+}
+
+# slurm NODES GPUS -- ARGS…: print an sbatch file. Every process sees all GPUs of its node and takes its own.
+slurm() {
+  [[ $# -gt 3 && $3 == -- ]] || fail "Usage: ./run.sh slurm NODES GPUS_A_NODE -- --config=… --workdir=…"
+  local nodes=$1 gpus=$2
+  shift 3
+  cat <<EOF
+#!/usr/bin/env bash
+#SBATCH --job-name=seed_jax
+#SBATCH --nodes=$nodes
+#SBATCH --ntasks-per-node=$gpus
+#SBATCH --gres=gpu:$gpus
+#SBATCH --cpus-per-task=${CPUS:-8}
+#SBATCH --exclusive
+#SBATCH --requeue
+export ACCELERATOR=cuda SEED_JAX_MULTIHOST=1
+$(printf '%q' "$root/run.sh") python -c pass  # the environment, once, before many processes want it
+srun --cpus-per-task=${CPUS:-8} --kill-on-bad-exit=1 $(printf '%q' "$root/run.sh")$(printf ' %q' "$@")
+EOF
+}
+
+case ${1:-} in
+  pod | slurm) "$@"; exit ;;
+esac
+
 install run "$root/requirements.txt"
 [[ ${1:-} == test ]] && install test "$root/requirements.txt" "$root/tests/requirements.txt"
 # On a CPU, glibc's huge pages save a fifth of a training step (experiments/benchmarks).

@@ -20,9 +20,12 @@ class Data:
     """Where images come from and how a view is cut.
 
     Attributes:
-      source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'npz', or
-        'tfds:NAME'.
-      dir: the folder, the .npz file, or the tfds data_dir.
+      source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'filelist',
+        'npz', 'webdataset', 'arrayrecord', 'tfds:NAME'; or 'photographs': a folder where there is a dir,
+        else 'photos6'.
+      dir: the folder, the file or pattern, or the tfds data_dir.
+      subset: share of the training split, such as '1%' of each class, or a file that lists its images; ''
+        for all of it.
       train: split that is trained on.
       val: split that probes during training look at, and that choices are made on.
       test: split that is reported, at the end only.
@@ -36,6 +39,7 @@ class Data:
 
     source: str = "digits"
     dir: str = ""
+    subset: str = ""
     train: str = "train"
     val: str = "val"
     test: str = "test"
@@ -55,7 +59,8 @@ class Student:
       model: a key of `seed_jax.models.MODELS`.
       options: of the model, e.g. `width`.
       image_size: the side it sees, resized on the device from data.image_size; 0 for that.
-      init: workdir of a run whose backbone is the start; '' for a random start.
+      init: workdir of a run, or other weights as for the teacher, whose backbone is the start; '' for a random
+        start.
     """
 
     model: str = "mobilenetv3_large"
@@ -215,8 +220,11 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.log.every_steps = 2
     if "queue_size" in config.method:
         config.method.queue_size = 64
+    if "patch_size" in config.method:
+        config.method.patch_size, config.method.patches = 16, min(config.method.patches, 2)
     if config.teacher.weights:
         config.teacher.weights, config.teacher.model = "random", "resnet18"
+        config.teacher.options = ml_collections.ConfigDict()
     return config
 
 
@@ -318,7 +326,8 @@ def _check(c: Config) -> None:
     for key, fits in ranges.items():
         if not fits:
             raise UserError(f"{key} is out of range: seed_jax/config.py says what it may be.")
-    if c.evals.knn and (c.data.source in LABELLED or c.data.source.startswith("tfds:")):
+    packaged = c.data.source == "photographs" and not c.data.dir
+    if c.evals.knn and (c.data.source in LABELLED or packaged or c.data.source.startswith("tfds:")):
         check_splits(c.data)
     if c.train.bn_group and c.data.batch_size % c.train.bn_group:
         raise UserError(

@@ -35,7 +35,7 @@ class Monitor:
         self._closed: list = []
         self._clock = time.perf_counter()
         self._waited = 0.0
-        self._last = start
+        self._timed = 0
         self._bar = tqdm(
             total=steps,
             initial=start,
@@ -47,15 +47,19 @@ class Monitor:
             mininterval=0.5 if sys.stdout.isatty() else 10.0,
         )
 
-    def step(self, step: int, metrics: dict, ids: np.ndarray, waited: float) -> None:
+    def step(
+        self, step: int, metrics: dict, ids: np.ndarray, waited: float, *, compiled: bool = False
+    ) -> None:
         """Note the metrics of `step` (1 for the first update), its samples, and the seconds spent waiting
-        for its data.
+        for its data. A step that was `compiled` before it ran, in a pause, does not count for the speed.
         """
-        self._write_closed()
+        self._write_closed(waited)
         self._window.append((step, metrics, ids))
         if len(self._window) > IN_FLIGHT:
             jax.block_until_ready(self._window[-1 - IN_FLIGHT][1])
-        self._waited += waited
+        if not compiled:
+            self._waited += waited
+            self._timed += 1
         self._bar.update(step - self._bar.n)
         if step % self._every == 0:
             self._close()
@@ -76,7 +80,8 @@ class Monitor:
         self._write_closed()
         self._closed, self._window = self._window, []
 
-    def _write_closed(self):
+    def _write_closed(self, waited: float = 0.0):
+        """Write the closed window. What has since been `waited` for the next step's data is not its time."""
         if not self._closed:
             return
         closed, self._closed = self._closed, []
@@ -84,16 +89,19 @@ class Monitor:
         for (step, _, ids), row in zip(closed, rows, strict=True):
             if not all(np.isfinite(value) for value in row.values()):
                 raise NotFinite(step, ids)
-        step = closed[-1][0]
-        seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        images = (step - self._last) * self._batch_size
-        timing = {"images_per_second": images / seconds, "data_wait": min(1.0, self._waited / seconds)}
+        end = max(self._clock, time.perf_counter() - waited)
+        shown, timing = f"loss {means['loss']:.3f}", {}
+        if self._timed:
+            seconds = max(end - self._clock, 1e-9)
+            timing["images_per_second"] = self._timed * self._batch_size / seconds
+            timing["data_wait"] = min(1.0, self._waited / seconds)
+            shown += f", {timing['images_per_second']:.0f} images/s, data wait {timing['data_wait']:.0%}"
         if len(self._bad):
             timing["bad_images"] = len(self._bad)
-        self._last, self._waited = step, 0.0
-        self._writer.write(step, {**means, **timing})
-        self._bar.set_postfix_str(f"loss {means['loss']:.3f}, {timing['images_per_second']:.0f} images/s")
+        self._clock, self._waited, self._timed = end, 0.0, 0
+        self._writer.write(closed[-1][0], {**means, **timing})
+        self._bar.set_postfix_str(shown)
 
 
 class _Pause:
@@ -104,7 +112,11 @@ class _Pause:
         self._begin = time.perf_counter()
 
     def __exit__(self, *unused):
-        self._monitor._clock += time.perf_counter() - self._begin
+        seconds, bar = time.perf_counter() - self._begin, self._monitor._bar
+        self._monitor._clock += seconds
+        if not bar.disable:  # tqdm estimates the time left from these
+            bar.start_t += seconds
+            bar.last_print_t += seconds
 
 
 class NotFinite(UserError):

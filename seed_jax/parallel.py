@@ -1,30 +1,97 @@
 """The only mesh of the project, its shardings, and the start of a multi-host run."""
 
+import contextlib
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from seed_jax.errors import UserError
+
 DATA_AXIS = "data"
+HEARTBEAT_SECONDS = 30  # after this silence a process counts as dead, and the others end
+FAREWELL_SECONDS = 20  # how long a process that failed waits at its exit for the others
 
 
 def start() -> None:
-    """Join the other hosts, if there are any, and keep compiled programs for the next start.
+    """Join the other processes, if there are any, and keep compiled programs for the next start.
 
-    There are where the environment has `JAX_COORDINATOR_ADDRESS`, or `SEED_JAX_MULTIHOST=1` on a pod that
-    tells JAX by itself. The cache lies in the user's cache folder; `JAX_COMPILATION_CACHE_DIR` names another.
+    There are where the environment has `JAX_COORDINATOR_ADDRESS`, or `SEED_JAX_MULTIHOST=1` on a TPU pod or
+    a SLURM cluster, which tell JAX by themselves. Elsewhere `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say
+    which of how many this is. The cache lies in the user's cache folder; `JAX_COMPILATION_CACHE_DIR` names
+    another.
+
+    Raises:
+      UserError: the environment is incomplete, or the processes did not find each other.
     """
     if "JAX_COORDINATOR_ADDRESS" in os.environ or os.environ.get("SEED_JAX_MULTIHOST") == "1":
-        jax.distributed.initialize()
+        _join()
     if jax.default_backend() == "cpu":
         _keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "seed_jax" / "xla"))
+
+
+def _join():
+    where = os.environ.get("JAX_COORDINATOR_ADDRESS", "the coordinator that the cluster names")
+    try:
+        jax.distributed.initialize(
+            num_processes=_number("JAX_NUM_PROCESSES"),
+            process_id=_number("JAX_PROCESS_ID"),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=FAREWELL_SECONDS,
+        )
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"The processes cannot be joined ({error}): set JAX_COORDINATOR_ADDRESS=HOST:PORT, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID."
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"The processes did not meet at {where} ({str(error).splitlines()[0]}): start all of them, and "
+            "let the host of process 0 accept connections on that port."
+        ) from error
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if text is not None and not text.isdigit():
+        raise UserError(f"{name} is '{text}': it must be a number.")
+    return None if text is None else int(text)
+
+
+@contextlib.contextmanager
+def ending_with_the_others(way_out: str):
+    """With several processes, end this one with a sentence and exit code 1 when one of the others is gone.
+
+    What is left of the run cannot go on, and an orderly exit would wait for the process that is gone.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        me, reason = f"{jax.process_index()} of {jax.process_count()}", str(error).splitlines()[0]
+        print(
+            f"\nProcess {me} stops, for another one ended or cannot be reached ({reason}): {way_out}.",
+            file=sys.stderr,
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def wait_for_all(name: str) -> None:
+    """Until every process is here, so that none waits for a slower one at its exit."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def _keep_freed_memory() -> None:
@@ -51,13 +118,14 @@ def jit_once(function, **options):
 
 
 def make_mesh(devices: list | None = None) -> jax.sharding.Mesh:
-    """All devices on one axis, `data`.
+    """All devices on one axis, `data`, those of process 0 first: a process holds consecutive rows of a batch.
 
     The axis is `Auto`: Gram matrices, permutations and dropout, which a distillation zoo is full of, raise
     under `Explicit` axes.
     """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return jax.sharding.Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh) -> NamedSharding:

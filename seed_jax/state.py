@@ -45,7 +45,7 @@ def init_variables(network: Network, image_size: int, seed: int):
 
 
 def with_backbone(variables, backbone, origin: str):
-    """`variables` with the backbone of another run, `{collection: tree}`.
+    """`variables` with the backbone of another network, `{collection: tree}`.
 
     Raises:
       UserError: it is another network; `origin` says where it came from.
@@ -54,7 +54,7 @@ def with_backbone(variables, backbone, origin: str):
     if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, backbone):
         raise UserError(
             f"student.init ({origin}) holds another network than student.model and student.options describe: "
-            "make them those of its config.json."
+            f"`python -m seed_jax.weights inspect {origin}` says which."
         )
     return {
         name: {**trees, "backbone": backbone[name]} if name in backbone else trees

@@ -1,5 +1,6 @@
 """The one loop: data, step, log, probe, checkpoint. There is no maths in it."""
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -7,18 +8,17 @@ from pathlib import Path
 import jax
 import ml_collections
 
+from seed_jax import build, parallel, report, workdir
 from seed_jax import config as config_lib
-from seed_jax import optim, parallel, report, state, teacher, workdir
+from seed_jax.build import Lengths, Sources, Training
 from seed_jax.checkpoint import Checkpoints
 from seed_jax.config import Config
-from seed_jax.data.pipeline import BadImages, prefetch, steps_per_epoch, train_batches
-from seed_jax.data.sources import Source, open_source
+from seed_jax.data.pipeline import BadImages, prefetch, train_batches
 from seed_jax.errors import UserError
 from seed_jax.evals.online import OnlineProbe
-from seed_jax.methods.base import TeacherNeed
 from seed_jax.monitor import Monitor, NotFinite, say
 from seed_jax.report.metrics import MetricsWriter
-from seed_jax.step import make_step
+from seed_jax.stop import Stopped, StopRequest
 
 
 def run(
@@ -41,94 +41,44 @@ def run(
     Raises:
       UserError: anything the user can mend; all that can be known before compiling is checked before
         compiling.
+      Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     started = time.time() if started is None else started
     config = config_lib.resolve(raw)
-    sources, loaded = _open(config)
+    sources, loaded = build.open_inputs(config)
     mesh = parallel.make_mesh()
-    with jax.set_mesh(mesh):
-        return _run(config, raw, Path(directory), mesh, sources, loaded, name, started)
+    way_out = f"start all of them again, and the run goes on from the newest checkpoint in {directory}"
+    with jax.set_mesh(mesh), parallel.ending_with_the_others(way_out):
+        prepared = _prepare(config, raw, Path(directory), mesh, sources, loaded, name)
+        score = _loop(prepared, started)
+        if jax.process_index() == 0:
+            say(f"{name}: done, {report.run_report(directory)}")
+        parallel.wait_for_all("done")
+    return score
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sources:
-    train: Source
-    bank: Source | None
-    val: Source | None
+class _Prepared:
+    config: Config
+    directory: Path
+    mesh: jax.sharding.Mesh
+    name: str
+    sources: Sources
+    length: Lengths
+    training: Training
+    teacher_variables: dict
+    probe: OnlineProbe | None
+    teacher_probe: OnlineProbe | None
 
 
-def _open(config: Config):
-    """The sources and the teacher; every problem of either in one message, before anything is compiled."""
-    problems, sources, loaded = [], None, None
-    try:
-        sources = _open_sources(config)
-    except UserError as error:
-        problems.append(str(error))
-    if config.method.teacher is not TeacherNeed.NONE:
-        try:
-            loaded = teacher.load(
-                config.teacher,
-                image_size=config.data.image_size,
-                seed=config.train.seed,
-                precision=config.train.precision,
-            )
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
-    return sources, loaded
-
-
-def _open_sources(config: Config) -> _Sources:
-    d = config.data
-
-    def open_split(split):
-        return open_source(d.source, split, dir=d.dir or None)
-
-    train = open_split(d.train)
-    if not train.num_classes:
-        return _Sources(train, None, None)
-    open_split(d.test)  # what will be reported must be there before the time is spent
-    return _Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
-
-
-def _run(config, raw, directory, mesh, sources, loaded, name, started):
-    t, d, e = config.train, config.data, config.evals
-    if d.batch_size % mesh.size:
-        raise UserError(f"data.batch_size ({d.batch_size}) must be a multiple of the {mesh.size} devices.")
-    per_epoch = steps_per_epoch(sources.train, d.batch_size)
-    total = t.steps or -(-t.examples // d.batch_size) or max(1, round(t.epochs * per_epoch))
-    probe_every = max(1, round(e.every_epochs * per_epoch))
-    save_every = max(1, round(t.checkpoint_epochs * per_epoch))
-
-    dim = loaded.dim if loaded else None
-    student = state.student_network(config, sources.train.num_classes, dim)
-    rate = optim.schedule(config.optim, batch_size=d.batch_size, steps=total, steps_per_epoch=per_epoch)
-    start = _backbone_of(config.student.init) if config.student.init else None
-
-    def fresh(start):
-        variables = state.init_variables(student, d.image_size, t.seed)
-        if start is not None:
-            variables = state.with_backbone(variables, start, config.student.init)
-        tx = optim.optimizer(config.optim, rate, variables["params"], config.method.frozen)
-        return state.init_state(
-            variables, config.method, tx, seed=t.seed, batch_size=d.batch_size, teacher_dim=dim
-        )
-
-    abstract = jax.eval_shape(fresh, start)
-    shardings = state.shardings(mesh, abstract)
-    tx = optim.optimizer(config.optim, rate, abstract.params, config.method.frozen)
-    views = config.method.views(d)
-    step_fn = jax.jit(
-        make_step(config.method, student, loaded and loaded.network, tx, rate, views, t.seed),
-        out_shardings=(shardings, parallel.replicated(mesh)),
-        donate_argnums=0,
-    )
-
+def _prepare(config, raw, directory, mesh, sources, loaded, name) -> _Prepared:
+    """Everything that can fail before compiling, and the files that say what the run is."""
+    length = build.lengths(config, sources.train)
+    training = build.training(config, mesh, length, sources.train.num_classes, loaded)
     probe = teacher_probe = None
     if sources.val is not None:
-        like = {"params": abstract.params, **abstract.model_state}
-        probe = OnlineProbe(student, like, mesh, config, sources.bank, sources.val)
+        like = {"params": training.abstract.params, **training.abstract.model_state}
+        probe = OnlineProbe(training.student, like, mesh, config, sources.bank, sources.val)
         if loaded:
             teacher_probe = OnlineProbe(
                 loaded.network, loaded.variables, mesh, config, sources.bank, sources.val
@@ -140,92 +90,127 @@ def _run(config, raw, directory, mesh, sources, loaded, name, started):
     workdir.write_manifest(
         directory,
         teacher=loaded.provenance if loaded else None,
-        teacher_dim=dim,
+        teacher_dim=loaded.dim if loaded else None,
         data={
-            "source": d.source,
+            "source": config.data.source,
             "images": len(sources.train),
             "num_classes": sources.train.num_classes,
             "fingerprint": sources.train.fingerprint(),
         },
-        steps=total,
-        steps_per_epoch=per_epoch,
+        steps=length.total,
+        steps_per_epoch=length.epoch,
     )
-    checkpoints = Checkpoints(directory / "checkpoints", t.keep)
-    begin = checkpoints.latest() or 0
-    if begin > total:
-        raise UserError(f"{directory} is already at step {begin}, past the {total} steps of this config.")
-    if begin:
-        like = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
-        )
-        current = checkpoints.restore(like)
-        say(f"{name}: going on from step {begin} of {total} in {directory}")
-    else:
-        current = parallel.jit_once(fresh, out_shardings=shardings)(start)
     teacher_variables = jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh))
-
-    writer = MetricsWriter(directory, tensorboard=config.log.tensorboard, wandb=config.log.wandb or None)
-    writer.truncate(begin if begin else -1)
-    bad = BadImages(sources.train)
-    monitor = Monitor(
-        writer,
-        bad,
-        name=name,
-        start=begin,
-        steps=total,
-        every=config.log.every_steps,
-        batch_size=d.batch_size,
-    )
-    batches = prefetch(
-        train_batches(sources.train, views, d.batch_size, t.seed, begin, bad=bad),
-        lambda batch: (batch["id"], parallel.to_devices(mesh, batch)),
+    return _Prepared(
+        config, directory, mesh, name, sources, length, training, teacher_variables, probe, teacher_probe
     )
 
-    score = None
-    try:
-        for step in range(begin, total + 1):
-            saving = step > begin and (step == total or step % save_every == 0)
-            if saving or step % probe_every == 0 and (step > begin or step == 0):
-                monitor.flush()
-                with monitor.pause():
-                    scores = probe({"params": current.params, **current.model_state}) if probe else {}
-                    score = scores.get("top1", scores.get("knn"))
-                    if step == 0 and teacher_probe is not None:
-                        scores |= {f"teacher_{k}": v for k, v in teacher_probe(teacher_variables).items()}
-                    if scores:
-                        writer.write(step, scores)
-                    if saving:
-                        checkpoints.save(current, step, score)
-            if step == total:
-                break
-            before = time.perf_counter()
-            ids, batch = next(batches)
-            waited = time.perf_counter() - before
-            if step == begin:
-                with monitor.pause():
-                    current, metrics = jax.block_until_ready(step_fn(current, teacher_variables, batch))
-                say(f"{name}: first step done {time.time() - started:.1f} s after the start")
-            else:
-                with jax.transfer_guard("disallow"):
-                    current, metrics = step_fn(current, teacher_variables, batch)
-            monitor.step(step + 1, metrics, ids, waited)
-    except NotFinite as error:
-        checkpoints.wait()
-        last = checkpoints.latest()
-        kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
-        way_out = "lower optim.lr or set optim.clip_norm" + (", in another --workdir" if last else "")
-        raise UserError(f"{error}; {kept} in {directory}: {way_out}.") from error
-    finally:
-        monitor.close()
-        batches.close()
-        checkpoints.close()
-        writer.close()
-    if jax.process_index() == 0:
-        say(f"{name}: done, {report.run_report(directory)}")
+
+def _first_state(p: _Prepared, checkpoints: Checkpoints):
+    """The state to begin with, and its step: of the newest checkpoint that is whole, or fresh."""
+    t, total = p.training, p.length.total
+    newest = checkpoints.latest()
+    if newest is None:
+        return parallel.jit_once(t.fresh, out_shardings=t.shardings)(t.start), 0
+    if newest > total:
+        raise UserError(f"{p.directory} is already at step {newest}, past the {total} steps of this config.")
+    like = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), t.abstract, t.shardings
+    )
+    current = checkpoints.restore(like)
+    for sentence in checkpoints.damaged:
+        say(f"{p.name}: {sentence}")
+    begin = checkpoints.latest()
+    say(f"{p.name}: going on from step {begin} of {total} in {p.directory}")
+    return current, begin
+
+
+def _loop(p: _Prepared, started: float):
+    config, length, name = p.config, p.length, p.name
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            contextlib.closing(Checkpoints(p.directory / "checkpoints", config.train.keep))
+        )
+        current, begin = _first_state(p, checkpoints)
+        writer = stack.enter_context(
+            MetricsWriter(p.directory, tensorboard=config.log.tensorboard, wandb=config.log.wandb or None)
+        )
+        writer.truncate(begin if begin else -1)
+        bad = BadImages(p.sources.train)
+        monitor = stack.enter_context(
+            contextlib.closing(
+                Monitor(
+                    writer,
+                    bad,
+                    name=name,
+                    start=begin,
+                    steps=length.total,
+                    every=config.log.every_steps,
+                    batch_size=config.data.batch_size,
+                )
+            )
+        )
+        batches = stack.enter_context(contextlib.closing(_batches(p, begin, bad)))
+        stop = stack.enter_context(StopRequest())
+
+        def measure(step):
+            """Write the probe's scores; the one that counts, or None."""
+            scores = p.probe({"params": current.params, **current.model_state}) if p.probe else {}
+            score = scores.get("top1", scores.get("knn"))
+            if step == 0 and p.teacher_probe is not None:
+                scores |= {f"teacher_{k}": v for k, v in p.teacher_probe(p.teacher_variables).items()}
+            if scores:
+                writer.write(step, scores)
+            return score
+
+        score = None
+        try:
+            for step in range(begin, length.total + 1):
+                stopping = stop.reached(step) and step < length.total
+                saving = step > begin and (step == length.total or step % length.save == 0)
+                probing = saving or (step % length.probe == 0 and (step > begin or step == 0))
+                if probing or stopping:
+                    monitor.flush()
+                    with monitor.pause():
+                        if probing and not stopping:
+                            score = measure(step)
+                        if saving or (stopping and step > begin):
+                            checkpoints.save(current, step, None if stopping else score)
+                if stopping:
+                    checkpoints.wait()
+                    say(f"{name}: stopped at step {step} of {length.total}; the same command goes on there")
+                    raise Stopped(stop.exit_code)
+                if step == length.total:
+                    break
+                before = time.perf_counter()
+                ids, batch = next(batches)
+                waited = time.perf_counter() - before
+                if step == begin:
+                    say(f"{name}: compiling for {p.mesh.size} x {jax.devices()[0].device_kind}")
+                    with monitor.pause():
+                        current, metrics = jax.block_until_ready(
+                            p.training.step(current, p.teacher_variables, batch)
+                        )
+                    say(f"{name}: first step done {time.time() - started:.1f} s after the start")
+                else:
+                    with jax.transfer_guard("disallow"):
+                        current, metrics = p.training.step(current, p.teacher_variables, batch)
+                monitor.step(step + 1, metrics, ids, waited, compiled=step == begin)
+        except NotFinite as error:
+            checkpoints.wait()
+            last = checkpoints.latest()
+            kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
+            way_out = "lower optim.lr or set optim.clip_norm" + (", in another --workdir" if last else "")
+            raise UserError(f"{error}; {kept} in {p.directory}: {way_out}.") from error
     return score
 
 
-def _backbone_of(path: str):
-    """{collection: tree} of another run's backbone, on the host."""
-    variables = workdir.load_run(path).variables
-    return jax.device_get({k: trees["backbone"] for k, trees in variables.items() if "backbone" in trees})
+def _batches(p: _Prepared, begin: int, bad: BadImages):
+    """Batches on the devices, each with the ids of its samples on the host."""
+    config = p.config
+    return prefetch(
+        train_batches(
+            p.sources.train, p.training.views, config.data.batch_size, config.train.seed, begin, bad=bad
+        ),
+        lambda batch: (batch["id"], parallel.to_devices(p.mesh, batch)),
+    )

@@ -125,7 +125,8 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
 
 
 def _has_checkpoint(workdir: Path) -> bool:
-    return any((workdir / "checkpoints").glob("[0-9]*"))
+    """Whether there is a finished one; what a killed run left half-written has a suffix."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("[0-9]*"))
 
 
 def _resolved(raw: dict) -> dict:

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import resource
 
 import chex
 import jax
@@ -66,8 +67,89 @@ def test_the_state_may_be_donated_right_after(tmp_path):
     checkpoints.close()
 
 
+@pytest.fixture
+def two(tmp_path):
+    """A folder with checkpoints of steps 1 and 2, the second with a score."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints.save(sharded(1), 1, None)
+    checkpoints.save(sharded(2), 2, 0.5)
+    checkpoints.close()
+    return tmp_path / "checkpoints"
+
+
 # orbax leaves coroutines of the reads that it gave up
-@pytest.mark.filterwarnings("ignore:coroutine", "ignore::pytest.PytestUnraisableExceptionWarning")
+gives_up = pytest.mark.filterwarnings("ignore:coroutine", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@gives_up
+@pytest.mark.parametrize(
+    ("file", "kept"),
+    [
+        ("model/_METADATA", 0),
+        ("model/manifest.ocdbt", 0.5),
+        ("train/d/*", 0.5),
+        ("train/d/*", None),
+        ("train/array_metadatas/*", 0.5),
+        ("metrics/metrics", 0.5),
+    ],
+)
+def test_the_one_before_a_damaged_one_is_restored(two, file, kept):
+    """`kept` is the share of the file that is left; None: the file is gone."""
+    (path,) = (two / "2").glob(file)
+    if kept is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    checkpoints = Checkpoints(two, keep=2)
+    restored = checkpoints.restore(sharded(0))
+    assert (int(restored.step), checkpoints.latest()) == (1, 1)
+    (sentence,) = checkpoints.damaged
+    assert sentence.startswith(f"The checkpoint {two}/2 is damaged")
+    assert "\n" not in sentence
+    assert (two.parent / "damaged-2").is_dir()
+    checkpoints.save(sharded(2), 2, 0.5)  # its step is reached again
+    checkpoints.close()
+    assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
+    gc.collect()
+
+
+@gives_up
+def test_nothing_is_moved_when_none_is_whole(two):
+    for path in two.glob("*/model/manifest.ocdbt"):
+        path.write_bytes(b"")
+    checkpoints = Checkpoints(two, keep=2)
+    with pytest.raises(UserError, match=f"The checkpoint {two}/2 is damaged or does not fit") as caught:
+        checkpoints.restore(sharded(0))
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
+    checkpoints.close()
+    del caught
+    gc.collect()
+
+
+@gives_up
+def test_full_disk_keeps_the_last_good_one(two):
+    checkpoints = Checkpoints(two, keep=2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (300, limits[1])
+    )  # bytes: writing more fails, as on a full disk
+    try:
+        checkpoints.save(sharded(3), 3, None)
+        with pytest.raises(
+            UserError, match="step 3 cannot be written .*File too large.*step 2 is kept"
+        ) as told:
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(told.value)
+    assert int(checkpoints.restore(sharded(0)).step) == 2
+    checkpoints.close()
+    del told
+    gc.collect()
+
+
+@gives_up
 def test_another_network_is_told_in_one_sentence(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(make(1), 1, None)

@@ -99,11 +99,13 @@ def test_compiled_once_with_the_same_types_and_shardings_in_and_out(variant):
     )
 
 
-@pytest.mark.parametrize("variant", ["seed", "moco"])
-def test_one_and_eight_devices_agree(variant):
+@pytest.mark.parametrize(
+    ("variant", "method"), [("seed", {}), ("seed", {"patches": 3, "patch_size": 12}), ("moco", {})]
+)
+def test_one_and_eight_devices_agree(variant, method):
     """Five steps: parameters, statistics, optimizer, queue, average and metrics."""
-    one, rows = Setting(variant).run(5)
-    eight, sharded_rows = Setting(variant, devices=8).run(5)
+    one, rows = Setting(variant, **method).run(5)
+    eight, sharded_rows = Setting(variant, devices=8, **method).run(5)
     chex.assert_trees_all_close(sharded_rows, rows, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(jax.device_get(eight), jax.device_get(one), rtol=1e-5, atol=1e-5)
 

@@ -66,8 +66,8 @@ def crash(monkeypatch):
     def at(step):
         noted = monitor.Monitor.step
 
-        def note(self, number, *args):
-            noted(self, number, *args)
+        def note(self, number, *args, **options):
+            noted(self, number, *args, **options)
             if number == step:
                 raise RuntimeError("power cut")
 
@@ -76,18 +76,23 @@ def crash(monkeypatch):
     return at
 
 
-@pytest.mark.parametrize("variant", ["seed", "moco"])
-def test_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path, crash, monkeypatch, capsys, variant):
-    """Parameters, statistics, optimizer, queue, average and every logged number."""
-    run(tmp_path / "whole", variant)
+@pytest.mark.parametrize(
+    ("variant", "method"),
+    [("seed", {}), ("seed", {"method__patches": 3, "method__patch_size": 12}), ("moco", {})],
+)
+def test_resumed_run_equals_an_uninterrupted_one_bitwise(
+    tmp_path, crash, monkeypatch, capsys, variant, method
+):
+    """Parameters, statistics, optimizer, queues, average and every logged number."""
+    run(tmp_path / "whole", variant, **method)
     with monkeypatch.context(), pytest.raises(RuntimeError, match="power cut"):
         crash(5)
-        run(tmp_path / "cut", variant)
+        run(tmp_path / "cut", variant, **method)
     monkeypatch.undo()
     monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
     assert steps_kept(tmp_path / "cut") == [3]
     assert rows(tmp_path / "cut")[-1]["step"] > 3  # lines that the resumed run must replace
-    run(tmp_path / "cut", variant)
+    run(tmp_path / "cut", variant, **method)
     assert "going on from step 3 of 6" in capsys.readouterr().out
     chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 6), checkpoint(tmp_path / "whole", 6))
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")

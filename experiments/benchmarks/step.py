@@ -24,6 +24,7 @@ from experiments.benchmarks.timing import ceiling, device, median_ms, peak_memor
 from seed_jax import optim, parallel, state
 from seed_jax import queue as queues
 from seed_jax.config import Data, Optim
+from seed_jax.data import photometric
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import Arrays
 from seed_jax.losses import seed_loss
@@ -103,6 +104,9 @@ def _measure(options, mesh, possible):
     times = {"step": median_ms(whole, options.repeats)}
     x = parallel.to_devices(mesh, np.float32(pixels[: options.batch, : options.size, : options.size]) / 255)
     keys = jax.device_put(jax.random.split(jax.random.key(2), options.batch), parallel.batch_sharding(mesh))
+    preset, images = views[0].photometric, batch["views"][0]
+    colours = jax.jit(lambda images, keys: photometric.augment(preset, images, keys))
+    times[f"photometrics ({preset})"] = median_ms(lambda: colours(images, keys), options.repeats)
     times |= _parts(options, mesh, teacher, teacher_variables, student, current, x, keys)
     began = time.perf_counter()
     for _ in range(options.repeats):

@@ -6,7 +6,14 @@ import math
 import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from seed_jax.data.resize import bilinear
+
+try:
+    import simplejpeg
+except ModuleNotFoundError:
+    simplejpeg = None
 
 TRIES = 10  # of a random resized crop, as torchvision
 NUMBERS = 2 * TRIES + 3  # uniform numbers of one view: area and aspect of each try, place, flip
@@ -23,16 +30,24 @@ def decode(record) -> np.ndarray:
 
 
 def open_image(image: bytes | np.ndarray) -> Image.Image:
-    """Encoded bytes (read up to the header) or uint8 `[H, W, 3]` as a `PIL.Image`; raises `BadImage`."""
+    """Encoded bytes (read up to the header) or uint8 `[H, W, 3]` as a `PIL.Image`.
+
+    Raises `BadImage`, also for more than PIL's 89 million pixels.
+    """
     if isinstance(image, np.ndarray):
         return Image.fromarray(image)
+    if not image:
+        raise BadImage("an empty file")
     with _pil_errors():
-        return Image.open(io.BytesIO(image))
+        picture = Image.open(io.BytesIO(image))
+    if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
+        raise BadImage(f"{picture.width} x {picture.height} pixels, which looks like a decompression bomb")
+    return picture
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
     """(width, height) that `load_rgb` will give at full size; raises `BadImage`."""
-    if picture.format is None:  # made from an array
+    if picture.format in (None, "TIFF"):  # made from an array; or PIL has turned the size already
         return picture.size
     with _pil_errors():
         turned = picture.getexif().get(_ORIENTATION, 1) >= 5
@@ -47,15 +62,38 @@ def load_rgb(picture: Image.Image, divisor: int = 1) -> Image.Image:
     """
     if picture.format is None:
         return picture
+    expected = tuple(-(-x // divisor) for x in upright_size(picture))
+    if divisor == 1 and (decoded := _upright_jpeg(picture)) is not None:
+        return decoded
     with _pil_errors():
         if divisor > 1:
             picture.draft(None, (picture.width // divisor, picture.height // divisor))
-        picture = ImageOps.exif_transpose(picture)
+        ImageOps.exif_transpose(picture, in_place=True)
         if picture.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip instead of scale
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         if picture.mode == "P":
             picture = picture.convert("RGBA")
-        return picture.convert("RGB")
+        if picture.mode != "RGB":  # else `convert` makes a copy
+            picture = picture.convert("RGB")
+    if picture.size != expected:
+        raise BadImage(f"{picture.size} pixels where its header says {expected}")
+    return picture
+
+
+def _upright_jpeg(picture):
+    """A colour JPEG that need not be turned, decoded by simplejpeg where that is installed.
+
+    These are PIL's bits in two thirds of its time. None: PIL has to decode, or to say what is wrong.
+    """
+    if simplejpeg is None or picture.format != "JPEG" or picture.mode != "RGB":
+        return None
+    if picture.getexif().get(_ORIENTATION, 1) != 1:
+        return None
+    try:
+        pixels = simplejpeg.decode_jpeg(picture.fp.getbuffer(), "RGBX")
+    except ValueError:
+        return None
+    return Image.frombytes("RGB", picture.size, pixels, "raw", "RGBX")
 
 
 @contextlib.contextmanager
@@ -63,7 +101,17 @@ def _pil_errors():
     """What PIL raises for broken files, as `BadImage`; its own errors are OSErrors."""
     try:
         yield
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image in a format that PIL knows") from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise BadImage(f"{type(error).__name__}: {error}") from error
 
 
@@ -105,7 +153,7 @@ def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1, flip: b
     x, y = int(left), int(top)
     crop = picture.crop((x, y, math.ceil(right), math.ceil(bottom)))
     inner = (left - x, top - y, right - x, bottom - y)
-    view = crop.resize((size, size), Image.Resampling.BILINEAR, box=inner)
+    view = bilinear(crop, size, inner)
     return np.asarray(view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else view)
 
 

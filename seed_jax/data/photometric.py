@@ -36,13 +36,22 @@ class Preset:
 
 _MOCOV2 = Preset(0.4, 0.4, 0.4, 0.1, grey=0.2, blur=0.5)
 
+# Named as their codes name them; crops and flips belong to the ViewSpec (a flip commutes with everything
+# here). What differs from those codes: factors are not rounded to 1/255, the blur is a Gaussian cut at 6
+# pixels where PIL's is three boxes and SimCLR's cut at a tenth of the view with zeros around it, and the
+# contrast blends with the mean grey, as torchvision's, where SimCLR's TensorFlow has a mean for each channel.
 PRESETS = {
     "none": Preset(),
+    "mocov2": _MOCOV2,  # facebookresearch/moco with --aug-plus
+    "mocov1": Preset(
+        0.4, 0.4, 0.4, 0.4, jitter=1.0, grey=0.2, grey_first=True
+    ),  # and SEED's for SimCLR teachers
+    "simclr": Preset(0.8, 0.8, 0.8, 0.2, grey=0.2, blur=0.5),  # google-research/simclr, SwAV's own too
+    "swav": _MOCOV2,  # what SEED feeds its SwAV teachers (jacobswan1/SEED, tools/utils.py)
+    "swav_small": _MOCOV2,  # the same for its small patches
+    "fd": Preset(),  # SwinTransformer/Feature-Distillation, data/data_fd.py: crop and flip alone
     "supervised": Preset(),
-    "mocov2": _MOCOV2,
-    "swav": _MOCOV2,  # as SEED feeds its SwAV teachers; what differs is the crop scale
-    "mocov1": Preset(0.4, 0.4, 0.4, 0.4, jitter=1.0, grey=0.2, grey_first=True),
-    "simclr": Preset(0.8, 0.8, 0.8, 0.2, grey=0.2, blur=0.5),
+    "cifar": Preset(),  # crop and flip alone
     "digits": Preset(brightness=0.4, contrast=0.4),
 }
 

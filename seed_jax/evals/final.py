@@ -37,7 +37,8 @@ def probe(network: Network, variables, config: Config) -> dict[str, float]:
     mesh = parallel.make_mesh()
     splits = {}
     for name, split in (("bank", d.bank or d.train), ("val", d.val), ("test", d.test)):
-        source = open_source(d.source, split, dir=d.dir or None)
+        subset = d.subset if split == d.train else ""
+        source = open_source(d.source, split, dir=d.dir or None, subset=subset, seed=config.train.seed)
         if not source.num_classes:
             raise UserError(f"data.source ({d.source}) has no labels, so there is nothing to probe with.")
         splits[name] = evenly(source, e.bank_size) if name == "bank" else source

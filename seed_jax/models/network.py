@@ -106,6 +106,22 @@ class Joined:
         return features, _by_collection(states)
 
 
+def for_views(network: Network, count: int) -> Network:
+    """The same network for `[B * count]` rows, `count` views of each sample, one sample after another.
+
+    A BatchNorm group still consists of as many samples, now each with all its views, as it did on one GPU of
+    the original codes.
+    """
+    if isinstance(network, Joined):
+        return dataclasses.replace(network, backbone=for_views(network.backbone, count))
+    group = getattr(getattr(network, "module", None), "bn_group", None)
+    return (
+        dataclasses.replace(network, module=network.module.clone(bn_group=count * group))
+        if group
+        else network
+    )
+
+
 def _apply(module, variables, inputs, train, keys):
     state = {name: tree for name, tree in variables.items() if name != "params"}
     if not train:

@@ -44,9 +44,7 @@ class MetricsWriter:
             _rewrite(self.path, keep=lambda row: True)
         self._file = self.path.open("a")
         if tensorboard and importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self._tensorboard = SummaryWriter(str(self.path.parent / "tensorboard"))
+            self._tensorboard = _start_tensorboard(self.path.parent)
         if wandb:
             self._wandb = _start_wandb(wandb, self.path.parent.resolve())
 
@@ -56,8 +54,14 @@ class MetricsWriter:
             return
         numbers = {name: float(value) for name, value in metrics.items()}
         line = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._file.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}): make room, and the same command goes on "
+                "from the newest checkpoint."
+            ) from error
         if self._tensorboard is not None:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, int(step))
@@ -67,13 +71,24 @@ class MetricsWriter:
     def truncate(self, step: int) -> None:
         """Drop the lines after `step`, from which a run resumes; the file is replaced atomically.
 
-        Event files of TensorBoard and W&B are left as they are.
+        A file of which nothing would stay is kept as `metrics.jsonl.old`, after what lies there already.
+        TensorBoard hides its events after `step`; W&B is left as it is.
         """
         if not self._active:
             return
+        rows = read(self.path)
+        kept = sum(row["step"] <= step for row in rows)
+        if kept == len(rows):
+            return
         self._file.close()
+        if not kept:
+            with self.path.with_suffix(".jsonl.old").open("a") as old:
+                old.write(self.path.read_text())
         _rewrite(self.path, keep=lambda row: row["step"] <= step)
         self._file = self.path.open("a")
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+            self._tensorboard = _start_tensorboard(self.path.parent, purge_step=step + 1)
 
     def close(self) -> None:
         if self._file is not None:
@@ -120,6 +135,12 @@ def _rewrite(path: Path, keep: Callable[[dict], bool]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _start_tensorboard(workdir: Path, **options):
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(workdir / "tensorboard"), **options)
 
 
 def _start_wandb(project: str, workdir: Path):

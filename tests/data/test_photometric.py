@@ -1,4 +1,5 @@
 import colorsys
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,48 @@ def test_probability_of_grey_and_blur():
     assert 0.25 < (contrast < 0.5).mean() < 0.6
 
 
+MOCO_V2 = ((0.4, 0.4, 0.4, 0.1), 0.8, 0.2, False, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "values"),
+    [
+        ("mocov2", MOCO_V2),  # main_moco.py --aug-plus
+        ("swav", MOCO_V2),  # SEED's swav_aug
+        ("swav_small", MOCO_V2),  # SEED's swav_small_aug
+        ("mocov1", ((0.4, 0.4, 0.4, 0.4), 1.0, 0.2, True, 0.0)),  # main_moco.py, as InstDisc
+        ("simclr", ((0.8, 0.8, 0.8, 0.2), 0.8, 0.2, False, 0.5)),  # data_util.py, strength 1
+    ],
+)
+def test_presets_are_those_of_the_papers_codes(preset, values):
+    p = photometric.PRESETS[preset]
+    strengths = (p.brightness, p.contrast, p.saturation, p.hue)
+    assert (strengths, p.jitter, p.grey, p.grey_first, p.blur) == values
+    assert p.solarise == 0
+
+
+def test_grey_comes_before_the_jitter_in_mocov1():
+    """A grey image stays grey whatever its hue and saturation are turned to."""
+    images, keys = images_and_keys(1000, 1, 4)
+    out = np.asarray(augment("mocov1", images, keys))
+    grey = (np.ptp(out, axis=-1) < 1e-5).all(axis=(1, 2, 3))
+    assert 0.16 < grey.mean() < 0.24
+    assert np.abs(out - images / 255).max(axis=(1, 2, 3, 4)).min() > STEP  # the jitter itself is certain
+
+
+def test_every_order_of_the_jitter_is_equally_likely(monkeypatch):
+    def show_order(x, offset, order, has_hue):
+        return jnp.broadcast_to(order.reshape(1, 4, 1).astype(jnp.float32), x.shape)
+
+    monkeypatch.setattr(photometric, "jitter", show_order)
+    images = np.zeros((2400, 1, 1, 4, 3), np.uint8)
+    keys = jax.random.split(jax.random.key(0), len(images))
+    drawn = np.asarray(photometric.augment("mocov1", images, keys))[:, 0, 0, :, 0]
+    orders, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert {tuple(order) for order in orders} == set(itertools.permutations((0, 1, 2, 3)))
+    assert 60 <= counts.min() <= counts.max() <= 140  # 100 each on average
+
+
 @pytest.mark.parametrize("preset", ["mocov1", "simclr", "swav", "digits"])
 def test_presets_keep_shape_dtype_and_range(preset):
     images, keys = images_and_keys(4, 2, 8)
@@ -138,7 +181,7 @@ def test_presets_keep_shape_dtype_and_range(preset):
     assert out.max() <= 1
 
 
-@pytest.mark.parametrize("preset", ["none", "supervised"])
+@pytest.mark.parametrize("preset", ["none", "supervised", "fd", "cifar"])
 def test_a_preset_without_operations_costs_nothing(preset):
     images, keys = images_and_keys(4)
     np.testing.assert_allclose(augment(preset, images, keys), images / 255, rtol=1e-6)

@@ -137,7 +137,7 @@ def test_npz(tmp_path, shape):
     assert unlabelled.fingerprint() != source.fingerprint()
 
 
-def write_tfds(path, examples):
+def write_tfds(path, examples, names=()):
     """A prepared CIFAR-10 of our own making, written without TensorFlow."""
     tfds = pytest.importorskip("tensorflow_datasets")
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -148,8 +148,10 @@ def write_tfds(path, examples):
     writer = ArrayRecordWriter(
         str(builder.data_path / "cifar10-train.array_record-00000-of-00001"), "group_size:1"
     )
-    for image, label in examples:
+    for n, (image, label) in enumerate(examples):
         example = tf_example_pb2.Example()
+        if names:
+            example.features.feature["file_name"].bytes_list.value.append(names[n].encode())
         example.features.feature["image"].bytes_list.value.append(image)
         example.features.feature["label"].int64_list.value.append(label)
         writer.write(example.SerializeToString())

@@ -4,8 +4,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from fake import FakeNetwork, batch, embed64, log_softmax64
 
+from seed_jax.config import Data, Train
+from seed_jax.errors import UserError
 from seed_jax.methods.base import Info, Nets
 from seed_jax.methods.seed import Seed
 
@@ -105,3 +108,84 @@ def test_no_gradient_for_teacher_and_queue():
     assert float(jnp.abs(grads[0]["w"]).max()) > 1e-3
     np.testing.assert_array_equal(grads[1]["w"], 0)
     np.testing.assert_array_equal(grads[2], 0)
+
+
+PATCHES = Seed(queue_size=3 * B, tau_student=0.2, tau_teacher=0.05, patches=3, patch_size=2)
+
+
+def with_patches(seed):
+    """A batch of `batch` with three small views of each image, of the global view's size."""
+    whole, small = batch(B, seed=seed), batch(B, views=3, seed=100 + seed)
+    return whole.replace(views=(whole.views[0], small.views[0]))
+
+
+def test_small_patches_equal_the_formula_over_two_queues():
+    """jacobswan1/SEED, seed/small_patch_builder.py: a queue each, of the first patch, means that add up."""
+    nets, student, teacher, _ = setting()
+    aux = PATCHES.init_aux(jax.random.key(3), Info(B, student, D))
+    past, small_past = np.zeros((0, D)), np.zeros((0, D))
+    for n in range(5):
+        x = with_patches(n)
+        rows = x.views[1].reshape(B * 3, *x.views[1].shape[2:])
+        z_s, z_t = (embed64(v["params"]["w"], x.views[0][:, 0]) for v in (student, teacher))
+        small_s, small_t = (embed64(v["params"]["w"], rows) for v in (student, teacher))
+        loss, out = loss_of(nets, student, aux, x, PATCHES)
+        whole = direct(z_s, z_t, past, 0.2, 0.05)
+        small = direct(small_s, small_t, small_past, 0.2, 0.05)
+        np.testing.assert_allclose(loss, whole.mean() + small.mean(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(out.metrics["patch_loss"], small, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            out.metrics["loss"], whole + small.reshape(B, 3).mean(axis=1), rtol=1e-4, atol=1e-5
+        )
+        aux, past = out.aux, np.concatenate([past, z_t])[-3 * B :]
+        small_past = np.concatenate([small_past, small_t.reshape(B, 3, D)[:, 0]])[-3 * B :]
+        slot = n % 3
+        np.testing.assert_allclose(aux["queue"].slots[slot], past[-B:], atol=1e-5)
+        np.testing.assert_allclose(aux["small_queue"].slots[slot], small_past[-B:], atol=1e-5)
+        assert int(aux["queue"].next) == int(aux["small_queue"].next) == (n + 1) % 3
+
+
+def test_small_patches_go_through_by_themselves_after_the_whole_with_keys_of_their_own():
+    nets, student, _, _ = setting()
+    aux = PATCHES.init_aux(jax.random.key(3), Info(B, student, D))
+    x = with_patches(0)
+    _, out = loss_of(nets, student, aux, x, PATCHES)
+    first, second = nets.student.calls
+    assert len(first["x"]) == B
+    assert len(second["x"]) == len(second["keys"]) == 3 * B
+    np.testing.assert_array_equal(second["x"].reshape(x.views[1].shape), x.views[1])
+    np.testing.assert_array_equal(second["variables"]["batch_stats"]["seen"], 1)
+    np.testing.assert_array_equal(out.model_state["batch_stats"]["seen"], 2)
+    keys = jax.random.key_data(jnp.concatenate([first["keys"], second["keys"]]))
+    assert len(np.unique(keys, axis=0)) == 4 * B
+    # Image 2's patch 1 is keyed by its image and view alone.
+    expected = jax.random.fold_in(x.keys[2], 2)
+    np.testing.assert_array_equal(
+        jax.random.key_data(second["keys"][2 * 3 + 1]), jax.random.key_data(expected)
+    )
+
+
+def test_noise_in_the_two_queues_differs():
+    method = Seed(queue_size=3 * B, queue_start="noise", patches=6)
+    aux = method.init_aux(jax.random.key(0), Info(B, {}, D))
+    assert np.abs(aux["queue"].slots - aux["small_queue"].slots).min(axis=(0, 1)).max() > 0
+
+
+def test_views_of_the_released_code():
+    """tools/utils.py: swav_aug and swav_small_aug."""
+    data = Data(image_size=224, crop_scale=(0.14, 1.0), photometric="swav")
+    whole, small = Seed(patches=6).views(data)
+    assert (whole.count, whole.size, whole.scale, whole.photometric) == (1, 224, (0.14, 1.0), "swav")
+    assert (small.count, small.size, small.scale, small.photometric) == (6, 96, (0.05, 0.14), "swav_small")
+    assert small.ratio == whole.ratio == (3 / 4, 4 / 3)
+    assert small.flip == whole.flip == 0.5
+    assert len(Seed().views(data)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"patches": -1}, "method.patches"), ({"patch_scale": (0.2, 0.1)}, "method.patch_scale")],
+)
+def test_settings_that_cannot_be(settings, words):
+    with pytest.raises(UserError, match=words):
+        Seed(**settings).check(Data(), Train())

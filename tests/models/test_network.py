@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import Tiny
 
 from seed_jax import models, parallel
 from seed_jax.errors import UserError
 from seed_jax.models import heads, layers, mobilenetv3, resnet
+from seed_jax.models.network import for_views
 
 
 class Small(nn.Module):
@@ -127,6 +129,20 @@ def test_a_joined_network_is_a_backbone_too():
     assert network.apply(variables, x, train=False)[0]["embedding"].shape == (8, 2)
 
 
+def test_groups_of_several_views_are_of_as_many_samples():
+    """Rows of sample 0's views, then sample 1's: a group of 2 samples is normalised apart from the others."""
+    module = Tiny(dropout=0.0, bn_group=2)
+    network = models.Joined(models.LinenNetwork(module), {"head": heads.ProjectionHead(dim=3)})
+    x = jax.random.uniform(jax.random.key(1), (4 * 3, 8, 8, 3))
+    variables = init(network, x)
+    whole, _ = for_views(network, 3).apply(variables, x, True)
+    alone = models.Joined(models.LinenNetwork(module.clone(bn_group=None)), network.parts)
+    halves = [alone.apply(variables, half, True)[0]["embedding"] for half in (x[:6], x[6:])]
+    np.testing.assert_allclose(whole["embedding"], np.concatenate(halves), atol=1e-5)
+    plain = models.LinenNetwork(Small())
+    assert for_views(plain, 3) is plain  # no groups: the whole batch, whatever is in it
+
+
 def test_network_without_state_trains():
     x, keys = inputs()
 
@@ -181,7 +197,7 @@ BLOCKS = (mobilenetv3.Block(3, 2, 8, True, "h_swish", 2),)
     "module",
     [
         resnet.ResNet(resnet.BasicBlock, (1, 1), width=0.125, small_stem=True),
-        mobilenetv3.MobileNetV3(BLOCKS, 16, bn_group=2),
+        mobilenetv3.MobileNetV3(BLOCKS, 16, se_last=False, bn_group=2),
     ],
     ids=["resnet", "mobilenetv3"],
 )

@@ -1,0 +1,147 @@
+"""Real processes of `main.py`, to be killed and started again, and what their runs leave behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from seed_jax.report import metrics
+
+ROOT = Path(__file__).parent.parent.parent
+TIMING = ("images_per_second", "data_wait")
+EVERY = 5  # steps between checkpoints
+PASS = 78  # steps of an epoch of the embedded data at batch 16
+
+
+class Processes:
+    """The processes of one run of the tests' tiny network (`tests/tiny.py`), on 8 or fewer fake devices.
+
+    Args:
+      method: variant of the config, 'seed' or 'moco'.
+      steps: of the whole run.
+      devices: over all processes. count: processes, which share the devices evenly.
+
+    As a context, whatever still runs at its end is killed.
+    """
+
+    def __init__(self, workdir: Path, method: str, steps: int, *, devices: int = 8, count: int = 1):
+        self.workdir = workdir
+        command = [sys.executable, "main.py", f"--config=tests/tiny.py:{method}", f"--workdir={workdir}"]
+        command += [f"--config.train.steps={steps}", f"--config.train.checkpoint_epochs={EVERY / PASS}"]
+        port = _free_port()
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        self._logs = [workdir.with_name(f"{workdir.name}.{i}.log") for i in range(count)]
+        self._running = []
+        for i, log in enumerate(self._logs):
+            environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices // count)}
+            if count > 1:
+                environment |= {
+                    "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                    "JAX_NUM_PROCESSES": str(count),
+                    "JAX_PROCESS_ID": str(i),
+                }
+            with log.open("w") as output:
+                self._running.append(
+                    subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+                )
+
+    def when(self, happened: Callable[[Path], bool], number: signal.Signals, *, process: int = 0) -> bool:
+        """Send a signal to one process as soon as `happened(workdir)`; False if the run ended before."""
+        while not happened(self.workdir):
+            if self._running[process].poll() is not None:
+                return False
+            time.sleep(0.002)
+        self._running[process].send_signal(number)
+        return True
+
+    def wait(self, timeout: float = 300.0) -> list[int]:
+        """The exit codes, negative for signals; whatever runs longer than `timeout` seconds is killed."""
+        end = time.monotonic() + timeout
+        for process in self._running:
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+        return [process.wait() for process in self._running]
+
+    def said(self, process: int = 0) -> str:
+        """stdout and stderr of a process."""
+        return self._logs[process].read_text().replace("\r", "\n")
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self.wait(timeout=0.0)
+
+
+def after(step: int) -> Callable[[Path], bool]:
+    """Whether metrics of `step` are written."""
+
+    def happened(workdir):
+        path = workdir / metrics.FILE
+        return path.exists() and any(row["step"] >= step for row in metrics.read(path))
+
+    return happened
+
+
+def first_checkpoint(workdir: Path) -> bool:
+    """Whether a checkpoint is finished."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
+def writing(workdir: Path) -> bool:
+    """Whether a checkpoint is being written, and one was finished before."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return any(name.isdigit() for name in names) and any("tmp" in name for name in names)
+
+
+def checkpoint(workdir: Path, step: int) -> dict:
+    """Everything that a checkpoint holds, as NumPy arrays: `model` and `train`."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.training.Checkpointer((workdir / "checkpoints").absolute()) as orbax:
+        saved = orbax.checkpointables_metadata(step).metadata
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+            {name: saved[name] for name in ("model", "train")},
+        )
+        return jax.device_get(orbax.load_checkpointables(step, like))
+
+
+def rows(workdir: Path) -> list[dict]:
+    """metrics.jsonl without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in metrics.read(workdir)]
+
+
+def differences(one: Path, other: Path, step: int) -> dict[str, float]:
+    """The largest absolute difference of two runs at `step`: network, queue and optimizer, logged metrics.
+
+    Infinity where the metrics are not of the same steps.
+    """
+    a, b = checkpoint(one, step), checkpoint(other, step)
+    lines = list(zip(rows(one), rows(other), strict=False))
+    same = len(rows(one)) == len(rows(other)) and all(x.keys() == y.keys() for x, y in lines)
+    return {
+        "network": _largest(a["model"], b["model"]),
+        "train state": _largest(a["train"], b["train"]),
+        "metrics": max(abs(x[k] - y[k]) for x, y in lines for k in x) if same else float("inf"),
+    }
+
+
+def _largest(a, b) -> float:
+    gaps = jax.tree.map(lambda x, y: np.max(np.abs(x.astype(np.float64) - y), initial=0.0), a, b)
+    return float(max(jax.tree.leaves(gaps)))
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]

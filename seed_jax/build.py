@@ -1,0 +1,155 @@
+"""What a run is made of, before anything is compiled: sources, teacher, networks, step, lengths."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from seed_jax import optim, parallel, pretrained, state, teacher
+from seed_jax.config import Config
+from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
+from seed_jax.data.sources import Source, open_source
+from seed_jax.errors import UserError
+from seed_jax.methods.base import TeacherNeed
+from seed_jax.models.network import Network
+from seed_jax.step import make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The splits of a run; without labels there is nothing to probe, so no `bank` and no `val`."""
+
+    train: Source
+    bank: Source | None
+    val: Source | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Steps of the whole run, of an epoch, between probes, between checkpoints."""
+
+    total: int
+    epoch: int
+    probe: int
+    save: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The step and what it needs.
+
+    Attributes:
+      abstract: shapes of the `TrainState`. shardings: where its arrays lie.
+      fresh: `fresh(start) -> TrainState` at step 0, with the backbone `start` if it is not None.
+      step: the jitted `(state, teacher_variables, batch) -> (state, metrics)`, which donates the state.
+    """
+
+    student: Network
+    views: tuple[ViewSpec, ...]
+    abstract: state.TrainState
+    shardings: Any
+    fresh: Callable
+    start: Any
+    step: Callable
+
+
+def open_inputs(config: Config) -> tuple[Sources, teacher.Loaded | None]:
+    """The sources and the teacher.
+
+    Raises:
+      UserError: every problem of either in one message.
+    """
+    problems, sources, loaded = [], None, None
+    try:
+        sources = _open_sources(config)
+    except UserError as error:
+        problems.append(str(error))
+    if config.method.teacher is not TeacherNeed.NONE:
+        try:
+            loaded = teacher.load(
+                config.teacher,
+                image_size=config.data.image_size,
+                seed=config.train.seed,
+                precision=config.train.precision,
+            )
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return sources, loaded
+
+
+def _open_sources(config: Config) -> Sources:
+    d = config.data
+
+    def open_split(split):
+        return open_source(d.source, split, dir=d.dir or None)
+
+    train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
+    if not train.num_classes:
+        return Sources(train, None, None)
+    open_split(d.test)  # what will be reported must be there before the time is spent
+    return Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
+
+
+def lengths(config: Config, train: Source) -> Lengths:
+    t, batch_size = config.train, config.data.batch_size
+    epoch = steps_per_epoch(train, batch_size)
+    return Lengths(
+        total=t.steps or -(-t.examples // batch_size) or max(1, round(t.epochs * epoch)),
+        epoch=epoch,
+        probe=max(1, round(config.evals.every_epochs * epoch)),
+        save=max(1, round(t.checkpoint_epochs * epoch)),
+    )
+
+
+def training(config: Config, mesh, length: Lengths, num_classes: int, loaded) -> Training:
+    """Shapes first, then shardings, then the jitted step; nothing is compiled yet.
+
+    Raises:
+      UserError: the devices do not divide the batch.
+    """
+    t, d = config.train, config.data
+    if d.batch_size % mesh.size:
+        raise UserError(f"data.batch_size ({d.batch_size}) must be a multiple of the {mesh.size} devices.")
+    dim = loaded.dim if loaded else None
+    student = state.student_network(config, num_classes, dim)
+    rate = optim.schedule(
+        config.optim, batch_size=d.batch_size, steps=length.total, steps_per_epoch=length.epoch
+    )
+
+    def fresh(start):
+        variables = state.init_variables(student, d.image_size, t.seed)
+        if start is not None:
+            variables = state.with_backbone(variables, start, config.student.init)
+        tx = optim.optimizer(config.optim, rate, variables["params"], config.method.frozen)
+        return state.init_state(
+            variables, config.method, tx, seed=t.seed, batch_size=d.batch_size, teacher_dim=dim
+        )
+
+    start = _start(config) if config.student.init else None
+    abstract = jax.eval_shape(fresh, start)
+    shardings = state.shardings(mesh, abstract)
+    tx = optim.optimizer(config.optim, rate, abstract.params, config.method.frozen)
+    views = config.method.views(d)
+    step = jax.jit(
+        make_step(config.method, student, loaded and loaded.network, tx, rate, views, t.seed),
+        out_shardings=(shardings, parallel.replicated(mesh)),
+        donate_argnums=0,
+    )
+    return Training(student, views, abstract, shardings, fresh, start, step)
+
+
+def _start(config: Config):
+    """{collection: tree} of the backbone that `student.init` names, on the host."""
+    s = config.student
+    found = pretrained.load(
+        s.init,
+        model=s.model,
+        options={"num_classes": None, **s.options},
+        where="student.init",
+        flag="--config.student.model",
+    )
+    variables = jax.device_get(found.variables)
+    return {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}

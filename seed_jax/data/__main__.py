@@ -1,0 +1,67 @@
+"""python -m seed_jax.data pack SOURCE OUT --dir=DIR      any source as ArrayRecord shards
+python -m seed_jax.data inspect SOURCE --dir=DIR       counts, classes, sizes, unreadable images
+"""
+
+import argparse
+import os
+import sys
+
+from seed_jax.data.inspect import inspect
+from seed_jax.data.pack import pack
+from seed_jax.data.sources import SOURCES, open_source
+from seed_jax.errors import UserError
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m seed_jax.data", description="Pack and inspect data.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="any source as ArrayRecord shards; goes on where it stopped")
+    looking = commands.add_parser("inspect", help="counts, classes, sizes, unreadable images")
+    for command in (packing, looking):
+        command.add_argument("source", help=", ".join(SOURCES))
+        command.add_argument("--dir", help="data.dir: the folder or file that the source reads")
+        command.add_argument(
+            "--split", default="all", help="train, val, test or all (default); of tfds its own"
+        )
+        command.add_argument("--workers", type=_positive, default=os.cpu_count(), help="threads")
+    packing.add_argument("out", help="folder of the shards")
+    packing.add_argument("--short-side", type=_positive, default=0, help="resize larger images to it, once")
+    packing.add_argument("--shard-size", type=_positive, default=10_000, help="images a shard")
+    looking.add_argument("--all", action="store_true", help="decode every image in full")
+    options = parser.parse_args(arguments)
+    try:
+        source = open_source(options.source, options.split, dir=options.dir)
+        if options.command == "inspect":
+            print(inspect(source, everything=options.all, workers=options.workers))
+            return 0
+        packed = pack(
+            source,
+            options.out,
+            prefix=options.dir or "",
+            short_side=options.short_side,
+            workers=options.workers,
+            shard_size=options.shard_size,
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped: the same command goes on.", file=sys.stderr)
+        return 130
+    skipped = packed.metadata["skipped"]
+    print(
+        f"{len(packed):,} images in {options.out}; train with data.source=arrayrecord, data.dir={options.out}"
+    )
+    if skipped:
+        print(f"{len(skipped):,} could not be read and were left out:", *skipped, sep="\n  ")
+    return 0
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

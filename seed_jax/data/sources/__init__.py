@@ -1,0 +1,72 @@
+"""Where images come from: random-access sources, one kind a file. `base.py` says what a source is."""
+
+import difflib
+
+from seed_jax.data.sources.arrayrecord import ArrayRecord
+from seed_jax.data.sources.arrays import Arrays, npz
+from seed_jax.data.sources.base import EXTENSIONS, SPLITS, Record, Source, Subset, split_of, take_split
+from seed_jax.data.sources.embedded import EMBEDDED
+from seed_jax.data.sources.folder import Files, open_filelist, open_folder
+from seed_jax.data.sources.subset import subset as take_subset
+from seed_jax.data.sources.tfds import Tfds
+from seed_jax.data.sources.webdataset import WebDataset
+from seed_jax.errors import UserError
+
+__all__ = [
+    "EMBEDDED",
+    "EXTENSIONS",
+    "SOURCES",
+    "SPLITS",
+    "ArrayRecord",
+    "Arrays",
+    "Files",
+    "Record",
+    "Source",
+    "Subset",
+    "Tfds",
+    "WebDataset",
+    "open_source",
+    "split_of",
+]
+
+READERS = {
+    "folder": open_folder,
+    "imagefolder": lambda dir: open_folder(dir, labelled=True),
+    "filelist": open_filelist,
+    "npz": npz,
+    "webdataset": WebDataset,
+    "arrayrecord": ArrayRecord,
+}
+SOURCES = (*EMBEDDED, *READERS, "photographs", "tfds:NAME")
+
+
+def open_source(name: str, split: str, *, dir: str | None = None, subset: str = "", seed: int = 0) -> Source:
+    """The part `split` of the source called `name`, or of that the `subset` (`subset.py`).
+
+    Names: `digits`, `scattered`, `photos`, `photos6` (embedded); `folder` (without labels), `imagefolder` (a
+    sub-folder a class), `filelist` (a text file), `npz`, `webdataset` (tar shards) and `arrayrecord` (what
+    `python -m seed_jax.data pack` writes), which read `dir`; `tfds:NAME`, where `dir` is the data_dir and
+    `split` goes to tensorflow-datasets; `photographs`, which is `folder` where there is a `dir` and `photos6`
+    where there is none. Otherwise `split` is train (70 %), val (10 %), test (20 %), by a
+    hash of the id, or all; a set that has its own `train` and `val` or `test` uses those. Raises
+    `UserError`.
+    """
+    if name == "photographs":
+        name = "folder" if dir else "photos6"
+    if name.startswith("tfds:"):
+        source = Tfds(name.removeprefix("tfds:"), split, dir)
+    else:
+        if name not in SOURCES:
+            near = difflib.get_close_matches(name, SOURCES, 1, 0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SOURCES)}."
+            raise UserError(f"data.source: there is no source {name!r}; {hint}")
+        if split not in SPLITS:
+            raise UserError(f"data split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
+        if name in READERS and dir is None:
+            raise UserError(f"data.dir: the source {name!r} needs one; say where the images are.")
+        source = take_split(EMBEDDED[name]() if name in EMBEDDED else READERS[name](dir), split)
+    if not len(source):
+        raise UserError(
+            f"data split {split!r} of {dir or name} is empty; add images to it or choose another split."
+        )
+    return take_subset(source, subset, seed) if subset else source

@@ -1,0 +1,64 @@
+"""Images in memory, and .npz files."""
+
+import os
+import zipfile
+
+import numpy as np
+
+from seed_jax.data.sources.base import Record, digest, split_of
+from seed_jax.errors import UserError
+
+
+class Arrays:
+    """Images in memory: uint8 `[N, H, W, 3]`; the id is the index."""
+
+    def __init__(self, what: str, images: np.ndarray, labels: np.ndarray | None):
+        self.what = what
+        self.images = images
+        self._labels = np.full(len(images), -1, np.int64) if labels is None else labels.astype(np.int64)
+        self.num_classes = int(self._labels.max(initial=-1)) + 1
+        self.class_names = ()
+        self.part = split_of(np.arange(len(images)))
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return Record(self.images[i], int(i), int(self._labels[i]))
+
+    def name(self, i):
+        return f"{self.what}[{i}]"
+
+    def ids(self):
+        return np.arange(len(self.images))
+
+    def labels(self):
+        return self._labels
+
+    def fingerprint(self):
+        return digest(repr(self.images.shape).encode(), np.ascontiguousarray(self.images), self._labels)
+
+
+def npz(path: str) -> Arrays:
+    """A .npz file with `image` uint8 `[N, H, W, 3]` or `[N, H, W]` and perhaps `label` int `[N]`."""
+    try:
+        with open(path, "rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            arrays = {key: arrays[key] for key in ("image", "label") if key in arrays}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"data.dir: {path} cannot be read as an .npz file ({error}).") from None
+    if "image" not in arrays:
+        raise UserError(
+            f"data.dir: {path} has no array `image`; save it with np.savez(path, image=..., label=...)."
+        )
+    images, labels = arrays["image"], arrays.get("label")
+    if images.dtype != np.uint8 or not (images.ndim == 3 or images.ndim == 4 and images.shape[-1] == 3):
+        raise UserError(
+            f"data.dir: `image` in {path} is {images.dtype} {list(images.shape)}; it must be uint8 "
+            "[N, H, W, 3] or [N, H, W]."
+        )
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
+        raise UserError(f"data.dir: `label` in {path} must be whole numbers, one an image: [{len(images)}].")
+    if images.ndim == 3:
+        images = np.repeat(images[..., None], 3, axis=-1)
+    return Arrays(os.path.basename(path), images, labels)

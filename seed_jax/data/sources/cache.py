@@ -1,0 +1,46 @@
+"""Small arrays that are dear to compute and cheap to keep: listings, labels, tar indices."""
+
+import logging
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from seed_jax.data.sources.base import digest
+
+WORTH = 20_000  # images; smaller sets are read afresh every time, which is quick and never stale
+SETTLED = 2.0  # seconds; what changed just now may change again within one tick of its file's time
+
+
+def user_file(*key: str) -> Path:
+    """The file for a key, in `$XDG_CACHE_HOME/seed_jax` (by default `~/.cache/seed_jax`)."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    name = digest(*(os.fsencode(k) + bytes(1) for k in key))
+    return Path(home) / "seed_jax" / f"{name}.npz"
+
+
+def load(file: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a file, or None where there is none that can be read."""
+    try:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def save(file: Path, **arrays: np.ndarray) -> bool:
+    """Write a file in one piece; False where that is not possible, such as on a read-only disk."""
+    temporary = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=file.name, delete=False) as temporary:
+            np.savez(temporary, **arrays)
+        os.replace(temporary.name, file)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary.name).unlink(missing_ok=True)
+        logging.info("no cache at %s: %s", file, error)
+        return False
+    return True

@@ -1,0 +1,59 @@
+"""A share of a source, for training on 1 % or 10 % of the labels or images."""
+
+import re
+
+import numpy as np
+from etils import epath
+
+from seed_jax.data.sources.base import Source, Subset, scramble
+from seed_jax.errors import UserError
+
+
+def subset(source: Source, spec: str, seed: int = 0) -> Subset:
+    """`spec` of a source: a percentage such as '1%', or a file with one image file's name a line.
+
+    A percentage is taken of each class (at least one image), or of all where there are no labels, by a hash
+    of (seed, id): the same images whatever their order and form, and 1 % is part of 10 %. A list names
+    files with or without their folders, as SimCLR's 1percent.txt. Raises `UserError`.
+    """
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", spec):
+        share = float(match[1]) / 100
+        if not 0 < share <= 1:
+            raise UserError(f"data.subset is {spec!r}; a percentage lies above 0 and is at most 100%.")
+        return Subset(source, np.sort(_share(source.ids(), source.labels(), share, seed)))
+    try:
+        wanted = {line.strip() for line in epath.Path(spec).read_text().splitlines() if line.strip()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"data.subset: {spec} is no percentage such as '1%' and cannot be read as a list of "
+            f"files ({error})."
+        ) from None
+    names = [source.name(i) for i in range(len(source))]
+    ends = {name: _endings(name) for name in wanted}
+    depth = max(map(len, ends.values()), default=1)
+    found = [n for n, name in enumerate(names) if any(e in wanted for e in _endings(name)[:depth])]
+    if not found:
+        raise UserError(f"data.subset: none of the {len(wanted)} names in {spec} is in the data.")
+    if len(found) < len(wanted):
+        ours = {e for n in found for e in _endings(names[n])[:depth]}
+        lost = sorted(wanted - ours)
+        raise UserError(
+            f"data.subset: {len(lost)} of the {len(wanted)} names in {spec} are not in the data, such as "
+            f"{lost[0]}; complete the data, or use the list of this split."
+        )
+    return Subset(source, np.array(found))
+
+
+def _share(ids, labels, share, seed):
+    rank = scramble(scramble(ids) ^ np.uint64(seed))
+    order = np.lexsort((rank, labels))
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    within = np.arange(len(order)) - np.repeat(first, counts)
+    keep = np.maximum(1, np.floor(counts * share + 0.5)).astype(np.int64)
+    return order[within < np.repeat(keep, counts)]
+
+
+def _endings(name: str) -> list[str]:
+    """'c', 'b/c', 'a/b/c' of 'a/b/c'."""
+    levels = name.split("/")
+    return ["/".join(levels[-n:]) for n in range(1, len(levels) + 1)]

@@ -1,0 +1,206 @@
+"""Tar shards in WebDataset's form: files that share a name up to the first dot are one sample."""
+
+import glob
+import json
+import os
+import re
+import tarfile
+import time
+
+import numpy as np
+from etils import epath
+
+from seed_jax.data.images import BadImage
+from seed_jax.data.sources import cache
+from seed_jax.data.sources.base import (
+    EXTENSIONS,
+    SPLITS,
+    Record,
+    Strings,
+    digest,
+    own_parts,
+    path_id,
+    split_of,
+)
+from seed_jax.errors import UserError
+
+
+class WebDataset:
+    """Images in tar shards, read at random by an index of (shard, offset, size) that is built once.
+
+    `pattern` is a folder of .tar files, one .tar file, or a pattern with `*` or `{000..146}`. The id is a
+    hash of the image's name in its shard; where several shards use one name, of shard and name. The label
+    is the number in NAME.cls or `label` in NAME.json. Shards named with -train-, -val- or -test- are these
+    splits.
+    Raises `UserError`.
+    """
+
+    def __init__(self, pattern: str):
+        self.shards = _shards(str(pattern))
+        index = _cached_index(self.shards)
+        self.shard, self.offset, self.size = index["shard"], index["offset"], index["size"]
+        self.names, self._labels = Strings(index["blob"], index["ends"]), index["labels"]
+        if not len(self.names):
+            raise UserError(
+                f"data.dir: no image in the {len(self.shards)} shards of {pattern}: no member ends in "
+                f"{' '.join(EXTENSIONS)}."
+            )
+        self._ids, self._fingerprint = index["ids"], str(index["fingerprint"])
+        self.num_classes, self.class_names = int(self._labels.max(initial=-1)) + 1, ()
+        tokens = [
+            set(re.split(r"[^a-z]+", os.path.basename(shard))) & set(SPLITS[:3]) for shard in self.shards
+        ]
+        if own_parts([token for found in tokens for token in found]):
+            of_shard = [SPLITS.index(min(found)) if found else -1 for found in tokens]
+            self.part = np.array(of_shard, np.int8)[self.shard]
+        else:
+            self.part = split_of(self._ids)
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, i):
+        shard, size = self.shards[self.shard[i]], int(self.size[i])
+        try:
+            with _open(shard) as file:
+                file.seek(int(self.offset[i]))
+                image = file.read(size)
+        except OSError as error:
+            raise BadImage(str(error)) from error
+        return Record(image, int(self._ids[i]), int(self._labels[i]))
+
+    def name(self, i):
+        return f"{self.shards[self.shard[i]]}/{self.names[i]}"
+
+    def ids(self):
+        return self._ids
+
+    def labels(self):
+        return self._labels
+
+    def fingerprint(self):
+        """Of the names, sizes and labels of the images."""
+        return self._fingerprint
+
+
+def _open(path: str):
+    return epath.Path(path).open("rb") if "://" in path else open(path, "rb")
+
+
+def _shards(pattern: str) -> list[str]:
+    if epath.Path(pattern).is_dir():
+        shards = [str(path) for path in epath.Path(pattern).iterdir() if path.name.endswith(".tar")]
+    elif "://" in pattern and "*" in pattern:
+        parent, _, last = pattern.rpartition("/")
+        shards = [str(path) for path in epath.Path(parent).glob(last)]
+    else:
+        expanded = expand_braces(pattern)
+        shards = [path for one in expanded for path in (glob.glob(one) if re.search(r"[*?]", one) else [one])]
+    if not shards:
+        raise UserError(f"data.dir: no .tar file matches {pattern}; give their folder or a pattern.")
+    for shard in shards:
+        if not epath.Path(shard).exists():
+            raise UserError(f"data.dir: there is no shard {shard}; complete the set or change the pattern.")
+    return sorted(shards)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`x-{08..11}.tar` and `x-{a,b}.tar` written out, as a shell does."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}", pattern)
+    if not match:
+        return [pattern]
+    first, last, words = match.groups()
+    if words is not None:
+        inner = words.split(",")
+    else:
+        inner = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+    return [
+        rest
+        for word in inner
+        for rest in expand_braces(pattern[: match.start()] + word + pattern[match.end() :])
+    ]
+
+
+def _cached_index(shards) -> dict[str, np.ndarray]:
+    """The index, kept beside the shards, or in the user's cache where that folder cannot be written."""
+    began = time.time()
+    stats = [os.stat(shard) if "://" not in shard else epath.Path(shard).stat() for shard in shards]
+    sizes = [s.st_size if isinstance(s, os.stat_result) else s.length for s in stats]
+    times = [s.st_mtime if isinstance(s, os.stat_result) else s.mtime for s in stats]
+    lines = (
+        f"{os.path.basename(x)} {n} {t}\n".encode() for x, n, t in zip(shards, sizes, times, strict=True)
+    )
+    state = digest(*lines)
+    folder = (
+        os.path.dirname(os.path.abspath(shards[0])) if "://" not in shards[0] else os.path.dirname(shards[0])
+    )
+    places = [cache.user_file("webdataset", folder, *map(os.path.basename, shards))]
+    if "://" not in folder:
+        beside = ".seed_jax_index_" + digest(*(os.path.basename(s).encode() for s in shards)) + ".npz"
+        places.insert(0, epath.Path(folder) / beside)
+    for place in places:
+        kept = cache.load(place)
+        if kept is not None and kept["state"] == state:
+            return kept
+    index = _index(shards)
+    index["state"] = np.array(state)
+    if max(times) < began - cache.SETTLED:
+        any(cache.save(place, **index) for place in places)  # the first that can be written
+    return index
+
+
+def _index(shards) -> dict[str, np.ndarray]:
+    rows, names, labels = [], [], []
+    for n, shard in enumerate(shards):
+        pending, label_of = [], {}
+        try:
+            with _open(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    if not member.isfile() or os.path.basename(member.name).startswith("."):
+                        continue
+                    folder, base = os.path.split(member.name)
+                    key, _, extension = base.partition(".")
+                    key = os.path.join(folder, key)
+                    if f".{extension.lower()}" in EXTENSIONS:
+                        pending.append((key, member.name, member.offset_data, member.size))
+                    elif extension in ("cls", "json"):
+                        label_of.setdefault(key, _label(shard, member.name, tar.extractfile(member).read()))
+                    tar.members.clear()  # else it keeps a million headers
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise UserError(
+                f"data.dir: {shard} cannot be read as an uncompressed .tar file ({error}); "
+                "fetch or pack it again."
+            ) from None
+        rows += [(n, offset, size) for _, _, offset, size in pending]
+        names += [name for _, name, _, _ in pending]
+        labels += [label_of.get(key, -1) for key, _, _, _ in pending]
+    unique = len(set(names)) == len(names)
+    keys = (
+        names
+        if unique
+        else [f"{os.path.basename(shards[r[0]])}/{x}" for r, x in zip(rows, names, strict=True)]
+    )
+    shard, offset, size = np.array(rows, np.int64).reshape(-1, 3).T
+    strings = Strings.of(names)
+    return {
+        "shard": shard.astype(np.int32),
+        "offset": offset,
+        "size": size,
+        "labels": np.array(labels, np.int64),
+        "ids": np.array([path_id(key) for key in keys], np.int64),
+        "blob": strings.blob,
+        "ends": strings.ends,
+        "fingerprint": np.array(
+            digest(*(os.fsencode(f"{k}\0{s}\0{x}\0") for k, s, x in zip(keys, size, labels, strict=True)))
+        ),
+    }
+
+
+def _label(shard, name, content: bytes) -> int:
+    try:
+        if name.endswith(".cls"):
+            return int(content)
+        found = json.loads(content)
+        return int(found["label"]) if isinstance(found, dict) and "label" in found else -1
+    except ValueError as error:
+        raise UserError(f"data.dir: {name} in {shard} holds no whole number as label ({error}).") from None

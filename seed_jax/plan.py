@@ -1,0 +1,181 @@
+"""What a run will need, before it is started: `main.py --config=… --plan`.
+
+Nothing is computed or compiled and no accelerator is touched: shapes come from `jax.eval_shape`, FLOPs from
+XLA's analysis of the lowered, uncompiled program.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from seed_jax import config as config_lib
+from seed_jax import models, optim, state, teacher
+from seed_jax.config import Config
+from seed_jax.data.sources import open_source
+from seed_jax.errors import UserError
+from seed_jax.methods.base import Batch, Nets, TeacherNeed
+from seed_jax.models.heads import ProjectionHead
+from seed_jax.models.network import Joined
+from seed_jax.queue import Queue
+from seed_jax.report.plan import Memory, Plan, text
+
+ASSUMED_CLASSES = 1000
+
+
+def run(
+    raw, *, devices: int, images: int | None, images_per_second: float | None, tflops: float | None
+) -> None:
+    """Print the plan of a config. Raises `UserError` for what would stop the run, too."""
+    jax.config.update("jax_platforms", "cpu")
+    made = make(config_lib.resolve(raw), devices=devices, images=images)
+    print(text(made, images_per_second=images_per_second, tflops=tflops))
+
+
+def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
+    """The plan of a run on so many devices.
+
+    Args:
+      images: size of the training data; None to ask the source.
+
+    Raises:
+      UserError: the devices do not divide the batch, or the number of images is not known.
+    """
+    batch_size, size = c.data.batch_size, c.data.image_size
+    if devices <= 0 or batch_size % devices:
+        raise UserError(f"data.batch_size ({batch_size}) must be a multiple of the {devices} devices.")
+    notes = []
+    images, classes = _data(c, images, notes)
+    if images < batch_size:
+        raise UserError(
+            f"data.batch_size is {batch_size} but the training data has only {images} images; lower it."
+        )
+    per_epoch = images // batch_size
+    t = c.train
+    steps = t.steps or -(-t.examples // batch_size) or max(1, round(t.epochs * per_epoch))
+
+    network, variables, dim = _teacher(c, notes)
+    student = state.student_network(c, classes, dim)
+    rate = optim.schedule(c.optim, batch_size=batch_size, steps=steps, steps_per_epoch=per_epoch)
+
+    def fresh():
+        made = state.init_variables(student, size, 0)
+        tx = optim.optimizer(c.optim, rate, made["params"], c.method.frozen)
+        return state.init_state(made, c.method, tx, seed=0, batch_size=batch_size, teacher_dim=dim)
+
+    shapes = jax.eval_shape(fresh)
+    teacher_flops, all_flops, kept, pixels = _one_step(c, student, shapes, network, variables)
+    queues = [x for x in jax.tree.leaves(shapes.aux, is_leaf=_is_queue) if _is_queue(x)]
+    copies = jax.tree.map(lambda x: None if _is_queue(x) else x, shapes.aux, is_leaf=_is_queue)
+
+    def replicated(name, tree):
+        return Memory(name, devices * _bytes(tree), _bytes(tree), "on every device")
+
+    def sharded(name, total):
+        return Memory(name, total, -(-total // devices), "a share on each")
+
+    rows = (
+        replicated("student: parameters", shapes.params),
+        replicated("student: gradients", shapes.params),
+        replicated("student: running statistics", shapes.model_state),
+        replicated(f"optimizer ({c.optim.name})", shapes.opt_state),
+        replicated("teacher: variables", variables),
+        replicated("moving averages of the method", copies),
+        sharded(f"queues ({len(queues)})", _bytes(queues)),
+        sharded("views, uint8 and float32", 5 * pixels),
+        sharded("activations kept for the backward pass", kept),
+    )
+    return Plan(
+        images=images,
+        batch_size=batch_size,
+        devices=devices,
+        steps_per_epoch=per_epoch,
+        steps=steps,
+        student_parameters=_count(shapes.params),
+        teacher_parameters=_count(variables.get("params", {})),
+        teacher_flops=teacher_flops / batch_size,
+        student_flops=(all_flops - teacher_flops) / batch_size,
+        memory=tuple(row for row in rows if row.total),
+        notes=tuple(notes),
+    )
+
+
+def _data(c: Config, images: int | None, notes: list) -> tuple[int, int]:
+    """Images and classes of the training data."""
+    try:
+        source = open_source(c.data.source, c.data.train, dir=c.data.dir or None)
+    except UserError as error:
+        if images is None:
+            raise UserError(f"{error} To plan without the data, give its size by --images=N.") from None
+        notes.append(f"The data is not here: {images} images were given by --images.")
+        return images, ASSUMED_CLASSES
+    return len(source) if images is None else images, source.num_classes
+
+
+def _teacher(c: Config, notes: list):
+    """The teacher's network, the shapes of its variables, the width of its embedding."""
+    if c.method.teacher is TeacherNeed.NONE:
+        return None, {}, None
+    t, size = c.teacher, c.data.image_size
+    if t.weights not in ("", "random") and Path(t.weights).exists():
+        loaded = teacher.load(t, image_size=size, seed=0, precision=c.train.precision)
+        return loaded.network, jax.eval_shape(lambda: loaded.variables), loaded.dim
+    backbone = models.create(t.model, size=t.image_size or None, precision=c.train.precision, **t.options)
+    network = Joined(backbone, {"head": ProjectionHead(dim=t.dim)})
+    if t.weights != "random":
+        notes.append(
+            f"teacher.weights is not here: counted as {t.model} with a head of two layers to {t.dim}."
+        )
+    sample = jnp.zeros((2, size, size, 3))
+    return network, jax.eval_shape(lambda: network.init(jax.random.key(0), sample)), t.dim
+
+
+def _one_step(c: Config, student, shapes, network, variables):
+    """FLOPs of the teacher and of all, bytes kept for the backward pass, and pixels, of one global batch."""
+    size, asked = c.data.batch_size, []
+
+    def embed(variables, x):
+        return network.apply(variables, x, False)[0]
+
+    def loss(params, model_state, aux, variables, seen, key):
+        def ask(x):
+            asked.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
+            return jax.lax.stop_gradient(embed(variables, x))
+
+        nets = Nets(student, ask if network is not None else None)
+        return c.method.loss(nets, params, model_state, aux, seen, key)
+
+    def kept(*arguments):
+        backward = jax.vjp(lambda params: loss(params, *arguments[1:]), arguments[0], has_aux=True)[1]
+        given = {id(leaf) for leaf in jax.tree.leaves(arguments)}
+        return [x for x in jax.tree.leaves(backward) if id(x) not in given]
+
+    views = [
+        jax.ShapeDtypeStruct((size, spec.count, spec.size, spec.size, 3), jnp.float32)
+        for spec in c.method.views(c.data)
+    ]
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+    seen = Batch(tuple(views), jax.ShapeDtypeStruct((size,), jnp.int32), keys)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    arguments = (shapes.params, shapes.model_state, shapes.aux, variables, seen, key)
+    residuals = jax.eval_shape(kept, *arguments)
+    asked.clear()
+    everything = _flops(jax.grad(loss, has_aux=True), *arguments)
+    of_teacher = sum(_flops(embed, variables, x) for x in asked)
+    return of_teacher, everything, _bytes(residuals), sum(x.size for x in views)
+
+
+def _flops(function, *arguments) -> float:
+    return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+
+
+def _is_queue(x) -> bool:
+    return isinstance(x, Queue)
+
+
+def _count(tree) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def _bytes(tree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

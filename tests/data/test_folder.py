@@ -1,0 +1,182 @@
+import os
+
+import pytest
+
+from seed_jax.data import images
+from seed_jax.data.sources import base, cache, open_source
+from seed_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(os.fsencode(path.name))
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """gs:// in memory, where etils looks for it."""
+    memory = pytest.importorskip("fsspec.implementations.memory")
+    from etils.epath import backend
+
+    class Bucket(memory.MemoryFileSystem):
+        store, pseudo_dirs = {}, [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return "/" + str(path).removeprefix("gs://").strip("/")
+
+    fake = Bucket(skip_instance_cache=True)
+    monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: fake)
+    return fake
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """A folder that counts as large and was last changed long ago."""
+    monkeypatch.setattr(cache, "WORTH", 10)
+    root = tmp_path / "data"
+    for part in ("train", "val"):
+        for n in range(12):
+            touch(root / part / f"class-{n % 3}" / f"{n}.png")
+    for folder in (root, *root.rglob("*-*"), root / "train", root / "val"):
+        os.utime(folder, (1e9, 1e9))
+    return root
+
+
+def listed(root, split="all"):
+    source = open_source("imagefolder", split, dir=str(root))
+    return [(source.name(i), source.ids()[i], source.labels()[i]) for i in range(len(source))]
+
+
+def no_scan(monkeypatch):
+    from seed_jax.data.sources import folder
+
+    monkeypatch.setattr(folder, "_scan", lambda root: pytest.fail("listed again"))
+
+
+def test_the_listing_of_a_large_folder_is_kept(large, monkeypatch):
+    fresh = {split: listed(large, split) for split in base.SPLITS[:2]}
+    fingerprint = open_source("folder", "all", dir=str(large)).fingerprint()
+    no_scan(monkeypatch)
+    assert {split: listed(large, split) for split in base.SPLITS[:2]} == fresh
+    assert open_source("folder", "all", dir=str(large)).fingerprint() == fingerprint
+    assert open_source("imagefolder", "all", dir=str(large)).class_names == ("class-0", "class-1", "class-2")
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rename folder", "new folder"])
+def test_a_changed_folder_is_listed_again(large, change):
+    before = listed(large)
+    folder = large / "train" / "class-1"
+    if change == "add":
+        touch(folder / "new.png")
+    elif change == "remove":
+        (folder / "1.png").unlink()
+    elif change == "rename folder":
+        folder.rename(large / "train" / "class-9")
+    else:
+        touch(large / "train" / "class-9" / "1.png")
+    assert listed(large) != before
+
+
+def test_a_folder_that_changed_just_now_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "WORTH", 1)
+    touch(tmp_path / "data" / "a" / "1.png")
+    assert len(listed(tmp_path / "data")) == 1
+    touch(tmp_path / "data" / "a" / "2.png")
+    assert len(listed(tmp_path / "data")) == 2
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_broken_or_unwritable_cache_does_no_harm(large, monkeypatch, tmp_path):
+    fresh = listed(large)
+    (kept,) = (tmp_path / "cache" / "seed_jax").iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])
+    assert listed(large) == fresh
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert listed(large) == fresh
+
+
+def test_small_folders_are_always_listed(tmp_path, large, monkeypatch):
+    monkeypatch.setattr(cache, "WORTH", 1000)
+    listed(large)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    touch(tmp_path / "data" / "a" / "1.png")
+    touch(tmp_path / "other" / "2.png")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "other")
+    (tmp_path / "data" / "a" / "up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "a" / "self").symlink_to(tmp_path / "data" / "a")
+    (tmp_path / "data" / "nowhere.png").symlink_to(tmp_path / "gone")
+    source = open_source("folder", "all", dir=str(tmp_path / "data"))
+    assert list(source.paths) == ["a/1.png", "linked/2.png", "nowhere.png"]
+    with pytest.raises(images.BadImage):
+        source[2]
+
+
+def test_names_are_sorted_as_paths_and_may_be_any_bytes(tmp_path):
+    for name in ("b-x/1.png", "b/2.png", "b/1.png", "\udcff.png", "ä.png"):
+        touch(tmp_path / "data" / name)
+    source = open_source("folder", "all", dir=str(tmp_path / "data"))
+    assert list(source.paths) == ["b-x/1.png", "b/1.png", "b/2.png", "ä.png", "\udcff.png"]
+    assert source[4].image == b"\xff.png"
+    assert source.paths.index("b/2.png") == 2
+    assert source.paths[-1] == "\udcff.png"
+    with pytest.raises(IndexError):
+        source.paths[5]
+
+
+def test_filelist(tmp_path):
+    for n in range(4):
+        touch(tmp_path / "data" / f"{n}.png")
+    lists = tmp_path / "data" / "list.txt"
+    lists.write_text("3.png\tdog\n1.png\tcat\n\n0.png\tdog\n")
+    source = open_source("filelist", "all", dir=str(lists))
+    assert [r.image for r in source] == [b"3.png", b"1.png", b"0.png"]
+    assert source.labels().tolist() == [1, 0, 1]
+    assert source.class_names == ("cat", "dog")
+    folder = open_source("folder", "all", dir=str(tmp_path / "data"))
+    assert set(source.ids()) < set(folder.ids())  # the same images have the same ids
+    lists.write_text("3.png\t7\n1.png\t2\n")
+    assert open_source("filelist", "all", dir=str(lists)).labels().tolist() == [7, 2]
+    lists.write_text("3.png\n1.png")
+    plain = open_source("filelist", "all", dir=str(lists))
+    assert (plain.num_classes, plain.labels().tolist()) == (0, [-1, -1])
+    assert plain.fingerprint() != source.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "is empty"), ("a\t1\nb\n", "b in .* has no label"), ("a\nb\na\n", "a is in .* twice")],
+)
+def test_filelist_errors(tmp_path, text, message):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        open_source("filelist", "all", dir=str(tmp_path / "list.txt"))
+    with pytest.raises(UserError, match="cannot be read"):
+        open_source("filelist", "all", dir=str(tmp_path / "none.txt"))
+
+
+def test_folders_in_a_bucket(bucket, tmp_path):
+    names = ("train/a/1.png", "train/b/2.png", "val/a/3.png", "train/b/.hidden.png", "readme.txt")
+    for name in names:
+        touch(tmp_path / "data" / name)
+        bucket.pipe_file(f"gs://bucket/data/{name}", os.path.basename(name).encode())
+    there = open_source("imagefolder", "all", dir="gs://bucket/data")
+    here = open_source("imagefolder", "all", dir=str(tmp_path / "data"))
+    assert list(there.paths) == list(here.paths)
+    assert [tuple(r) for r in there] == [tuple(r) for r in here]
+    assert there.name(0) == "gs://bucket/data/train/a/1.png"
+    assert len(open_source("folder", "val", dir="gs://bucket/data/")) == 1
+    bucket.rm("gs://bucket/data/val/a/3.png")
+    with pytest.raises(images.BadImage):
+        there[2]
+    with pytest.raises(UserError, match="no folder gs://bucket/none"):
+        open_source("folder", "all", dir="gs://bucket/none")

@@ -1,0 +1,105 @@
+"""Images broken at random: each gives a view or a BadImage, never another error."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from seed_jax.data import images, pipeline
+from seed_jax.data.sources import Record, open_source
+
+SPECS = (pipeline.ViewSpec(size=8),)
+FORMS = {
+    "jpeg": ("RGB", "JPEG", {"exif": True}),
+    "progressive": ("RGB", "JPEG", {"progressive": True}),
+    "cmyk": ("CMYK", "JPEG", {}),
+    "mpo": ("RGB", "MPO", {"save_all": True}),
+    "png": ("RGBA", "PNG", {"exif": True}),
+    "png16": ("I;16", "PNG", {}),
+    "palette": ("P", "PNG", {"transparency": bytes(range(64))}),
+    "webp": ("RGB", "WEBP", {"exif": True}),
+    "bmp": ("RGB", "BMP", {}),
+    "tiff": ("RGB", "TIFF", {"exif": True}),
+    "lzw": ("RGB", "TIFF", {"compression": "tiff_lzw"}),
+    "gif": ("P", "GIF", {"save_all": True}),
+}
+
+
+def whole(form):
+    mode, file_format, options = FORMS[form]
+    y, x = np.mgrid[0:40, 0:61]
+    picture = Image.fromarray(np.stack([4 * x, 6 * y, 2 * (x + y)], -1).astype(np.uint8))
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(picture)[..., 0].astype(np.uint16) * 256)
+    else:
+        picture = picture.quantize(64) if mode == "P" else picture.convert(mode)
+    options = dict(options)
+    if options.pop("exif", False):
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    out = io.BytesIO()
+    picture.save(out, file_format, **options)
+    return out.getvalue()
+
+
+def mutated(data, random):
+    data = bytearray(data)
+    kind, at = random.integers(4), random.integers(len(data))
+    if kind == 0:  # a few wrong bytes, half of them in the header
+        for _ in range(random.integers(1, 6)):
+            data[random.integers(random.choice([min(200, len(data)), len(data)]))] = random.integers(256)
+    elif kind == 1:
+        del data[at:]
+    elif kind == 2:
+        data[at:at] = random.bytes(random.integers(1, 50))
+    else:
+        del data[at : at + random.integers(1, 60)]
+    return bytes(data)
+
+
+def views(data):
+    """A training view and an evaluation view, as the pipeline makes them."""
+    out = np.zeros((1, 8, 8, 3), np.uint8)
+    pipeline._fill_views([out], Record(data, 3, -1), SPECS, seed=0, epoch=0)
+    return out[0], images.eval_view(images.load_rgb(images.open_image(data)), 8)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whole_images_give_views(form):
+    for view in views(whole(form)):
+        assert view.std() > 5
+
+
+# PIL warns of what it reads around; here only errors count.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize("form", FORMS)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_mutated_images_give_views_or_bad_image(form, seed):
+    data = mutated(whole(form), np.random.default_rng(seed))
+    try:
+        for view in views(data):
+            assert view.shape == (8, 8, 3)
+    except images.BadImage as error:
+        assert str(error)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+def test_the_pipeline_ends_with_a_broken_corpus(tmp_path):
+    """600 images, five of them broken in ways that are always noticed: skipped, counted and named."""
+    good = whole("jpeg")
+    for n in range(600):
+        (tmp_path / f"{n:03}.jpg").write_bytes(good)
+    broken = {7: b"", 99: b"<html>", 200: good[:400], 301: bytes(3000), 302: whole("png")[:100]}
+    for n, content in broken.items():
+        (tmp_path / f"{n:03}.jpg").write_bytes(content)
+    source = open_source("folder", "all", dir=str(tmp_path))
+    bad = pipeline.BadImages(source)
+    list(pipeline.eval_batches(source, 8, 200, bad=bad, threads=2))
+    assert sorted(bad.names) == sorted(broken)
+    again = pipeline.BadImages(source)
+    next(pipeline.train_batches(source, SPECS, 600, seed=0, bad=again, threads=2))
+    assert sorted(again.names) == sorted(broken)

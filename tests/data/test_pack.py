@@ -1,0 +1,200 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from seed_jax.data import images, pipeline
+from seed_jax.data import pack as packing
+from seed_jax.data.__main__ import main
+from seed_jax.data.pipeline import ViewSpec, train_batches
+from seed_jax.data.sources import Arrays, base, open_source
+from seed_jax.errors import UserError
+
+VIEWS = (ViewSpec(count=2, size=16),)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """23 images in two classes and two splits, of several formats and sizes."""
+    for n in range(23):
+        noise = np.random.default_rng(n).integers(0, 256, (30 + 3 * n, 40, 3), np.uint8)
+        folder = tmp_path / "pets" / ("val" if n % 5 == 0 else "train") / ("dog" if n % 2 else "cat")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).save(folder / f"{n:02}.{('jpg', 'png', 'webp')[n % 3]}")
+    return tmp_path / "pets"
+
+
+def pack(source, out, **options):
+    said = []
+    packed = packing.pack(source, out, progress=said.append, **options)
+    return packed, said
+
+
+@pytest.mark.parametrize("split", base.SPLITS[:2] + ("all",))
+def test_a_pack_gives_what_was_packed(pets, tmp_path, split):
+    source = open_source("imagefolder", "all", dir=str(pets))
+    packed, said = pack(source, tmp_path / "out", prefix=str(pets), shard_size=7, workers=2)
+    assert len(said) == len(packed.metadata["shards"]) == 4
+    before = open_source("imagefolder", split, dir=str(pets))
+    after = open_source("arrayrecord", split, dir=str(tmp_path / "out"))
+    assert [tuple(r) for r in after] == [tuple(r) for r in before]
+    assert after.labels().tolist() == before.labels().tolist()
+    assert after.class_names == ("cat", "dog")
+    assert after.name(0) == before.name(0).replace(str(pets), str(tmp_path / "out"))
+    assert after.fingerprint() != before.fingerprint()
+    batches = [next(train_batches(s, VIEWS, 4, seed=3)) for s in (before, after)]
+    jax.tree.map(np.testing.assert_array_equal, *batches)
+
+
+def test_arrays_keep_their_pixels_and_their_splits(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 5, 6, 3), np.uint8)
+    source = Arrays("noise", noise, None)
+    source.part = np.arange(40, dtype=np.int8) % 3
+    pack(source, tmp_path / "out", shard_size=30)
+    val = open_source("arrayrecord", "val", dir=str(tmp_path / "out"))
+    assert val.ids().tolist() == list(range(1, 40, 3))
+    np.testing.assert_array_equal([images.decode(r) for r in val], noise[1::3])
+
+
+def test_a_split_of_its_own_stays_whole(pets, tmp_path):
+    source = open_source("imagefolder", "val", dir=str(pets))
+    packed, _ = pack(source, tmp_path / "out")
+    assert len(packed) == len(source) == 5
+
+
+def test_resize_once(pets, tmp_path):
+    source = open_source("imagefolder", "all", dir=str(pets))
+    packed, _ = pack(source, tmp_path / "out", short_side=36)
+    for record, packed_record in zip(source, packed, strict=True):
+        width, height = Image.open(io.BytesIO(record.image)).size
+        after = Image.open(io.BytesIO(packed_record.image))
+        if min(width, height) <= 36:
+            assert packed_record.image == record.image
+        else:
+            assert after.format == "JPEG"
+            small = (36, round(height * 36 / 40)) if height > 40 else (round(40 * 36 / height), 36)
+            assert after.size == small
+        assert packed_record.id == record.id
+    smooth = Image.linear_gradient("L").resize((120, 90)).convert("RGB")
+    resized = packing.encode(np.asarray(smooth), 45)
+    expected = np.asarray(smooth.resize((60, 45), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(images.decode(base.Record(resized, 0, -1)) - expected).mean() < 1.5
+
+
+def test_resize_is_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    out = io.BytesIO()
+    Image.new("RGB", (80, 40), (9, 99, 200)).save(out, "JPEG", exif=exif)
+    assert Image.open(io.BytesIO(packing.encode(out.getvalue(), 20))).size == (20, 40)
+    assert not Image.open(io.BytesIO(packing.encode(out.getvalue(), 20))).getexif()
+
+
+def test_unreadable_images_are_left_out_and_named(pets, tmp_path):
+    (pets / "train" / "cat" / "02.webp").write_bytes(b"")
+    (pets / "train" / "dog" / "01.png").write_bytes(b"no image")
+    source = open_source("imagefolder", "all", dir=str(pets))
+    packed, _ = pack(source, tmp_path / "a", prefix=str(pets))
+    assert packed.metadata["skipped"] == [
+        "train/cat/02.webp: an empty file",
+        "train/dog/01.png: not an image in a format that PIL knows",
+    ]
+    assert len(packed) == 21
+    assert packed.ids().tolist() == [r.id for r in packed]
+
+
+def test_a_stopped_pack_goes_on(pets, tmp_path):
+    source = open_source("imagefolder", "all", dir=str(pets))
+    whole, _ = pack(source, tmp_path / "whole", shard_size=5)
+    out = tmp_path / "out"
+
+    def stop(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        packing.pack(source, out, shard_size=5, progress=stop)
+    with pytest.raises(UserError, match="no finished pack.*goes on"):
+        open_source("arrayrecord", "all", dir=str(out))
+    (out / "images-00001-of-00005.tmp").write_bytes(b"half a shard")
+    (first,) = out.glob("*.array_record")
+    written = first.stat().st_mtime_ns
+    packed, said = pack(source, out, shard_size=5)
+    assert len(said) == 4
+    assert first.stat().st_mtime_ns == written
+    assert [tuple(r) for r in packed] == [tuple(r) for r in whole]
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
+    assert pack(source, out, shard_size=5)[1] == [f"{out} is packed already"]
+
+
+def test_a_killed_pack_goes_on(pets, tmp_path):
+    command = [sys.executable, "-m", "seed_jax.data", "pack", "imagefolder", str(tmp_path / "out")]
+    command += ["--dir", str(pets), "--shard-size", "1", "--workers", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=os.getcwd()) as process:
+        process.stdout.readline()  # blocks until the first shard is done
+        process.send_signal(signal.SIGKILL)
+    assert main(command[3:]) == 0
+    source = open_source("imagefolder", "all", dir=str(pets))
+    packed = open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
+    assert [tuple(r) for r in packed] == [tuple(r) for r in source]
+
+
+def test_user_errors(pets, tmp_path):
+    source = open_source("imagefolder", "all", dir=str(pets))
+    with pytest.raises(UserError, match="is not empty"):
+        pack(source, pets)
+    pack(source, tmp_path / "out")
+    with pytest.raises(UserError, match="holds another pack: short_side is 0 there and 8 here"):
+        pack(source, tmp_path / "out", short_side=8)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        pack(source, tmp_path / "file")
+    next((tmp_path / "out").glob("*.array_record")).unlink()
+    with pytest.raises(UserError, match="array_record is missing or broken"):
+        open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
+    with pytest.raises(UserError, match="no finished pack"):
+        open_source("arrayrecord", "all", dir=str(pets))
+
+
+def test_a_damaged_shard_is_bad_images(pets, tmp_path):
+    packed, _ = pack(open_source("imagefolder", "all", dir=str(pets)), tmp_path / "out", shard_size=10)
+    shard = tmp_path / "out" / packed.metadata["shards"][1][0]
+    content = bytearray(shard.read_bytes())
+    content[200:4000] = bytes(3800)
+    shard.write_bytes(content)
+    bad = pipeline.BadImages(packed)
+    with pytest.raises(UserError, match="More than 1 %"):
+        next(train_batches(packed, VIEWS, 23, seed=0, bad=bad))
+    assert packed[0].image
+    shard.write_bytes(b"")
+    with pytest.raises(images.BadImage):
+        open_source("arrayrecord", "all", dir=str(tmp_path / "out"))[12]
+
+
+def test_commands(pets, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    (pets / "train" / "dog" / "01.png").write_bytes(b"no image")
+    (pets / "train" / "dog" / "07.png").write_bytes((pets / "train" / "dog" / "07.png").read_bytes()[:500])
+    assert main(["pack", "imagefolder", out, "--dir", str(pets), "--split", "train"]) == 0
+    assert f"17 images in {out}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "metadata.json").read_text())["class_names"] == ["cat", "dog"]
+    assert main(["inspect", "arrayrecord", "--dir", out]) == 0
+    said = capsys.readouterr().out
+    assert "2 classes of 8 to 9 images\n  cat: 9\n  dog: 8\n" in said
+    assert "width      40 to 40, median 40" in said
+    assert "JPEG RGB: 6" in said
+    assert said.endswith("unreadable 0\n")
+    assert main(["inspect", "arrayrecord", "--dir", out, "--all"]) == 0
+    assert "unreadable 1\n  " + out + "/train/dog/07.png: " in capsys.readouterr().out
+    assert main(["inspect", "imagefolder", "--dir", str(pets)]) == 0
+    assert f"unreadable 1\n  {pets}/train/dog/01.png: not an image" in capsys.readouterr().out
+    assert main(["inspect", "digits"]) == 0
+    assert "array RGB: 1,797" in capsys.readouterr().out
+    assert main(["inspect", "digit"]) == 1
+    assert "did you mean 'digits'" in capsys.readouterr().err

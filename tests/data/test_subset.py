@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seed_jax.data.sources import Arrays, Subset, open_source
+from seed_jax.data.sources.subset import subset
+from seed_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def source():
+    labels = np.repeat(np.arange(5), [1, 10, 100, 1000, 30])
+    return Arrays("a", np.zeros((len(labels), 1, 1, 3), np.uint8), labels)
+
+
+@pytest.mark.parametrize(
+    ("spec", "counts"),
+    [("1%", [1, 1, 1, 10, 1]), ("10%", [1, 1, 10, 100, 3]), ("100%", [1, 10, 100, 1000, 30])],
+)
+def test_a_share_of_each_class(source, spec, counts):
+    assert np.bincount(subset(source, spec).labels()).tolist() == counts
+
+
+def test_one_percent_is_part_of_ten(source):
+    one, ten, other = (set(subset(source, s, seed).ids()) for s, seed in (("1%", 0), ("10%", 0), ("10%", 1)))
+    assert one < ten
+    assert ten != other
+
+
+@given(seed=st.integers(0, 2**32))
+def test_the_order_of_the_source_does_not_matter(source, seed):
+    mixed = Subset(source, np.random.default_rng(seed).permutation(len(source)))
+    assert set(subset(mixed, "2.5%", seed).ids()) == set(subset(source, "2.5%", seed).ids())
+
+
+def test_a_share_of_a_split_without_labels():
+    source = Arrays("a", np.zeros((1000, 1, 1, 3), np.uint8), None)
+    assert len(subset(source, "1%")) == 10
+
+
+def test_lists_name_files_with_or_without_folders(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/3.png"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_bytes(b"x")
+    names = tmp_path / "list.txt"
+
+    def chosen(text):
+        names.write_text(text)
+        source = open_source("folder", "all", dir=str(tmp_path / "x"), subset=str(names))
+        return ["/".join(source.name(i).split("/")[-2:]) for i in range(len(source))]
+
+    assert chosen("3.png\n2.png\n") == ["a/2.png", "b/3.png"]
+    assert chosen("b/1.png\n\na/2.png") == ["a/2.png", "b/1.png"]
+    with pytest.raises(UserError, match="1 of the 2 names in .* are not in the data, such as 9.png"):
+        chosen("3.png\n9.png")
+    with pytest.raises(UserError, match="none of the 1 names"):
+        chosen("9.png")
+
+
+def test_a_list_of_tfds(tmp_path):
+    """imagenet2012's records carry the name of their file, which SimCLR's lists use."""
+    pytest.importorskip("tensorflow_datasets")
+    from test_sources import write_tfds
+
+    write_tfds(tmp_path, [(b"x", 4), (b"y", 9)], names=["n01_7.JPEG", "n02_5.JPEG"])
+    (tmp_path / "1percent.txt").write_text("n02_5.JPEG\n")
+    source = open_source("tfds:cifar10", "train", dir=str(tmp_path), subset=str(tmp_path / "1percent.txt"))
+    assert [tuple(r) for r in source] == [(b"y", 1, 9)]
+
+
+@pytest.mark.parametrize("spec", ["0%", "101%", "1", "nothing.txt"])
+def test_user_errors(source, spec):
+    with pytest.raises(UserError, match="data.subset"):
+        subset(source, spec)

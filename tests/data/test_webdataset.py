@@ -1,0 +1,149 @@
+import io
+import json
+import os
+import tarfile
+
+import pytest
+from PIL import Image
+
+from seed_jax.data import images
+from seed_jax.data.sources import open_source, webdataset
+from seed_jax.data.sources.webdataset import expand_braces
+from seed_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def jpeg(grey):
+    out = io.BytesIO()
+    Image.new("L", (9, 7), grey).save(out, "JPEG")
+    return out.getvalue()
+
+
+def shard(path, members, form=tarfile.PAX_FORMAT):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards of six images, one of which has its label in JSON and one none."""
+    for s in range(2):
+        members = {}
+        for n in range(6):
+            key = f"{'long-folder-name/' * 9}{s}{n}"  # over 100 letters: an extended header
+            members[f"{key}.cls"] = str(n % 3).encode()
+            members[f"{key}.jpg"] = jpeg(20 * n + s)
+            members[f"{key}.txt"] = b"a caption"
+        if s:
+            del members[f"{key}.cls"], members[f"{'long-folder-name/' * 9}{s}4.cls"]
+            members[f"{key}.json"] = json.dumps({"label": 7, "caption": "x"}).encode()
+        path = tmp_path / "data" / f"x-{s:03}.tar"
+        shard(path, members, [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT][s])
+        os.utime(path, (1e9, 1e9))
+    return tmp_path / "data"
+
+
+def test_reads_what_tarfile_reads(shards):
+    source = open_source("webdataset", "all", dir=str(shards))
+    assert source.labels().tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, -1, 7]
+    assert (len(source), source.num_classes) == (12, 8)
+    for i in range(12):
+        name = "/".join(source.name(i).split("/")[-10:])
+        with tarfile.open(source.shards[source.shard[i]]) as tar:
+            assert source[i].image == tar.extractfile(name).read()
+        assert source[i].id == source.ids()[i]
+    assert images.decode(source[3]).shape == (7, 9, 3)
+
+
+def test_ids_are_those_of_the_files(shards, tmp_path):
+    with tarfile.open(shards / "x-000.tar") as tar:
+        tar.extractall(tmp_path / "files", filter="data")
+    folder = open_source("folder", "all", dir=str(tmp_path / "files"))
+    source = open_source("webdataset", "all", dir=str(shards / "x-000.tar"))
+    assert source.ids().tolist() == folder.ids().tolist()
+
+
+@pytest.mark.parametrize("pattern", ["", "x-*.tar", "x-{000..001}.tar", "{x-000,x-001}.tar"])
+def test_patterns(shards, pattern):
+    assert len(open_source("webdataset", "all", dir=str(shards / pattern))) == 12
+
+
+def test_braces():
+    assert expand_braces("a{08..11}b") == ["a08b", "a09b", "a10b", "a11b"]
+    assert expand_braces("{x,y}-{0..1}") == ["x-0", "x-1", "y-0", "y-1"]
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_index_is_built_once_and_again_when_a_shard_changes(shards, tmp_path, monkeypatch, writable):
+    if not writable:  # as on a read-only disk, whoever runs this test
+        save = webdataset.cache.save
+        monkeypatch.setattr(
+            webdataset.cache, "save", lambda f, **a: False if f.parent == shards else save(f, **a)
+        )
+    before = open_source("webdataset", "all", dir=str(shards))
+    assert (len(list(shards.glob(".seed_jax_index*"))), (tmp_path / "cache").exists()) == (
+        writable,
+        not writable,
+    )
+    build = webdataset._index
+    monkeypatch.setattr(webdataset, "_index", lambda shards: pytest.fail("indexed again"))
+    again = open_source("webdataset", "all", dir=str(shards))
+    assert [tuple(r) for r in again] == [tuple(r) for r in before]
+    assert again.fingerprint() == before.fingerprint()
+    monkeypatch.setattr(webdataset, "_index", build)
+    shard(shards / "x-001.tar", {"one.png": b"1"})
+    changed = open_source("webdataset", "all", dir=str(shards))
+    assert len(changed) == 7
+    assert changed.fingerprint() != before.fingerprint()
+
+
+def test_names_that_shards_share_get_ids_of_their_own(tmp_path):
+    for s in range(3):
+        shard(tmp_path / f"{s}.tar", {"0000.png": bytes([s]), "0000.cls": b"1"})
+    source = open_source("webdataset", "all", dir=str(tmp_path))
+    assert len(set(source.ids())) == 3
+    assert [r.image for r in source] == [b"\0", b"\1", b"\2"]
+
+
+def test_splits_of_the_shards_names(tmp_path):
+    for s in ("in1k-train-000", "in1k-train-001", "in1k-val-000"):
+        shard(tmp_path / f"{s}.tar", {f"{s}.{n}.webp".replace(".", "_", 1): b"x" for n in range(3)})
+    sizes = [len(open_source("webdataset", s, dir=str(tmp_path))) for s in ("train", "val", "all")]
+    assert sizes == [6, 3, 9]
+
+
+def test_a_shard_that_vanishes_or_shrinks_is_bad_images(shards):
+    source = open_source("webdataset", "all", dir=str(shards))
+    (shards / "x-000.tar").unlink()
+    path = shards / "x-001.tar"
+    path.write_bytes(path.read_bytes()[: int(source.offset[7]) + 30])
+    good = images.decode(source[6])
+    assert good.shape == (7, 9, 3)
+    for i in (0, 7, 8):
+        with pytest.raises(images.BadImage):
+            images.decode(source[i])
+
+
+def test_user_errors(tmp_path):
+    def error(match, dir=tmp_path):
+        with pytest.raises(UserError, match=match):
+            open_source("webdataset", "all", dir=str(dir))
+
+    error("no .tar file matches")
+    error("there is no shard .*x-001.tar", tmp_path / "x-{001..002}.tar")
+    shard(tmp_path / "a.tar", {"a.txt": b"x"})
+    error("no image in the 1 shards")
+    shard(tmp_path / "a.tar", {"a.png": b"x", "a.cls": b"cat"})
+    error("a.cls in .*a.tar holds no whole number")
+    whole = (tmp_path / "a.tar").read_bytes()
+    for broken in (b"", b"no tar" * 500, whole[:700]):
+        (tmp_path / "a.tar").write_bytes(broken)
+        error("a.tar cannot be read as an uncompressed .tar|no image in")

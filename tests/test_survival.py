@@ -1,0 +1,190 @@
+"""Signals, crashes, full disks, other devices, several processes: the run that goes on is the same run."""
+
+import errno
+import os
+import re
+import signal
+
+import chex
+import jax
+import pytest
+import tiny
+
+from experiments.reliability.processes import (
+    Processes,
+    after,
+    checkpoint,
+    differences,
+    first_checkpoint,
+    rows,
+    writing,
+)
+from seed_jax import models, monitor, parallel, train
+from seed_jax.errors import UserError
+from seed_jax.report import metrics
+from seed_jax.stop import Stopped, StopRequest
+
+
+@pytest.fixture(autouse=True)
+def tiny_model(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
+
+
+def run(directory, variant="seed", **overrides):
+    raw = tiny.get_config(variant)
+    raw.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
+    return train.run(raw, directory)
+
+
+def steps_kept(directory):
+    return sorted(int(path.name) for path in (directory / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run of 20 steps on 8 devices."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "tiny", tiny.Tiny)
+        run(directory, train__steps=20, train__checkpoint_epochs=5 / 78)
+    return directory
+
+
+@pytest.fixture
+def send(monkeypatch):
+    """`send(number, step)`: the run sends itself that signal while that step is under way."""
+    noted = monitor.Monitor.step
+
+    def at(number, step):
+        def note(self, now, *args, **options):
+            if now == step:
+                os.kill(os.getpid(), number)
+            noted(self, now, *args, **options)
+
+        monkeypatch.setattr(monitor.Monitor, "step", note)
+
+    return at
+
+
+def test_stopped_run_saves_and_goes_on_bitwise(tmp_path, send, whole, capsys):
+    length = {"train__steps": 20, "train__checkpoint_epochs": 5 / 78}
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    for number, step, code in ((signal.SIGTERM, 7, 0), (signal.SIGINT, 12, 130)):
+        send(number, step)
+        with pytest.raises(Stopped) as stopped:
+            run(tmp_path / "cut", **length)
+        assert stopped.value.code == code
+        assert f"stopped at step {step} of 20; the same command goes on there" in capsys.readouterr().out
+        assert steps_kept(tmp_path / "cut")[-1] == step
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    run(tmp_path / "cut", **length)
+    chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 20), checkpoint(whole, 20))
+    assert rows(tmp_path / "cut") == rows(whole)
+
+
+def test_stop_before_the_first_new_step_saves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(StopRequest, "reached", lambda self, step: True)
+    with pytest.raises(Stopped):
+        run(tmp_path)
+    assert steps_kept(tmp_path) == []
+
+
+def test_second_signal_ends_at_once():
+    with StopRequest() as stop:
+        assert not stop.reached(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reached(1)
+        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+def test_process_killed_while_it_writes_a_checkpoint(tmp_path, whole):
+    with Processes(tmp_path / "cut", "seed", 20) as process:
+        assert process.when(writing, signal.SIGKILL)
+        assert process.wait() == [-signal.SIGKILL]
+    run(tmp_path / "cut", train__steps=20, train__checkpoint_epochs=5 / 78)
+    assert differences(tmp_path / "cut", whole, 20) == {"network": 0, "train state": 0, "metrics": 0}
+
+
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, whole, capsys):
+    length = {"train__steps": 20, "train__checkpoint_epochs": 5 / 78}
+    run(tmp_path / "run", **length)
+    for file in (tmp_path / "run" / "checkpoints" / "20" / "model" / "d").iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    run(tmp_path / "run", **length)
+    said = capsys.readouterr().out
+    assert f"The checkpoint {tmp_path / 'run'}/checkpoints/20 is damaged" in said
+    assert f"moved to {tmp_path / 'run'}/damaged-20" in said
+    assert "going on from step 15 of 20" in said
+    chex.assert_trees_all_equal(checkpoint(tmp_path / "run", 20), checkpoint(whole, 20))
+
+
+def test_full_disk_is_told_in_one_sentence(tmp_path, monkeypatch):
+    class FullFile:
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self):
+            pass
+
+    written = metrics.MetricsWriter.write
+
+    def write(self, step, numbers):
+        if step == 5:
+            self._file.close()
+            self._file = FullFile()
+        written(self, step, numbers)
+
+    monkeypatch.setattr(metrics.MetricsWriter, "write", write)
+    with pytest.raises(
+        UserError, match=r"metrics.jsonl cannot be written \(No space left on device\)"
+    ) as error:
+        run(tmp_path)
+    assert "\n" not in str(error.value)
+    assert steps_kept(tmp_path) == [3]
+
+
+def test_metrics_are_kept_when_the_checkpoints_are_gone(tmp_path):
+    run(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
+    run(tmp_path)
+    assert (tmp_path / "metrics.jsonl.old").read_text() == before
+
+
+def test_resume_on_other_numbers_of_devices(tmp_path, send, monkeypatch):
+    """8, then 2, then 1: equal to floating-point tolerance, the queue in the same order."""
+    make, devices = parallel.make_mesh, jax.devices()
+    run(tmp_path / "whole", "moco", train__steps=9)
+    for count, stop in ((8, 3), (2, 6), (1, None)):
+        monkeypatch.setattr(parallel, "make_mesh", lambda count=count: make(devices[:count]))
+        if stop is None:
+            monkeypatch.setattr(StopRequest, "reached", lambda self, step: False)
+            run(tmp_path / "cut", "moco", train__steps=9)
+        else:
+            send(signal.SIGTERM, stop)
+            with pytest.raises(Stopped):
+                run(tmp_path / "cut", "moco", train__steps=9)
+    cut, whole = checkpoint(tmp_path / "cut", 9), checkpoint(tmp_path / "whole", 9)
+    chex.assert_trees_all_close(cut, whole, rtol=0, atol=1e-5)
+
+
+def test_two_processes_are_one_run(tmp_path, whole):
+    with Processes(tmp_path / "two", "seed", 20, count=2) as both:
+        assert both.wait() == [0, 0], both.said(0)
+    assert max(differences(tmp_path / "two", whole, 20).values()) < 1e-5
+
+
+def test_two_processes_end_together(tmp_path):
+    """One dies and the other ends with a sentence; resumed, one gets SIGTERM and both save and end."""
+    with Processes(tmp_path / "run", "seed", 100_000, count=2) as both:
+        assert both.when(first_checkpoint, signal.SIGKILL, process=1)
+        codes = both.wait(timeout=60)
+        assert codes[0] == 1, both.said(0)
+        assert "Process 0 of 2 stops, for another one ended" in both.said(0)
+    with Processes(tmp_path / "run", "seed", 100_000, count=2) as both:
+        assert both.when(after(rows(tmp_path / "run")[-1]["step"] + 1), signal.SIGTERM, process=1)
+        assert both.wait() == [0, 0], both.said(0)
+    begun, stopped = re.search(
+        r"going on from step (\d+) .* stopped at step (\d+)", both.said(0), re.S
+    ).groups()
+    assert int(begun) < int(stopped) == steps_kept(tmp_path / "run")[-1] == rows(tmp_path / "run")[-1]["step"]
