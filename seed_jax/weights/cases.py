@@ -24,8 +24,8 @@ def _mobile(name, arch, **options):
     return _classifier(name, arch, dropout=0.0, **options)
 
 
-def _efficient(name, arch=None):
-    return _classifier(name, arch, dropout=0.0, drop_path=0.0)
+def _efficient(name, arch=None, **options):
+    return _classifier(name, arch, dropout=0.0, drop_path=0.0, **options)
 
 
 def _vit(name, table, form, head=None, **options):
@@ -53,10 +53,10 @@ CASES = (
     *(_efficient(f"efficientnet_b{i}-lukemelas") for i in range(4)),
     *(_efficient(f"efficientnet_b{i}-torchvision", f"efficientnet_b{i}_torchvision") for i in range(4)),
     _efficient("efficientnet_b0-seed"),
-    _efficient("efficientnet_b0-timm"),
+    _efficient("efficientnet_b0-timm", bn_momentum=0.9),
     _efficient("efficientnet_lite0-lukemelas"),
     _efficient("efficientnet_lite2-lukemelas"),
-    _efficient("efficientnet_lite0-timm"),
+    _efficient("efficientnet_lite0-timm", bn_momentum=0.9),
     _vit("vit_s16-dino", "timm", "dino"),
     _vit("vit_s8-dino", "timm", "dino"),
     _vit("vit_b16-dino", "timm", "dino"),

@@ -51,8 +51,8 @@ class StateDict:
 
     def name(self, bare: str) -> str:
         """What the file calls a tensor, or would call it."""
-        some = next(iter(self.tensors))
-        return self.names.get(bare, self.names[some].removesuffix(some) + bare)
+        some = next(iter(self.tensors), "")
+        return self.names.get(bare, self.names.get(some, "").removesuffix(some) + bare)
 
 
 def of_torch(path: str, tensors: Mapping[str, np.ndarray], part: str | None) -> StateDict:

@@ -13,7 +13,6 @@ SMALL = [
     "mobilenetv3_small-d-li14",
     "mobilenetv3_small-torchvision",
     "mobilenetv3_small-timm",
-    "efficientnet_b0-lukemelas",
     "efficientnet_lite0-lukemelas",
     "vit_s16-dino",
 ]
@@ -33,8 +32,6 @@ def test_another_network_is_noticed():
     case = BY_NAME["mobilenetv3_small-torchvision"]
     wrong = dataclasses.replace(case, options=case.options | {"bn_epsilon": 1e-5})
     assert parity.check(wrong).error > 1e-3
-    wrong = dataclasses.replace(case, arch="mobilenetv3_small")
-    assert parity.check(wrong).error > 1e-2
     with pytest.raises(ValueError, match="our names or shapes are not the reference's"):
         parity.check(dataclasses.replace(case, options=case.options | {"num_classes": 10}))
 
