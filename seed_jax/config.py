@@ -20,8 +20,8 @@ class Data:
     """Where images come from and how a view is cut.
 
     Attributes:
-      source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'filelist', 'npz',
-        'webdataset', 'arrayrecord', or 'tfds:NAME'.
+      source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'filelist',
+        'npz', 'webdataset', 'arrayrecord', or 'tfds:NAME'.
       dir: the folder, the file or pattern, or the tfds data_dir.
       subset: share of the training split, such as '1%' of each class, or a file that lists its images; ''
         for all of it.
