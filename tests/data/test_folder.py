@@ -160,3 +160,25 @@ def test_folders_in_a_bucket(bucket, tmp_path):
     assert listed[:2] == there[1][:2]
     with pytest.raises(UserError, match="no folder gs://bucket/none"):
         open_source("folder", "all", dir="gs://bucket/none")
+
+
+def test_a_bucket_without_its_package(monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+
+    def missing(name, **options):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(fsspec, "filesystem", missing)
+    from etils.epath import backend
+
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    with pytest.raises(UserError, match="gs://x needs a package that is not installed: Please install gcsfs"):
+        open_source("folder", "all", dir="gs://x")
+
+
+def test_empty_split_folders_are_no_splits(tmp_path):
+    for n in range(20):
+        touch(tmp_path / "data" / "train" / f"{n}.png")
+    (tmp_path / "data" / "val").mkdir()
+    sizes = [len(open_source("folder", split, dir=str(tmp_path / "data"))) for split in ("train", "all")]
+    assert sizes[0] < sizes[1] == 20
