@@ -7,32 +7,9 @@ from seed_jax.data.sources import base, cache, open_source
 from seed_jax.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def touch(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(os.fsencode(path.name))
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """gs:// in memory, where etils looks for it."""
-    memory = pytest.importorskip("fsspec.implementations.memory")
-    from etils.epath import backend
-
-    class Bucket(memory.MemoryFileSystem):
-        store, pseudo_dirs = {}, [""]
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return "/" + str(path).removeprefix("gs://").strip("/")
-
-    fake = Bucket(skip_instance_cache=True)
-    monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: fake)
-    return fake
 
 
 @pytest.fixture
@@ -83,18 +60,18 @@ def test_a_changed_folder_is_listed_again(large, change):
     assert listed(large) != before
 
 
-def test_a_folder_that_changed_just_now_is_not_kept(tmp_path, monkeypatch):
+def test_a_folder_that_changed_just_now_is_not_kept(tmp_path, monkeypatch, own_cache):
     monkeypatch.setattr(cache, "WORTH", 1)
     touch(tmp_path / "data" / "a" / "1.png")
     assert len(listed(tmp_path / "data")) == 1
     touch(tmp_path / "data" / "a" / "2.png")
     assert len(listed(tmp_path / "data")) == 2
-    assert not (tmp_path / "cache").exists()
+    assert not own_cache.exists()
 
 
-def test_a_broken_or_unwritable_cache_does_no_harm(large, monkeypatch, tmp_path):
+def test_a_broken_or_unwritable_cache_does_no_harm(large, monkeypatch, tmp_path, own_cache):
     fresh = listed(large)
-    (kept,) = (tmp_path / "cache" / "seed_jax").iterdir()
+    (kept,) = (own_cache / "seed_jax").iterdir()
     kept.write_bytes(kept.read_bytes()[:1000])
     assert listed(large) == fresh
     (tmp_path / "file").write_text("no folder")
@@ -102,10 +79,10 @@ def test_a_broken_or_unwritable_cache_does_no_harm(large, monkeypatch, tmp_path)
     assert listed(large) == fresh
 
 
-def test_small_folders_are_always_listed(tmp_path, large, monkeypatch):
+def test_small_folders_are_always_listed(large, monkeypatch, own_cache):
     monkeypatch.setattr(cache, "WORTH", 1000)
     listed(large)
-    assert not (tmp_path / "cache").exists()
+    assert not own_cache.exists()
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
@@ -178,5 +155,30 @@ def test_folders_in_a_bucket(bucket, tmp_path):
     bucket.rm("gs://bucket/data/val/a/3.png")
     with pytest.raises(images.BadImage):
         there[2]
+    bucket.pipe_file("gs://bucket/data/list.txt", b"train/b/2.png\n")
+    (listed,) = open_source("filelist", "all", dir="gs://bucket/data/list.txt")
+    assert listed[:2] == there[1][:2]
     with pytest.raises(UserError, match="no folder gs://bucket/none"):
         open_source("folder", "all", dir="gs://bucket/none")
+
+
+def test_a_bucket_without_its_package(monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+
+    def missing(name, **options):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(fsspec, "filesystem", missing)
+    from etils.epath import backend
+
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    with pytest.raises(UserError, match="gs://x needs a package that is not installed: Please install gcsfs"):
+        open_source("folder", "all", dir="gs://x")
+
+
+def test_empty_split_folders_are_no_splits(tmp_path):
+    for n in range(20):
+        touch(tmp_path / "data" / "train" / f"{n}.png")
+    (tmp_path / "data" / "val").mkdir()
+    sizes = [len(open_source("folder", split, dir=str(tmp_path / "data"))) for split in ("train", "all")]
+    assert sizes[0] < sizes[1] == 20

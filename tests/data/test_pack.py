@@ -69,6 +69,24 @@ def test_a_split_of_its_own_stays_whole(pets, tmp_path):
     assert len(packed) == len(source) == 5
 
 
+def test_tfds_keeps_its_splits(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    from test_sources import write_tfds
+
+    images_ = {}
+    for n in range(9):
+        out = io.BytesIO()
+        Image.new("L", (4, 4), n).save(out, "PNG")
+        images_[n] = out.getvalue()
+    train, test = [(images_[n], n) for n in range(6)], [(images_[n], n) for n in range(6, 9)]
+    write_tfds(tmp_path / "tfds", train, test=test)
+    packed, _ = pack(open_source("tfds:cifar10", "all", dir=str(tmp_path / "tfds")), tmp_path / "out")
+    assert len(packed.class_names) == packed.num_classes == 10
+    for split, content in (("train", train), ("test", test)):
+        source = open_source("arrayrecord", split, dir=str(tmp_path / "out"))
+        assert [(r.image, r.label) for r in source] == content
+
+
 def test_resize_once(pets, tmp_path):
     source = open_source("imagefolder", "all", dir=str(pets))
     packed, _ = pack(source, tmp_path / "out", short_side=36)

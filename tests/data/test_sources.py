@@ -137,32 +137,35 @@ def test_npz(tmp_path, shape):
     assert unlabelled.fingerprint() != source.fingerprint()
 
 
-def write_tfds(path, examples, names=()):
-    """A prepared CIFAR-10 of our own making, written without TensorFlow."""
+def write_tfds(path, examples, names=(), **more):
+    """A prepared CIFAR-10 of our own making, written without TensorFlow; `more` are further splits."""
     tfds = pytest.importorskip("tensorflow_datasets")
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
     builder = tfds.builder("cifar10", data_dir=path, file_format="array_record")
     builder.data_path.mkdir(parents=True)
-    writer = ArrayRecordWriter(
-        str(builder.data_path / "cifar10-train.array_record-00000-of-00001"), "group_size:1"
-    )
-    for n, (image, label) in enumerate(examples):
-        example = tf_example_pb2.Example()
-        if names:
-            example.features.feature["file_name"].bytes_list.value.append(names[n].encode())
-        example.features.feature["image"].bytes_list.value.append(image)
-        example.features.feature["label"].int64_list.value.append(label)
-        writer.write(example.SerializeToString())
-    writer.close()
-    template = tfds.core.ShardedFileTemplate(
-        dataset_name="cifar10", data_dir=builder.data_path, split="train", filetype_suffix="array_record"
-    )
-    split = tfds.core.SplitInfo(
-        name="train", shard_lengths=[len(examples)], num_bytes=1, filename_template=template
-    )
-    builder.info.set_splits(tfds.core.splits.SplitDict([split]))
+    splits = []
+    for split, content in {"train": examples, **more}.items():
+        file = str(builder.data_path / f"cifar10-{split}.array_record-00000-of-00001")
+        writer = ArrayRecordWriter(file, "group_size:1")
+        for n, (image, label) in enumerate(content):
+            example = tf_example_pb2.Example()
+            if names:
+                example.features.feature["file_name"].bytes_list.value.append(names[n].encode())
+            example.features.feature["image"].bytes_list.value.append(image)
+            example.features.feature["label"].int64_list.value.append(label)
+            writer.write(example.SerializeToString())
+        writer.close()
+        template = tfds.core.ShardedFileTemplate(
+            dataset_name="cifar10", data_dir=builder.data_path, split=split, filetype_suffix="array_record"
+        )
+        splits.append(
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=[len(content)], num_bytes=1, filename_template=template
+            )
+        )
+    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
     builder.info.write_to_directory(builder.data_path)
 
 

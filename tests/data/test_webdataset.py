@@ -12,11 +12,6 @@ from seed_jax.data.sources.webdataset import expand_braces
 from seed_jax.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def jpeg(grey):
     out = io.BytesIO()
     Image.new("L", (9, 7), grey).save(out, "JPEG")
@@ -82,14 +77,14 @@ def test_braces():
 
 
 @pytest.mark.parametrize("writable", [True, False])
-def test_the_index_is_built_once_and_again_when_a_shard_changes(shards, tmp_path, monkeypatch, writable):
+def test_the_index_is_built_once_and_again_when_a_shard_changes(shards, own_cache, monkeypatch, writable):
     if not writable:  # as on a read-only disk, whoever runs this test
         save = webdataset.cache.save
         monkeypatch.setattr(
             webdataset.cache, "save", lambda f, **a: False if f.parent == shards else save(f, **a)
         )
     before = open_source("webdataset", "all", dir=str(shards))
-    assert (len(list(shards.glob(".seed_jax_index*"))), (tmp_path / "cache").exists()) == (
+    assert (len(list(shards.glob(".seed_jax_index*"))), own_cache.exists()) == (
         writable,
         not writable,
     )
@@ -147,3 +142,15 @@ def test_user_errors(tmp_path):
     for broken in (b"", b"no tar" * 500, whole[:700]):
         (tmp_path / "a.tar").write_bytes(broken)
         error("a.tar cannot be read as an uncompressed .tar|no image in")
+
+
+def test_shards_in_a_bucket(shards, bucket, own_cache):
+    for shard_ in shards.iterdir():
+        bucket.pipe_file(f"gs://bucket/x/{shard_.name}", shard_.read_bytes())
+    here = open_source("webdataset", "all", dir=str(shards))
+    there = open_source("webdataset", "all", dir="gs://bucket/x")
+    assert [tuple(r) for r in there] == [tuple(r) for r in here]
+    assert len(open_source("webdataset", "all", dir="gs://bucket/x/x-{000..000}.tar")) == 6
+    bucket.rm("gs://bucket/x/x-000.tar")
+    with pytest.raises(images.BadImage):
+        there[0]

@@ -64,7 +64,12 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
             raise UserError(f"data split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
         if name in READERS and dir is None:
             raise UserError(f"data.dir: the source {name!r} needs one; say where the images are.")
-        source = take_split(EMBEDDED[name]() if name in EMBEDDED else READERS[name](dir), split)
+        try:
+            source = take_split(EMBEDDED[name]() if name in EMBEDDED else READERS[name](dir), split)
+        except ImportError as error:
+            if "://" not in str(dir):
+                raise
+            raise UserError(f"data.dir: {dir} needs a package that is not installed: {error}.") from None
     if not len(source):
         raise UserError(
             f"data split {split!r} of {dir or name} is empty; add images to it or choose another split."

@@ -71,7 +71,8 @@ def open_folder(root: str, labelled: bool = False) -> Files:
     paths, ids = Strings(index["blob"], index["ends"]), index["ids"]
     names = list(Strings(index["folders"], index["folder_ends"]))
     levels = [name.split("/") if name else [] for name in names]
-    own = own_parts([level[0] for level in levels if level])
+    used = np.unique(index["folder"])  # those that hold images
+    own = own_parts([levels[f][0] for f in used if levels[f]])
     if own:
         of_folder = [SPLITS.index(level[0]) if level and level[0] in own else -1 for level in levels]
         part = np.array(of_folder, np.int8)[index["folder"]]
@@ -80,7 +81,6 @@ def open_folder(root: str, labelled: bool = False) -> Files:
         part = split_of(ids)
     labels, class_names = np.full(len(ids), -1, np.int64), ()
     if labelled:
-        used = np.unique(index["folder"])
         if astray := [f for f in used if not levels[f]]:
             first = paths[int(np.flatnonzero(index["folder"] == astray[0])[0])]
             raise UserError(

@@ -6,6 +6,8 @@ from seed_jax.data.sources import cache
 from seed_jax.data.sources.base import Record, digest
 from seed_jax.errors import UserError
 
+_PARTS = {"train": 0, "validation": 1, "val": 1, "test": 2}
+
 
 class Tfds:
     """A prepared tensorflow-datasets set, read without TensorFlow; the id is the index within the split.
@@ -45,7 +47,13 @@ class Tfds:
         self.where = str(builder.data_path)
         self.num_classes = features["label"].num_classes if "label" in features else 0
         self.class_names = tuple(features["label"].names or ()) if self.num_classes else ()
-        self.part = np.full(len(self.records), -1, np.int8)  # `split` went to tensorflow-datasets
+        # `split` went to tensorflow-datasets; of 'all', which joins them, a pack keeps which was which.
+        self.part = np.full(len(self.records), -1, np.int8)
+        if split == "all":
+            sizes = [info.num_examples for info in builder.info.splits.values()]
+            self.part = np.repeat([_PARTS.get(name, -1) for name in builder.info.splits], sizes).astype(
+                np.int8
+            )
 
     def __len__(self):
         return len(self.records)

@@ -1,11 +1,11 @@
 """Tar shards in WebDataset's form: files that share a name up to the first dot are one sample."""
 
-import glob
 import json
 import os
 import re
 import tarfile
 import time
+from pathlib import Path
 
 import numpy as np
 from etils import epath
@@ -90,12 +90,12 @@ def _open(path: str):
 def _shards(pattern: str) -> list[str]:
     if epath.Path(pattern).is_dir():
         shards = [str(path) for path in epath.Path(pattern).iterdir() if path.name.endswith(".tar")]
-    elif "://" in pattern and "*" in pattern:
-        parent, _, last = pattern.rpartition("/")
-        shards = [str(path) for path in epath.Path(parent).glob(last)]
     else:
-        expanded = expand_braces(pattern)
-        shards = [path for one in expanded for path in (glob.glob(one) if re.search(r"[*?]", one) else [one])]
+        shards = []
+        for path in expand_braces(pattern):
+            folder, name = os.path.split(path)
+            found = epath.Path(folder or ".").glob(name) if re.search(r"[*?]", name) else [path]
+            shards += map(str, found)
     if not shards:
         raise UserError(f"data.dir: no .tar file matches {pattern}; give their folder or a pattern.")
     for shard in shards:
@@ -124,20 +124,14 @@ def expand_braces(pattern: str) -> list[str]:
 def _cached_index(shards) -> dict[str, np.ndarray]:
     """The index, kept beside the shards, or in the user's cache where that folder cannot be written."""
     began = time.time()
-    stats = [os.stat(shard) if "://" not in shard else epath.Path(shard).stat() for shard in shards]
-    sizes = [s.st_size if isinstance(s, os.stat_result) else s.length for s in stats]
-    times = [s.st_mtime if isinstance(s, os.stat_result) else s.mtime for s in stats]
-    lines = (
-        f"{os.path.basename(x)} {n} {t}\n".encode() for x, n, t in zip(shards, sizes, times, strict=True)
-    )
-    state = digest(*lines)
-    folder = (
-        os.path.dirname(os.path.abspath(shards[0])) if "://" not in shards[0] else os.path.dirname(shards[0])
-    )
+    sizes, times = zip(*map(_size_and_time, shards), strict=True)
+    lines = zip(map(os.path.basename, shards), sizes, times, strict=True)
+    state = digest(repr(list(lines)).encode())
+    folder = os.path.dirname(shards[0] if "://" in shards[0] else os.path.abspath(shards[0]))
     places = [cache.user_file("webdataset", folder, *map(os.path.basename, shards))]
     if "://" not in folder:
         beside = ".seed_jax_index_" + digest(*(os.path.basename(s).encode() for s in shards)) + ".npz"
-        places.insert(0, epath.Path(folder) / beside)
+        places.insert(0, Path(folder) / beside)
     for place in places:
         kept = cache.load(place)
         if kept is not None and kept["state"] == state:
@@ -147,6 +141,14 @@ def _cached_index(shards) -> dict[str, np.ndarray]:
     if max(times) < began - cache.SETTLED:
         any(cache.save(place, **index) for place in places)  # the first that can be written
     return index
+
+
+def _size_and_time(path: str) -> tuple[int, float]:
+    if "://" in path:
+        stat = epath.Path(path).stat()
+        return stat.length, stat.mtime
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns / 1e9
 
 
 def _index(shards) -> dict[str, np.ndarray]:
