@@ -56,7 +56,7 @@ def main(arguments=None) -> int:
         for title, (check, variant) in bar:
             bar.set_description(title)
             found, limit = check(Path(folder) / variant, variant, 1 if options.quick else 3)
-            good = max(found.values()) <= limit
+            good = all(value <= limit for value in found.values())  # NaN is not
             missed += not good
             compared = ", ".join(f"{part} {value:.2g}" for part, value in found.items())
             table.append([title, compared, f"{limit:g}" if limit else "bitwise", "yes" if good else "NO"])
