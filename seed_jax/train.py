@@ -47,8 +47,7 @@ def run(
     config = config_lib.resolve(raw)
     sources, loaded = build.open_inputs(config)
     mesh = parallel.make_mesh()
-    way_out = f"start all of them again, and the run goes on from the newest checkpoint in {directory}"
-    with jax.set_mesh(mesh), parallel.ending_with_the_others(way_out):
+    with jax.set_mesh(mesh), _ending_with_the_others(directory):
         prepared = _prepare(config, raw, Path(directory), mesh, sources, loaded, name)
         score = _loop(prepared, started)
         if jax.process_index() == 0:
@@ -152,6 +151,7 @@ def _loop(p: _Prepared, started: float):
         )
         batches = stack.enter_context(contextlib.closing(_batches(p, begin, bad)))
         stop = stack.enter_context(StopRequest())
+        stack.enter_context(_ending_with_the_others(p.directory))  # before closing waits for one that is gone
 
         def measure(step):
             """Write the probe's scores; the one that counts, or None."""
@@ -203,6 +203,12 @@ def _loop(p: _Prepared, started: float):
             way_out = "lower optim.lr or set optim.clip_norm" + (", in another --workdir" if last else "")
             raise UserError(f"{error}; {kept} in {p.directory}: {way_out}.") from error
     return score
+
+
+def _ending_with_the_others(directory):
+    return parallel.ending_with_the_others(
+        f"start all of them again, and the run goes on from the newest checkpoint in {directory}"
+    )
 
 
 def _batches(p: _Prepared, begin: int, bad: BadImages):

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seed_jax import monitor as monitor_lib
 from seed_jax import rng
 from seed_jax.data.pipeline import BadImages
 from seed_jax.data.sources import open_source
@@ -60,3 +61,41 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_samples(make, tmp_p
     with pytest.raises(UserError, match=rf"not finite at step 2 \(sample ids 5, {2**33 + 1}, 7, 8"):
         monitor.flush()
     assert read(tmp_path) == []
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The monitor's clock, moved by hand: `clock[0] = seconds`."""
+    now = [0.0]
+    monkeypatch.setattr(monitor_lib.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_short_window_has_the_speed_of_a_long_one_when_data_is_slow(make, tmp_path, clock):
+    """Each batch takes a second to come, and the device no time: 4 images/s, all of it waiting."""
+    monitor = make(every=2)
+    for step in (1, 2, 3):
+        clock[0] = float(step)
+        monitor.step(step, {"loss": jnp.float32(0)}, rng.split_id(np.arange(4)), 1.0)
+    monitor.flush()
+    assert [row["images_per_second"] for row in read(tmp_path)] == [4.0, 4.0]
+    assert [row["data_wait"] for row in read(tmp_path)] == [1.0, 1.0]
+
+
+def test_a_step_that_had_to_be_compiled_is_not_timed(make, tmp_path, clock):
+    monitor = make(every=2)
+    with monitor.pause():
+        clock[0] = 60.0
+    monitor.step(1, {"loss": jnp.float32(0)}, rng.split_id(np.arange(4)), 1.0, compiled=True)
+    clock[0] = 62.0
+    monitor.step(2, {"loss": jnp.float32(0)}, rng.split_id(np.arange(4)), 0.5)
+    monitor.flush()
+    (row,) = read(tmp_path)
+    assert (row["images_per_second"], row["data_wait"]) == (2.0, 0.25)
+
+
+def test_a_window_of_nothing_but_a_compiled_step_has_no_speed(make, tmp_path):
+    monitor = make(every=1)
+    monitor.step(1, {"loss": jnp.float32(0)}, rng.split_id(np.arange(4)), 1.0, compiled=True)
+    monitor.flush()
+    assert read(tmp_path) == [{"step": 1, "loss": 0.0}]
