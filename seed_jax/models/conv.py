@@ -62,7 +62,8 @@ def _gradient(f):
     return lambda dy, *arrays: jax.vjp(f, *arrays)[1](dy)
 
 
-def _xla_conv(stride, pad, x, kernel):
+def xla_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad) -> jax.Array:
+    """XLA's own operation, for either kind of convolution."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -81,6 +82,10 @@ def _cpu_conv(stride, pad, x, kernel):
     if output_size(min(x.shape[1:3]), k, stride, pad) < k:
         return sum(tap @ kernel[i, j] for i, j, tap in _taps(stride, pad, x, k))
     return _xla_conv(stride, pad, x, kernel)
+
+
+def _xla_conv(stride, pad, x, kernel):
+    return xla_conv(x, kernel, stride, pad)
 
 
 def _xla_max_pool(stride, pad, window, x):

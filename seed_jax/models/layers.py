@@ -47,6 +47,8 @@ class Conv(nn.Module):
                 f"convolution padded by {pad}; use larger images or small_stem=True."
             )
         convolve = conv.depthwise_conv if self.depthwise else conv.conv
+        if self.is_initializing():  # only shapes matter, and this traces in a fifth of the time
+            convolve = conv.xla_conv
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pad)
 
 
@@ -74,6 +76,8 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        if self.is_initializing():
+            return x.astype(self.dtype)
         if not train:
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)
             shift = bias - running_mean.value * factor
@@ -89,10 +93,9 @@ class BatchNorm(nn.Module):
         if count == 1:
             raise UserError("Batch normalisation needs more than one value a channel; use a larger batch.")
         y, mean, var = normalise(x.reshape(-1, group, *x.shape[1:]), scale, bias, self.epsilon)
-        if not self.is_initializing():
-            keep = self.momentum
-            running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
-            running_var.value = keep * running_var.value + (1 - keep) * var.mean(0) * (count / (count - 1))
+        keep = self.momentum
+        running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
+        running_var.value = keep * running_var.value + (1 - keep) * var.mean(0) * (count / (count - 1))
         return y.reshape(x.shape).astype(self.dtype)
 
 

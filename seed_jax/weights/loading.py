@@ -1,11 +1,14 @@
 """From a weights file to a network's variables, every tensor accounted for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from seed_jax.errors import UserError
+from seed_jax.models.network import Joined
 from seed_jax.weights import heads, naming, recognition, source
 from seed_jax.weights.state_dict import StateDict
 
@@ -43,11 +46,20 @@ def load(spec, network, *, where: str = "teacher.weights", part: str | None = No
     return traverse_util.unflatten_dict(variables, sep="/")
 
 
-def shapes(network) -> dict:
-    """The network's variables as shapes."""
-    return jax.eval_shape(
-        network.init, jax.random.key(0), jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
-    )
+def shapes(network: Joined) -> dict:
+    """The network's variables as shapes; equal networks are traced once a process."""
+    return _shapes(network.backbone, tuple(network.parts.items()))
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(backbone, parts):
+    return trace(Joined(backbone, dict(parts)))
+
+
+def trace(network) -> dict:
+    """`shapes`, found anew."""
+    sample = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    return jax.eval_shape(network.init, jax.random.key(0), sample)
 
 
 def match(
