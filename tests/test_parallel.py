@@ -55,9 +55,7 @@ def test_processes_that_do_not_meet(environment, monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="2", JAX_PROCESS_ID="0")
-    with pytest.raises(
-        UserError, match=r"did not meet at host:1234 \(DEADLINE_EXCEEDED: Barrier timed out\)"
-    ):
+    with pytest.raises(UserError, match=r"did not meet at host:1234 \(DEADLINE_EXCEEDED: Barrier"):
         parallel.start()
 
 

@@ -1,6 +1,5 @@
-import errno
-import io
 import math
+import resource
 
 import jax.numpy as jnp
 import numpy as np
@@ -128,15 +127,21 @@ def test_a_file_of_which_nothing_would_stay_is_kept_beside(tmp_path):
     assert (tmp_path / "metrics.jsonl.old").read_text() == "".join(lines)
 
 
-def test_full_disk_is_one_sentence(tmp_path, monkeypatch):
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
+def test_full_disk_is_one_sentence(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with MetricsWriter(tmp_path, tensorboard=False) as writer:
-        monkeypatch.setattr(writer, "_file", Full())
-        with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left on device\)"):
-            writer.write(1, {"loss": 1.0})
+        writer.write(1, {"loss": 1.0})
+        written = writer.path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (written + 5, limits[1]))  # writing more fails
+        try:
+            with (
+                pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(File too large\)"),
+                writer,
+            ):
+                writer.write(2, {"loss": 1.0})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [row["step"] for row in read(tmp_path)] == [1]
 
 
 def test_wandb_is_asked_for_by_name(tmp_path, monkeypatch):
