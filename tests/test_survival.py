@@ -100,7 +100,7 @@ def test_second_signal_ends_at_once():
 
 def test_process_killed_while_it_writes_a_checkpoint(tmp_path, whole):
     with Processes(tmp_path / "cut", "seed", 20) as process:
-        assert process.when(writing, signal.SIGKILL)
+        assert process.when(writing(), signal.SIGKILL)
         assert process.wait() == [-signal.SIGKILL]
     run(tmp_path / "cut")
     assert differences(tmp_path / "cut", whole, 20) == {"network": 0, "train state": 0, "metrics": 0}
