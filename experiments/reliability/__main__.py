@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -96,20 +96,22 @@ def _finish(directory: Path, variant: str, steps: int, **options) -> None:
             raise RuntimeError(f"{directory.name} ended with {codes}:\n{running.said()[-3000:]}")
 
 
-def _interrupted(
-    folder, variant, name, moments: Iterator[Callable], number, codes=None, **options
-) -> Compared:
+def _interrupt(directory, variant, steps, happened: Callable, number, *, count: int = 1, **options) -> None:
+    """Start the run, send a signal to its last process, and see that it ended as it should, unfinished."""
+    with Processes(directory, variant, steps, count=count, **options) as running:
+        sent = running.when(happened, number, process=count - 1)
+        codes = running.wait()
+        if not sent or (directory / "checkpoints" / str(steps)).exists():
+            raise RuntimeError(f"{directory.name} was finished before the signal came: use more STEPS.")
+        if codes != [-number if number == signal.SIGKILL else 0] * count:
+            raise RuntimeError(f"{directory.name} ended with {codes}:\n{running.said()[-3000:]}")
+
+
+def _interrupted(folder, variant, name, moments: Iterable[Callable], number, **options) -> Compared:
     """A run that got a signal at each of the moments and was started again, against the whole one."""
     directory = folder / name
     for happened in moments:
-        with Processes(directory, variant, STEPS, **options) as running:
-            count = options.get("count", 1)
-            if running.when(happened, number, process=count - 1) and codes is not None:
-                ended = running.wait()
-                if ended != [codes] * count:
-                    raise RuntimeError(f"{name} ended with {ended}:\n{running.said()[-3000:]}")
-            else:
-                running.wait()
+        _interrupt(directory, variant, STEPS, happened, number, **options)
     _finish(directory, variant, STEPS, **options)
     limit = CLOSE if options else 0.0
     return differences(_whole(folder, variant, STEPS), directory, STEPS), limit
@@ -122,24 +124,24 @@ def kills(folder, variant, repeats) -> Compared:
         for _ in range(repeats):
             path = folder / "killed"
             seen = rows(path)[-1]["step"] if path.exists() else 0
-            yield after(min(STEPS - 2, seen + moments.randint(1, STEPS // repeats)))
+            yield after(seen + moments.randint(1, STEPS // (repeats + 2)))
 
     return _interrupted(folder, variant, "killed", each(), signal.SIGKILL)
 
 
 def kill_while_writing(folder, variant, repeats) -> Compared:
-    moments = iter([writing] * min(2, repeats))
+    moments = [writing() for _ in range(min(2, repeats))]
     return _interrupted(folder, variant, "half-written", moments, signal.SIGKILL)
 
 
 def stops(folder, variant, repeats) -> Compared:
-    moments = (after(step) for step in (8, 38)[:repeats])
-    return _interrupted(folder, variant, "stopped", moments, signal.SIGTERM, codes=0)
+    moments = [after(step) for step in (8, 38)[:repeats]]
+    return _interrupted(folder, variant, "stopped", moments, signal.SIGTERM)
 
 
 def stops_of_one_of_two(folder, variant, repeats) -> Compared:
     del repeats
-    return _interrupted(folder, variant, "stopped-two", iter([after(23)]), signal.SIGTERM, codes=0, count=2)
+    return _interrupted(folder, variant, "stopped-two", [after(2)], signal.SIGTERM, count=2)
 
 
 def other_devices(count: int):
@@ -156,10 +158,8 @@ def resumed_on_other_devices(folder, variant, repeats) -> Compared:
     """8, then 2, then 1."""
     del repeats
     directory = folder / "fewer-and-fewer"
-    for devices, until in ((8, 6), (2, 12)):
-        with Processes(directory, variant, SHORT, devices=devices) as running:
-            running.when(after(until), signal.SIGTERM)
-            running.wait()
+    for devices, until in ((8, 3), (2, 10)):
+        _interrupt(directory, variant, SHORT, after(until), signal.SIGTERM, devices=devices)
     _finish(directory, variant, SHORT, devices=1)
     return differences(_whole(folder, variant, SHORT), directory, SHORT), CLOSE
 

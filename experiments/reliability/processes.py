@@ -98,10 +98,20 @@ def first_checkpoint(workdir: Path) -> bool:
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
-def writing(workdir: Path) -> bool:
-    """Whether a checkpoint is being written, and one was finished before."""
-    names = [path.name for path in (workdir / "checkpoints").glob("*")]
-    return any(name.isdigit() for name in names) and any("tmp" in name for name in names)
+def writing() -> Callable[[Path], bool]:
+    """Whether a checkpoint is being written, and one was finished before. Ask often: what lies there at the
+    first call is left over from an earlier kill.
+    """
+    left_over = None
+
+    def happened(workdir):
+        nonlocal left_over
+        names = {path.name for path in (workdir / "checkpoints").glob("*")}
+        half = {name for name in names if "tmp" in name}
+        left_over = half if left_over is None else left_over & half
+        return bool(half - left_over) and any(name.isdigit() for name in names)
+
+    return happened
 
 
 def checkpoint(workdir: Path, step: int) -> dict:

@@ -1,5 +1,6 @@
 """What a run measured: one JSON object a line in `metrics.jsonl`, mirrored to TensorBoard and W&B."""
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -92,7 +93,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a line that did not fit was told of when it was written
+                self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:

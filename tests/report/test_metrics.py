@@ -1,4 +1,5 @@
 import math
+import resource
 
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +89,59 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
         writer.write(5, {"loss": 0.25})
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"loss" in events.read_bytes()
+
+
+def test_tensorboard_hides_what_a_resumed_run_repeats(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import SessionLog
+
+    with MetricsWriter(tmp_path) as writer:
+        for step in (3, 4):
+            writer.write(step, {"loss": 0.25})
+    with MetricsWriter(tmp_path) as writer:
+        writer.truncate(3)
+    begun = [event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START]
+    assert begun == [4]
+
+
+def events(workdir):
+    """The events of all files: TFRecords of length, checksum, bytes, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        rest = path.read_bytes()
+        while rest:
+            length = int.from_bytes(rest[:8], "little")
+            yield Event.FromString(rest[12 : 12 + length])
+            rest = rest[16 + length :]
+
+
+def test_a_file_of_which_nothing_would_stay_is_kept_beside(tmp_path):
+    lines = []
+    for loss in (1.0, 2.0):
+        with MetricsWriter(tmp_path, tensorboard=False) as writer:
+            writer.write(1, {"loss": loss})
+            lines.append(writer.path.read_text())
+            writer.truncate(-1)
+            assert writer.path.read_text() == ""
+    assert (tmp_path / "metrics.jsonl.old").read_text() == "".join(lines)
+
+
+def test_full_disk_is_one_sentence(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"loss": 1.0})
+        written = writer.path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (written + 5, limits[1]))  # writing more fails
+        try:
+            with (
+                pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(File too large\)"),
+                writer,
+            ):
+                writer.write(2, {"loss": 1.0})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [row["step"] for row in read(tmp_path)] == [1]
 
 
 def test_wandb_is_asked_for_by_name(tmp_path, monkeypatch):

@@ -1,0 +1,69 @@
+"""Joining other processes: what the environment must say, and what is told when one of them is gone."""
+
+import jax
+import pytest
+
+from seed_jax import parallel
+from seed_jax.errors import UserError
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """`environment(**variables)`: only these are set of those that `start` reads."""
+
+    def only(**variables):
+        for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return only
+
+
+def test_the_environment_says_which_process_this_is(environment, monkeypatch):
+    given = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: given.update(options))
+    environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="4", JAX_PROCESS_ID="3")
+    parallel.start()
+    assert (given["num_processes"], given["process_id"]) == (4, 3)
+    assert given["heartbeat_timeout_seconds"] + given["shutdown_timeout_seconds"] < 60
+    environment(JAX_COORDINATOR_ADDRESS="host:1234")
+    parallel.start()
+    assert (given["num_processes"], given["process_id"]) == (None, None)  # the cluster tells JAX
+
+
+def test_an_environment_that_is_not_numbers(environment):
+    environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="two")
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES is 'two'"):
+        parallel.start()
+
+
+@pytest.mark.parametrize("error", [ValueError("Number of processes must be defined."), IndexError("port")])
+def test_an_incomplete_environment(environment, monkeypatch, error):
+    def initialize(**options):
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    environment(JAX_COORDINATOR_ADDRESS="host:1234")
+    with pytest.raises(UserError, match="set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES"):
+        parallel.start()
+
+
+def test_processes_that_do_not_meet(environment, monkeypatch):
+    def initialize(**options):
+        raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out\nmore")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="2", JAX_PROCESS_ID="0")
+    with pytest.raises(UserError, match=r"did not meet at host:1234 \(DEADLINE_EXCEEDED: Barrier"):
+        parallel.start()
+
+
+def test_an_error_of_the_only_process_is_its_own():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE"), parallel.ending_with_the_others("x"):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+
+def test_the_mesh_has_the_devices_in_order():
+    mesh = parallel.make_mesh(jax.devices()[::-1])
+    assert mesh.devices.tolist() == jax.devices()
