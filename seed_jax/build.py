@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from seed_jax import optim, parallel, pretrained, state, teacher
-from seed_jax.config import Config
+from seed_jax.config import Config, check_splits
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
 from seed_jax.data.sources import Source, open_source
 from seed_jax.errors import UserError
@@ -89,6 +89,8 @@ def _open_sources(config: Config) -> Sources:
     train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
     if not train.num_classes:
         return Sources(train, None, None)
+    if config.evals.knn:
+        check_splits(d)
     open_split(d.test)  # what will be reported must be there before the time is spent
     return Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
 

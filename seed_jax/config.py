@@ -189,7 +189,6 @@ class Config:
     log: Log
 
 
-LABELLED = ("digits", "scattered", "photos", "photos6", "imagefolder", "npz")
 SECTIONS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
 
 
@@ -326,9 +325,6 @@ def _check(c: Config) -> None:
     for key, fits in ranges.items():
         if not fits:
             raise UserError(f"{key} is out of range: seed_jax/config.py says what it may be.")
-    packaged = c.data.source == "photographs" and not c.data.dir
-    if c.evals.knn and (c.data.source in LABELLED or packaged or c.data.source.startswith("tfds:")):
-        check_splits(c.data)
     if c.train.bn_group and c.data.batch_size % c.train.bn_group:
         raise UserError(
             f"train.bn_group is {c.train.bn_group}, which does not divide data.batch_size "

@@ -103,7 +103,8 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
 def _data(c: Config, images: int | None, notes: list) -> tuple[int, int]:
     """Images and classes of the training data."""
     try:
-        source = open_source(c.data.source, c.data.train, dir=c.data.dir or None)
+        d = c.data
+        source = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=c.train.seed)
     except UserError as error:
         if images is None:
             raise UserError(f"{error} To plan without the data, give its size by --images=N.") from None

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from seed_jax import rng
-from seed_jax.data import images, pack, pipeline, resize
+from seed_jax.data import images, pack, pipeline
 from seed_jax.data.pipeline import ViewSpec
 from seed_jax.data.sources import Record, cache, open_source, split_of
 from seed_jax.data.sources import folder as folders
@@ -75,9 +75,7 @@ def main(arguments=None) -> int:
     rows = [[f"{n} threads", f"{wall_rate(source, n):.0f}"] for n in (1, 2)]
     print(Table(["ours", "images/s of the clock"], rows).markdown())
     size = np.mean([len(image) for image in source.encoded]) / 1000
-    found = {"simplejpeg": images.simplejpeg, "cykooz-resizer": resize.cykooz_resizer}
-    fast = " and ".join(f"{'with' if module else 'without'} {name}" for name, module in found.items())
-    print(f"\n{len(source)} JPEGs of 500 x 375, {size:.0f} kB on average, {fast}.")
+    print(f"\n{len(source)} JPEGs of 500 x 375, {size:.0f} kB on average.")
     if options.index:
         print(start(options.index))
     return 0

@@ -8,13 +8,6 @@ import struct
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from seed_jax.data.resize import bilinear
-
-try:
-    import simplejpeg
-except ModuleNotFoundError:
-    simplejpeg = None
-
 TRIES = 10  # of a random resized crop, as torchvision
 NUMBERS = 2 * TRIES + 3  # uniform numbers of one view: area and aspect of each try, place, flip
 _ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap width and height
@@ -63,8 +56,6 @@ def load_rgb(picture: Image.Image, divisor: int = 1) -> Image.Image:
     if picture.format is None:
         return picture
     expected = tuple(-(-x // divisor) for x in upright_size(picture))
-    if divisor == 1 and (decoded := _upright_jpeg(picture)) is not None:
-        return decoded
     with _pil_errors():
         if divisor > 1:
             picture.draft(None, (picture.width // divisor, picture.height // divisor))
@@ -78,22 +69,6 @@ def load_rgb(picture: Image.Image, divisor: int = 1) -> Image.Image:
     if picture.size != expected:
         raise BadImage(f"{picture.size} pixels where its header says {expected}")
     return picture
-
-
-def _upright_jpeg(picture):
-    """A colour JPEG that need not be turned, decoded by simplejpeg where that is installed.
-
-    These are PIL's bits in two thirds of its time. None: PIL has to decode, or to say what is wrong.
-    """
-    if simplejpeg is None or picture.format != "JPEG" or picture.mode != "RGB":
-        return None
-    if picture.getexif().get(_ORIENTATION, 1) != 1:
-        return None
-    try:
-        pixels = simplejpeg.decode_jpeg(picture.fp.getbuffer(), "RGBX")
-    except ValueError:
-        return None
-    return Image.frombytes("RGB", picture.size, pixels, "raw", "RGBX")
 
 
 @contextlib.contextmanager
@@ -153,7 +128,7 @@ def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1, flip: b
     x, y = int(left), int(top)
     crop = picture.crop((x, y, math.ceil(right), math.ceil(bottom)))
     inner = (left - x, top - y, right - x, bottom - y)
-    view = bilinear(crop, size, inner)
+    view = crop.resize((size, size), Image.Resampling.BILINEAR, box=inner)
     return np.asarray(view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else view)
 
 
