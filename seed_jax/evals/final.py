@@ -43,7 +43,7 @@ def probe(network: Network, variables, config: Config) -> dict[str, float]:
             raise UserError(f"data.source ({d.source}) has no labels, so there is nothing to probe with.")
         splits[name] = evenly(source, e.bank_size) if name == "bank" else source
     check_splits(d)
-    names = feature_names(network, variables, d.image_size)
+    names = feature_names(network, variables, d.image_size, source.num_classes)
     extract = Extractor(network, mesh, keys=tuple(k for k in (e.feature, "logits") if k in names))
     for name, source in splits.items():
         features, labels, _ = extract(variables, eval_batches(source, d.image_size, e.batch_size))

@@ -16,7 +16,7 @@ class OnlineProbe:
     """Accuracies of a network in eval mode on `queries`: `knn` of its features, `top1` of its classifier.
 
     `knn` is a majority vote among the `evals.k` nearest images of the bank, where `evals.knn` asks for it;
-    `top1` is there when the network has logits.
+    `top1` is there when the network has logits of these classes.
 
     Args:
       network: anything that obeys the seam; `variables` are its variables or their shapes.
@@ -28,7 +28,7 @@ class OnlineProbe:
 
     def __init__(self, network, variables, mesh, config: Config, bank: Source, queries: Source):
         e = config.evals
-        names = feature_names(network, variables, config.data.image_size)
+        names = feature_names(network, variables, config.data.image_size, queries.num_classes)
         if e.feature not in names:
             raise UserError(
                 f"evals.feature is '{e.feature}', but the network gives {', '.join(sorted(names))}."
@@ -60,10 +60,11 @@ class OnlineProbe:
         return features, labels
 
 
-def feature_names(network, variables, image_size: int) -> set[str]:
-    """The entries of a network's features, found without computing anything."""
+def feature_names(network, variables, image_size: int, num_classes: int) -> set[str]:
+    """The entries of a network's features, found without computing; `logits` if of so many classes."""
     sample = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
-    return set(jax.eval_shape(lambda v, x: network.apply(v, x, False)[0], variables, sample))
+    found = jax.eval_shape(lambda v, x: network.apply(v, x, False)[0], variables, sample)
+    return {k for k, x in found.items() if k != "logits" or x.shape[-1] == num_classes}
 
 
 def evenly(source: Source, count: int) -> Source:

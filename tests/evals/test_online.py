@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from seed_jax import config, parallel
+from seed_jax import build, config, parallel
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import final
@@ -75,13 +75,13 @@ def test_unknown_feature_is_told():
 @pytest.mark.parametrize("key", ["train", "bank"])
 @pytest.mark.parametrize("split", ["all", "val", "test"])
 def test_a_bank_with_the_images_it_is_asked_about_is_refused(key, split):
-    raw = config.default("seed")
+    raw = config.default("moco")
     raw.train.epochs = 1.0
     raw.data[key] = split
     with pytest.raises(UserError, match=f"data.{key} is '{split}'.*--config.data.{key}=train"):
-        config.resolve(raw)
+        build.open_inputs(config.resolve(raw))
     raw.evals.knn = False
-    config.resolve(raw)
+    build.open_inputs(config.resolve(raw))
 
 
 def test_evenly_spaced_bank():
