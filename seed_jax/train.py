@@ -109,18 +109,20 @@ def _first_state(p: _Prepared, checkpoints: Checkpoints):
     """The state to begin with, and its step: of the newest checkpoint that is whole, or fresh."""
     t, total = p.training, p.length.total
     newest = checkpoints.latest()
-    if newest is None:
-        return parallel.jit_once(t.fresh, out_shardings=t.shardings)(t.start), 0
-    if newest > total:
+    if newest is not None and newest > total:
         raise UserError(f"{p.directory} is already at step {newest}, past the {total} steps of this config.")
-    like = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), t.abstract, t.shardings
-    )
-    current = checkpoints.restore(like)
+    if newest is None:
+        current, begin = parallel.jit_once(t.fresh, out_shardings=t.shardings)(t.start), 0
+    else:
+        like = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), t.abstract, t.shardings
+        )
+        current = checkpoints.restore(like)
+        begin = checkpoints.latest()
     for sentence in checkpoints.damaged:
         say(f"{p.name}: {sentence}")
-    begin = checkpoints.latest()
-    say(f"{p.name}: going on from step {begin} of {total} in {p.directory}")
+    if begin:
+        say(f"{p.name}: going on from step {begin} of {total} in {p.directory}")
     return current, begin
 
 
