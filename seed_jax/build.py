@@ -151,7 +151,7 @@ def _start(config: Config):
         model=s.model,
         options={"num_classes": None, **s.options},
         where="student.init",
-        flag="--config.student.model",
+        flags=("--config.student.model", "config.student.options.form"),
     )
     variables = jax.device_get(found.variables)
     return {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}

@@ -22,10 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
     inspect = commands.add_parser("inspect", help="what a file holds, before anyone trains")
     inspect.add_argument("spec", help="a weights file, the --workdir of a run, or pip:efficientnet-lite0")
     inspect.add_argument("--part", choices=["student", "teacher"], help="of a file that holds both")
+    _add_network(inspect)
     export = commands.add_parser("export", help="write safetensors with PyTorch's names and layouts")
     export.add_argument("spec", help="the --workdir of a run, or any weights file")
     export.add_argument("out", help="the .safetensors file to write")
     export.add_argument("--names", default="torchvision", help="whose: torchvision, timm, moco, seed, ...")
+    _add_network(export)
     export.add_argument("--best", action="store_true", help="the best checkpoint by probe, not the last")
     check = commands.add_parser("parity", help="our networks beside the reference implementations' outputs")
     check.add_argument("pattern", nargs="?", default="*", help="of names, e.g. 'resnet*'")
@@ -39,10 +41,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def _add_network(parser):
+    parser.add_argument("--arch", default="", help="the architecture, where the file does not tell")
+    parser.add_argument("--form", default="", help="of a vision transformer, where the file does not tell")
+
+
+def _recognise(path, options, where, part=None):
+    return recognition.recognise(
+        path, arch=options.arch, form=options.form, where=where, part=part, flags=("--arch", "--form")
+    )
+
+
 def _inspect(options) -> int:
     path = source.find(options.spec, "FILE")
     found = recognition.read(path, options.part)
-    network = recognition.recognise(path, part=options.part)
+    network = _recognise(path, options, "FILE", options.part)
     known = network.arch in models.MODELS
     template = loading.shapes(network.network()) if known else {"params": {}}
     _, faults = loading.match(found, naming.leaves(template))
@@ -77,7 +90,7 @@ def _export(options) -> int:
         run = workdir.load_run(path, best=options.best)
         network, variables, teacher = recognition.of_run(run), run.variables, run.manifest["teacher"]
     else:
-        network = recognition.recognise(path, where="WORKDIR")
+        network = _recognise(path, options, "WORKDIR")
         variables = loading.load(path, network.network(), where="WORKDIR")
         teacher = provenance.describe_source(path)
     left_out = saving.save(variables, network, options.out, names=options.names, provenance=teacher)

@@ -2,7 +2,8 @@
 
 timm's `mobilenetv3_large_100` is that form but for batch norm with epsilon 1e-5, so a file in timm's names is
 described with `bn_epsilon=1e-5`. For weights trained with torchvision's 1e-3 give timm `bn_eps=1e-3`, and
-`create` `bn_epsilon=1e-3`. timm's `tf_mobilenetv3_*` pad otherwise and are not supported, nor told apart.
+`create` `bn_epsilon=1e-3`. timm's `tf_mobilenetv3_*` bear the same names, pad otherwise and are not
+supported; so whoever reads timm's names must say that it is the former.
 """
 
 import functools
@@ -64,6 +65,11 @@ def _describe(block, options, shapes):
     return ARCHITECTURES.get(len(blocks), f"mobilenetv3 of {len(blocks)} blocks"), options
 
 
+def _timm_forms(arch, options):
+    called = arch.replace("torchvision", "100")
+    return ((arch, options, f"timm's {called}; tf_{called} pads otherwise and is not supported"),)
+
+
 NAMINGS = (
     Naming(
         "mobilenetv3",
@@ -80,5 +86,6 @@ NAMINGS = (
         _timm,
         functools.partial(_describe, r"blocks\.(\d\.\d+)\.conv_dw\.weight", {"bn_epsilon": 1e-5}),
         layouts=((r"backbone/(.*/se/(reduce|expand)|classifier)/kernel", "conv1x1"),),
+        alike=_timm_forms,
     ),
 )

@@ -176,10 +176,11 @@ FILES = [
 ]
 
 
-def recognised(file, shapes):
+def recognised(file, shapes, **told):
+    path = Path(file)
     tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     found = state_dict.of_torch(file, tensors, None)
-    return found, recognition.describe(Path(file), found)
+    return found, recognition.choose(path, recognition.candidates(path, found), **told)
 
 
 @pytest.mark.parametrize("case", FILES, ids=lambda case: case[0])
@@ -224,3 +225,68 @@ def test_names_without_their_tensors():
         recognised(
             "a.pth", {"cls_token": (1,), "blocks.0.attn.qkv.weight": (1,), "patch_embed.proj.bias": (1,)}
         )
+
+
+def timm_classifier(arch, name="timm"):
+    table = next(t for t in NAMINGS if t.name == name and t.family == arch.partition("_")[0])
+    return backbone(table, arch, {"num_classes": 10})
+
+
+@pytest.mark.parametrize(
+    ("arch", "others", "words"),
+    [
+        (
+            "efficientnet_b0",
+            "efficientnet_b0_torchvision",
+            r"--config\.teacher\.model=efficientnet_b0 \(timm's tf_efficientnet_b0\); "
+            r"--config\.teacher\.model=efficientnet_b0_torchvision \(timm's efficientnet_b0\)",
+        ),
+        ("efficientnet_lite0", None, r"model=efficientnet_lite0 \(timm's tf_efficientnet_lite0\)\.$"),
+        (
+            "mobilenetv3_small_torchvision",
+            None,
+            r"model=mobilenetv3_small_torchvision \(timm's mobilenetv3_small_100; tf_mobilenetv3_small_100 pads",
+        ),
+    ],
+)
+def test_timms_names_do_not_tell_how_a_network_pads(arch, others, words):
+    shapes = timm_classifier(arch)
+    with pytest.raises(UserError, match=words):
+        recognised("a.pth", shapes)
+    for asked in filter(None, (arch, others)):
+        found, network = recognised("a.pth", shapes, arch=asked)
+        assert network.arch == asked
+        assert loading.match(found, naming.leaves(loading.shapes(network.network())))[1] == {}
+    with pytest.raises(UserError, match=f"and not resnet18: use --config.teacher.model={arch}"):
+        recognised("a.pth", shapes, arch="resnet18")
+
+
+def test_names_that_tell_need_no_architecture_and_take_no_other():
+    shapes = timm_classifier("efficientnet_b0", "lukemelas")
+    assert recognised("a.pth", shapes)[1].arch == "efficientnet_b0"
+    with pytest.raises(UserError, match="and not efficientnet_b0_torchvision"):
+        recognised("a.pth", shapes, arch="efficientnet_b0_torchvision")
+
+
+@pytest.mark.parametrize("arch", ["mobilenetv3_small", "mobilenetv3_small_torchvision"])
+def test_our_names_fit_both_forms(tmp_path, arch):
+    leaves = naming.leaves(loading.shapes(models.Joined(models.create(arch), {})))
+    np.savez(tmp_path / "a.npz", **{f"params/{k}": np.zeros(v, np.float32) for k, v in leaves.items()})
+    with pytest.raises(UserError, match="model=mobilenetv3_small; .*model=mobilenetv3_small_torchvision"):
+        recognition.recognise(tmp_path / "a.npz")
+    found = recognition.recognise(tmp_path / "a.npz", arch=arch)
+    assert (found.arch, found.options) == (arch, {})
+
+
+def test_clips_activation_is_told_by_its_form():
+    options = NATIVE | {"form": "clip"}
+    shapes = backbone(TABLES["vit", "timm_clip"], "vit_base", options)
+    ways = r"form=clip \(timm's .*quickgelu.*form=clip_gelu \(timm's .* GELU"
+    for arch in ("", "vit_base"):
+        with pytest.raises(UserError, match=ways):
+            recognised("a.safe", shapes, arch=arch)
+    for form in ("clip", "clip_gelu"):
+        assert recognised("a.safe", shapes, form=form)[1].options == NATIVE | {"form": form}
+    shapes = backbone(TABLES["vit", "openai_clip"], "vit_base", options)
+    assert recognised("a.pt", shapes)[1].options["form"] == "clip"
+    assert recognised("a.pt", shapes, form="clip_gelu")[1].options["form"] == "clip_gelu"
