@@ -31,9 +31,9 @@ def load(
 ) -> Pretrained:
     """The network of `spec`, as `weights.load` takes it, backbone and head.
 
-    `model` and `options` (of `models.create`, `mean` and `std` among them) are needed only where the file does
-    not tell; they are the run's own when `spec` is a workdir. `size`: to which images of another size are
-    resized; 0 takes them as they come. `where`, `flags`: what to call `spec`, and `model` and the option
+    `model` and `options` (of `models.create`, `mean` and `std` among them) are needed only where the file
+    does not tell; they are the run's own when `spec` is a workdir. `size`: to which images of another size
+    are resized; 0 takes them as they come. `where`, `flags`: what to call `spec`, and `model` and the option
     `form`, in messages.
 
     Raises UserError for weights that are absent, broken, or of another network than `model`.

@@ -39,9 +39,9 @@ class Recognised:
     """What a file holds: the network `models.create(arch, mean=mean, std=std, **options)`, perhaps a head.
 
     `naming`: of its tensors, e.g. `torchvision`. `size`: of the square images it is meant for. `teacher`: the
-    published file of that name. `assumed`: mean and std are ImageNet's because nothing tells them. `called`: by
-    the code base whose names fit several networks. Shapes that fit no architecture of the family give an `arch` that says so,
-    which `create` refuses.
+    published file of that name. `assumed`: mean and std are ImageNet's because nothing tells them. `called`:
+    what the code base calls it, where its names do not tell. Shapes that fit no architecture of the family
+    give an `arch` that says so, which `create` refuses.
     """
 
     family: str

@@ -1,8 +1,8 @@
 """Vision transformers: timm's names, which DeiT, DINO, DINOv2, MAE and MoCo v3 share, and OpenAI CLIP's.
 
-timm's `vit_*_clip_*` have the tensors of one network and compute another, with CLIP's activation where they are
-called `clip_quickgelu` and the exact GELU elsewhere: whoever reads them must say which. Files in OpenAI's names
-are taken for OpenAI's; OpenCLIP's that were trained on LAION with GELU need `form=clip_gelu`.
+timm's `vit_*_clip_*` have the same tensors with CLIP's activation (`clip_quickgelu`) as with the exact GELU:
+whoever reads them must say which. Files in OpenAI's names are taken for OpenAI's; those of OpenCLIP that were
+trained on LAION with GELU need `form=clip_gelu`.
 
 Tensors of such files that are no part of the network: `mask_token` and `decoder_*` (MAE, DINOv2); in CLIP's,
 all that does not begin with `visual.`.
