@@ -10,12 +10,16 @@ from seed_jax.models.network import Joined
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """`size`: side of the images it is meant for, pixels. `provenance`: where it came from, for manifests."""
+    """`size`: side of the images it is meant for, pixels. `provenance`: where it came from, for manifests.
+
+    `assumed`: its mean and std are ImageNet's because nothing tells them.
+    """
 
     network: Joined
     variables: Any
     size: int
     provenance: dict
+    assumed: bool = False
 
 
 def load(
@@ -39,6 +43,7 @@ def load(
     Raises UserError for weights that are absent, broken, or of another network than `model`.
     """
     path = weights.source.find(spec, where)
+    assumed = False
     if path.is_dir():
         run = workdir.load_run(path, precision=precision)
         network, variables = run.network, run.variables
@@ -56,8 +61,9 @@ def load(
         if found.advice:
             raise UserError(f"{where}: {spec} holds {found}{found.advice}: give another file.")
         network, native = found.network(precision=precision, **options), found.size
+        assumed = found.assumed and not {"mean", "std"} <= set(options)
         variables = weights.load(spec, network, where=where, part=part)
         provenance = {"source": spec, **weights.describe_source(path)}
     if size:
         network = dataclasses.replace(network, backbone=dataclasses.replace(network.backbone, size=size))
-    return Pretrained(network, variables, native, provenance)
+    return Pretrained(network, variables, native, provenance, assumed)
