@@ -75,7 +75,7 @@ def match(
             if arrays[path].shape != shape:
                 there = naming.to_torch(found.naming, path, np.broadcast_to(np.float32(0), shape)).shape
                 misshaped.append(f"{found.name(names[path])} {tensor.shape} instead of {there}")
-        elif (value := heads.neutral(path)) is not None and not found.own_names:
+        elif not found.own_names and (value := heads.neutral(path, names, found.tensors)) is not None:
             arrays[path] = np.full(shape, value, np.float32)
         else:
             missing.append(found.name(names[path]) if names[path] else path)

@@ -290,3 +290,52 @@ def test_clips_activation_is_told_by_its_form():
     shapes = backbone(TABLES["vit", "openai_clip"], "vit_base", options)
     assert recognised("a.pt", shapes)[1].options["form"] == "clip"
     assert recognised("a.pt", shapes, form="clip_gelu")[1].options["form"] == "clip_gelu"
+
+
+@pytest.mark.parametrize(("number", "size"), [(1, 240), (2, 288), (3, 300)])
+def test_torchvisions_image_sizes(number, size):
+    arch = f"efficientnet_b{number}_torchvision"
+    shapes = backbone(TABLES["efficientnet", "torchvision"], arch, {})
+    assert recognised("a.pth", shapes)[1].size == size
+
+
+def test_moco_v3s_linear_probe_has_its_heads():
+    shapes = backbone(TABLES["vit", "timm"], "vit_small", {"num_classes": 10})
+    assert recognised("linear-vit-s-300ep.pth.tar", shapes)[1].options["heads"] == 12
+    assert "heads" not in recognised("deit.pth", shapes)[1].options
+
+
+def test_bottlenecks_of_another_width_are_named():
+    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", {})
+    wide = shapes | {"layer1.0.conv2.weight": (128, 128, 3, 3)}
+    words = "resnet50 with bottlenecks of 128 channels in {} groups, not 64 in 1"
+    assert recognised("a.pth", wide)[1].arch == words.format(1)
+    grouped = shapes | {"layer1.0.conv2.weight": (128, 4, 3, 3)}
+    assert recognised("a.pth", grouped)[1].arch == words.format(32)
+
+
+@pytest.mark.parametrize(("extra", "assumed"), [({}, True), (swav(64, 256, True), False)])
+def test_a_mean_that_nothing_tells_is_assumed(extra, assumed):
+    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", NARROW) | extra
+    assert recognised("a.pth", shapes)[1].assumed is assumed
+
+
+@pytest.mark.parametrize(
+    ("lacking", "missing"),
+    [
+        (["fc.4.weight", "fc.4.bias"], None),
+        (["fc.4.weight"], "fc.4.weight"),
+        (["fc.4.weight", "fc.4.bias", "fc.1.weight", "fc.1.bias"], "fc.1"),
+    ],
+)
+def test_only_a_last_norm_may_lack_both_scale_and_bias(lacking, missing):
+    head = (
+        linear("fc.0", 256, 64, bias=False)
+        | norm("fc.1", 64)
+        | linear("fc.3", 64, 32, bias=False)
+        | norm("fc.4", 32)
+    )
+    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", NARROW) | head
+    found, network = recognised("a.pth", {k: v for k, v in shapes.items() if k not in lacking})
+    faults = loading.match(found, naming.leaves(loading.shapes(network.network())))[1]
+    assert faults == {} if missing is None else faults["missing"][0].startswith(missing)
