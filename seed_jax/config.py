@@ -57,7 +57,7 @@ class Student:
 
     Attributes:
       model: a key of `seed_jax.models.MODELS`.
-      options: of the model, e.g. `width`.
+      options: of the model, e.g. `width`; also `mean` and `std`.
       image_size: the side it sees, resized on the device from data.image_size; 0 for that.
       init: weights whose backbone is the start, a workdir or others as for the teacher; '' for a random
         start.
@@ -77,7 +77,7 @@ class Teacher:
       weights: a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, `pip:NAME` of an
         installed package, or 'random' for speed and smoke runs.
       model: a key of `seed_jax.models.MODELS`; '' for what the weights tell.
-      options: of the model, where the weights do not tell.
+      options: of the model, also `mean` and `std`, where the weights do not tell.
       image_size: the side it sees, resized on the device from data.image_size; 0 for that.
       dim: width of the embedding of a 'random' teacher.
     """

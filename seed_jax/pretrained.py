@@ -3,19 +3,23 @@
 import dataclasses
 from typing import Any
 
-from seed_jax import models, weights, workdir
+from seed_jax import weights, workdir
 from seed_jax.errors import UserError
 from seed_jax.models.network import Joined
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """`size`: side of the images it is meant for, pixels. `provenance`: where it came from, for manifests."""
+    """`size`: side of the images it is meant for, pixels. `provenance`: where it came from, for manifests.
+
+    `assumed`: its mean and std are ImageNet's because nothing tells them.
+    """
 
     network: Joined
     variables: Any
     size: int
     provenance: dict
+    assumed: bool = False
 
 
 def load(
@@ -27,17 +31,19 @@ def load(
     precision: str = "fp32",
     part: str | None = None,
     where: str = "teacher.weights",
-    flag: str = "--config.teacher.model",
+    flags: tuple[str, str] = weights.FLAGS,
 ) -> Pretrained:
     """The network of `spec`, as `weights.load` takes it, backbone and head.
 
-    `model` and `options` (of `models.create`) are needed only where the file does not tell; they are the
-    run's own when `spec` is a workdir. `size`: to which images of another size are resized; 0 takes them as
-    they come. `where`, `flag`: what to call `spec` and `model` in messages.
+    `model` and `options` (of `models.create`, `mean` and `std` among them) are needed only where the file
+    does not tell; they are the run's own when `spec` is a workdir. `size`: to which images of another size
+    are resized; 0 takes them as they come. `where`, `flags`: what to call `spec`, and `model` and the option
+    `form`, in messages.
 
     Raises UserError for weights that are absent, broken, or of another network than `model`.
     """
     path = weights.source.find(spec, where)
+    assumed = False
     if path.is_dir():
         run = workdir.load_run(path, precision=precision)
         network, variables = run.network, run.variables
@@ -49,14 +55,15 @@ def load(
             "taught_by": run.manifest.get("teacher"),
         }
     else:
-        found = weights.recognise(spec, where=where, part=part)
-        if model not in ("", found.arch):
-            known = found.arch in models.MODELS
-            way_out = f"use {flag}={found.arch}, or leave it out" if known else "give another file"
-            raise UserError(f"{where}: {spec} holds {found}, and not {model}: {way_out}.")
-        network, native = found.network(precision=precision, **(options or {})), found.size
+        options = options or {}
+        form = options.get("form", "")
+        found = weights.recognise(spec, arch=model, form=form, where=where, part=part, flags=flags)
+        if found.advice:
+            raise UserError(f"{where}: {spec} holds {found}{found.advice}: give another file.")
+        network, native = found.network(precision=precision, **options), found.size
+        assumed = found.assumed and not {"mean", "std"} <= set(options)
         variables = weights.load(spec, network, where=where, part=part)
         provenance = {"source": spec, **weights.describe_source(path)}
     if size:
         network = dataclasses.replace(network, backbone=dataclasses.replace(network.backbone, size=size))
-    return Pretrained(network, variables, native, provenance)
+    return Pretrained(network, variables, native, provenance, assumed)
