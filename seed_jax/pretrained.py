@@ -42,12 +42,7 @@ def load(
         run = workdir.load_run(path, precision=precision)
         network, variables = run.network, run.variables
         native = run.config.student.image_size or run.config.data.image_size
-        provenance = {
-            "source": spec,
-            "step": run.step,
-            "started": run.manifest["started"],
-            "taught_by": run.manifest.get("teacher"),
-        }
+        provenance = weights.provenance.of_run(spec, run)
     else:
         found = weights.recognise(spec, where=where, part=part)
         if model not in ("", found.arch):

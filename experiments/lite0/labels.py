@@ -30,8 +30,14 @@ def photographs() -> dict[str, np.ndarray]:
     return {"china": china, "flower": flower} | named
 
 
+def classes() -> list[str]:
+    """The names of ImageNet's 1000 classes."""
+    lines = CLASSES.read_text().splitlines()
+    return [line.split("\t")[1] for line in lines if not line.startswith("#")]
+
+
 def main() -> int:
-    names = [line.split("\t")[1] for line in CLASSES.read_text().splitlines()]
+    names = classes()
     try:
         teacher = pretrained.load("pip:efficientnet-lite0", where="SPEC")
         images = photographs()

@@ -10,7 +10,7 @@ from absl import logging
 from seed_jax import models, parallel
 from seed_jax.errors import UserError
 from seed_jax.report.tables import Table
-from seed_jax.weights import array_files, loading, naming, parity, provenance, recognition, saving, source
+from seed_jax.weights import loading, naming, parity, provenance, recognition, saving, source
 from seed_jax.weights.cases import CASES
 
 LARGEST_ERROR = 1e-4
@@ -46,8 +46,8 @@ def _inspect(options) -> int:
     known = network.arch in models.MODELS
     template = loading.shapes(network.network()) if known else {"params": {}}
     _, faults = loading.match(found, naming.leaves(template))
-    facts = {} if path.is_dir() else provenance.describe_source(path)
-    said = array_files.safetensors_metadata(path) if path.suffix == ".safetensors" else {}
+    facts = provenance.of_run(path, _run(path)) if path.is_dir() else provenance.describe_source(path)
+    licences = [f"{licence} ({what})" for what, licence in provenance.licences(facts)]
     dtypes = sorted({str(tensor.dtype) for tensor in found.tensors.values()})
     about = {
         "network": f"{network}{network.advice}",
@@ -56,11 +56,10 @@ def _inspect(options) -> int:
         "tensors": f"{len(found.tensors)} of {', '.join(dtypes)}",
         "images": f"{network.size} px, mean {network.mean}, std {network.std}",
         "published as": facts.get("teacher", "unknown"),
-        "licence": facts.get("licence") or "unknown",
+        "licences": "; ".join(licences) or "unknown",
         "sha256": facts.get("sha256", "none"),
         "left out": loading.some([found.names[name] for name in found.ignored]) or "nothing",
     }
-    about |= {key.replace("_", "'s "): said[key] for key in sorted(said) if key.startswith("teacher")}
     about |= {what: loading.some(names) for what, names in faults.items() if known}
     for what, value in about.items():
         print(f"{what + ':':<20}{value}")
@@ -72,19 +71,25 @@ def _inspect(options) -> int:
 def _export(options) -> int:
     path = source.find(options.spec, "WORKDIR")
     if path.is_dir():
-        from seed_jax import workdir  # the checkpoint library takes seconds to import
-
-        run = workdir.load_run(path, best=options.best)
-        network, variables, teacher = recognition.of_run(run), run.variables, run.manifest["teacher"]
+        run = _run(path, best=options.best)
+        network, variables = recognition.of_run(run), run.variables
+        facts = provenance.made_from(run.manifest)
+        provenance.warn(facts)
     else:
         network = recognition.recognise(path, where="WORKDIR")
         variables = loading.load(path, network.network(), where="WORKDIR")
-        teacher = provenance.describe_source(path)
-    left_out = saving.save(variables, network, options.out, names=options.names, provenance=teacher)
+        facts = {"origin": provenance.describe_source(path)}
+    left_out = saving.save(variables, network, options.out, names=options.names, provenance=facts)
     print(f"{options.out}: {network.arch} as {options.names} names it")
     if left_out:
         print(f"left out, for there are no such names: {', '.join(left_out)}")
     return 0
+
+
+def _run(path, best=False):
+    from seed_jax import workdir  # the checkpoint library takes seconds to import
+
+    return workdir.load_run(path, best=best)
 
 
 def _parity(options) -> int:

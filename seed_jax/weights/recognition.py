@@ -27,7 +27,7 @@ class Recognised:
     """What a file holds: the network `models.create(arch, mean=mean, std=std, **options)`, perhaps a head.
 
     `naming`: of its tensors, e.g. `torchvision`. `size`: of the square images it is meant for. `teacher`: the
-    published file of that name. Shapes that fit no architecture of the family give an `arch` that says so,
+    published file that it is. Shapes that fit no architecture of the family give an `arch` that says so,
     which `create` refuses.
     """
 
@@ -98,7 +98,7 @@ def describe(path: Path, found: StateDict) -> Recognised:
     classifier = found.naming.to_torch("backbone/fc/kernel", ())
     if classifier in shapes and not (head and head.layers == 1 and classifier == f"{style}.weight"):
         options["num_classes"] = shapes[classifier][0]
-    teacher = provenance.named(path)
+    teacher = provenance.published(path)
     mean, std = (teacher.mean, teacher.std) if teacher else BY_HEAD.get(style, (IMAGENET_MEAN, IMAGENET_STD))
     size = teacher.size if teacher else options.get("image_size", SIZES.get(arch, 224))
     mean, std = options.pop("mean", mean), options.pop("std", std)

@@ -77,14 +77,13 @@ def test_options_that_timm_would_not_know(tmp_path):
 
 def test_what_the_file_says_of_itself(tmp_path):
     path, told = tmp_path / "a" / "b.safetensors", dataclasses.replace(NETWORKS[0], mean=(0, 0, 0), size=96)
-    teacher = {"source": "t.pth", "sha256": "ab", "licence": "MIT", "teacher": "T"}
-    weights.save(drawn(told.network()), told, path, provenance=teacher)
+    made_from = {"taught_by": {"source": "t.pth", "sha256": "ab", "licence": "MIT", "teacher": "T"}}
+    weights.save(drawn(told.network()), told, path, provenance=made_from)
     metadata = array_files.safetensors_metadata(path)
     assert metadata["seed_jax"] == seed_jax.__version__
     assert metadata["arch"] == "resnet18"
     assert json.loads(metadata["options"]) == NARROW
-    said = [metadata[f"teacher_{key}"] for key in ("source", "sha256", "licence")]
-    assert said == ["t.pth", "ab", "MIT"]
+    assert json.loads(metadata["taught_by"]) == made_from["taught_by"]
     assert weights.recognise(path).mean == (0, 0, 0)
     assert weights.recognise(path).size == 96
     assert [file.name for file in path.parent.iterdir()] == ["b.safetensors"]
