@@ -6,16 +6,22 @@ from typing import Any
 from seed_jax import models, weights, workdir
 from seed_jax.errors import UserError
 from seed_jax.models.network import Joined
+from seed_jax.weights.preparation import Preparation
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """`size`: side of the images it is meant for, pixels. `provenance`: where it came from, for manifests."""
+    """A network and how its images are prepared.
+
+    `size`: side of the images it is meant for, pixels. `preparation`: how photographs become such.
+    `provenance`: where it came from, for manifests.
+    """
 
     network: Joined
     variables: Any
     size: int
     provenance: dict
+    preparation: Preparation = Preparation()
 
 
 def load(
@@ -37,7 +43,7 @@ def load(
 
     Raises UserError for weights that are absent, broken, or of another network than `model`.
     """
-    path = weights.source.find(spec, where)
+    path, preparation = weights.source.find(spec, where), Preparation()
     if path.is_dir():
         run = workdir.load_run(path, precision=precision)
         network, variables = run.network, run.variables
@@ -50,8 +56,9 @@ def load(
             way_out = f"use {flag}={found.arch}, or leave it out" if known else "give another file"
             raise UserError(f"{where}: {spec} holds {found}, and not {model}: {way_out}.")
         network, native = found.network(precision=precision, **(options or {})), found.size
+        preparation = found.preparation
         variables = weights.load(spec, network, where=where, part=part)
         provenance = {"source": spec, **weights.describe_source(path)}
     if size:
         network = dataclasses.replace(network, backbone=dataclasses.replace(network.backbone, size=size))
-    return Pretrained(network, variables, native, provenance)
+    return Pretrained(network, variables, native, provenance, preparation)

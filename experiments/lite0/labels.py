@@ -44,7 +44,9 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    views = np.stack([eval_view(Image.fromarray(image), teacher.size) for image in images.values()])
+    views = np.stack(
+        [eval_view(Image.fromarray(image), teacher.size, *teacher.preparation) for image in images.values()]
+    )
     features, _ = jax.jit(lambda v, x: teacher.network.apply(v, x, False))(
         teacher.variables, views.astype(np.float32) / 255
     )

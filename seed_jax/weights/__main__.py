@@ -48,6 +48,7 @@ def _inspect(options) -> int:
     _, faults = loading.match(found, naming.leaves(template))
     facts = provenance.of_run(path, _run(path)) if path.is_dir() else provenance.describe_source(path)
     licences = [f"{licence} ({what})" for what, licence in provenance.licences(facts)]
+    resize, interpolation = network.preparation
     dtypes = sorted({str(tensor.dtype) for tensor in found.tensors.values()})
     about = {
         "network": f"{network}{network.advice}",
@@ -55,6 +56,7 @@ def _inspect(options) -> int:
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(template['params'])):,}",
         "tensors": f"{len(found.tensors)} of {', '.join(dtypes)}",
         "images": f"{network.size} px, mean {network.mean}, std {network.std}",
+        "photographs": f"{interpolation} to a short side of {network.size * resize:.0f} px, then the centre",
         "published as": facts.get("teacher", "unknown"),
         "licences": "; ".join(licences) or "unknown",
         "sha256": facts.get("sha256", "none"),

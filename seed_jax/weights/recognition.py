@@ -12,9 +12,19 @@ from seed_jax import models
 from seed_jax.errors import UserError
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
-from seed_jax.weights import array_files, heads, naming, provenance, source, state_dict, torch_file
+from seed_jax.weights import (
+    array_files,
+    heads,
+    naming,
+    preparation,
+    provenance,
+    source,
+    state_dict,
+    torch_file,
+)
 from seed_jax.weights.families import NAMINGS
 from seed_jax.weights.heads import Head
+from seed_jax.weights.preparation import Preparation
 from seed_jax.weights.state_dict import StateDict
 
 SIZES = {"efficientnet_b1": 240, "efficientnet_b2": 260, "efficientnet_b3": 300, "efficientnet_lite2": 260}
@@ -27,8 +37,8 @@ class Recognised:
     """What a file holds: the network `models.create(arch, mean=mean, std=std, **options)`, perhaps a head.
 
     `naming`: of its tensors, e.g. `torchvision`. `size`: of the square images it is meant for. `teacher`: the
-    published file that it is. Shapes that fit no architecture of the family give an `arch` that says so,
-    which `create` refuses.
+    published file that it is. `preparation`: of its images. Shapes that fit no architecture of the family
+    give an `arch` that says so, which `create` refuses.
     """
 
     family: str
@@ -40,6 +50,7 @@ class Recognised:
     std: tuple[float, ...] = IMAGENET_STD
     size: int = 224
     teacher: provenance.Teacher | None = None
+    preparation: Preparation = Preparation()
 
     def __str__(self):
         network = ", ".join([self.arch, *(f"{key}={value}" for key, value in self.options.items())])
@@ -103,7 +114,8 @@ def describe(path: Path, found: StateDict) -> Recognised:
     size = teacher.size if teacher else options.get("image_size", SIZES.get(arch, 224))
     mean, std = options.pop("mean", mean), options.pop("std", std)
     family, name = found.naming.family, found.naming.name
-    recognised = Recognised(family, arch, options, head, name, mean, std, size, teacher)
+    prepared = preparation.of_network(family, arch, options, name, teacher.source if teacher else "")
+    recognised = Recognised(family, arch, options, head, name, mean, std, size, teacher, prepared)
     if path.suffix == ".safetensors":
         return _with_metadata(path, recognised)
     return recognised
@@ -119,7 +131,13 @@ def _with_metadata(path, recognised) -> Recognised:
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (said["mean"], said["std"]))
         options = dict(said["options"])
         return dataclasses.replace(
-            recognised, arch=metadata["arch"], options=options, mean=mean, std=std, size=int(said["size"])
+            recognised,
+            arch=metadata["arch"],
+            options=options,
+            mean=mean,
+            std=std,
+            size=int(said["size"]),
+            preparation=preparation.of_metadata(metadata),
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from error

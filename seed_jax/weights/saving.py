@@ -113,6 +113,7 @@ def _metadata(network, arrays, names, provenance):
         "size": network.size,
         "mean": network.mean,
         "std": network.std,
+        **network.preparation._asdict(),
         "layout": LAYOUT,
         **provenance,
     }

@@ -11,6 +11,7 @@ from seed_jax import models, weights
 from seed_jax.errors import UserError
 from seed_jax.models.heads import Classifier
 from seed_jax.weights import Recognised, array_files, loading, parity, saving
+from seed_jax.weights.preparation import Preparation
 
 HEAD = weights.Head(hidden=16, dim=8, layers=2, batch_norm=True)
 NARROW = {"width": 0.125}
@@ -76,7 +77,8 @@ def test_options_that_timm_would_not_know(tmp_path):
 
 
 def test_what_the_file_says_of_itself(tmp_path):
-    path, told = tmp_path / "a" / "b.safetensors", dataclasses.replace(NETWORKS[0], mean=(0, 0, 0), size=96)
+    path, prepared = tmp_path / "a" / "b.safetensors", Preparation(1.0, "bicubic")
+    told = dataclasses.replace(NETWORKS[0], mean=(0, 0, 0), size=96, preparation=prepared)
     made_from = {"taught_by": {"source": "t.pth", "sha256": "ab", "licence": "MIT", "teacher": "T"}}
     weights.save(drawn(told.network()), told, path, provenance=made_from)
     metadata = array_files.safetensors_metadata(path)
@@ -86,6 +88,7 @@ def test_what_the_file_says_of_itself(tmp_path):
     assert json.loads(metadata["taught_by"]) == made_from["taught_by"]
     assert weights.recognise(path).mean == (0, 0, 0)
     assert weights.recognise(path).size == 96
+    assert weights.recognise(path).preparation == prepared
     assert [file.name for file in path.parent.iterdir()] == ["b.safetensors"]
 
 
