@@ -42,6 +42,7 @@ class Training:
     Attributes:
       abstract: shapes of the `TrainState`. shardings: where its arrays lie.
       fresh: `fresh(start) -> TrainState` at step 0, with the backbone `start` if it is not None.
+      init: where `start` came from, for the manifest.
       step: the jitted `(state, teacher_variables, batch) -> (state, metrics)`, which donates the state.
     """
 
@@ -51,6 +52,7 @@ class Training:
     shardings: Any
     fresh: Callable
     start: Any
+    init: dict | None
     step: Callable
 
 
@@ -130,7 +132,7 @@ def training(config: Config, mesh, length: Lengths, num_classes: int, loaded) ->
             variables, config.method, tx, seed=t.seed, batch_size=d.batch_size, teacher_dim=dim
         )
 
-    start = _start(config, student.backbone) if config.student.init else None
+    start, init = _start(config, student.backbone) if config.student.init else (None, None)
     abstract = jax.eval_shape(fresh, start)
     shardings = state.shardings(mesh, abstract)
     tx = optim.optimizer(config.optim, rate, abstract.params, config.method.frozen)
@@ -140,7 +142,7 @@ def training(config: Config, mesh, length: Lengths, num_classes: int, loaded) ->
         out_shardings=(shardings, parallel.replicated(mesh)),
         donate_argnums=0,
     )
-    return Training(student, views, abstract, shardings, fresh, start, step)
+    return Training(student, views, abstract, shardings, fresh, start, init, step)
 
 
 # What other arrays, or training alone, differ by.
@@ -155,7 +157,7 @@ def _settings(network: LinenNetwork) -> dict:
 
 
 def _start(config: Config, backbone: LinenNetwork):
-    """{collection: tree} of the network that `student.init` names, on the host.
+    """{collection: tree} of the network that `student.init` names, on the host, and where it came from.
 
     Raises:
       UserError: it computes something else than `backbone`, the student's, with the same arrays.
@@ -179,4 +181,5 @@ def _start(config: Config, backbone: LinenNetwork):
             "config.student.options of the config file, or its model by --config.student.model."
         )
     variables = jax.device_get(found.variables)
-    return {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}
+    start = {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}
+    return start, found.provenance

@@ -5,15 +5,15 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from seed_jax import parallel, pretrained
-from seed_jax.data.pipeline import BadImages, eval_batches
+from seed_jax import parallel, pretrained, rng
+from seed_jax.data.pipeline import BadImages, eval_batches, local_rows
 from seed_jax.data.sources import Arrays, Source, npz, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals.features import Extractor
@@ -57,12 +57,19 @@ def _parse(arguments):
     parser.add_argument("--dir", help="tfds's data_dir")
     parser.add_argument("--arch", default="", help="the architecture, where the file does not tell")
     parser.add_argument("--form", default="", help="of a vision transformer, where the file does not tell")
-    parser.add_argument("--size", type=int, default=0, help="side of the images (default: the network's own)")
+    parser.add_argument("--size", type=int, help="side of the images (default: the network's own)")
     parser.add_argument("--batch-size", type=int, default=64, help="over all devices (default: 64)")
     parser.add_argument(
         "--raw", action="store_true", help="DATA is a .npy of normalised images, float [N, H, W, 3]"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        parser.error(f"--batch-size={options.batch_size} must be at least 1")
+    if options.size is not None and options.size < 1:
+        parser.error(f"--size={options.size} must be at least 1")
+    if options.raw and options.size:
+        parser.error("--size does not go with --raw, whose images are taken as they come")
+    return options
 
 
 def embed(options) -> None:
@@ -74,36 +81,58 @@ def embed(options) -> None:
     given = {"form": options.form} if options.form else {}
     loaded = pretrained.load(options.spec, model=options.arch, options=given, where="SPEC", flags=FLAGS)
     network, size = loaded.network, options.size or loaded.size
-    bad = None
     if options.raw:
         images = _raw_images(options.data)
-        names = [f"{options.data}[{i}]" for i in range(len(images))]
         backbone = dataclasses.replace(network.backbone, mean=(0, 0, 0), std=(1, 1, 1))
         network = dataclasses.replace(network, backbone=backbone)
-        batches, count = _raw_batches(images, options.batch_size), len(images)
+        batches, count = raw_batches(images, options.batch_size), len(images)
     else:
         source = _source(options)
-        bad, count = BadImages(source, limit=1.0), len(source)
-        batches = eval_batches(source, size, options.batch_size, bad=bad)
+        count = len(source)
+        batches = eval_batches(
+            source,
+            size,
+            options.batch_size,
+            **loaded.preparation._asdict(),
+            bad=BadImages(source, limit=1.0),
+        )
     keys = ("pooled", "embedding") if "head" in network.parts else ("pooled",)
     extract = Extractor(network, parallel.make_mesh(), keys=keys)
     steps = -(-count // options.batch_size)
-    progress = tqdm(batches, "embedding", steps, unit="batch", disable=None)
-    features, labels, ids = extract(loaded.variables, progress)
-    if bad is not None:
-        names = [source.name(i) for i in range(count) if i not in bad.names]
+    first = jax.process_index() == 0
+    progress = tqdm(batches, "embedding", steps, unit="batch", disable=None if first else True)
+    features, labels, ids = extract(loaded.variables, numbered(progress, options.batch_size))
+    if not first:
+        return
+    order = np.argsort(ids[:, 0])
+    rows, ids = ids[order, 0], ids[order, 1:].astype(np.uint32)
+    features = {key: value[order] for key, value in features.items()}
+    names = [f"{options.data}[{i}]" if options.raw else source.name(i) for i in rows.tolist()]
     about = {**loaded.provenance, "size": size, "raw": options.raw}
+    if not options.raw:
+        about |= loaded.preparation._asdict()
     _write(
         options.out,
         **features,
         id=ids,
-        label=labels,
+        label=labels[order],
         name=np.array(names),
         network=np.array(json.dumps(about)),
     )
     widths = ", ".join(f"{key} {list(value.shape)}" for key, value in features.items())
-    skipped = f"; {len(bad)} could not be read" if bad else ""
+    skipped = f"; {count - len(rows)} could not be read" if len(rows) < count else ""
     print(f"{options.out}: {widths}{skipped}")
+
+
+def numbered(batches, batch_size: int):
+    """This process's batches with the rows' places in the data before their ids, int64 `[B, 3]`.
+
+    Several processes interleave their rows: the places tell the order again.
+    """
+    rows = local_rows(batch_size)
+    for n, batch in enumerate(batches):
+        places = np.arange(n * batch_size, (n + 1) * batch_size)[rows]
+        yield {**batch, "id": np.column_stack([places, batch["id"]]).astype(np.int64)}
 
 
 def _source(options) -> Source:
@@ -137,24 +166,28 @@ def _load_npy(path: str) -> np.ndarray:
         raise UserError(f"{path} cannot be read as a .npy file: {error}.") from error
 
 
-def _raw_batches(images: np.ndarray, batch_size: int):
-    """As `eval_batches`, the last one padded."""
+def raw_batches(images: np.ndarray, batch_size: int):
+    """As `eval_batches`: this process's rows of each global batch, the last one padded."""
+    rows = local_rows(batch_size)
     for start in range(0, len(images), batch_size):
-        batch = np.zeros((batch_size, *images.shape[1:]), np.float32)
-        part = images[start : start + batch_size]
-        batch[: len(part)] = part
-        row = np.arange(start, start + batch_size)
-        yield {"image": batch, "label": np.full(batch_size, -1), "id": row, "mask": row < len(images)}
+        places = np.arange(start, start + batch_size)[rows]
+        mask = places < len(images)
+        batch = np.zeros((len(places), *images.shape[1:]), np.float32)
+        batch[mask] = images[places[mask]]
+        yield {"image": batch, "label": np.full(len(places), -1), "id": rng.split_id(places), "mask": mask}
 
 
 def _write(path: Path, **arrays) -> None:
     """Whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        with open(temporary, "wb") as file:
             np.savez(file, **arrays)
-        os.replace(file.name, path)
+        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,23 @@ from typing import Any
 from seed_jax import weights, workdir
 from seed_jax.errors import UserError
 from seed_jax.models.network import Joined
+from seed_jax.weights.preparation import Preparation
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """`size`: side of the images it is meant for, pixels. `provenance`: where it came from, for manifests.
+    """A network and how its images are prepared.
 
-    `assumed`: its mean and std are ImageNet's because nothing tells them.
+    `size`: side of the images it is meant for, pixels. `preparation`: how photographs become such.
+    `provenance`: where it came from, for manifests. `assumed`: its mean and std are ImageNet's because
+    nothing tells them.
     """
 
     network: Joined
     variables: Any
     size: int
     provenance: dict
+    preparation: Preparation = Preparation()
     assumed: bool = False
 
 
@@ -42,18 +46,13 @@ def load(
 
     Raises UserError for weights that are absent, broken, or of another network than `model`.
     """
-    path = weights.source.find(spec, where)
+    path, preparation = weights.source.find(spec, where), Preparation()
     assumed = False
     if path.is_dir():
         run = workdir.load_run(path, precision=precision)
         network, variables = run.network, run.variables
         native = run.config.student.image_size or run.config.data.image_size
-        provenance = {
-            "source": spec,
-            "step": run.step,
-            "started": run.manifest["started"],
-            "taught_by": run.manifest.get("teacher"),
-        }
+        provenance = weights.provenance.of_run(spec, run)
     else:
         options = options or {}
         form = options.get("form", "")
@@ -61,9 +60,10 @@ def load(
         if found.advice:
             raise UserError(f"{where}: {spec} holds {found}{found.advice}: give another file.")
         network, native = found.network(precision=precision, **options), found.size
+        preparation = found.preparation
         assumed = found.assumed and not {"mean", "std"} <= set(options)
         variables = weights.load(spec, network, where=where, part=part)
         provenance = {"source": spec, **weights.describe_source(path)}
     if size:
         network = dataclasses.replace(network, backbone=dataclasses.replace(network.backbone, size=size))
-    return Pretrained(network, variables, native, provenance, assumed)
+    return Pretrained(network, variables, native, provenance, preparation, assumed)

@@ -90,6 +90,7 @@ def _prepare(config, raw, directory, mesh, sources, loaded, name) -> _Prepared:
         directory,
         teacher=loaded.provenance if loaded else None,
         teacher_dim=loaded.dim if loaded else None,
+        init=training.init,
         data={
             "source": config.data.source,
             "images": len(sources.train),

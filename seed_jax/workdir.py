@@ -58,22 +58,24 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
 
 
 def write_manifest(workdir: Path, **facts) -> None:
-    """Write `manifest.json`: versions, commit, devices, and the facts given (teacher, data).
+    """Write `manifest.json`: versions, commit, devices, and the facts given (teacher, student's start, data).
 
-    Where there is one already, a run goes on: the facts must be the same.
+    Where there is one already, a run goes on: the facts must be the same, those aside that an older version
+    did not record.
 
     Raises:
-      UserError: the data or the teacher is another one than at the start of the run.
+      UserError: the data, the teacher or the student's start is another one than at the start of the run.
     """
     path = workdir / "manifest.json"
     facts = json.loads(json.dumps(facts))
     if path.exists() and _has_checkpoint(workdir):
-        before, now = _flat(_read(path)), _flat(facts)
+        manifest = _read(path)
+        before, now = _flat(manifest), _flat({k: v for k, v in facts.items() if k in manifest})
         differ = [f"{k} was {before.get(k)} and is {v}" for k, v in now.items() if before.get(k) != v]
         if differ:
             raise UserError(
-                f"{workdir} cannot go on, for its data or teacher changed: {'; '.join(differ[:5])}: "
-                "restore them, or start in another --workdir."
+                f"{workdir} cannot go on, for its data, teacher or student.init changed: "
+                f"{'; '.join(differ[:5])}: restore them, or start in another --workdir."
             )
         return
     devices = jax.devices()

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -7,8 +8,11 @@ import pytest
 from PIL import Image
 
 from seed_jax import embed, models, pretrained, weights
+from seed_jax.data.pipeline import eval_batches
+from seed_jax.data.sources import Arrays
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
+from seed_jax.weights.preparation import Preparation
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,68 @@ def test_a_network_resized_to_another_size(checkpoint, pictures):
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_photographs_are_prepared_as_the_network_wants(checkpoint, tmp_path):
+    path, network, variables = checkpoint
+    other = tmp_path / "other.safetensors"
+    recognised = dataclasses.replace(weights.recognise(path), preparation=Preparation(1.0, "bicubic"))
+    weights.save(variables, recognised, other, names="moco")
+    photograph = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    np.save(tmp_path / "images.npy", photograph)
+    table = embedded(other, tmp_path / "images.npy", tmp_path / "out.npz")
+    resized = Image.fromarray(photograph[0]).resize((48, 32), Image.Resampling.BICUBIC).crop((8, 0, 40, 32))
+    features, _ = network.apply(variables, np.asarray(resized)[None] / np.float32(255), False)
+    np.testing.assert_allclose(table["pooled"], features["pooled"], rtol=2e-5, atol=1e-6)
+    about = json.loads(str(table["network"]))
+    assert (about["resize"], about["interpolation"]) == (1.0, "bicubic")
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_rows_of_several_processes(pictures, monkeypatch, raw):
+    """Each process has rows of its own; their places give back the order."""
+    source = Arrays("pictures", pictures, None)
+    floats = pictures.astype(np.float32)
+
+    def batches():
+        made = embed.raw_batches(floats, 4) if raw else eval_batches(source, 32, 4)
+        return list(embed.numbered(made, 4))
+
+    whole, parts = batches(), []
+    for process in range(2):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(jax, "process_index", lambda i=process: i)
+        parts.append(batches())
+    assert len(parts[0]) == len(parts[1]) == len(whole) == 2
+
+    def table(batches):
+        joined = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+        return {key: column[joined["mask"]] for key, column in joined.items()}
+
+    found = table([*parts[0], *parts[1]])
+    assert found["id"][:, 0].tolist() == [0, 1, 4, 5, 2, 3, 6]
+    order = np.argsort(found["id"][:, 0])
+    for key, column in table(whole).items():
+        np.testing.assert_array_equal(found[key][order], column)
+    np.testing.assert_array_equal(found["image"][order], floats if raw else pictures)
+
+
+def test_the_file_has_the_usual_mode_and_leaves_nothing_beside_it(checkpoint, pictures, tmp_path):
+    np.save(tmp_path / "images.npy", pictures)
+    (tmp_path / "usual").touch()
+    embedded(checkpoint[0], tmp_path / "images.npy", tmp_path / "out.npz")
+    assert (tmp_path / "out.npz").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    (tmp_path / "folder.npz").mkdir()
+    arguments = [checkpoint[0], tmp_path / "images.npy", tmp_path / "folder.npz"]
+    assert embed.main([str(a) for a in arguments]) == 1
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["folder.npz", "images.npy", "out.npz", "usual"]
+
+
+@pytest.mark.parametrize("wrong", [["--batch-size", "0"], ["--size", "0"], ["--size", "32", "--raw"]])
+def test_arguments_that_make_no_sense(wrong, capsys):
+    with pytest.raises(SystemExit):
+        embed.main(["spec", "data", "out.npz", *wrong])
+    assert wrong[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

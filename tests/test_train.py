@@ -240,7 +240,7 @@ def test_a_run_does_not_go_on_with_other_data_or_another_teacher(tmp_path, monke
     run(tmp_path)
     monkeypatch.setattr(Subset, "fingerprint", lambda self: "another")
     with pytest.raises(
-        UserError, match="its data or teacher changed: data.fingerprint was .* and is another"
+        UserError, match="its data, teacher or student.init changed: data.fingerprint was .* and is another"
     ):
         run(tmp_path)
 
@@ -290,6 +290,14 @@ def test_a_run_is_the_start_of_another(tmp_path):
     chex.assert_trees_all_equal(
         probe["model_state"]["batch_stats"]["backbone"], first["model_state"]["batch_stats"]["backbone"]
     )
+    manifest = json.loads((tmp_path / "probe" / "manifest.json").read_text())
+    assert (manifest["init"]["source"], manifest["init"]["step"]) == (str(tmp_path / "first"), 6)
+    with pytest.raises(UserError, match=r"student.init changed: init.step was 6 and is 7"):
+        workdir.write_manifest(tmp_path / "probe", init=manifest["init"] | {"step": 7})
+    older = {key: value for key, value in manifest.items() if key != "init"}
+    (tmp_path / "probe" / "manifest.json").write_text(json.dumps(older))
+    workdir.write_manifest(tmp_path / "probe", init=manifest["init"])
+    assert workdir.load_run(tmp_path / "probe").step == 6
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,23 @@ def photographs() -> dict[str, np.ndarray]:
     return {"china": china, "flower": flower} | named
 
 
+def classes() -> list[str]:
+    """The names of ImageNet's 1000 classes."""
+    lines = CLASSES.read_text().splitlines()
+    return [line.split("\t")[1] for line in lines if not line.startswith("#")]
+
+
 def main() -> int:
-    names = [line.split("\t")[1] for line in CLASSES.read_text().splitlines()]
+    names = classes()
     try:
         teacher = pretrained.load("pip:efficientnet-lite0", where="SPEC")
         images = photographs()
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    views = np.stack([eval_view(Image.fromarray(image), teacher.size) for image in images.values()])
+    views = np.stack(
+        [eval_view(Image.fromarray(image), teacher.size, *teacher.preparation) for image in images.values()]
+    )
     features, _ = jax.jit(lambda v, x: teacher.network.apply(v, x, False))(
         teacher.variables, views.astype(np.float32) / 255
     )

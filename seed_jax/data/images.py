@@ -1,4 +1,4 @@
-"""One image: decoding and geometry, on the host, with PIL's bilinear antialiased resize."""
+"""One image: decoding and geometry, on the host, with PIL's antialiased resize."""
 
 import contextlib
 import io
@@ -10,6 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 TRIES = 10  # of a random resized crop, as torchvision
 NUMBERS = 2 * TRIES + 3  # uniform numbers of one view: area and aspect of each try, place, flip
+EVAL_RESIZE = 256 / 224  # of the short side, before the centre crop
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap width and height
 
 
@@ -132,20 +134,22 @@ def resized_crop(picture: Image.Image, box, size: int, divisor: int = 1, flip: b
     return np.asarray(view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else view)
 
 
-def eval_view(picture: Image.Image, size: int) -> np.ndarray:
-    """Short side to `round(size * 256 / 224)`, then the centre, uint8 `[size, size, 3]`.
+def eval_view(
+    picture: Image.Image, size: int, resize: float = EVAL_RESIZE, interpolation: str = "bilinear"
+) -> np.ndarray:
+    """Short side to `round(size * resize)`, then the centre, uint8 `[size, size, 3]`.
 
     As torchvision's Resize and CenterCrop on PIL images. An image that is exactly `size x size` is returned
-    unchanged.
+    unchanged. `interpolation`: of `RESAMPLING`.
     """
     if picture.size == (size, size):
         return np.asarray(picture)
-    short = round(size * 256 / 224)
+    short = round(size * resize)
     width, height = picture.size
     if width <= height:
         width, height = short, int(short * height / width)
     else:
         width, height = int(short * width / height), short
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    picture = picture.resize((width, height), RESAMPLING[interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(picture.crop((left, top, left + size, top + size)))

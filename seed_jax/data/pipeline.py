@@ -78,7 +78,7 @@ def _threads() -> int:
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 
 
-def _local_rows(batch_size: int) -> slice:
+def local_rows(batch_size: int) -> slice:
     """This process's rows of a global batch."""
     n, p = jax.process_count(), jax.process_index()
     if batch_size % n:
@@ -104,7 +104,7 @@ def train_batches(
     source and is noted in `bad`.
     """
     steps = steps_per_epoch(source, batch_size)
-    rows = _local_rows(batch_size)
+    rows = local_rows(batch_size)
     bad = BadImages(source) if bad is None else bad
 
     @functools.lru_cache(maxsize=2)
@@ -172,14 +172,22 @@ def _fill_views(outs, record, views, seed, epoch):
 
 
 def eval_batches(
-    source: Source, size: int, batch_size: int, *, threads: int | None = None, bad: BadImages | None = None
+    source: Source,
+    size: int,
+    batch_size: int,
+    *,
+    resize: float = images.EVAL_RESIZE,
+    interpolation: str = "bilinear",
+    threads: int | None = None,
+    bad: BadImages | None = None,
 ):
     """Every image once, in order: this process's rows of each global batch of `batch_size`, the last padded.
 
     Yields dicts of `image` uint8 `[B, size, size, 3]`, `label` int32 `[B]`, `id` uint32 `[B, 2]` and `mask`
-    bool `[B]`. An unreadable image is masked out and noted in `bad`.
+    bool `[B]`. An unreadable image is masked out and noted in `bad`. `resize`, `interpolation`: of
+    `images.eval_view`.
     """
-    rows = _local_rows(batch_size)
+    rows = local_rows(batch_size)
     bad = BadImages(source) if bad is None else bad
 
     def batch(n):
@@ -190,7 +198,8 @@ def eval_batches(
         for row, i in enumerate(indices[indices < len(source)].tolist()):
             try:
                 record = source[i]
-                image[row] = images.eval_view(images.load_rgb(images.open_image(record.image)), size)
+                picture = images.load_rgb(images.open_image(record.image))
+                image[row] = images.eval_view(picture, size, resize, interpolation)
                 ids[row], labels[row], mask[row] = record.id, record.label, True
             except images.BadImage as error:
                 bad.add(i, error)

@@ -2,11 +2,22 @@
 variables, `save` writes them under PyTorch's names.
 """
 
-from seed_jax.weights import source
+from seed_jax.weights import provenance, source
 from seed_jax.weights.heads import Head
 from seed_jax.weights.loading import load
 from seed_jax.weights.provenance import describe_source, sha256
 from seed_jax.weights.recognition import FLAGS, Recognised, recognise
 from seed_jax.weights.saving import save
 
-__all__ = ["FLAGS", "Head", "Recognised", "describe_source", "load", "recognise", "save", "sha256", "source"]
+__all__ = [
+    "FLAGS",
+    "Head",
+    "Recognised",
+    "describe_source",
+    "load",
+    "provenance",
+    "recognise",
+    "save",
+    "sha256",
+    "source",
+]

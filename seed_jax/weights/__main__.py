@@ -10,17 +10,7 @@ from absl import logging
 from seed_jax import models, parallel
 from seed_jax.errors import UserError
 from seed_jax.report.tables import Table
-from seed_jax.weights import (
-    array_files,
-    loading,
-    naming,
-    parity,
-    provenance,
-    recognition,
-    saving,
-    source,
-    state_dict,
-)
+from seed_jax.weights import loading, naming, parity, provenance, recognition, saving, source, state_dict
 from seed_jax.weights.cases import CASES
 
 LARGEST_ERROR = 1e-4
@@ -69,8 +59,9 @@ def _inspect(options) -> int:
     known = network.arch in models.MODELS
     template = loading.shapes(network.network()) if known else {"params": {}}
     _, faults = loading.match(found, naming.leaves(template))
-    facts = {} if path.is_dir() else provenance.describe_source(path)
-    said = array_files.safetensors_metadata(path) if path.suffix == ".safetensors" else {}
+    facts = provenance.of_run(path, _run(path)) if path.is_dir() else provenance.describe_source(path)
+    licences = [f"{licence} ({what})" for what, licence in provenance.licences(facts)]
+    resize, interpolation = network.preparation
     dtypes = sorted({str(tensor.dtype) for tensor in found.tensors.values()})
     parts = {match[2] for name in found.names.values() if (match := state_dict.OWNER.match(name))}
     assumed = " (assumed: nothing tells them)" if network.assumed else ""
@@ -81,15 +72,11 @@ def _inspect(options) -> int:
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(template['params'])):,}",
         "tensors": f"{len(found.tensors)} of {', '.join(dtypes)}",
         "images": f"{network.size} px, mean {network.mean}, std {network.std}{assumed}",
+        "photographs": f"{interpolation} to a short side of {network.size * resize:.0f} px, then the centre",
         "published as": facts.get("teacher", "unknown"),
-        "licence": facts.get("licence") or "unknown",
+        "licences": "; ".join(licences) or "unknown",
         "sha256": facts.get("sha256", "none"),
         "left out": loading.some([found.names[name] for name in found.ignored]) or "nothing",
-    }
-    about |= {
-        key.replace("_", "'s ", 1).replace("_", " "): said[key]
-        for key in sorted(said)
-        if key.startswith("teacher")
     }
     about |= {what: loading.some(names) for what, names in faults.items() if known}
     for what, value in about.items():
@@ -110,16 +97,16 @@ def _parts(found):
 def _export(options) -> int:
     path = source.find(options.spec, "WORKDIR")
     if path.is_dir():
-        from seed_jax import workdir  # the checkpoint library takes seconds to import
-
-        run = workdir.load_run(path, best=options.best)
-        network, variables, teacher = recognition.of_run(run), run.variables, run.manifest["teacher"]
+        run = _run(path, best=options.best)
+        network, variables = recognition.of_run(run), run.variables
+        facts = provenance.made_from(run.manifest)
+        provenance.warn(facts)
     else:
         network = _recognise(path, options, "WORKDIR")
         variables = loading.load(path, network.network(), where="WORKDIR")
-        teacher = provenance.describe_source(path)
+        facts = {"origin": provenance.describe_source(path)}
     names = options.names or _first(list(saving.offered(network, variables)))
-    left_out = saving.save(variables, network, options.out, names=names, provenance=teacher)
+    left_out = saving.save(variables, network, options.out, names=names, provenance=facts)
     print(f"{options.out}: {network.arch} as {names} names it")
     if left_out:
         print(f"left out, for there are no such names: {', '.join(left_out)}")
@@ -129,6 +116,12 @@ def _export(options) -> int:
 def _first(offered):
     """Of the names there are; torchvision's are what most code reads."""
     return "torchvision" if "torchvision" in offered or not offered else offered[0]
+
+
+def _run(path, best=False):
+    from seed_jax import workdir  # the checkpoint library takes seconds to import
+
+    return workdir.load_run(path, best=best)
 
 
 def _parity(options) -> int:

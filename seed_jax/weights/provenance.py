@@ -2,16 +2,19 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import logging
 
+from seed_jax.errors import UserError
 from seed_jax.models.efficientnet import LITE_MEAN, LITE_STD
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
 from seed_jax.models.vit import CLIP_MEAN, CLIP_STD
-from seed_jax.weights import source
+from seed_jax.weights import array_files, source
 
 SWAV_STD = (0.228, 0.224, 0.225)  # facebookresearch/swav, src/multicropdataset.py
 UNIT_MEAN, UNIT_STD = (0.0,) * 3, (1.0,) * 3  # SimCLR takes images in [0, 1]
@@ -19,6 +22,8 @@ RESTRICTED = {
     "CC-BY-NC": "forbids commercial use",
     "GPL": "asks that what contains them is published under the same terms",
 }
+# How weights come from others: the keys of their facts, in manifests and in the metadata of exports.
+MADE_FROM = {"origin": "converted from", "taught_by": "taught by", "init": "started from"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,19 +164,12 @@ KNOWN = (
         ("MAE ViT-Base", "mae_pretrain_vit_base.pth", None, 768),
         ("MAE ViT-Large", "mae_pretrain_vit_large.pth", None, 1024),
     ),
+    # Without the published digests: they are of TorchScript archives, and what can be read was saved anew.
     *_published(
         "openai/CLIP, clip/clip.py",
         "MIT",
         ("CLIP ViT-B/16", "ViT-B-16.pt", None, 768),
-        sha256="5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
-        mean=CLIP_MEAN,
-        std=CLIP_STD,
-    ),
-    *_published(
-        "openai/CLIP, clip/clip.py",
-        "MIT",
         ("CLIP ViT-L/14", "ViT-L-14.pt", None, 1024),
-        sha256="b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
         mean=CLIP_MEAN,
         std=CLIP_STD,
     ),
@@ -207,20 +205,88 @@ def named(path: str | os.PathLike) -> Teacher | None:
     return next((teacher for teacher in KNOWN if teacher.file == Path(path).name), None)
 
 
-def describe_source(spec: str | os.PathLike) -> dict:
-    """File name, sha256, and name and licence if it is known, of a weights file: for manifests and exports.
+def published(path: str | os.PathLike, digest: str | None = None) -> Teacher | None:
+    """The published file that this is: by its digest, else by its name where no digest is published.
 
-    Warns of licences that bind. A published digest that is another makes the file an unknown one.
+    `digest`: of the file, if the caller has it.
     """
-    path = source.find(spec, "teacher.weights")
-    facts = {"file": Path(path).name, "sha256": sha256(path)}
+    digest = digest or sha256(path)
+    for teacher in KNOWN:
+        if teacher.sha256 and digest.startswith(teacher.sha256):
+            return teacher
     teacher = named(path)
-    if teacher is None or not facts["sha256"].startswith(teacher.sha256):
-        return facts
-    for licence, demand in RESTRICTED.items():
-        if licence in teacher.licence:
-            logging.warning("%s is under %s, which %s.", teacher.name, teacher.licence, demand)
-    return facts | {"teacher": teacher.name, "licence": teacher.licence, "stated_by": teacher.source}
+    return None if teacher is None or teacher.sha256 else teacher
+
+
+def describe_source(spec: str | os.PathLike) -> dict:
+    """What is known of a weights file, for manifests and exports, and what it was made from.
+
+    File name and sha256; name and licence if it is published; for our own exports, under the keys of
+    `MADE_FROM`, the same of what they were made from. Warns of licences that bind, and of a published
+    file's name on another content.
+
+    Raises UserError for damaged metadata.
+    """
+    path = Path(source.find(spec, "teacher.weights"))
+    facts = {"file": path.name, "sha256": sha256(path)}
+    if teacher := published(path, facts["sha256"]):
+        facts |= {"teacher": teacher.name, "licence": teacher.licence, "stated_by": teacher.source}
+    elif teacher := named(path):
+        logging.warning(
+            "%s is called like %s, whose digest is another: its origin and licence are unknown.",
+            path,
+            teacher.name,
+        )
+    if path.suffix == ".safetensors":
+        facts |= _said(path)
+    warn(facts)
+    return facts
+
+
+def _said(path: Path) -> dict:
+    """What one of our exports says that it was made from."""
+    metadata = array_files.safetensors_metadata(path)
+    if "seed_jax" not in metadata:
+        return {}
+    try:
+        return {role: dict(json.loads(metadata[role])) for role in MADE_FROM if role in metadata}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from error
+
+
+def of_run(spec: str | os.PathLike, run) -> dict:
+    """`describe_source` of a `workdir.Run`."""
+    facts = {"source": os.fspath(spec), "step": run.step, "started": run.manifest.get("started")}
+    facts |= made_from(run.manifest)
+    warn(facts)
+    return facts
+
+
+def made_from(manifest: Mapping) -> dict:
+    """The teacher of a run, and the weights that its student started from, as far as there are any."""
+    found = {"taught_by": manifest.get("teacher"), "init": manifest.get("init")}
+    return {role: facts for role, facts in found.items() if facts}
+
+
+def licences(facts: Mapping) -> list[tuple[str, str]]:
+    """(what, licence) of all that is known to be licensed among the weights and what they were made from."""
+    found, left = [], [("", facts)]
+    while left:
+        what, facts = left.pop(0)
+        what += str(facts.get("teacher") or facts.get("file") or facts.get("source"))
+        if facts.get("licence"):
+            found.append((what, str(facts["licence"])))
+        parents = {role: facts[role] for role in MADE_FROM if isinstance(facts.get(role), Mapping)}
+        left += [(f"{what}, {MADE_FROM[role]} ", parent) for role, parent in parents.items()]
+    return found
+
+
+def warn(facts: Mapping) -> None:
+    """Say in the log which licences bind who uses the weights."""
+    for what, licence in licences(facts):
+        for restricted, demand in RESTRICTED.items():
+            if restricted in licence:
+                logging.warning("%s: %s %s.", what, licence, demand)
 
 
 def sha256(path: str | os.PathLike) -> str:

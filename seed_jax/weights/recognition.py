@@ -12,9 +12,19 @@ from seed_jax import models
 from seed_jax.errors import UserError
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
-from seed_jax.weights import array_files, heads, naming, provenance, source, state_dict, torch_file
+from seed_jax.weights import (
+    array_files,
+    heads,
+    naming,
+    preparation,
+    provenance,
+    source,
+    state_dict,
+    torch_file,
+)
 from seed_jax.weights.families import NAMINGS
 from seed_jax.weights.heads import Head
+from seed_jax.weights.preparation import Preparation
 from seed_jax.weights.state_dict import StateDict
 
 SIZES = {
@@ -39,8 +49,9 @@ class Recognised:
     """What a file holds: the network `models.create(arch, mean=mean, std=std, **options)`, perhaps a head.
 
     `naming`: of its tensors, e.g. `torchvision`. `size`: of the square images it is meant for. `teacher`: the
-    published file of that name. `assumed`: mean and std are ImageNet's because nothing tells them. `called`:
-    what the code base calls it, where its names do not tell. Shapes that fit no architecture of the family
+    published file that it is. `preparation`: of its images. `assumed`: mean and std are ImageNet's because
+    nothing tells them. `called`: what the code base calls it, where its names do not tell. Shapes that fit
+    no architecture of the family
     give an `arch` that says so, which `create` refuses.
     """
 
@@ -53,6 +64,7 @@ class Recognised:
     std: tuple[float, ...] = IMAGENET_STD
     size: int = 224
     teacher: provenance.Teacher | None = None
+    preparation: Preparation = Preparation()
     assumed: bool = False
     called: str = ""
 
@@ -178,13 +190,14 @@ def _recognised(path, found, shapes, arch, options, called) -> Recognised:
     classifier = found.naming.to_torch("backbone/fc/kernel", ())
     if classifier in shapes and not (head and head.layers == 1 and classifier == f"{style}.weight"):
         options["num_classes"] = shapes[classifier][0]
-    teacher = provenance.named(path)
+    teacher = provenance.published(path)
     mean, std = (teacher.mean, teacher.std) if teacher else BY_HEAD.get(style, (IMAGENET_MEAN, IMAGENET_STD))
     assumed = not teacher and style not in BY_HEAD and "mean" not in options
     size = teacher.size if teacher else options.get("image_size", SIZES.get(arch, 224))
     mean, std = options.pop("mean", mean), options.pop("std", std)
     family, name = found.naming.family, found.naming.name
-    return Recognised(family, arch, options, head, name, mean, std, size, teacher, assumed, called)
+    prepared = preparation.of_network(family, arch, options, name, teacher.source if teacher else "")
+    return Recognised(family, arch, options, head, name, mean, std, size, teacher, prepared, assumed, called)
 
 
 def _with_metadata(path, metadata, recognised) -> Recognised:
@@ -192,9 +205,17 @@ def _with_metadata(path, metadata, recognised) -> Recognised:
     try:
         said = {name: json.loads(metadata[name]) for name in ("options", "mean", "std", "size")}
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (said["mean"], said["std"]))
-        told = {"arch": metadata["arch"], "options": dict(said["options"]), "mean": mean, "std": std}
-        size = int(said["size"])
-        return dataclasses.replace(recognised, **told, size=size, assumed=False, called="")
+        return dataclasses.replace(
+            recognised,
+            arch=metadata["arch"],
+            options=dict(said["options"]),
+            mean=mean,
+            std=std,
+            size=int(said["size"]),
+            preparation=preparation.of_metadata(metadata),
+            assumed=False,
+            called="",
+        )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from error
 

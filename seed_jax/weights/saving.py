@@ -39,7 +39,8 @@ def save(
 
     `network`: what `recognise` says of where the variables come from. `names`: a code base that names this
     architecture, or `moco` or `seed` for the form of their training files, projection head included.
-    `provenance`: of its teacher, as in a run's manifest. `load` reads the file back bit for bit.
+    `provenance`: what the weights were made from, by the keys of `provenance.MADE_FROM`. `load` reads the
+    file back bit for bit.
 
     Raises UserError for names that the architecture does not have, which lists those it has.
     """
@@ -119,7 +120,8 @@ def _metadata(network, arrays, names, provenance):
         "size": network.size,
         "mean": network.mean,
         "std": network.std,
+        **network.preparation._asdict(),
         "layout": LAYOUT,
-        **{key if key == "teacher" else f"teacher_{key}": value for key, value in provenance.items()},
+        **provenance,
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}

@@ -233,3 +233,16 @@ def test_eval_view_is_resize_and_centre_crop(size, width, height):
 def test_eval_view_leaves_a_fitting_image_alone():
     picture = Image.fromarray(photo(64, 64))
     np.testing.assert_array_equal(images.eval_view(picture, 64), photo(64, 64))
+
+
+@pytest.mark.parametrize("resize", [1.0, 256 / 224])
+@pytest.mark.parametrize(("interpolation", "resample"), [("bilinear", 2), ("bicubic", 3)])
+def test_eval_view_as_a_network_wants_it(resize, interpolation, resample):
+    """Against PIL's own calls, for a landscape whose numbers divide."""
+    picture = Image.fromarray(photo(448, 224))
+    short = round(112 * resize)
+    resized = picture.resize((2 * short, short), resample)
+    left, top = (2 * short - 112) // 2, (short - 112) // 2
+    expected = np.asarray(resized.crop((left, top, left + 112, top + 112)))
+    found = images.eval_view(picture, 112, resize, interpolation)
+    np.testing.assert_array_equal(found, expected)

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import json
 
 import jax
@@ -10,7 +11,8 @@ import seed_jax
 from seed_jax import models, weights
 from seed_jax.errors import UserError
 from seed_jax.models.heads import Classifier
-from seed_jax.weights import Recognised, array_files, loading, parity, saving
+from seed_jax.weights import Recognised, array_files, loading, naming, parity, saving
+from seed_jax.weights.preparation import Preparation
 
 HEAD = weights.Head(hidden=16, dim=8, layers=2, batch_norm=True)
 NARROW = {"width": 0.125}
@@ -74,6 +76,38 @@ def test_every_name_there_and_back(tmp_path, told):
             np.testing.assert_array_equal(array, expected[name], strict=True)
 
 
+PUBLISHED = [
+    ("resnet", "torchvision", "resnet18", NARROW | {"num_classes": 3}),
+    ("mobilenetv3", "d-li14", "mobilenetv3_small", {"num_classes": 3}),
+    ("mobilenetv3_torchvision", "torchvision", "mobilenetv3_small_torchvision", {"num_classes": 3}),
+    ("efficientnet", "lukemelas", "efficientnet_b0", {"num_classes": 3}),
+    ("vit", "timm", "vit_small", {"num_classes": 3, "image_size": 32}),
+    ("vit", "openai_clip", "vit_small", {"form": "clip", "image_size": 32}),
+]
+
+
+@pytest.mark.parametrize(("file", "names", "arch", "options"), PUBLISHED, ids=lambda value: str(value))
+def test_pytorchs_tensors_there_and_back(tmp_path, file, names, arch, options):
+    """PyTorch's -> ours -> PyTorch's is bit for bit, from tensors drawn under PyTorch's names and shapes."""
+    module = importlib.import_module(f"seed_jax.weights.{file}")
+    table = next(table for table in module.NAMINGS if table.name == names)
+    network = models.Joined(models.create(arch, **options), {})
+    drawn = {}
+    leaves = naming.leaves(loading.shapes(network))
+    for leaf, name in naming.torch_names(table, leaves).items():
+        shape = naming.to_torch(table, leaf, np.broadcast_to(np.float32(0), leaves[leaf])).shape
+        drawn[name] = parity.draw(name, shape)
+    array_files.write_safetensors(tmp_path / "theirs.safetensors", drawn, {})
+    found = weights.recognise(tmp_path / "theirs.safetensors")
+    assert (found.arch, found.naming) == (arch, names)
+    variables = weights.load(tmp_path / "theirs.safetensors", found.network())
+    assert weights.save(variables, found, tmp_path / "ours.safetensors", names=names) == []
+    written = array_files.read_safetensors(tmp_path / "ours.safetensors")
+    assert written.keys() == drawn.keys()
+    for name, tensor in drawn.items():
+        np.testing.assert_array_equal(written[name], tensor, strict=True)
+
+
 def test_seeds_mobilenet_is_not_torchvisions(tmp_path):
     """The count of parameters is the same and what they compute is not."""
     told = NETWORKS[2]
@@ -115,17 +149,18 @@ def test_options_that_timm_would_not_know(tmp_path):
 
 
 def test_what_the_file_says_of_itself(tmp_path):
-    path, told = tmp_path / "a" / "b.safetensors", dataclasses.replace(NETWORKS[0], mean=(0, 0, 0), size=96)
-    teacher = {"source": "t.pth", "sha256": "ab", "licence": "MIT", "teacher": "T"}
-    weights.save(drawn(told.network()), told, path, provenance=teacher)
+    path, prepared = tmp_path / "a" / "b.safetensors", Preparation(1.0, "bicubic")
+    told = dataclasses.replace(NETWORKS[0], mean=(0, 0, 0), size=96, preparation=prepared)
+    made_from = {"taught_by": {"source": "t.pth", "sha256": "ab", "licence": "MIT", "teacher": "T"}}
+    weights.save(drawn(told.network()), told, path, provenance=made_from)
     metadata = array_files.safetensors_metadata(path)
     assert metadata["seed_jax"] == seed_jax.__version__
     assert metadata["arch"] == "resnet18"
     assert json.loads(metadata["options"]) == NARROW
-    said = [metadata[f"teacher_{key}"] for key in ("source", "sha256", "licence")]
-    assert said == ["t.pth", "ab", "MIT"]
+    assert json.loads(metadata["taught_by"]) == made_from["taught_by"]
     assert weights.recognise(path).mean == (0, 0, 0)
     assert weights.recognise(path).size == 96
+    assert weights.recognise(path).preparation == prepared
     assert [file.name for file in path.parent.iterdir()] == ["b.safetensors"]
 
 

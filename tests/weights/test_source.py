@@ -1,4 +1,5 @@
 import hashlib
+import json
 import sys
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from absl import logging
 from flax import traverse_util
 
-from seed_jax import config, state, weights, workdir
+from seed_jax import config, pretrained, state, weights, workdir
 from seed_jax.checkpoint import Checkpoints
 from seed_jax.errors import UserError
 from seed_jax.weights import __main__ as command
@@ -16,6 +17,15 @@ from seed_jax.weights import array_files, loading, provenance, source
 
 OPTIONS = {"width": 0.125, "small_stem": True}
 TEACHER = {"source": "t.pth", "sha256": "ab", "teacher": "MoCo v2", "licence": "CC-BY-NC-4.0"}
+INIT = {"file": "n.pth", "sha256": "cd", "teacher": "N", "licence": "GPL-3.0"}
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What is logged as a warning."""
+    found = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: found.append(text % args))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +36,8 @@ def run(tmp_path_factory):
     raw.train.epochs, raw.student.model, raw.student.options = 1, "resnet18", OPTIONS
     raw.data.image_size = 32
     workdir.claim(directory, raw)
-    workdir.write_manifest(directory, data={"num_classes": 10}, teacher=TEACHER, teacher_dim=16)
+    data = {"num_classes": 10}
+    workdir.write_manifest(directory, data=data, teacher=TEACHER, teacher_dim=16, init=INIT)
     network = state.student_network(config.resolve(raw), 10, 16)
     variables = state.init_variables(network, 32, seed=0)
     stats = {name: tree for name, tree in variables.items() if name != "params"}
@@ -62,7 +73,41 @@ def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
     assert "small_stem=True, width=0.125 without a projection head" in said
     assert "torchvision names it" in said and "| layer4.1.bn2.running_var | [64] | float32 |" in said
     assert "(assumed" not in said
-    assert "teacher:            MoCo v2" in said and "teacher's licence:  CC-BY-NC-4.0" in said
+    assert "licences:           CC-BY-NC-4.0 (out.safetensors, taught by MoCo v2)" in said
+    assert command.main(["inspect", str(directory)]) == 0
+    assert f"CC-BY-NC-4.0 ({directory}, taught by MoCo v2)" in capsys.readouterr().out
+
+
+def test_licences_survive_every_way(run, tmp_path, warnings):
+    """Exported, exported again, loaded as a teacher: what was learnt from is recorded and warned of."""
+    directory, _, _ = run
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    assert command.main(["export", str(directory), str(first), "--names", "moco"]) == 0
+    assert command.main(["export", str(first), str(second), "--names", "moco"]) == 0
+    origin = json.loads(array_files.safetensors_metadata(second)["origin"])
+    assert origin["file"] == "first.safetensors" and origin["taught_by"] == TEACHER
+    assert origin["init"] == INIT and "taught_by" not in array_files.safetensors_metadata(second)
+    for spec, words in (
+        (directory, f"{directory}, taught by MoCo v2: CC-BY-NC-4.0 forbids commercial use."),
+        (first, "first.safetensors, taught by MoCo v2: CC-BY-NC-4.0 forbids commercial use."),
+        (
+            second,
+            "second.safetensors, converted from first.safetensors, started from N: "
+            "GPL-3.0 asks that what contains them is published under the same terms.",
+        ),
+    ):
+        warnings.clear()
+        facts = pretrained.load(str(spec)).provenance
+        assert words in warnings
+        assert sorted(licence for _, licence in provenance.licences(facts)) == ["CC-BY-NC-4.0", "GPL-3.0"]
+
+
+@pytest.mark.parametrize("value", ["x", "1", '"ab"', "[" * 9999])
+def test_damaged_provenance(tmp_path, value):
+    path = tmp_path / "a.safetensors"
+    array_files.write_safetensors(path, {"x": np.zeros(2)}, {"seed_jax": "0", "taught_by": value})
+    with pytest.raises(UserError, match="damaged metadata"):
+        provenance.describe_source(path)
 
 
 def test_what_cannot_be_exported_or_inspected_is_told(run, tmp_path, capsys):
@@ -135,27 +180,30 @@ def test_packages_that_are_not_there(monkeypatch):
         source.find("pip:resnet50", "a.b")
 
 
-def test_known_files_are_told_by_name_and_digest(tmp_path, monkeypatch):
+def test_known_files_are_told_by_their_digest_and_else_by_name(tmp_path, monkeypatch, warnings):
     content = b"weights"
     digest = hashlib.sha256(content).hexdigest()
     known = provenance.Teacher("T", f"t-{digest[:8]}.pth", "a/b", "CC-BY-NC-4.0", 70.0, 512, digest[:8])
-    monkeypatch.setattr(provenance, "KNOWN", (known,))
-    warnings = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: warnings.append(text % args))
-    path = tmp_path / known.file
-    path.write_bytes(content)
-    facts = provenance.describe_source(path)
-    assert facts == {
-        "file": known.file,
-        "sha256": digest,
-        "teacher": "T",
-        "licence": "CC-BY-NC-4.0",
-        "stated_by": "a/b",
-    }
-    assert warnings == ["T is under CC-BY-NC-4.0, which forbids commercial use."]
-    path.write_bytes(b"others")
-    assert set(provenance.describe_source(path)) == {"file", "sha256"}
-    assert len(warnings) == 1
+    unsigned = provenance.Teacher("U", "u.pth", "c/d", "MIT", None, 512)
+    monkeypatch.setattr(provenance, "KNOWN", (known, unsigned))
+    for name in (known.file, "renamed.pth", unsigned.file):
+        warnings.clear()
+        (tmp_path / name).write_bytes(content)
+        assert provenance.describe_source(tmp_path / name) == {
+            "file": name,
+            "sha256": digest,
+            "teacher": "T",
+            "licence": "CC-BY-NC-4.0",
+            "stated_by": "a/b",
+        }
+        assert warnings == ["T: CC-BY-NC-4.0 forbids commercial use."]
+    warnings.clear()
+    (tmp_path / unsigned.file).write_bytes(b"others")
+    assert provenance.describe_source(tmp_path / unsigned.file)["teacher"] == "U"
+    assert not warnings
+    (tmp_path / known.file).write_bytes(b"others")
+    assert set(provenance.describe_source(tmp_path / known.file)) == {"file", "sha256"}
+    assert len(warnings) == 1 and "is called like T, whose digest is another" in warnings[0]
 
 
 def test_the_table_of_teachers_is_plausible():
@@ -166,4 +214,6 @@ def test_the_table_of_teachers_is_plausible():
         assert teacher.top1 is None or 50 < teacher.top1 < 100
         assert len(teacher.mean) == len(teacher.std) == 3
     assert provenance.named("a/b/resnet50-11ad3fa6.pth").sha256 == "11ad3fa6"
+    # OpenAI's digests are of TorchScript archives, which are saved anew before they are read.
+    assert provenance.named("ViT-B-16.pt").sha256 == ""
     assert provenance.named("mobilenetv3-small-55df8e1f.pth").sha256 == ""
