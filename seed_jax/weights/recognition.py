@@ -111,7 +111,8 @@ def recognise(
     path = source.find(spec, where)
     if path.is_dir():
         return of_run(_run(path))
-    return choose(path, candidates(path, read(path, part)), arch, form, where, flags)
+    fits = candidates(path, read(path, part), provenance.published(path))
+    return choose(path, fits, arch, form, where, flags)
 
 
 def choose(
@@ -154,13 +155,15 @@ def read(path: Path, part: str | None) -> StateDict:
     return state_dict.of_torch(path, read_tensors(path), part)
 
 
-def candidates(path: Path, found: StateDict) -> list[Recognised]:
+def candidates(path: Path, found: StateDict, teacher: provenance.Teacher | None) -> list[Recognised]:
     """Every network that what was read from the path may be; the likeliest first.
+
+    `teacher`: the published file that it is, if it is one.
 
     Raises UserError when it is no network of a known family.
     """
     states = _under_torch_names(path, found) if found.own_names else [found]
-    every = _distinct([recognised for state in states for recognised in _readings(path, state)])
+    every = _distinct([recognised for state in states for recognised in _readings(path, state, teacher)])
     if path.suffix == ".safetensors" and "seed_jax" in (told := array_files.safetensors_metadata(path)):
         return [_with_metadata(path, told, every[0])]
     return every
@@ -171,7 +174,7 @@ def _distinct(every):
     return list({(r.arch, r.options.get("form")): r for r in reversed(every)}.values())[::-1]
 
 
-def _readings(path, found: StateDict) -> list[Recognised]:
+def _readings(path, found: StateDict, teacher) -> list[Recognised]:
     shapes = {name: tensor.shape for name, tensor in (*found.ignored.items(), *found.tensors.items())}
     try:
         readings = found.naming.readings(shapes)
@@ -180,17 +183,16 @@ def _readings(path, found: StateDict) -> list[Recognised]:
             f"{path} has names of {found.naming.family}, as {found.naming.name} names it, but lacks some of "
             f"its tensors ({error!r}): give an intact file."
         ) from error
-    return [_recognised(path, found, shapes, *reading) for reading in readings]
+    return [_recognised(path, found, shapes, teacher, *reading) for reading in readings]
 
 
-def _recognised(path, found, shapes, arch, options, called) -> Recognised:
+def _recognised(path, found, shapes, teacher, arch, options, called) -> Recognised:
     style, head = found.head_style, found.head
     options = {key: value for key, value in options.items() if key != "num_classes"}
     options |= UNTOLD_OPTIONS.get(path.name, {})
     classifier = found.naming.to_torch("backbone/fc/kernel", ())
     if classifier in shapes and not (head and head.layers == 1 and classifier == f"{style}.weight"):
         options["num_classes"] = shapes[classifier][0]
-    teacher = provenance.published(path)
     mean, std = (teacher.mean, teacher.std) if teacher else BY_HEAD.get(style, (IMAGENET_MEAN, IMAGENET_STD))
     assumed = not teacher and style not in BY_HEAD and "mean" not in options
     size = teacher.size if teacher else options.get("image_size", SIZES.get(arch, 224))

@@ -180,7 +180,8 @@ def recognised(file, shapes, **told):
     path = Path(file)
     tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     found = state_dict.of_torch(file, tensors, None)
-    return found, recognition.choose(path, recognition.candidates(path, found), **told)
+    fits = recognition.candidates(path, found, provenance.named(path))
+    return found, recognition.choose(path, fits, **told)
 
 
 @pytest.mark.parametrize("case", FILES, ids=lambda case: case[0])
