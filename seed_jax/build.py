@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-from seed_jax import optim, parallel, pretrained, state, teacher
+from seed_jax import models, optim, parallel, pretrained, state, teacher
 from seed_jax.config import Config, check_splits
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
 from seed_jax.data.sources import Source, open_source
 from seed_jax.errors import UserError
 from seed_jax.methods.base import TeacherNeed
-from seed_jax.models.network import Network
+from seed_jax.models.network import LinenNetwork, Network
 from seed_jax.step import make_step
 
 
@@ -132,7 +132,7 @@ def training(config: Config, mesh, length: Lengths, num_classes: int, loaded) ->
             variables, config.method, tx, seed=t.seed, batch_size=d.batch_size, teacher_dim=dim
         )
 
-    start, init = _start(config) if config.student.init else (None, None)
+    start, init = _start(config, student.backbone) if config.student.init else (None, None)
     abstract = jax.eval_shape(fresh, start)
     shardings = state.shardings(mesh, abstract)
     tx = optim.optimizer(config.optim, rate, abstract.params, config.method.frozen)
@@ -145,16 +145,41 @@ def training(config: Config, mesh, length: Lengths, num_classes: int, loaded) ->
     return Training(student, views, abstract, shardings, fresh, start, init, step)
 
 
-def _start(config: Config):
-    """{collection: tree} of the backbone that `student.init` names, on the host, and where it came from."""
+# What other arrays, or training alone, differ by.
+NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", "dropout", "drop_path", "bn_momentum"}
+
+
+def _settings(network: LinenNetwork) -> dict:
+    """All that a backbone computes by beside its arrays."""
+    fields = {f.name: getattr(network.module, f.name) for f in dataclasses.fields(network.module)}
+    compared = {name: value for name, value in fields.items() if name not in NOT_COMPARED}
+    return {**compared, "mean": tuple(network.mean), "std": tuple(network.std)}
+
+
+def _start(config: Config, backbone: LinenNetwork):
+    """{collection: tree} of the network that `student.init` names, on the host, and where it came from.
+
+    Raises:
+      UserError: it computes something else than `backbone`, the student's, with the same arrays.
+    """
     s = config.student
+    untold = {key: s.options[key] for key in ("form", "small_stem") if key in s.options}  # by tensors
     found = pretrained.load(
         s.init,
         model=s.model,
-        options={"num_classes": None, **s.options},
+        options={"num_classes": s.options.get("num_classes"), **untold},
         where="student.init",
-        flag="--config.student.model",
+        flags=("--config.student.model", "config.student.options.form"),
     )
+    theirs, ours = (_settings(network) for network in (found.network.backbone, backbone))
+    if found.assumed:
+        theirs |= {"mean": ours["mean"], "std": ours["std"]}
+    if differ := [key for key in theirs.keys() & ours.keys() if theirs[key] != ours[key]]:
+        there, here = (", ".join(f"{k}={v[k]!r}" for k in sorted(differ)) for v in (theirs, ours))
+        raise UserError(
+            f"student.init: the network of {s.init} has {there}, and the student {here}: set the same in "
+            "config.student.options of the config file, or its model by --config.student.model."
+        )
     variables = jax.device_get(found.variables)
     start = {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}
     return start, found.provenance

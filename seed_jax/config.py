@@ -57,7 +57,7 @@ class Student:
 
     Attributes:
       model: a key of `seed_jax.models.MODELS`.
-      options: of the model, e.g. `width`.
+      options: of the model, e.g. `width`; also `mean` and `std`.
       image_size: the side it sees, resized on the device from data.image_size; 0 for that.
       init: weights whose backbone is the start, a workdir or others as for the teacher; '' for a random
         start.
@@ -77,7 +77,7 @@ class Teacher:
       weights: a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, `pip:NAME` of an
         installed package, or 'random' for speed and smoke runs.
       model: a key of `seed_jax.models.MODELS`; '' for what the weights tell.
-      options: of the model, where the weights do not tell.
+      options: of the model, also `mean` and `std`, where the weights do not tell.
       image_size: the side it sees, resized on the device from data.image_size; 0 for that.
       dim: width of the embedding of a 'random' teacher.
     """
@@ -208,8 +208,13 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
     raise UserError(f"Unknown config variant '{name}': use 'smoke', or one that the file's header names.")
 
 
+SMALLEST = {"resnet50": "resnet18", "mobilenetv3_large": "mobilenetv3_small"}
+
+
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The same run on any machine in a minute: embedded digits, small views, 4 steps, a random teacher."""
+    """The same run on any machine in a minute: embedded digits, small views, 4 steps, a random teacher, the
+    smallest network of the student's family.
+    """
     config.data.source, config.data.dir = "digits", ""
     config.data.train, config.data.val, config.data.test, config.data.bank = "train", "val", "test", ""
     config.data.batch_size, config.data.image_size = 16, 32
@@ -217,6 +222,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.train.epochs, config.train.steps, config.train.examples = 0.0, 4, 0
     config.train.bn_group = min(config.train.bn_group, 4)
     config.log.every_steps = 2
+    config.student.model = SMALLEST.get(config.student.model, config.student.model)
     if "queue_size" in config.method:
         config.method.queue_size = 64
     if "patch_size" in config.method:

@@ -18,6 +18,7 @@ from seed_jax.data.sources import Arrays, Source, npz, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals.features import Extractor
 
+FLAGS = ("--arch", "--form")
 EPILOG = """\
 SPEC   a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
 DATA   a folder of images, tfds:NAME, an embedded set such as photos6, a .npz with `image`, or a .npy of
@@ -55,6 +56,7 @@ def _parse(arguments):
     parser.add_argument("--split", default="all", help="of the data (default: all)")
     parser.add_argument("--dir", help="tfds's data_dir")
     parser.add_argument("--arch", default="", help="the architecture, where the file does not tell")
+    parser.add_argument("--form", default="", help="of a vision transformer, where the file does not tell")
     parser.add_argument("--size", type=int, help="side of the images (default: the network's own)")
     parser.add_argument("--batch-size", type=int, default=64, help="over all devices (default: 64)")
     parser.add_argument(
@@ -76,7 +78,8 @@ def embed(options) -> None:
         raise UserError(f"the output {options.out} must end in .npz.")
     if not options.out.parent.is_dir():
         raise UserError(f"there is no folder {options.out.parent} to write to; make it first.")
-    loaded = pretrained.load(options.spec, model=options.arch, where="SPEC", flag="--arch")
+    given = {"form": options.form} if options.form else {}
+    loaded = pretrained.load(options.spec, model=options.arch, options=given, where="SPEC", flags=FLAGS)
     network, size = loaded.network, options.size or loaded.size
     if options.raw:
         images = _raw_images(options.data)

@@ -5,6 +5,7 @@
 | DeiT, MAE, MoCo v3 | `deit`                       | 16      | 224          | ImageNet's mean and std |
 | DINO               | `dino`                       | 8, 16   | 224          | ImageNet's mean and std |
 | OpenAI's CLIP      | `clip`                       | 14, 16  | 224          | `CLIP_MEAN`, `CLIP_STD` |
+| OpenCLIP (GELU)    | `clip_gelu`                  | 14, 16  | 224          | `CLIP_MEAN`, `CLIP_STD` |
 | DINOv2             | `dinov2`, `dinov2_registers` | 14      | 518          | ImageNet's mean and std |
 
 Their authors evaluate on the centre 224 of images resized bicubically (MoCo v3: bilinearly) to a shorter side
@@ -54,6 +55,7 @@ FORMS = {
     "deit": Form(),
     "dino": Form(offset=0.1),
     "clip": Form(patch_bias=False, norm_pre=True, quick_gelu=True, epsilon=1e-5, antialias=True),
+    "clip_gelu": Form(patch_bias=False, norm_pre=True, epsilon=1e-5, antialias=True),
     "dinov2": Form(layer_scale=True, offset=0.1),
     "dinov2_registers": Form(layer_scale=True, registers=4, antialias=True),
 }

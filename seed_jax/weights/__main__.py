@@ -10,7 +10,7 @@ from absl import logging
 from seed_jax import models, parallel
 from seed_jax.errors import UserError
 from seed_jax.report.tables import Table
-from seed_jax.weights import loading, naming, parity, provenance, recognition, saving, source
+from seed_jax.weights import loading, naming, parity, provenance, recognition, saving, source, state_dict
 from seed_jax.weights.cases import CASES
 
 LARGEST_ERROR = 1e-4
@@ -22,10 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
     inspect = commands.add_parser("inspect", help="what a file holds, before anyone trains")
     inspect.add_argument("spec", help="a weights file, the --workdir of a run, or pip:efficientnet-lite0")
     inspect.add_argument("--part", choices=["student", "teacher"], help="of a file that holds both")
+    _add_network(inspect)
     export = commands.add_parser("export", help="write safetensors with PyTorch's names and layouts")
     export.add_argument("spec", help="the --workdir of a run, or any weights file")
     export.add_argument("out", help="the .safetensors file to write")
-    export.add_argument("--names", default="torchvision", help="whose: torchvision, timm, moco, seed, ...")
+    export.add_argument("--names", default="", help="whose: torchvision, timm, moco, seed, ...")
+    _add_network(export)
     export.add_argument("--best", action="store_true", help="the best checkpoint by probe, not the last")
     check = commands.add_parser("parity", help="our networks beside the reference implementations' outputs")
     check.add_argument("pattern", nargs="?", default="*", help="of names, e.g. 'resnet*'")
@@ -39,10 +41,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def _add_network(parser):
+    parser.add_argument("--arch", default="", help="the architecture, where the file does not tell")
+    parser.add_argument("--form", default="", help="of a vision transformer, where the file does not tell")
+
+
+def _recognise(path, options, where, part=None):
+    return recognition.recognise(
+        path, arch=options.arch, form=options.form, where=where, part=part, flags=("--arch", "--form")
+    )
+
+
 def _inspect(options) -> int:
     path = source.find(options.spec, "FILE")
     found = recognition.read(path, options.part)
-    network = recognition.recognise(path, part=options.part)
+    network = _recognise(path, options, "FILE", options.part)
     known = network.arch in models.MODELS
     template = loading.shapes(network.network()) if known else {"params": {}}
     _, faults = loading.match(found, naming.leaves(template))
@@ -50,12 +63,15 @@ def _inspect(options) -> int:
     licences = [f"{licence} ({what})" for what, licence in provenance.licences(facts)]
     resize, interpolation = network.preparation
     dtypes = sorted({str(tensor.dtype) for tensor in found.tensors.values()})
-    about = {
+    parts = {match[2] for name in found.names.values() if (match := state_dict.OWNER.match(name))}
+    assumed = " (assumed: nothing tells them)" if network.assumed else ""
+    about = {"holds": _parts(found)} if {"student", "teacher"} <= parts else {}
+    about |= {
         "network": f"{network}{network.advice}",
         "names": f"{network.family} as {network.naming} names it",
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(template['params'])):,}",
         "tensors": f"{len(found.tensors)} of {', '.join(dtypes)}",
-        "images": f"{network.size} px, mean {network.mean}, std {network.std}",
+        "images": f"{network.size} px, mean {network.mean}, std {network.std}{assumed}",
         "photographs": f"{interpolation} to a short side of {network.size * resize:.0f} px, then the centre",
         "published as": facts.get("teacher", "unknown"),
         "licences": "; ".join(licences) or "unknown",
@@ -70,6 +86,14 @@ def _inspect(options) -> int:
     return 0 if known and not faults else 1
 
 
+def _parts(found):
+    """Of a file with a student and a teacher: which of them `found` is."""
+    name = found.names[next(iter(found.tensors))]
+    shown = state_dict.OWNER.match(name)[2]
+    other = "teacher" if shown == "student" else "student"
+    return f"a student and a teacher; this is the {shown}, --part={other} shows the other"
+
+
 def _export(options) -> int:
     path = source.find(options.spec, "WORKDIR")
     if path.is_dir():
@@ -78,14 +102,20 @@ def _export(options) -> int:
         facts = provenance.made_from(run.manifest)
         provenance.warn(facts)
     else:
-        network = recognition.recognise(path, where="WORKDIR")
+        network = _recognise(path, options, "WORKDIR")
         variables = loading.load(path, network.network(), where="WORKDIR")
         facts = {"origin": provenance.describe_source(path)}
-    left_out = saving.save(variables, network, options.out, names=options.names, provenance=facts)
-    print(f"{options.out}: {network.arch} as {options.names} names it")
+    names = options.names or _first(list(saving.offered(network, variables)))
+    left_out = saving.save(variables, network, options.out, names=names, provenance=facts)
+    print(f"{options.out}: {network.arch} as {names} names it")
     if left_out:
         print(f"left out, for there are no such names: {', '.join(left_out)}")
     return 0
+
+
+def _first(offered):
+    """Of the names there are; torchvision's are what most code reads."""
+    return "torchvision" if "torchvision" in offered or not offered else offered[0]
 
 
 def _run(path, best=False):

@@ -1,9 +1,11 @@
 """EfficientNet's names: lukemelas/EfficientNet-PyTorch, shared by the Lite package; SEED's, which calls its
 classifier `fc`; torchvision's; timm's.
 
-timm names its TensorFlow form (`tf_efficientnet_b0`) and torchvision's form (`efficientnet_b0`) alike, and a
-file in its names is taken for the former, or for the Lite form without squeeze-and-excite. timm computes the
-padding for the images it is given, which is ours at the variant's nominal size.
+timm names the tensors of its TensorFlow form (`tf_efficientnet_b0`, ours `efficientnet_b0`) and of its own
+(`efficientnet_b0`, ours `efficientnet_b0_torchvision`) alike, so whoever reads them must say which it is. So
+too for Lite, where only `tf_efficientnet_lite0` has a form here: timm's own pads symmetrically, with epsilon
+1e-5. In the TensorFlow form timm computes the padding for the images it is given, which is ours at the
+variant's nominal size.
 """
 
 import functools
@@ -66,7 +68,12 @@ def _describe(depthwise, se, head, suffix, shapes):
     return arch, {"mean": LITE_MEAN, "std": LITE_STD} if lite else {}
 
 
-def _naming(name, signature, outer, block_name, depthwise, se, suffix=""):
+def _timm_forms(arch, options):
+    own = () if "lite" in arch else ((f"{arch}_torchvision", options, f"timm's {arch}"),)
+    return (arch, options, f"timm's tf_{arch}"), *own
+
+
+def _naming(name, signature, outer, block_name, depthwise, se, suffix="", alike=None):
     return Naming(
         family="efficientnet",
         name=name,
@@ -74,6 +81,7 @@ def _naming(name, signature, outer, block_name, depthwise, se, suffix=""):
         to_torch=functools.partial(_to_torch, block_name, outer),
         describe=functools.partial(_describe, depthwise, se, f"{outer['head_conv']}.weight", suffix),
         layouts=((r"backbone/.*/se/(reduce|expand)/kernel", "conv1x1"),),
+        alike=alike,
     )
 
 
@@ -123,6 +131,7 @@ timm = _naming(
     _timm,
     r"blocks\.\d\.\d+\.conv_dw\.weight",
     r"blocks\.\d\.\d+\.se\.conv_reduce\.weight",
+    alike=_timm_forms,
 )
 
 NAMINGS = (lukemelas, seed, torchvision, timm)

@@ -52,10 +52,17 @@ def to_torch(style: str, path: str, paths: Collection[str]) -> str | None:
     return f"{style}.{index}.{leaf}"
 
 
-def neutral(path: str) -> float | None:
-    """What a leaf is that a file may lack: MoCo v3's last batch norm has neither scale nor bias."""
-    match = re.fullmatch(r"head/bn\d+/(scale|bias)", path)
-    return match and (1.0 if match[1] == "scale" else 0.0)
+def neutral(path: str, names: Mapping[str, str | None], tensors: Collection[str]) -> float | None:
+    """What a leaf is that a file may lack: MoCo v3's last batch norm has neither scale nor bias.
+
+    `names`: the tensor's for each of our leaves; `tensors`: the file's.
+    """
+    match = re.fullmatch(r"head/bn(\d+)/(scale|bias)", path)
+    if match is None or f"head/linear{int(match[1]) + 1}/kernel" in names:
+        return None
+    if any(names[f"head/bn{match[1]}/{leaf}"] in tensors for leaf in ("scale", "bias")):
+        return None
+    return 1.0 if match[2] == "scale" else 0.0
 
 
 def describe(shapes: Mapping[str, tuple[int, ...]], *, lone: bool) -> tuple[str, Head | None]:

@@ -32,7 +32,7 @@ def load(spec, network, *, where: str = "teacher.weights", part: str | None = No
     arrays, faults = match(found, naming.leaves(template))
     if faults:
         listed = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in faults.items())
-        held = recognition.describe(path, found)
+        held = recognition.candidates(path, found)[0]
         raise UserError(
             f"{where}: {path} does not fit the network: {listed}. The file holds {held}{held.advice}; "
             "configure that network or give another file."
@@ -75,7 +75,7 @@ def match(
             if arrays[path].shape != shape:
                 there = naming.to_torch(found.naming, path, np.broadcast_to(np.float32(0), shape)).shape
                 misshaped.append(f"{found.name(names[path])} {tensor.shape} instead of {there}")
-        elif (value := heads.neutral(path)) is not None and not found.own_names:
+        elif not found.own_names and (value := heads.neutral(path, names, found.tensors)) is not None:
             arrays[path] = np.full(shape, value, np.float32)
         else:
             missing.append(found.name(names[path]) if names[path] else path)

@@ -2,13 +2,14 @@
 
 timm's `mobilenetv3_large_100` is that form but for batch norm with epsilon 1e-5, so a file in timm's names is
 described with `bn_epsilon=1e-5`. For weights trained with torchvision's 1e-3 give timm `bn_eps=1e-3`, and
-`create` `bn_epsilon=1e-3`. timm's `tf_mobilenetv3_*` pad otherwise and are not supported, nor told apart.
+`create` `bn_epsilon=1e-3`. timm's `tf_mobilenetv3_*` bear the same names, pad otherwise and are not
+supported; so whoever reads timm's names must say that it is the former.
 """
 
 import functools
 import re
 
-from seed_jax.weights import inverted_residual
+from seed_jax.weights import inverted_residual, mobilenetv3
 from seed_jax.weights.naming import LEAVES, Naming
 
 # By number of blocks: the architecture, and how many blocks are in each stage of timm's.
@@ -58,10 +59,17 @@ def _count_blocks(paths):
     return sum(re.fullmatch(r"backbone/block\d+/project_conv/kernel", path) is not None for path in paths)
 
 
-def _describe(block, options, shapes):
-    """`block`: how the name of one tensor of every block matches."""
+def _describe(block, last_conv, options, shapes):
+    """`block`, `last_conv`: how the names of one tensor a block and of the last filter match."""
     blocks = {match[1] for match in (re.match(block, name) for name in shapes) if match}
-    return ARCHITECTURES.get(len(blocks), f"mobilenetv3 of {len(blocks)} blocks"), options
+    last = next((shape for name, shape in shapes.items() if re.fullmatch(last_conv, name)), None)
+    arch = ARCHITECTURES.get(len(blocks), f"mobilenetv3 of {len(blocks)} blocks")
+    return arch, options | mobilenetv3.width(len(blocks), last)
+
+
+def _timm_forms(arch, options):
+    called = arch.replace("torchvision", "100")
+    return ((arch, options, f"timm's {called}; tf_{called} pads otherwise and is not supported"),)
 
 
 NAMINGS = (
@@ -70,7 +78,9 @@ NAMINGS = (
         "torchvision",
         ("features.1.block.0.0.weight",),
         _torchvision,
-        functools.partial(_describe, r"features\.(\d+)\.block\.0\.0\.weight", {}),
+        functools.partial(
+            _describe, r"features\.(\d+)\.block\.0\.0\.weight", r"features\.1[26]\.0\.weight", {}
+        ),
         layouts=((r"backbone/.*/se/(reduce|expand)/kernel", "conv1x1"),),
     ),
     Naming(
@@ -78,7 +88,13 @@ NAMINGS = (
         "timm",
         ("conv_stem.weight", "blocks.0.0.conv_dw.weight", "conv_head.bias"),
         _timm,
-        functools.partial(_describe, r"blocks\.(\d\.\d+)\.conv_dw\.weight", {"bn_epsilon": 1e-5}),
+        functools.partial(
+            _describe,
+            r"blocks\.(\d\.\d+)\.conv_dw\.weight",
+            r"blocks\.\d\.0\.conv\.weight",
+            {"bn_epsilon": 1e-5},
+        ),
         layouts=((r"backbone/(.*/se/(reduce|expand)|classifier)/kernel", "conv1x1"),),
+        alike=_timm_forms,
     ),
 )

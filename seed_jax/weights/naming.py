@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from flax import traverse_util
 
+Reading = tuple[str, dict, str]
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
@@ -26,6 +27,8 @@ class Naming:
       layouts: (pattern of our leaves, layout) pairs for those that are laid out neither as PyTorch's
         convolutions and linear layers nor as ours: `conv1x1`, a filter for our matrix; `same`, a matrix that
         is not transposed; `squeezed`, without our leading axes of length 1.
+      alike: from what `describe` says to all networks whose tensors are named and shaped so but which compute
+        different things: architecture, options, and what the code base calls it. None where the names tell.
     """
 
     family: str
@@ -34,6 +37,12 @@ class Naming:
     to_torch: Callable[[str, Collection[str]], str | None]
     describe: Callable[[Mapping[str, tuple[int, ...]]], tuple[str, dict]]
     layouts: tuple[tuple[str, str], ...] = ()
+    alike: Callable[[str, dict], tuple[Reading, ...]] | None = None
+
+    def readings(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Reading, ...]:
+        """Every network that tensors of these names and shapes may be."""
+        arch, options = self.describe(shapes)
+        return self.alike(arch, options) if self.alike else ((arch, options, ""),)
 
 
 def by_rules(*rules: tuple[str, str]) -> Callable[[str, Collection[str]], str | None]:

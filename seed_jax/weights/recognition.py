@@ -27,9 +27,21 @@ from seed_jax.weights.heads import Head
 from seed_jax.weights.preparation import Preparation
 from seed_jax.weights.state_dict import StateDict
 
-SIZES = {"efficientnet_b1": 240, "efficientnet_b2": 260, "efficientnet_b3": 300, "efficientnet_lite2": 260}
+SIZES = {
+    "efficientnet_b1": 240,
+    "efficientnet_b2": 260,
+    "efficientnet_b3": 300,
+    "efficientnet_b1_torchvision": 240,
+    "efficientnet_b2_torchvision": 288,
+    "efficientnet_b3_torchvision": 300,
+    "efficientnet_lite2": 260,
+}
 # What a head's names tell of the images, where the file's name tells nothing.
 BY_HEAD = {"projection_head": (IMAGENET_MEAN, provenance.SWAV_STD), "projection": ((0.0,) * 3, (1.0,) * 3)}
+
+# What no tensor tells: MoCo v3's ViT-S has 12 heads, and as a classifier the names of a DeiT, which has 6.
+UNTOLD_OPTIONS = {"linear-vit-s-300ep.pth.tar": {"heads": 12}}
+FLAGS = ("--config.teacher.model", "config.teacher.options.form")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +49,9 @@ class Recognised:
     """What a file holds: the network `models.create(arch, mean=mean, std=std, **options)`, perhaps a head.
 
     `naming`: of its tensors, e.g. `torchvision`. `size`: of the square images it is meant for. `teacher`: the
-    published file that it is. `preparation`: of its images. Shapes that fit no architecture of the family
-    give an `arch` that says so, which `create` refuses.
+    published file that it is. `preparation`: of its images. `assumed`: mean and std are ImageNet's because
+    nothing tells them. `called`: what the code base calls it, where its names do not tell. Shapes that fit
+    no architecture of the family give an `arch` that says so, which `create` refuses.
     """
 
     family: str
@@ -51,6 +64,8 @@ class Recognised:
     size: int = 224
     teacher: provenance.Teacher | None = None
     preparation: Preparation = Preparation()
+    assumed: bool = False
+    called: str = ""
 
     def __str__(self):
         network = ", ".join([self.arch, *(f"{key}={value}" for key, value in self.options.items())])
@@ -75,10 +90,56 @@ class Recognised:
         return models.Joined(models.create(self.arch, **options), parts)
 
 
-def recognise(spec, *, where: str = "teacher.weights", part: str | None = None) -> Recognised:
-    """What the file, workdir or package `spec` holds; arguments and errors as for `load`."""
+def recognise(
+    spec,
+    *,
+    arch: str = "",
+    form: str = "",
+    where: str = "teacher.weights",
+    part: str | None = None,
+    flags: tuple[str, str] = FLAGS,
+) -> Recognised:
+    """What the file, workdir or package `spec` holds; arguments and errors as for `load`.
+
+    `arch`, `form` (of a vision transformer): which it is where the tensors fit several networks. `flags`: how
+    the user gives these two.
+
+    Raises UserError too where the tensors fit several networks and neither says which, and where they do not
+    fit `arch`.
+    """
     path = source.find(spec, where)
-    return of_run(_run(path)) if path.is_dir() else describe(path, read(path, part))
+    if path.is_dir():
+        return of_run(_run(path))
+    return choose(path, candidates(path, read(path, part)), arch, form, where, flags)
+
+
+def choose(
+    path, fits: list[Recognised], arch="", form="", where="teacher.weights", flags=FLAGS
+) -> Recognised:
+    """The one of `candidates` that is asked for, or the only one; arguments and errors as for `recognise`."""
+    if form:
+        fits = _distinct([dataclasses.replace(r, options=r.options | {"form": form}) for r in fits])
+    chosen = [r for r in fits if arch in ("", r.arch)]
+    if not chosen:
+        known = [r.arch for r in fits if r.arch in models.MODELS]
+        way_out = f"use {flags[0]}={' or '.join(known)}, or leave it out" if known else "give another file"
+        raise UserError(f"{where}: {path} holds {' or '.join(map(str, fits))}, and not {arch}: {way_out}.")
+    if len(chosen) > 1 or (chosen[0].called and not arch and not form):
+        ways = "; ".join(_way(r, chosen, flags) for r in chosen)
+        raise UserError(
+            f"{where}: {path} does not tell its network, for several have such tensors and compute different "
+            f"things; say which it is: {ways}."
+        )
+    return chosen[0]
+
+
+def _way(one, others, flags):
+    """How the user says that it is this one."""
+    if len({r.arch for r in others}) < len(others):
+        way = f"{flags[1]}={one.options['form']}"
+    else:
+        way = f"{flags[0]}={one.arch}"
+    return f"{way} ({one.called})" if one.called else way
 
 
 def read(path: Path, part: str | None) -> StateDict:
@@ -92,70 +153,84 @@ def read(path: Path, part: str | None) -> StateDict:
     return state_dict.of_torch(path, read_tensors(path), part)
 
 
-def describe(path: Path, found: StateDict) -> Recognised:
-    """What was read from the path. Raises UserError when it is no network of a known family."""
-    if found.own_names:
-        found = _under_torch_names(path, found)
+def candidates(path: Path, found: StateDict) -> list[Recognised]:
+    """Every network that what was read from the path may be; the likeliest first.
+
+    Raises UserError when it is no network of a known family.
+    """
+    states = _under_torch_names(path, found) if found.own_names else [found]
+    every = _distinct([recognised for state in states for recognised in _readings(path, state)])
+    if path.suffix == ".safetensors" and "seed_jax" in (told := array_files.safetensors_metadata(path)):
+        return [_with_metadata(path, told, every[0])]
+    return every
+
+
+def _distinct(every):
+    """The first of each architecture and form."""
+    return list({(r.arch, r.options.get("form")): r for r in reversed(every)}.values())[::-1]
+
+
+def _readings(path, found: StateDict) -> list[Recognised]:
     shapes = {name: tensor.shape for name, tensor in (*found.ignored.items(), *found.tensors.items())}
     try:
-        arch, options = found.naming.describe(shapes)
+        readings = found.naming.readings(shapes)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(
             f"{path} has names of {found.naming.family}, as {found.naming.name} names it, but lacks some of "
             f"its tensors ({error!r}): give an intact file."
         ) from error
+    teacher = provenance.published(path)
+    return [_recognised(path, found, shapes, teacher, *reading) for reading in readings]
+
+
+def _recognised(path, found, shapes, teacher, arch, options, called) -> Recognised:
     style, head = found.head_style, found.head
     options = {key: value for key, value in options.items() if key != "num_classes"}
+    options |= UNTOLD_OPTIONS.get(path.name, {})
     classifier = found.naming.to_torch("backbone/fc/kernel", ())
     if classifier in shapes and not (head and head.layers == 1 and classifier == f"{style}.weight"):
         options["num_classes"] = shapes[classifier][0]
-    teacher = provenance.published(path)
     mean, std = (teacher.mean, teacher.std) if teacher else BY_HEAD.get(style, (IMAGENET_MEAN, IMAGENET_STD))
+    assumed = not teacher and style not in BY_HEAD and "mean" not in options
     size = teacher.size if teacher else options.get("image_size", SIZES.get(arch, 224))
     mean, std = options.pop("mean", mean), options.pop("std", std)
     family, name = found.naming.family, found.naming.name
     prepared = preparation.of_network(family, arch, options, name, teacher.source if teacher else "")
-    recognised = Recognised(family, arch, options, head, name, mean, std, size, teacher, prepared)
-    if path.suffix == ".safetensors":
-        return _with_metadata(path, recognised)
-    return recognised
+    return Recognised(family, arch, options, head, name, mean, std, size, teacher, prepared, assumed, called)
 
 
-def _with_metadata(path, recognised) -> Recognised:
+def _with_metadata(path, metadata, recognised) -> Recognised:
     """What our own exports say of themselves goes before what their tensors tell."""
-    metadata = array_files.safetensors_metadata(path)
-    if "seed_jax" not in metadata:
-        return recognised
     try:
         said = {name: json.loads(metadata[name]) for name in ("options", "mean", "std", "size")}
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (said["mean"], said["std"]))
-        options = dict(said["options"])
         return dataclasses.replace(
             recognised,
             arch=metadata["arch"],
-            options=options,
+            options=dict(said["options"]),
             mean=mean,
             std=std,
             size=int(said["size"]),
             preparation=preparation.of_metadata(metadata),
+            assumed=False,
+            called="",
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from error
 
 
-def _under_torch_names(path, own: StateDict) -> StateDict:
-    """Our names tell a family only by what they would be called elsewhere."""
-    found = {}
+def _under_torch_names(path, own: StateDict) -> list[StateDict]:
+    """Our names tell a family only by what they would be called elsewhere: that, by every table that fits."""
+    states = []
     for table in NAMINGS:
         names = heads.names(table, "fc", own.tensors)
-        if None not in names.values():
+        if None not in names.values() and set(table.signature) <= set(names.values()):
             tensors = {names[leaf]: naming.to_torch(table, leaf, own.tensors[leaf]) for leaf in names}
-            state = state_dict.of_torch(path, tensors, None)
-            found[state.naming.describe({name: tensor.shape for name, tensor in tensors.items()})[0]] = state
-    if len(found) == 1:
-        return next(iter(found.values()))
-    fits = f"fits several ({', '.join(found)})" if found else f"is of none ({', '.join(state_dict.FAMILIES)})"
-    raise UserError(f"{path} does not tell its known family: it {fits}; give a file of another format.")
+            states.append(state_dict.of_torch(path, tensors, None))
+    if not states:
+        families = ", ".join(state_dict.FAMILIES)
+        raise UserError(f"{path} holds no network of a known family ({families}); give another file.")
+    return states
 
 
 def of_run(run) -> Recognised:
@@ -164,7 +239,7 @@ def of_run(run) -> Recognised:
     return Recognised(
         family=type(backbone.module).__module__.rpartition(".")[2],
         arch=run.config.student.model,
-        options=dict(run.config.student.options),
+        options={k: v for k, v in run.config.student.options.items() if k not in ("mean", "std")},
         head=head and Head(**{f.name: getattr(head, f.name) for f in dataclasses.fields(Head)}),
         naming="seed_jax",
         mean=backbone.mean,

@@ -23,6 +23,12 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict]:
     last = "conv3" if "layer1.0.conv3.weight" in shapes else "conv2"
     arch = ARCHITECTURES.get((last, depths), f"resnet of {'-'.join(map(str, depths))} blocks")
     base, _, kernel, _ = shapes.get("conv1.weight", (64, 3, 7, 7))
+    if last == "conv3":
+        width, inputs = shapes.get("layer1.0.conv2.weight", (base, base))[:2]
+        if (width, inputs) != (base, base):  # Wide ResNet, ResNeXt
+            arch += (
+                f" with bottlenecks of {width} channels in {width // max(inputs, 1)} groups, not {base} in 1"
+            )
     options = {}
     if base != 64:
         options["width"] = base / 64

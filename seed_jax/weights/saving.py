@@ -21,8 +21,8 @@ from seed_jax.weights.recognition import Recognised
 
 # Training files of others: how they prefix the network whose projection head is called `fc`.
 TRAINING = {"moco": "module.encoder_q.", "seed": "module.student."}
-# What differs beside the weights, or is told by more than the backbone's tensors.
-UNTOLD = {"form", "heads", "mean", "std", "num_classes"}
+# Options that only the file's metadata tell: of training, of the images, of what is small for small images.
+UNTOLD = {"dropout", "drop_path", "bn_momentum", "mean", "std", "num_classes", "small_stem"}
 CLASSIFIER = re.compile(r"(backbone|classifier)/fc/")
 LAYOUT = "NCHW, RGB in [0, 1], then (x - mean) / std"
 
@@ -63,8 +63,9 @@ def offered(network: Recognised, variables: Mapping) -> dict[str, tuple[Naming, 
         if table.family == network.family and _tells(table, network, arrays)
     }
     found = {name: (table, "") for name, table in tables.items() if name not in TRAINING}
-    own = tables.get("seed") or (tables.get("torchvision") if network.family == "resnet" else None)
-    return found | ({name: (own, prefix) for name, prefix in TRAINING.items()} if own else {})
+    if network.family == "resnet" and "torchvision" in tables:
+        return found | {name: (tables["torchvision"], prefix) for name, prefix in TRAINING.items()}
+    return found | ({"seed": (tables["seed"], TRAINING["seed"])} if "seed" in tables else {})
 
 
 def _arrays(variables) -> dict[str, np.ndarray]:
@@ -76,19 +77,25 @@ def _arrays(variables) -> dict[str, np.ndarray]:
 
 
 def _tells(table, network, arrays) -> bool:
-    """Whether a reader of the names would build this architecture, and not one that computes otherwise."""
+    """Whether a reader of the names can build this network, and not only one that computes otherwise."""
     backbone = [leaf for leaf in arrays if leaf.startswith("backbone/")]
     names = naming_lib.torch_names(table, backbone)
     if None in names.values() or not set(table.signature) <= set(names.values()):
         return False
-    arch, told = table.describe(
-        {name: naming_lib.to_torch(table, leaf, arrays[leaf]).shape for leaf, name in names.items()}
+    shapes = {name: naming_lib.to_torch(table, leaf, arrays[leaf]).shape for leaf, name in names.items()}
+    return any(
+        arch == network.arch and _settings(arch, options) == _settings(arch, network.options)
+        for arch, options, _ in table.readings(shapes)
     )
-    if arch != network.arch:
-        return False
+
+
+def _settings(arch, options):
+    """All that the network computes by; DINO's form and DeiT's differ only in how positions are resized."""
     defaults = inspect.signature(models.MODELS[arch]).parameters
-    settings = {key: parameter.default for key, parameter in defaults.items()} | network.options
-    return all(settings.get(key) == value for key, value in told.items() if key not in UNTOLD)
+    settings = {key: parameter.default for key, parameter in defaults.items()} | dict(options)
+    if settings.get("form") == "dino":
+        settings["form"] = "deit"
+    return {key: value for key, value in settings.items() if key not in UNTOLD}
 
 
 def _names(table, prefix, arrays) -> dict[str, str]:

@@ -35,6 +35,8 @@ def find(spec: str | os.PathLike, where: str) -> Path:
         return _in_package(spec.removeprefix("pip:"), where)
     path = Path(spec)
     if not path.exists():
+        if "." not in where:  # an argument of a command, and no key of a config
+            raise UserError(f"{where}: there is no file or workdir {spec!r}; give the path of one.")
         raise UserError(
             f"{where}: there is no file or workdir {spec!r}; for MoCo v2's ResNet-50 download "
             "moco_v2_800ep_pretrain.pth.tar (md5 a04e12f8...) by the link of "

@@ -1,5 +1,9 @@
 """Vision transformers: timm's names, which DeiT, DINO, DINOv2, MAE and MoCo v3 share, and OpenAI CLIP's.
 
+timm's `vit_*_clip_*` have the same tensors with CLIP's activation (`clip_quickgelu`) as with the exact GELU:
+whoever reads them must say which. Files in OpenAI's names are taken for OpenAI's; those of OpenCLIP that were
+trained on LAION with GELU need `form=clip_gelu`.
+
 Tensors of such files that are no part of the network: `mask_token` and `decoder_*` (MAE, DINOv2); in CLIP's,
 all that does not begin with `visual.`.
 """
@@ -83,6 +87,13 @@ def describe_timm_clip(shapes):
     return arch, options | {"form": "clip", "mean": CLIP_MEAN, "std": CLIP_STD}
 
 
+def _activations(arch, options):
+    return (
+        (arch, options, "timm's vit_*_clip_quickgelu_*"),
+        (arch, options | {"form": "clip_gelu"}, "timm's vit_*_clip_* with GELU, e.g. of LAION's data"),
+    )
+
+
 def describe_moco_v3(shapes):
     """Its ViT-S has 12 heads, which no shape tells."""
     arch, options = _describe(shapes, "deit", "patch_embed.proj.weight", "pos_embed", r"blocks\.(\d+)\..*")
@@ -107,7 +118,11 @@ NAMINGS = (
     Naming(
         family="vit",
         name="openai_clip",
-        signature=("visual.class_embedding", "visual.transformer.resblocks.0.attn.in_proj_weight"),
+        signature=(
+            "visual.class_embedding",
+            "visual.ln_pre.weight",
+            "visual.transformer.resblocks.0.attn.in_proj_weight",
+        ),
         to_torch=clip_name,
         describe=describe_clip,
         layouts=(
@@ -128,6 +143,7 @@ NAMINGS = (
         signature=("cls_token", "blocks.0.attn.qkv.weight", "norm_pre.weight"),
         to_torch=timm_name,
         describe=describe_timm_clip,
+        alike=_activations,
     ),
     Naming(
         family="vit",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from seed_jax.errors import UserError
-from seed_jax.models import layers
+from seed_jax.models import efficientnet, layers
 
 
 def images(shape=(6, 5, 4, 3)):
@@ -155,3 +155,19 @@ def test_torch_linear_is_drawn_from_the_uniform_distribution_of_torch():
     for leaf in jax.tree.leaves(params):
         assert np.abs(leaf).max() <= 0.2
         np.testing.assert_allclose(np.std(leaf), 0.2 / np.sqrt(3), rtol=0.1)
+
+
+def test_efficientnets_gates_are_torchs():
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal((2, 5, 7, 12)).astype(np.float32)
+    module = efficientnet.SqueezeExcite(hidden=3, dtype=jnp.float32)
+    variables = module.init(jax.random.key(0), x)
+    kernels = {name: np.array(variables["params"][name]["kernel"]).T for name in ("reduce", "expand")}
+    biases = {name: np.array(variables["params"][name]["bias"]) for name in ("reduce", "expand")}
+    y = torch.from_numpy(x).permute(0, 3, 1, 2)
+    gate = torch.nn.functional.adaptive_avg_pool2d(y, 1)
+    for name, act in (("reduce", torch.nn.functional.silu), ("expand", torch.sigmoid)):
+        weight = torch.from_numpy(kernels[name].copy())[:, :, None, None]
+        gate = act(torch.nn.functional.conv2d(gate, weight, torch.from_numpy(biases[name])))
+    expected = (y * gate).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-5, atol=1e-6)

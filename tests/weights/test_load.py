@@ -14,6 +14,7 @@ from seed_jax import models, weights
 from seed_jax.errors import UserError
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.weights import Head, loading, naming, state_dict
+from seed_jax.weights import __main__ as command
 
 torch = pytest.importorskip("torch")
 import torch_nets  # noqa: E402
@@ -139,7 +140,7 @@ def test_classifier_of_a_supervised_file(tmp_path):
     assert relative_error(features["logits"], net(torch_input(images()))) < 1e-4
 
 
-def test_seed_files_hold_a_student_and_a_teacher(tmp_path):
+def test_seed_files_hold_a_student_and_a_teacher(tmp_path, capsys):
     student = torch_nets.MobileNetV3Small(fc=torch_nets.mlp(1024, 1024, DIM))
     teacher = moco_v2()
     torch.save(seed_checkpoint(torch_nets.randomise(student), teacher), tmp_path / "a.pth")
@@ -149,6 +150,10 @@ def test_seed_files_hold_a_student_and_a_teacher(tmp_path):
     check_parity(student, tmp_path / "a.pth", ours)
     assert weights.recognise(tmp_path / "a.pth", part="teacher").arch == "resnet18"
     check_parity(teacher, tmp_path / "a.pth", network(head=V2), part="teacher")
+    for arguments, shown, other in ([], "student", "teacher"), (["--part=teacher"], "teacher", "student"):
+        assert command.main(["inspect", str(tmp_path / "a.pth"), *arguments]) == 0
+        words = f"a student and a teacher; this is the {shown}, --part={other} shows the other"
+        assert words in capsys.readouterr().out
 
 
 def test_simclr_teacher_inside_a_seed_file(tmp_path):
@@ -268,6 +273,12 @@ def test_a_missing_file_names_the_key_the_public_file_and_the_override(tmp_path)
         "--config.teacher.weights=",
     ):
         assert words in str(error.value)
+
+
+def test_a_command_is_not_told_of_configs(tmp_path):
+    with pytest.raises(UserError, match="FILE: there is no file or workdir") as error:
+        weights.recognise(tmp_path / "none.pth", where="FILE")
+    assert "--config" not in str(error.value) and "moco" not in str(error.value)
 
 
 def test_files_of_no_known_family(tmp_path):

@@ -182,10 +182,11 @@ def told_by_name(monkeypatch):
     monkeypatch.setattr(provenance, "published", provenance.named)
 
 
-def recognised(file, shapes):
+def recognised(file, shapes, **told):
+    path = Path(file)
     tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     found = state_dict.of_torch(file, tensors, None)
-    return found, recognition.describe(Path(file), found)
+    return found, recognition.choose(path, recognition.candidates(path, found), **told)
 
 
 @pytest.mark.parametrize("case", FILES, ids=lambda case: case[0])
@@ -230,3 +231,117 @@ def test_names_without_their_tensors():
         recognised(
             "a.pth", {"cls_token": (1,), "blocks.0.attn.qkv.weight": (1,), "patch_embed.proj.bias": (1,)}
         )
+
+
+def timm_classifier(arch, name="timm"):
+    table = next(t for t in NAMINGS if t.name == name and t.family == arch.partition("_")[0])
+    return backbone(table, arch, {"num_classes": 10})
+
+
+@pytest.mark.parametrize(
+    ("arch", "others", "words"),
+    [
+        (
+            "efficientnet_b0",
+            "efficientnet_b0_torchvision",
+            r"--config\.teacher\.model=efficientnet_b0 \(timm's tf_efficientnet_b0\); "
+            r"--config\.teacher\.model=efficientnet_b0_torchvision \(timm's efficientnet_b0\)",
+        ),
+        ("efficientnet_lite0", None, r"model=efficientnet_lite0 \(timm's tf_efficientnet_lite0\)\.$"),
+        (
+            "mobilenetv3_small_torchvision",
+            None,
+            r"model=mobilenetv3_small_torchvision \(timm's mobilenetv3_small_100; tf_.* is not supported\)",
+        ),
+    ],
+)
+def test_timms_names_do_not_tell_how_a_network_pads(arch, others, words):
+    shapes = timm_classifier(arch)
+    with pytest.raises(UserError, match=words):
+        recognised("a.pth", shapes)
+    for asked in filter(None, (arch, others)):
+        found, network = recognised("a.pth", shapes, arch=asked)
+        assert network.arch == asked
+        assert loading.match(found, naming.leaves(loading.shapes(network.network())))[1] == {}
+    with pytest.raises(UserError, match=f"and not resnet18: use --config.teacher.model={arch}"):
+        recognised("a.pth", shapes, arch="resnet18")
+
+
+def test_names_that_tell_need_no_architecture_and_take_no_other():
+    shapes = timm_classifier("efficientnet_b0", "lukemelas")
+    assert recognised("a.pth", shapes)[1].arch == "efficientnet_b0"
+    with pytest.raises(UserError, match="and not efficientnet_b0_torchvision"):
+        recognised("a.pth", shapes, arch="efficientnet_b0_torchvision")
+
+
+@pytest.mark.parametrize("arch", ["mobilenetv3_small", "mobilenetv3_small_torchvision"])
+def test_our_names_fit_both_forms(tmp_path, arch):
+    leaves = naming.leaves(loading.shapes(models.Joined(models.create(arch), {})))
+    np.savez(tmp_path / "a.npz", **{f"params/{k}": np.zeros(v, np.float32) for k, v in leaves.items()})
+    with pytest.raises(UserError, match="model=mobilenetv3_small; .*model=mobilenetv3_small_torchvision"):
+        recognition.recognise(tmp_path / "a.npz")
+    found = recognition.recognise(tmp_path / "a.npz", arch=arch)
+    assert (found.arch, found.options) == (arch, {})
+
+
+def test_clips_activation_is_told_by_its_form():
+    options = NATIVE | {"form": "clip"}
+    shapes = backbone(TABLES["vit", "timm_clip"], "vit_base", options)
+    ways = r"form=clip \(timm's .*quickgelu.*form=clip_gelu \(timm's .* GELU"
+    for arch in ("", "vit_base"):
+        with pytest.raises(UserError, match=ways):
+            recognised("a.safe", shapes, arch=arch)
+    for form in ("clip", "clip_gelu"):
+        assert recognised("a.safe", shapes, form=form)[1].options == NATIVE | {"form": form}
+    shapes = backbone(TABLES["vit", "openai_clip"], "vit_base", options)
+    assert recognised("a.pt", shapes)[1].options["form"] == "clip"
+    assert recognised("a.pt", shapes, form="clip_gelu")[1].options["form"] == "clip_gelu"
+
+
+@pytest.mark.parametrize(("number", "size"), [(1, 240), (2, 288), (3, 300)])
+def test_torchvisions_image_sizes(number, size):
+    arch = f"efficientnet_b{number}_torchvision"
+    shapes = backbone(TABLES["efficientnet", "torchvision"], arch, {})
+    assert recognised("a.pth", shapes)[1].size == size
+
+
+def test_moco_v3s_linear_probe_has_its_heads():
+    shapes = backbone(TABLES["vit", "timm"], "vit_small", {"num_classes": 10})
+    assert recognised("linear-vit-s-300ep.pth.tar", shapes)[1].options["heads"] == 12
+    assert "heads" not in recognised("deit.pth", shapes)[1].options
+
+
+def test_bottlenecks_of_another_width_are_named():
+    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", {})
+    wide = shapes | {"layer1.0.conv2.weight": (128, 128, 3, 3)}
+    words = "resnet50 with bottlenecks of 128 channels in {} groups, not 64 in 1"
+    assert recognised("a.pth", wide)[1].arch == words.format(1)
+    grouped = shapes | {"layer1.0.conv2.weight": (128, 4, 3, 3)}
+    assert recognised("a.pth", grouped)[1].arch == words.format(32)
+
+
+@pytest.mark.parametrize(("extra", "assumed"), [({}, True), (swav(64, 256, True), False)])
+def test_a_mean_that_nothing_tells_is_assumed(extra, assumed):
+    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", NARROW) | extra
+    assert recognised("a.pth", shapes)[1].assumed is assumed
+
+
+@pytest.mark.parametrize(
+    ("lacking", "missing"),
+    [
+        (["fc.4.weight", "fc.4.bias"], None),
+        (["fc.4.weight"], "fc.4.weight"),
+        (["fc.4.weight", "fc.4.bias", "fc.1.weight", "fc.1.bias"], "fc.1"),
+    ],
+)
+def test_only_a_last_norm_may_lack_both_scale_and_bias(lacking, missing):
+    head = (
+        linear("fc.0", 256, 64, bias=False)
+        | norm("fc.1", 64)
+        | linear("fc.3", 64, 32, bias=False)
+        | norm("fc.4", 32)
+    )
+    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", NARROW) | head
+    found, network = recognised("a.pth", {k: v for k, v in shapes.items() if k not in lacking})
+    faults = loading.match(found, naming.leaves(loading.shapes(network.network())))[1]
+    assert faults == {} if missing is None else faults["missing"][0].startswith(missing)

@@ -24,8 +24,20 @@ NETWORKS = [
     Recognised("mobilenetv3", "mobilenetv3_small_torchvision", {"num_classes": 3}, None, ""),
     Recognised("efficientnet", "efficientnet_b0", {"num_classes": 3}, HEAD, "", size=96),
     Recognised("efficientnet", "efficientnet_lite0", {"num_classes": 3}, None, ""),
+    Recognised("efficientnet", "efficientnet_b0_torchvision", {"num_classes": 3}, None, ""),
+    Recognised("mobilenetv3", "mobilenetv3_small", {"width": 0.75}, HEAD, ""),
+    Recognised("mobilenetv3", "mobilenetv3_small_torchvision", {"width": 0.5, "bn_epsilon": 1e-5}, None, ""),
     Recognised("vit", "vit_small", {"num_classes": 3, "image_size": 32}, None, ""),
+    Recognised("vit", "vit_small", {"form": "dino", "image_size": 32}, None, ""),
+    Recognised("vit", "vit_small", {"form": "clip_gelu", "image_size": 32}, None, ""),
 ]
+
+
+def computes(arch, options):
+    """The network's module; DINO's form and DeiT's are one but for other sizes."""
+    options = options | ({"form": "deit"} if options.get("form") == "dino" else {})
+    module = models.create(arch, **options).module
+    return module.clone(**{k: 0 for k in ("dropout", "drop_path", "bn_momentum") if hasattr(module, k)})
 
 
 def drawn(network):
@@ -47,6 +59,12 @@ def test_every_name_there_and_back(tmp_path, told):
         again = weights.recognise(path)
         assert (again.family, again.arch, again.size) == (told.family, told.arch, told.size)
         whole = names in saving.TRAINING
+        bare = tmp_path / "bare.safetensors"
+        array_files.write_safetensors(bare, array_files.read_safetensors(path), {})
+        form = told.options.get("form", "")
+        untold = weights.recognise(bare, arch=told.arch, form=form if "clip" in form else "")
+        options = {k: v for k, v in told.options.items() if k != "num_classes" or not whole}
+        assert computes(untold.arch, untold.options) == computes(told.arch, options)
         assert again.head == (told.head if whole else None)
         assert all(leaf.startswith("backbone/fc" if whole else "head/") for leaf in left_out)
         read = traverse_util.flatten_dict(weights.load(path, again.network()), sep="/")
@@ -95,10 +113,31 @@ def test_seeds_mobilenet_is_not_torchvisions(tmp_path):
     told = NETWORKS[2]
     with pytest.raises(
         UserError,
-        match=r"--names=torchvision: mobilenetv3_small has no such names; it has moco, seed",
+        match=r"--names=torchvision: mobilenetv3_small has no such names; it has seed",
     ):
         weights.save(drawn(told.network()), told, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "offered"),
+    [
+        ("vit_small", {}, ["timm"]),
+        ("vit_small", {"form": "dino"}, ["timm"]),
+        ("vit_small", {"heads": 12}, []),
+        ("vit_small", {"form": "clip"}, ["openai_clip", "timm_clip"]),
+        ("vit_small", {"form": "clip_gelu"}, ["timm_clip"]),
+        ("mobilenetv3_small", {}, ["seed"]),
+        ("mobilenetv3_small_torchvision", {"width": 0.5}, ["torchvision"]),
+        ("efficientnet_b0_torchvision", {}, ["torchvision", "timm"]),
+        ("efficientnet_b0", {}, ["timm", "seed"]),
+        ("resnet18", {}, ["torchvision", "timm", "moco", "seed"]),
+    ],
+)
+def test_only_names_under_which_the_network_is_read_again(arch, options, offered):
+    family = "resnet" if arch.startswith("resnet") else arch.partition("_")[0]
+    told = Recognised(family, arch, options, None, "")
+    assert list(saving.offered(told, drawn(told.network()))) == offered
 
 
 def test_options_that_timm_would_not_know(tmp_path):

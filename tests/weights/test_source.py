@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import logging
+from flax import traverse_util
 
 from seed_jax import config, pretrained, state, weights, workdir
 from seed_jax.checkpoint import Checkpoints
 from seed_jax.errors import UserError
 from seed_jax.weights import __main__ as command
-from seed_jax.weights import array_files, provenance, source
+from seed_jax.weights import array_files, loading, provenance, source
 
 OPTIONS = {"width": 0.125, "small_stem": True}
 TEACHER = {"source": "t.pth", "sha256": "ab", "teacher": "MoCo v2", "licence": "CC-BY-NC-4.0"}
@@ -71,6 +72,7 @@ def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "small_stem=True, width=0.125 without a projection head" in said
     assert "torchvision names it" in said and "| layer4.1.bn2.running_var | [64] | float32 |" in said
+    assert "(assumed" not in said
     assert "licences:           CC-BY-NC-4.0 (out.safetensors, taught by MoCo v2)" in said
     assert command.main(["inspect", str(directory)]) == 0
     assert f"CC-BY-NC-4.0 ({directory}, taught by MoCo v2)" in capsys.readouterr().out
@@ -118,6 +120,24 @@ def test_what_cannot_be_exported_or_inspected_is_told(run, tmp_path, capsys):
     assert "no file or workdir" in capsys.readouterr().err
     assert command.main(["parity", "alexnet*"]) == 1
     assert "there are resnet18-torchvision" in capsys.readouterr().err
+
+
+def test_inspect_and_export_are_told_the_architecture(tmp_path, capsys):
+    told = weights.Recognised("efficientnet", "efficientnet_b0", {}, None, "")
+    flat = traverse_util.flatten_dict(loading.shapes(told.network()), sep="/")
+    np.savez(tmp_path / "a.npz", **{name: np.ones(leaf.shape, np.float32) for name, leaf in flat.items()})
+    assert command.main(["inspect", str(tmp_path / "a.npz")]) == 1
+    assert "FILE: " in (said := capsys.readouterr().err) and "--arch=efficientnet_b0_torchvision" in said
+    asked = ["--arch=efficientnet_b0"]
+    assert command.main(["inspect", str(tmp_path / "a.npz"), *asked]) == 0
+    assert "(assumed: nothing tells them)" in capsys.readouterr().out
+    out = tmp_path / "a.safetensors"
+    assert command.main(["export", str(tmp_path / "a.npz"), str(out), *asked]) == 0
+    assert "efficientnet_b0 as timm names it" in capsys.readouterr().out
+    metadata = array_files.safetensors_metadata(out) | {"teacher_stated_by": "T's README"}
+    array_files.write_safetensors(out, array_files.read_safetensors(out), metadata)
+    assert command.main(["inspect", str(out)]) == 0
+    assert "teacher's stated by:" in capsys.readouterr().out
 
 
 def test_inspect_lists_what_does_not_fit(tmp_path, capsys):

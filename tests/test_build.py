@@ -1,0 +1,54 @@
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from seed_jax import build, config, state, weights
+from seed_jax.errors import UserError
+from seed_jax.weights import loading, parity
+
+NARROW = {"width": 0.125}
+UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """What a student of these options starts with from a file of that network, which tells of itself."""
+
+    def start(held, model, options, names="torchvision"):
+        flat = traverse_util.flatten_dict(loading.shapes(held.network()), sep="/")
+        drawn = {name: parity.draw(name, leaf.shape) for name, leaf in flat.items()}
+        variables = traverse_util.unflatten_dict(drawn, sep="/")
+        weights.save(variables, held, tmp_path / "a.safetensors", names=names)
+        raw = config.default("supervised")
+        raw.train.epochs = 1
+        raw.student.model, raw.student.options = model, options
+        raw.student.init = str(tmp_path / "a.safetensors")
+        resolved = config.resolve(raw)
+        found = build._start(resolved, state.student_network(resolved, 10, None).backbone)
+        expected = {name: trees["backbone"] for name, trees in variables.items()}
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+    return start
+
+
+def test_a_start_normalised_otherwise_is_refused_until_the_options_say_so(start):
+    held = weights.Recognised("resnet", "resnet18", NARROW, None, "", **UNIT)
+    with pytest.raises(
+        UserError, match=r"student.init: .* has mean=\(0.0, 0.0, 0.0\), std=.*student.options"
+    ):
+        start(held, "resnet18", NARROW)
+    start(held, "resnet18", NARROW | UNIT)
+
+
+@pytest.mark.parametrize(("given", "epsilon"), [({}, "0.001"), ({"bn_epsilon": 1e-4}, "0.0001")])
+def test_a_start_with_another_epsilon_is_refused(start, given, epsilon):
+    arch = "mobilenetv3_small_torchvision"
+    held = weights.Recognised("mobilenetv3", arch, {"bn_epsilon": 1e-5}, None, "")
+    with pytest.raises(UserError, match=f"has bn_epsilon=1e-05, and the student bn_epsilon={epsilon}:"):
+        start(held, arch, given, "timm")
+
+
+def test_what_only_training_differs_by_is_no_matter(start):
+    held = weights.Recognised("mobilenetv3", "mobilenetv3_small", {}, None, "")
+    start(held, "mobilenetv3_small", {"dropout": 0.5, "small_stem": True}, "seed")
