@@ -29,7 +29,7 @@ def of_network(family: str, arch: str, options: dict, naming: str, source: str =
     EfficientNets of lukemelas: examples/imagenet/main.py. The others as torchvision's ResNets.
     """
     if family == "vit" and naming != "moco_v3" and "moco-v3" not in source:
-        return Preparation(1.0 if options.get("form") == "clip" else EVAL_RESIZE, "bicubic")
+        return Preparation(1.0 if options.get("form", "").startswith("clip") else EVAL_RESIZE, "bicubic")
     if arch.startswith("efficientnet_b") and naming != "seed":  # Lite networks are not among them
         return Preparation(1.0 if naming == "lukemelas" else TORCHVISION.get(arch, EVAL_RESIZE), "bicubic")
     return Preparation()

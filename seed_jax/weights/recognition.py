@@ -51,8 +51,7 @@ class Recognised:
     `naming`: of its tensors, e.g. `torchvision`. `size`: of the square images it is meant for. `teacher`: the
     published file that it is. `preparation`: of its images. `assumed`: mean and std are ImageNet's because
     nothing tells them. `called`: what the code base calls it, where its names do not tell. Shapes that fit
-    no architecture of the family
-    give an `arch` that says so, which `create` refuses.
+    no architecture of the family give an `arch` that says so, which `create` refuses.
     """
 
     family: str
