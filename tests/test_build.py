@@ -25,9 +25,10 @@ def start(tmp_path):
         raw.student.model, raw.student.options = model, options
         raw.student.init = str(tmp_path / "a.safetensors")
         resolved = config.resolve(raw)
-        found = build._start(resolved, state.student_network(resolved, 10, None).backbone)
+        found, came_from = build._start(resolved, state.student_network(resolved, 10, None).backbone)
         expected = {name: trees["backbone"] for name, trees in variables.items()}
         jax.tree.map(np.testing.assert_array_equal, found, expected)
+        assert came_from["sha256"] == weights.sha256(tmp_path / "a.safetensors")
 
     return start
 

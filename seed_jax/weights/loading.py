@@ -32,7 +32,7 @@ def load(spec, network, *, where: str = "teacher.weights", part: str | None = No
     arrays, faults = match(found, naming.leaves(template))
     if faults:
         listed = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in faults.items())
-        held = recognition.candidates(path, found)[0]
+        held = recognition.candidates(path, found, None)[0]
         raise UserError(
             f"{where}: {path} does not fit the network: {listed}. The file holds {held}{held.advice}; "
             "configure that network or give another file."

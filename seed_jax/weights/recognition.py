@@ -110,7 +110,8 @@ def recognise(
     path = source.find(spec, where)
     if path.is_dir():
         return of_run(_run(path))
-    return choose(path, candidates(path, read(path, part)), arch, form, where, flags)
+    fits = candidates(path, read(path, part), provenance.published(path))
+    return choose(path, fits, arch, form, where, flags)
 
 
 def choose(
@@ -153,13 +154,15 @@ def read(path: Path, part: str | None) -> StateDict:
     return state_dict.of_torch(path, read_tensors(path), part)
 
 
-def candidates(path: Path, found: StateDict) -> list[Recognised]:
+def candidates(path: Path, found: StateDict, teacher: provenance.Teacher | None) -> list[Recognised]:
     """Every network that what was read from the path may be; the likeliest first.
+
+    `teacher`: the published file that it is, if it is one.
 
     Raises UserError when it is no network of a known family.
     """
     states = _under_torch_names(path, found) if found.own_names else [found]
-    every = _distinct([recognised for state in states for recognised in _readings(path, state)])
+    every = _distinct([recognised for state in states for recognised in _readings(path, state, teacher)])
     if path.suffix == ".safetensors" and "seed_jax" in (told := array_files.safetensors_metadata(path)):
         return [_with_metadata(path, told, every[0])]
     return every
@@ -170,7 +173,7 @@ def _distinct(every):
     return list({(r.arch, r.options.get("form")): r for r in reversed(every)}.values())[::-1]
 
 
-def _readings(path, found: StateDict) -> list[Recognised]:
+def _readings(path, found: StateDict, teacher) -> list[Recognised]:
     shapes = {name: tensor.shape for name, tensor in (*found.ignored.items(), *found.tensors.items())}
     try:
         readings = found.naming.readings(shapes)
@@ -179,7 +182,6 @@ def _readings(path, found: StateDict) -> list[Recognised]:
             f"{path} has names of {found.naming.family}, as {found.naming.name} names it, but lacks some of "
             f"its tensors ({error!r}): give an intact file."
         ) from error
-    teacher = provenance.published(path)
     return [_recognised(path, found, shapes, teacher, *reading) for reading in readings]
 
 

@@ -21,8 +21,9 @@ from seed_jax.weights.recognition import Recognised
 
 # Training files of others: how they prefix the network whose projection head is called `fc`.
 TRAINING = {"moco": "module.encoder_q.", "seed": "module.student."}
-# Options that only the file's metadata tell: of training, of the images, of what is small for small images.
-UNTOLD = {"dropout", "drop_path", "bn_momentum", "mean", "std", "num_classes", "small_stem"}
+# Options that a reader cannot get wrong unnoticed (`width`: the shapes would not fit), or that only
+# the metadata tell: of training, of the images, of what is small for small images.
+UNTOLD = {"width", "dropout", "drop_path", "bn_momentum", "mean", "std", "num_classes", "small_stem"}
 CLASSIFIER = re.compile(r"(backbone|classifier)/fc/")
 LAYOUT = "NCHW, RGB in [0, 1], then (x - mean) / std"
 

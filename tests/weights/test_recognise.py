@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seed_jax import models
+from seed_jax import models, pretrained
 from seed_jax.errors import UserError
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
 from seed_jax.models.vit import CLIP_MEAN, CLIP_STD
-from seed_jax.weights import Head, loading, naming, provenance, recognition, state_dict
+from seed_jax.weights import Head, array_files, loading, naming, provenance, recognition, state_dict
 from seed_jax.weights.families import NAMINGS
 
 TABLES = {(table.family, table.name): table for table in NAMINGS}
@@ -186,7 +186,8 @@ def recognised(file, shapes, **told):
     path = Path(file)
     tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     found = state_dict.of_torch(file, tensors, None)
-    return found, recognition.choose(path, recognition.candidates(path, found), **told)
+    fits = recognition.candidates(path, found, provenance.named(path))
+    return found, recognition.choose(path, fits, **told)
 
 
 @pytest.mark.parametrize("case", FILES, ids=lambda case: case[0])
@@ -318,6 +319,28 @@ def test_bottlenecks_of_another_width_are_named():
     assert recognised("a.pth", wide)[1].arch == words.format(1)
     grouped = shapes | {"layer1.0.conv2.weight": (128, 4, 3, 3)}
     assert recognised("a.pth", grouped)[1].arch == words.format(32)
+
+
+def write(path, shapes):
+    tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    array_files.write_safetensors(path, tensors, {})
+    return str(path)
+
+
+def test_a_network_that_is_none_of_ours_is_refused_by_what_is_odd(tmp_path):
+    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", NARROW)
+    path = write(tmp_path / "a.safetensors", shapes | {"layer1.0.conv2.weight": (16, 16, 3, 3)})
+    with pytest.raises(UserError, match="bottlenecks of 16 channels in 1 groups, not 8 in 1.*give another"):
+        pretrained.load(path)
+
+
+def test_options_set_the_mean_that_nothing_tells(tmp_path):
+    shapes = backbone(TABLES["resnet", "torchvision"], "resnet18", NARROW)
+    path = write(tmp_path / "a.safetensors", shapes)
+    assert pretrained.load(path).assumed
+    loaded = pretrained.load(path, options={"mean": (0, 0, 0), "std": (1, 1, 1)})
+    assert not loaded.assumed
+    assert (loaded.network.backbone.mean, loaded.network.backbone.std) == ((0, 0, 0), (1, 1, 1))
 
 
 @pytest.mark.parametrize(("extra", "assumed"), [({}, True), (swav(64, 256, True), False)])
