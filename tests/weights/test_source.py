@@ -134,6 +134,7 @@ def test_inspect_and_export_are_told_the_architecture(tmp_path, capsys):
     out = tmp_path / "a.safetensors"
     assert command.main(["export", str(tmp_path / "a.npz"), str(out), *asked]) == 0
     assert "efficientnet_b0 as timm names it" in capsys.readouterr().out
+    assert json.loads(array_files.safetensors_metadata(out)["origin"])["file"] == "a.npz"
     assert command.main(["inspect", str(out)]) == 0
     assert "(assumed" not in capsys.readouterr().out
 
