@@ -54,6 +54,10 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Normalised `[B, H, W, 3]` -> `stem` (before pooling), `stage1 .. stage4`, `pooled`, perhaps `logits`.
 
+    `pooled` is 512 wide with BasicBlock and 2048 with Bottleneck, times `width`. The published weights take
+    images of 224 pixels; torchvision's, MoCo's and SEED's are normalised by ImageNet's mean and std, SwAV's
+    by a std of 0.228 in red, SimCLR's not at all.
+
     `width` multiplies every stage and the stem, as SwAV and SimCLR do (the base of 64 rounded to a multiple
     of 8). `small_stem`: 3x3 stride 1 and no max pool, for small images (SimCLR's CIFAR variant): total stride
     8, not 32.
