@@ -114,9 +114,10 @@ def _check_labels(source: Source) -> None:
         )
 
 
-def lengths(config: Config, train: Source) -> Lengths:
+def lengths(config: Config, images: int) -> Lengths:
+    """The lengths of a run on so many images; raises `UserError` if they do not fill one batch."""
     t, batch_size = config.train, config.data.batch_size
-    epoch = steps_per_epoch(train, batch_size)
+    epoch = steps_per_epoch(images, batch_size)
     return Lengths(
         total=t.steps or -(-t.examples // batch_size) or max(1, round(t.epochs * epoch)),
         epoch=epoch,

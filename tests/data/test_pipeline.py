@@ -73,7 +73,7 @@ def test_a_view_is_pils_crop_at_the_keyed_box(source):
 
 
 def test_an_epoch_is_a_permutation_without_its_tail(source):
-    steps = steps_per_epoch(source, 10)
+    steps = steps_per_epoch(len(source), 10)
     assert steps == 5
     batches = take(3 * steps, source, VIEWS[:1], 10, seed=0)
     orders = []
