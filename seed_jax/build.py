@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from seed_jax import models, optim, parallel, pretrained, state, teacher
 from seed_jax.config import Config, check_splits
@@ -94,12 +95,29 @@ def _open_sources(config: Config) -> Sources:
     if config.evals.knn:
         check_splits(d)
     open_split(d.test)  # what will be reported must be there before the time is spent
-    return Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
+    sources = Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
+    used = [train] if config.method.needs_labels else []
+    used += [sources.val] if config.method.needs_labels or config.evals.knn else []
+    used += [sources.bank] if config.evals.knn and sources.bank not in used else []
+    for source in used:
+        _check_labels(source)
+    return sources
 
 
-def lengths(config: Config, train: Source) -> Lengths:
+def _check_labels(source: Source) -> None:
+    missing = np.flatnonzero(source.labels() < 0)
+    if len(missing):
+        raise UserError(
+            f"data.source: {len(missing)} of {len(source)} images have no label, such as "
+            f"{source.name(int(missing[0]))}: label them or leave them out; without labels, SEED and MoCo "
+            "train with --config.evals.knn=False."
+        )
+
+
+def lengths(config: Config, images: int) -> Lengths:
+    """The lengths of a run on so many images; raises `UserError` if they do not fill one batch."""
     t, batch_size = config.train, config.data.batch_size
-    epoch = steps_per_epoch(train, batch_size)
+    epoch = steps_per_epoch(images, batch_size)
     return Lengths(
         total=t.steps or -(-t.examples // batch_size) or max(1, round(t.epochs * epoch)),
         epoch=epoch,

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from seed_jax import build, models, optim, state, teacher
 from seed_jax import config as config_lib
-from seed_jax import models, optim, state, teacher
 from seed_jax.config import Config
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
@@ -46,17 +46,11 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
         raise UserError(f"data.batch_size ({batch_size}) must be a multiple of the {devices} devices.")
     notes = []
     images, classes = _data(c, images, notes)
-    if images < batch_size:
-        raise UserError(
-            f"data.batch_size is {batch_size} but the training data has only {images} images; lower it."
-        )
-    per_epoch = images // batch_size
-    t = c.train
-    steps = t.steps or -(-t.examples // batch_size) or max(1, round(t.epochs * per_epoch))
+    length = build.lengths(c, images)
 
     network, variables, dim = _teacher(c, notes)
     student = state.student_network(c, classes, dim)
-    rate = optim.schedule(c.optim, batch_size=batch_size, steps=steps, steps_per_epoch=per_epoch)
+    rate = optim.schedule(c.optim, batch_size=batch_size, steps=length.total, steps_per_epoch=length.epoch)
 
     def fresh():
         made = state.init_variables(student, size, 0)
@@ -89,8 +83,8 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
         images=images,
         batch_size=batch_size,
         devices=devices,
-        steps_per_epoch=per_epoch,
-        steps=steps,
+        steps_per_epoch=length.epoch,
+        steps=length.total,
         student_parameters=_count(shapes.params),
         teacher_parameters=_count(variables.get("params", {})),
         teacher_flops=teacher_flops / batch_size,

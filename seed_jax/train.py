@@ -72,7 +72,7 @@ class _Prepared:
 
 def _prepare(config, raw, directory, mesh, sources, loaded, name) -> _Prepared:
     """Everything that can fail before compiling, and the files that say what the run is."""
-    length = build.lengths(config, sources.train)
+    length = build.lengths(config, len(sources.train))
     training = build.training(config, mesh, length, sources.train.num_classes, loaded)
     probe = teacher_probe = None
     if sources.val is not None:

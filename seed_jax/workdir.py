@@ -20,11 +20,14 @@ from seed_jax.errors import UserError
 from seed_jax.models.network import Network
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+# Keys of the config that only say where something lies, and the fact of the manifest that says what it is.
+PLACES = {"data.dir": "data.fingerprint", "teacher.weights": "teacher.sha256"}
 
 
 def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     """Write `config.json`, or make sure that the one there is the same run (the `log` section may differ).
 
+    Where data and teacher lie may differ too, if the manifest knows them by their content.
     A workdir without a checkpoint has nothing to lose: a run that failed at once is mended and started again.
 
     Raises:
@@ -42,9 +45,11 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
         raise UserError(f"{path} is not of a run: give a --workdir of its own.")
     if path.exists() and _has_checkpoint(workdir):
         theirs, mine = _resolved(_read(path)), _resolved(mine)
+        known = _flat(_read(workdir / "manifest.json")) if (workdir / "manifest.json").exists() else {}
+        places = {key for key, content in PLACES.items() if known.get(content)}
         differ = [
             f"{k} is {theirs.get(k, 'absent')} there and {mine.get(k, 'absent')} here"
-            for k in sorted({*theirs, *mine})
+            for k in sorted({*theirs, *mine} - places)
             if not k.startswith("log.") and theirs.get(k) != mine.get(k)
         ]
         if differ:
@@ -71,7 +76,14 @@ def write_manifest(workdir: Path, **facts) -> None:
     if path.exists() and _has_checkpoint(workdir):
         manifest = _read(path)
         before, now = _flat(manifest), _flat({k: v for k, v in facts.items() if k in manifest})
-        differ = [f"{k} was {before.get(k)} and is {v}" for k, v in now.items() if before.get(k) != v]
+        named = (
+            {"teacher.source", "teacher.file"} if "teacher.sha256" in before.keys() & now.keys() else set()
+        )
+        differ = [
+            f"{k} was {before.get(k)} and is {v}"
+            for k, v in now.items()
+            if k not in named and before.get(k) != v
+        ]
         if differ:
             raise UserError(
                 f"{workdir} cannot go on, for its data, teacher or student.init changed: "

@@ -53,3 +53,21 @@ def test_a_start_with_another_epsilon_is_refused(start, given, epsilon):
 def test_what_only_training_differs_by_is_no_matter(start):
     held = weights.Recognised("mobilenetv3", "mobilenetv3_small", {}, None, "")
     start(held, "mobilenetv3_small", {"dropout": 0.5, "small_stem": True}, "seed")
+
+
+@pytest.mark.parametrize(
+    ("variant", "knn", "told"),
+    [("supervised", False, True), ("seed", True, True), ("moco", False, False)],
+)
+def test_images_without_a_label_are_told_where_labels_are_used(tmp_path, variant, knn, told):
+    labels = np.arange(400) % 3
+    labels[::5] = -1
+    np.savez(tmp_path / "x.npz", image=np.zeros((400, 8, 8, 3), np.uint8), label=labels)
+    raw = config.default(variant)
+    raw.train.epochs, raw.evals.knn = 1, knn
+    raw.data.source, raw.data.dir = "npz", str(tmp_path / "x.npz")
+    if not told:
+        assert build._open_sources(config.resolve(raw)).train.num_classes == 3
+        return
+    with pytest.raises(UserError, match=r"data.source: \d+ of \d+ images have no label, such as x.npz"):
+        build._open_sources(config.resolve(raw))

@@ -17,7 +17,8 @@ from experiments.reliability.processes import (
     after,
     checkpoint,
     differences,
-    first_checkpoint,
+    half_written,
+    newest_checkpoint,
     rows,
     writing,
 )
@@ -75,10 +76,13 @@ def test_stopped_run_saves_and_goes_on_bitwise(tmp_path, send, whole, capsys):
         with pytest.raises(Stopped) as stopped:
             run(tmp_path / "cut")
         assert stopped.value.code == code
-        assert f"stopped at step {step} of 20; the same command goes on there" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"stopped at step {step} of 20; the same command goes on there" in said
+        assert ("going on from step 7 of 20" in said) == (step == 12)
         assert steps_kept(tmp_path / "cut")[-1] == step
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     run(tmp_path / "cut")
+    assert "going on from step 12 of 20" in capsys.readouterr().out
     chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 20), checkpoint(whole, 20))
     assert rows(tmp_path / "cut") == rows(whole)
 
@@ -98,11 +102,14 @@ def test_second_signal_ends_at_once():
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
-def test_process_killed_while_it_writes_a_checkpoint(tmp_path, whole):
+def test_process_killed_while_it_writes_a_checkpoint(tmp_path, whole, capsys):
     with Processes(tmp_path / "cut", "seed", 20) as process:
         assert process.when(writing(), signal.SIGKILL)
         assert process.wait() == [-signal.SIGKILL]
+    assert half_written(tmp_path / "cut")
+    newest = newest_checkpoint(tmp_path / "cut")
     run(tmp_path / "cut")
+    assert f"going on from step {newest} of 20" in capsys.readouterr().out
     assert differences(tmp_path / "cut", whole, 20) == {"network": 0, "train state": 0, "metrics": 0}
 
 
@@ -129,7 +136,7 @@ def test_metrics_are_kept_when_the_checkpoints_are_gone(tmp_path):
     assert (tmp_path / "metrics.jsonl.old").read_text() == before
 
 
-def test_resume_on_other_numbers_of_devices(tmp_path, whole, send, monkeypatch):
+def test_resume_on_other_numbers_of_devices(tmp_path, whole, send, monkeypatch, capsys):
     """8, then 2, then 1: equal to floating-point tolerance, so the queue is in the same order."""
     make, devices = parallel.make_mesh, jax.devices()
     for count, stop in ((8, 6), (2, 13)):
@@ -139,6 +146,7 @@ def test_resume_on_other_numbers_of_devices(tmp_path, whole, send, monkeypatch):
             run(tmp_path / "cut")
     monkeypatch.setattr(parallel, "make_mesh", lambda: make(devices[:1]))
     run(tmp_path / "cut")
+    assert re.findall(r"going on from step (\d+) of 20", capsys.readouterr().out) == ["6", "13"]
     chex.assert_trees_all_close(checkpoint(tmp_path / "cut", 20), checkpoint(whole, 20), rtol=0, atol=1e-5)
 
 
@@ -151,7 +159,7 @@ def test_two_processes_are_one_run(tmp_path, whole):
 def test_two_processes_end_together(tmp_path):
     """One dies and the other ends and says so; resumed, one gets SIGTERM and both save and end."""
     with Processes(tmp_path / "run", "seed", 100_000, count=2) as both:
-        assert both.when(first_checkpoint, signal.SIGKILL, process=1)
+        assert both.when(newest_checkpoint, signal.SIGKILL, process=1)
         codes = both.wait(timeout=60)
         assert codes[0] not in (0, -signal.SIGKILL), both.said(0)
         # Whoever notices first: the loop, or JAX while the loop waits for it.
@@ -159,6 +167,7 @@ def test_two_processes_end_together(tmp_path):
     with Processes(tmp_path / "run", "seed", 100_000, count=2) as both:
         assert both.when(after(rows(tmp_path / "run")[-1]["step"] + 1), signal.SIGTERM, process=1)
         assert both.wait() == [0, 0], both.said(0)
+        assert both.went_on(), both.said(0)
     begun, stopped = re.search(
         r"going on from step (\d+) .* stopped at step (\d+)", both.said(0), re.S
     ).groups()

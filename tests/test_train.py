@@ -245,6 +245,36 @@ def test_a_run_does_not_go_on_with_other_data_or_another_teacher(tmp_path, monke
         run(tmp_path)
 
 
+def test_a_run_goes_on_where_its_data_and_its_teacher_lie_elsewhere(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), np.uint8)
+    digests = {"teacher": {"source": "a/t.pth", "file": "t.pth", "sha256": "12", "licence": "MIT"}}
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        np.savez(tmp_path / place / "x.npz", image=pixels)
+    elsewhere = {"data__source": "npz", "data__dir": str(tmp_path / "there" / "x.npz")}
+    run(tmp_path / "run", "moco", data__source="npz", data__dir=str(tmp_path / "here" / "x.npz"))
+    run(tmp_path / "run", "moco", **elsewhere)
+    np.savez(tmp_path / "there" / "x.npz", image=255 - pixels)
+    with pytest.raises(UserError, match="changed: data.fingerprint was"):
+        run(tmp_path / "run", "moco", **elsewhere)
+
+    directory = tmp_path / "taught"
+    (directory / "checkpoints" / "3").mkdir(parents=True)
+    raw = tiny.get_config("seed")
+    workdir._write(directory / "config.json", workdir._plain(raw))
+    workdir._write(directory / "manifest.json", digests)
+    raw.teacher.weights = "b/renamed.pth"
+    workdir.claim(directory, raw)
+    moved = digests["teacher"] | {"source": "b/renamed.pth", "file": "renamed.pth"}
+    workdir.write_manifest(directory, teacher=moved)
+    for other in (moved | {"sha256": "34"}, {"source": "random weights"}):
+        with pytest.raises(UserError, match="its data, teacher or student.init changed: teacher"):
+            workdir.write_manifest(directory, teacher=other)
+    workdir._write(directory / "manifest.json", {"teacher": {"source": "a/run", "step": 3}})
+    with pytest.raises(UserError, match="teacher.weights is random there and b/renamed.pth here"):
+        workdir.claim(directory, raw)
+
+
 def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["ViT"]}')
     with pytest.raises(UserError, match="not of a run"):

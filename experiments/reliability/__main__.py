@@ -22,10 +22,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from experiments.reliability.processes import (
+    EVERY,
     Processes,
     after,
     differences,
-    first_checkpoint,
+    half_written,
+    newest_checkpoint,
     rows,
     writing,
 )
@@ -94,17 +96,28 @@ def _finish(directory: Path, variant: str, steps: int, **options) -> None:
         codes = running.wait()
         if any(codes):
             raise RuntimeError(f"{directory.name} ended with {codes}:\n{running.said()[-3000:]}")
+        _require_going_on(running)
+
+
+def _require_going_on(running: Processes) -> None:
+    if not running.went_on():
+        raise RuntimeError(
+            f"{running.workdir.name} did not go on from step {running.begun}:\n{running.said()[-3000:]}"
+        )
 
 
 def _interrupt(directory, variant, steps, happened: Callable, number, *, count: int = 1, **options) -> None:
     """Start the run, send a signal to its last process, and see that it ended as it should, unfinished."""
     with Processes(directory, variant, steps, count=count, **options) as running:
         sent = running.when(happened, number, process=count - 1)
+        if not sent:
+            raise RuntimeError(f"{directory.name}: its moment never came:\n{running.said()[-3000:]}")
         codes = running.wait()
-        if not sent or (directory / "checkpoints" / str(steps)).exists():
+        if (directory / "checkpoints" / str(steps)).exists():
             raise RuntimeError(f"{directory.name} was finished before the signal came: use more STEPS.")
         if codes != [-number if number == signal.SIGKILL else 0] * count:
             raise RuntimeError(f"{directory.name} ended with {codes}:\n{running.said()[-3000:]}")
+        _require_going_on(running)
 
 
 def _interrupted(folder, variant, name, moments: Iterable[Callable], number, **options) -> Compared:
@@ -112,6 +125,8 @@ def _interrupted(folder, variant, name, moments: Iterable[Callable], number, **o
     directory = folder / name
     for happened in moments:
         _interrupt(directory, variant, STEPS, happened, number, **options)
+    if not newest_checkpoint(directory):
+        raise RuntimeError(f"{name} has no checkpoint to go on from: interrupt it later.")
     _finish(directory, variant, STEPS, **options)
     limit = CLOSE if options else 0.0
     return differences(_whole(folder, variant, STEPS), directory, STEPS), limit
@@ -124,14 +139,20 @@ def kills(folder, variant, repeats) -> Compared:
         for _ in range(repeats):
             path = folder / "killed"
             seen = rows(path)[-1]["step"] if path.exists() else 0
-            yield after(seen + moments.randint(1, STEPS // (repeats + 2)))
+            first = 1 if seen else 2 * EVERY + 1  # the checkpoint of step 5 is finished then
+            yield after(seen + moments.randint(first, STEPS // (repeats + 2)))
 
     return _interrupted(folder, variant, "killed", each(), signal.SIGKILL)
 
 
 def kill_while_writing(folder, variant, repeats) -> Compared:
-    moments = [writing() for _ in range(min(2, repeats))]
-    return _interrupted(folder, variant, "half-written", moments, signal.SIGKILL)
+    def each():
+        for _ in range(min(2, repeats)):
+            yield writing()
+            if not half_written(folder / "half-written"):
+                raise RuntimeError("the kill came after the checkpoint was written: run the check again.")
+
+    return _interrupted(folder, variant, "half-written", each(), signal.SIGKILL)
 
 
 def stops(folder, variant, repeats) -> Compared:
@@ -176,7 +197,8 @@ def one_of_two_dies(victim: int):
         """Seconds until the other one has ended; infinity if it took its end for a success."""
         del repeats
         with Processes(folder / f"dead{victim}", variant, 100_000, count=2) as running:
-            running.when(first_checkpoint, signal.SIGKILL, process=victim)
+            if not running.when(newest_checkpoint, signal.SIGKILL, process=victim):
+                raise RuntimeError(f"no checkpoint came:\n{running.said()[-3000:]}")
             began = time.monotonic()
             codes = running.wait(timeout=2 * DEATH_SECONDS)
             seconds = time.monotonic() - began

@@ -1,6 +1,7 @@
 """Real processes of `main.py`, to be killed and started again, and what their runs leave behind."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,11 +30,14 @@ class Processes:
       steps: of the whole run.
       devices: over all processes. count: processes, which share the devices evenly.
 
+    Attributes:
+      begun: the newest finished checkpoint at the start, 0 without one.
+
     As a context, whatever still runs at its end is killed.
     """
 
     def __init__(self, workdir: Path, method: str, steps: int, *, devices: int = 8, count: int = 1):
-        self.workdir = workdir
+        self.workdir, self.begun = workdir, newest_checkpoint(workdir)
         command = [sys.executable, "main.py", f"--config=tests/tiny.py:{method}", f"--workdir={workdir}"]
         command += [f"--config.train.steps={steps}", f"--config.train.checkpoint_epochs={EVERY / PASS}"]
         port = _free_port()
@@ -42,6 +46,7 @@ class Processes:
         self._running = []
         for i, log in enumerate(self._logs):
             environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices // count)}
+            environment["PYTHONUNBUFFERED"] = "1"  # what a killed process said must not be lost
             if count > 1:
                 environment |= {
                     "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
@@ -53,10 +58,21 @@ class Processes:
                     subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
                 )
 
-    def when(self, happened: Callable[[Path], bool], number: signal.Signals, *, process: int = 0) -> bool:
-        """Send a signal to one process as soon as `happened(workdir)`; False if the run ended before."""
+    def when(
+        self,
+        happened: Callable[[Path], object],
+        number: signal.Signals,
+        *,
+        process: int = 0,
+        timeout: float = 300.0,
+    ) -> bool:
+        """Send a signal to one process as soon as `happened(workdir)`.
+
+        False if it ended before, or nothing happened in `timeout` seconds.
+        """
+        end = time.monotonic() + timeout
         while not happened(self.workdir):
-            if self._running[process].poll() is not None:
+            if self._running[process].poll() is not None or time.monotonic() > end:
                 return False
             time.sleep(0.002)
         self._running[process].send_signal(number)
@@ -76,6 +92,11 @@ class Processes:
         """stdout and stderr of a process."""
         return self._logs[process].read_text().replace("\r", "\n")
 
+    def went_on(self) -> bool:
+        """Whether process 0 says that it began at the checkpoint `begun`; at step 0, if there was none."""
+        said = re.findall(r"going on from step (\d+) ", self.said())
+        return said == ([str(self.begun)] if self.begun else [])
+
     def __enter__(self) -> "Processes":
         return self
 
@@ -93,9 +114,15 @@ def after(step: int) -> Callable[[Path], bool]:
     return happened
 
 
-def first_checkpoint(workdir: Path) -> bool:
-    """Whether a checkpoint is finished."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+def newest_checkpoint(workdir: Path) -> int:
+    """The step of the newest finished checkpoint; 0, which is no checkpoint's, without one."""
+    names = (path.name for path in (workdir / "checkpoints").glob("*"))
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def half_written(workdir: Path) -> set[str]:
+    """The temporary folders of checkpoints that are being written, or were when the process died."""
+    return {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
 
 
 def writing() -> Callable[[Path], bool]:
@@ -106,10 +133,9 @@ def writing() -> Callable[[Path], bool]:
 
     def happened(workdir):
         nonlocal left_over
-        names = {path.name for path in (workdir / "checkpoints").glob("*")}
-        half = {name for name in names if "tmp" in name}
+        half = half_written(workdir)
         left_over = half if left_over is None else left_over & half
-        return bool(half - left_over) and any(name.isdigit() for name in names)
+        return bool(half - left_over) and newest_checkpoint(workdir) > 0
 
     return happened
 
@@ -134,7 +160,7 @@ def rows(workdir: Path) -> list[dict]:
 def differences(one: Path, other: Path, step: int) -> dict[str, float]:
     """The largest absolute difference of two runs at `step`: network, queue and optimizer, logged metrics.
 
-    Infinity where the metrics are not of the same steps.
+    Infinity where the metrics are not of the same steps, or anything is NaN.
     """
     a, b = checkpoint(one, step), checkpoint(other, step)
     lines = list(zip(rows(one), rows(other), strict=False))
@@ -142,13 +168,19 @@ def differences(one: Path, other: Path, step: int) -> dict[str, float]:
     return {
         "network": _largest(a["model"], b["model"]),
         "train state": _largest(a["train"], b["train"]),
-        "metrics": max(abs(x[k] - y[k]) for x, y in lines for k in x) if same else float("inf"),
+        "metrics": _worst([abs(x[k] - y[k]) for x, y in lines for k in x]) if same else float("inf"),
     }
 
 
 def _largest(a, b) -> float:
     gaps = jax.tree.map(lambda x, y: np.max(np.abs(x.astype(np.float64) - y), initial=0.0), a, b)
-    return float(max(jax.tree.leaves(gaps)))
+    return _worst(jax.tree.leaves(gaps))
+
+
+def _worst(gaps) -> float:
+    """The largest; Python's `max` passes over NaN."""
+    largest = float(np.max(gaps))
+    return float("inf") if np.isnan(largest) else largest
 
 
 def _free_port() -> int:

@@ -140,7 +140,8 @@ def eval_view(
     """Short side to `round(size * resize)`, then the centre, uint8 `[size, size, 3]`.
 
     As torchvision's Resize and CenterCrop on PIL images. An image that is exactly `size x size` is returned
-    unchanged. `interpolation`: of `RESAMPLING`.
+    unchanged. `interpolation`: of `RESAMPLING`. Raises `BadImage` for one so thin that it would be resized to
+    more than PIL's 89 million pixels.
     """
     if picture.size == (size, size):
         return np.asarray(picture)
@@ -150,6 +151,8 @@ def eval_view(
         width, height = short, int(short * height / width)
     else:
         width, height = int(short * width / height), short
+    if width * height > Image.MAX_IMAGE_PIXELS:
+        raise BadImage(f"{picture.width} x {picture.height} pixels, too thin: resized, it would fill memory")
     picture = picture.resize((width, height), RESAMPLING[interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(picture.crop((left, top, left + size, top + size)))

@@ -1,5 +1,6 @@
 """Packing any source into ArrayRecord shards, once, so that training reads few large files."""
 
+import contextlib
 import io
 import json
 import os
@@ -73,8 +74,8 @@ def pack(
         _finish(source, out, names, plan)
     except OSError as error:
         raise UserError(
-            f"{out} cannot be written ({error.strerror}): mend that and run the command again."
-        ) from (error)
+            f"{out} cannot be written ({error.strerror or error}): mend that and run the command again."
+        ) from error
     return ArrayRecord(out)
 
 
@@ -110,7 +111,8 @@ def _shard(source, indices, path, short_side, prefix, pool):
     from array_record.python.array_record_module import ArrayRecordWriter
 
     temporary = path.with_suffix(".tmp")
-    writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+    with _disk_errors():
+        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
     rows, names, skipped = [], [], []
     for first in range(indices.start, indices.stop, 256):  # so many encoded images are in memory at once
         part = range(first, min(first + 256, indices.stop))
@@ -120,10 +122,12 @@ def _shard(source, indices, path, short_side, prefix, pool):
                 skipped.append(f"{name}: {made}")
                 continue
             encoded, record = made
-            writer.write(encoded)
+            with _disk_errors():
+                writer.write(encoded)
             rows.append((record.id, record.label, source.part[i]))
             names.append(name)
-    writer.close()
+    with _disk_errors():
+        writer.close()
     ids, labels, part = np.array(rows, np.int64).reshape(-1, 3).T
     columns = {"ids": ids, "labels": labels, "part": part.astype(np.int8)}
     strings, skips = Strings.of(names), Strings.of(skipped)
@@ -131,6 +135,15 @@ def _shard(source, indices, path, short_side, prefix, pool):
     with open(path.with_suffix(".npz"), "wb") as file:
         np.savez(file, **columns)
     os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _disk_errors():
+    """ArrayRecordWriter raises RuntimeError for a full disk."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error).split(";")[0]) from error
 
 
 def _encoded(source, i, short_side):

@@ -64,13 +64,13 @@ class BadImages:
                 )
 
 
-def steps_per_epoch(source: Source, batch_size: int) -> int:
+def steps_per_epoch(images: int, batch_size: int) -> int:
     """Whole batches in one pass; raises `UserError` when there is not even one."""
-    if len(source) < batch_size:
+    if images < batch_size:
         raise UserError(
-            f"data.batch_size is {batch_size} but the training data has only {len(source)} images; lower it."
+            f"data.batch_size is {batch_size} but the training data has only {images} images; lower it."
         )
-    return len(source) // batch_size
+    return images // batch_size
 
 
 def _threads() -> int:
@@ -103,7 +103,7 @@ def train_batches(
     its incomplete last batch is dropped. An unreadable image gives its place to the next index of the
     source and is noted in `bad`.
     """
-    steps = steps_per_epoch(source, batch_size)
+    steps = steps_per_epoch(len(source), batch_size)
     rows = local_rows(batch_size)
     bad = BadImages(source) if bad is None else bad
 

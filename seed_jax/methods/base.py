@@ -73,6 +73,7 @@ class Method(Protocol):
     """The contract between a paper and the trainer."""
 
     teacher: TeacherNeed
+    needs_labels: bool
 
     def check(self, data, train) -> None:
         """Raise `UserError` for settings of those sections that the method cannot work with."""

@@ -43,6 +43,7 @@ class MoCo:
     hidden: int = 0
 
     teacher: ClassVar[TeacherNeed] = TeacherNeed.NONE
+    needs_labels: ClassVar[bool] = False
 
     def check(self, data, train):
         if self.temperature <= 0:

@@ -49,6 +49,7 @@ class Seed:
     patch_scale: tuple[float, float] = (0.05, 0.14)
 
     teacher: ClassVar[TeacherNeed] = TeacherNeed.EMBEDDING
+    needs_labels: ClassVar[bool] = False
 
     def check(self, data, train):
         if min(self.tau_student, self.tau_teacher) <= 0:

@@ -26,6 +26,7 @@ class Supervised:
     freeze: str = ""
 
     teacher: ClassVar[TeacherNeed] = TeacherNeed.NONE
+    needs_labels: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.freeze not in ("", "backbone"):

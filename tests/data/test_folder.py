@@ -1,3 +1,5 @@
+import builtins
+import errno
 import os
 
 import pytest
@@ -182,3 +184,22 @@ def test_empty_split_folders_are_no_splits(tmp_path):
     (tmp_path / "data" / "val").mkdir()
     sizes = [len(open_source("folder", split, dir=str(tmp_path / "data"))) for split in ("train", "all")]
     assert sizes[0] < sizes[1] == 20
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_the_systems_errors_are_no_bad_images(tmp_path, monkeypatch, number):
+    touch(tmp_path / "data" / "a.png")
+    source = open_source("folder", "all", dir=str(tmp_path / "data"))
+
+    def failing(path, mode):
+        raise OSError(number, os.strerror(number), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", failing)
+        with pytest.raises(UserError, match=f"a.png cannot be read .{errno.errorcode[number]}: "):
+            source[0]
+    (tmp_path / "data" / "a.png").unlink()
+    for damage in (lambda path: None, lambda path: path.mkdir()):
+        damage(tmp_path / "data" / "a.png")
+        with pytest.raises(images.BadImage):
+            source[0]

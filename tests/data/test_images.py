@@ -197,8 +197,8 @@ def test_fallback_is_the_centre():
 def test_resized_crop_is_pils():
     picture = Image.fromarray(photo(300, 200))
     expected = picture.crop((31, 20, 31 + 150, 20 + 120)).resize((64, 64), Image.Resampling.BILINEAR)
-    view = images.resized_crop(picture, (31, 20, 150, 120), 64).astype(int)
-    assert np.abs(view - np.asarray(expected)).max() <= 1  # resize.py says when it is not 0
+    view = images.resized_crop(picture, (31, 20, 150, 120), 64)
+    np.testing.assert_array_equal(view, np.asarray(expected))
 
 
 def test_draft_shows_the_same_crop():
@@ -228,6 +228,13 @@ def test_eval_view_is_resize_and_centre_crop(size, width, height):
     expected = picture.resize(new, Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
     if (width, height) != (size, size):
         np.testing.assert_array_equal(images.eval_view(picture, size), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
+def test_a_thin_image_is_a_bad_image_before_it_fills_memory(size):
+    with pytest.raises(images.BadImage, match="too thin"):
+        images.eval_view(Image.new("RGB", size), 224)
+    assert images.eval_view(Image.new("RGB", (1, 1000)), 224).shape == (224, 224, 3)
 
 
 def test_eval_view_leaves_a_fitting_image_alone():

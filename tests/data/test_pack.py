@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -161,6 +162,18 @@ def test_a_killed_pack_goes_on(pets, tmp_path):
     source = open_source("imagefolder", "all", dir=str(pets))
     packed = open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
     assert [tuple(r) for r in packed] == [tuple(r) for r in source]
+
+
+def test_a_full_disk_is_one_sentence_and_the_pack_goes_on(pets, tmp_path):
+    source = open_source("imagefolder", "all", dir=str(pets))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"out cannot be written \(.*File too large\): mend that[^\n]*$"):
+            pack(source, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert len(pack(source, tmp_path / "out")[0]) == 23
 
 
 def test_user_errors(pets, tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -98,6 +99,27 @@ def test_the_index_is_built_once_and_again_when_a_shard_changes(shards, own_cach
     changed = open_source("webdataset", "all", dir=str(shards))
     assert len(changed) == 7
     assert changed.fingerprint() != before.fingerprint()
+
+
+def test_json_without_a_label_leaves_it_to_the_class(tmp_path):
+    members = {"a.json": b'{"caption": "x"}', "a.cls": b"3", "a.png": b"x"}
+    members |= {"b.json": b'{"label": null}', "b.png": b"x", "c.json": b"[]", "c.png": b"x"}
+    shard(tmp_path / "x.tar", members)
+    assert open_source("webdataset", "all", dir=str(tmp_path)).labels().tolist() == [3, -1, -1]
+    shard(tmp_path / "x.tar", {"a.json": b'{"label": [3]}', "a.png": b"x"})
+    with pytest.raises(UserError, match=r"a.json in .*x.tar holds no whole number"):
+        open_source("webdataset", "all", dir=str(tmp_path))
+
+
+def test_the_systems_errors_are_no_bad_images(shards, monkeypatch):
+    source = open_source("webdataset", "all", dir=str(shards))
+
+    def stale(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+
+    monkeypatch.setattr(webdataset, "_open", stale)
+    with pytest.raises(UserError, match=r"x-000.tar cannot be read \(ESTALE: "):
+        source[0]
 
 
 def test_names_that_shards_share_get_ids_of_their_own(tmp_path):

@@ -1,11 +1,15 @@
 """What a source is: the contract, the splits and the subsets that all sources share."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from seed_jax.data.images import BadImage
+from seed_jax.errors import UserError
 
 SPLITS = ("train", "val", "test", "all")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -88,6 +92,18 @@ class Strings(Sequence):
         i = range(len(self.ends))[i]
         start = self.ends[i - 1] if i else 0
         return os.fsdecode(self.blob[start : self.ends[i]].tobytes())
+
+
+def unreadable(name: str, error: OSError) -> BadImage | UserError:
+    """What to raise for an image that cannot be read: `BadImage` if that is the file's fault alone."""
+    of_the_file = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+    if isinstance(error, of_the_file) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+        return BadImage(str(error))
+    code = errno.errorcode.get(error.errno, error.errno)
+    return UserError(
+        f"data.dir: {name} cannot be read ({code}: {error.strerror or error}): mend the disk, the network or "
+        "the limits of the system, and start again."
+    )
 
 
 def digest(*parts: bytes) -> str:

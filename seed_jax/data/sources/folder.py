@@ -6,7 +6,6 @@ import time
 import numpy as np
 from etils import epath
 
-from seed_jax.data.images import BadImage
 from seed_jax.data.sources import cache
 from seed_jax.data.sources.base import (
     EXTENSIONS,
@@ -17,6 +16,7 @@ from seed_jax.data.sources.base import (
     own_parts,
     path_id,
     split_of,
+    unreadable,
 )
 from seed_jax.errors import UserError
 
@@ -41,7 +41,7 @@ class Files:
                 with open(name, "rb") as file:
                     image = file.read()
         except OSError as error:
-            raise BadImage(str(error)) from error
+            raise unreadable(name, error) from error
         return Record(image, int(self._ids[i]), int(self._labels[i]))
 
     def name(self, i):

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from seed_jax.data.images import BadImage
 from seed_jax.data.sources import cache
 from seed_jax.data.sources.base import (
     EXTENSIONS,
@@ -21,6 +20,7 @@ from seed_jax.data.sources.base import (
     own_parts,
     path_id,
     split_of,
+    unreadable,
 )
 from seed_jax.errors import UserError
 
@@ -66,7 +66,7 @@ class WebDataset:
                 file.seek(int(self.offset[i]))
                 image = file.read(size)
         except OSError as error:
-            raise BadImage(str(error)) from error
+            raise unreadable(shard, error) from error
         return Record(image, int(self._ids[i]), int(self._labels[i]))
 
     def name(self, i):
@@ -166,7 +166,9 @@ def _index(shards) -> dict[str, np.ndarray]:
                     if f".{extension.lower()}" in EXTENSIONS:
                         pending.append((key, member.name, member.offset_data, member.size))
                     elif extension in ("cls", "json"):
-                        label_of.setdefault(key, _label(shard, member.name, tar.extractfile(member).read()))
+                        label = _label(shard, member.name, tar.extractfile(member).read())
+                        if label is not None:
+                            label_of.setdefault(key, label)
                     tar.members.clear()  # else it keeps a million headers
         except (tarfile.TarError, OSError, EOFError) as error:
             raise UserError(
@@ -198,11 +200,10 @@ def _index(shards) -> dict[str, np.ndarray]:
     }
 
 
-def _label(shard, name, content: bytes) -> int:
+def _label(shard, name, content: bytes) -> int | None:
     try:
-        if name.endswith(".cls"):
-            return int(content)
-        found = json.loads(content)
-        return int(found["label"]) if isinstance(found, dict) and "label" in found else -1
-    except ValueError as error:
+        found = {"label": content} if name.endswith(".cls") else json.loads(content)
+        label = found.get("label") if isinstance(found, dict) else None
+        return None if label is None else int(label)
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"data.dir: {name} in {shard} holds no whole number as label ({error}).") from None
