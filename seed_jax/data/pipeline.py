@@ -68,7 +68,8 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     """Whole batches in one pass; raises `UserError` when there is not even one."""
     if images < batch_size:
         raise UserError(
-            f"data.batch_size is {batch_size} but the training data has only {images} images; lower it."
+            f"data.batch_size is {batch_size} but the training split has only {images} images: "
+            f"use --config.data.batch_size={max(1, images // 2)}, or --config.data.train=all."
         )
     return images // batch_size
 

@@ -1,5 +1,6 @@
 """Safetensors and uncompressed `.npz` files as views of the mapped file; and safetensors written."""
 
+import contextlib
 import json
 import math
 import os
@@ -57,6 +58,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
 
     Raises UserError when it cannot be written.
     """
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} must end in .safetensors.")
     header, offset = {"__metadata__": dict(metadata)}, 0
     for name, tensor in tensors.items():
         size = tensor.size * 4
@@ -73,6 +76,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
                 file.write(np.ascontiguousarray(tensor, "<f4").data)
         os.replace(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path} cannot be written ({error.strerror}): give another path.") from error
 
 

@@ -122,7 +122,10 @@ def test_processes_share_the_global_batch(monkeypatch, source, processes):
 
 
 def test_user_errors(monkeypatch, source):
-    with pytest.raises(UserError, match="batch_size is 54 but the training data has only 53"):
+    with pytest.raises(
+        UserError,
+        match="batch_size is 54 but the training split has only 53 images: use --config.data.batch_size=26",
+    ):
         train_batches(source, VIEWS, 54, seed=0)
     as_processes(monkeypatch, 3, 0)
     with pytest.raises(UserError, match="multiple of the 3 processes"):
