@@ -38,8 +38,8 @@ def zip_infos(path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
-    # zipfile lets these escape on damaged archives.
-    except (zipfile.BadZipFile, struct.error, NotImplementedError, OverflowError, OSError) as error:
+    # zipfile lets these escape on damaged archives, a RuntimeError for features that it does not know.
+    except (zipfile.BadZipFile, struct.error, RuntimeError, OverflowError, OSError) as error:
         raise ValueError(f"damaged zip archive ({error})") from error
 
 

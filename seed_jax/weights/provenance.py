@@ -1,6 +1,7 @@
 """What is known of published weights: who made them, on which terms, and what they expect of images."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -290,6 +291,12 @@ def warn(facts: Mapping) -> None:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Hex digest of the file."""
+    """Hex digest of the file, computed once a process while the file stays as it is."""
+    facts = os.stat(path)
+    return _sha256(os.path.abspath(path), facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path, size, mtime):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
