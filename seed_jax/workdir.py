@@ -19,7 +19,18 @@ from seed_jax import config as config_lib
 from seed_jax.errors import UserError
 from seed_jax.models.network import Network
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+    "cykooz-resizer",
+)
 # Keys of the config that only say where something lies, and the fact of the manifest that says what it is.
 PLACES = {"data.dir": "data.fingerprint", "teacher.weights": "teacher.sha256"}
 

@@ -102,11 +102,11 @@ def plain(source, views=2):
         for row in range(len(batch)):
             picture = Image.open(io.BytesIO(source[start + row].image)).convert("RGB")
             for view in range(views):
-                u = random.random(images.NUMBERS)
+                u, flip = random.random(images.NUMBERS), random.random() < 0.5
                 left, top, w, h = images.crop_box(*picture.size, u, (0.2, 1.0), (3 / 4, 4 / 3))
                 crop = picture.crop((left, top, left + w, top + h))
                 crop = crop.resize((224, 224), Image.Resampling.BILINEAR)
-                crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if u[-1] < 0.5 else crop
+                crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else crop
                 batch[row, view] = np.asarray(crop)
 
 

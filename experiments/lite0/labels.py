@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image
 
 from seed_jax import pretrained
 from seed_jax.data.images import eval_view
@@ -44,9 +43,7 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    views = np.stack(
-        [eval_view(Image.fromarray(image), teacher.size, *teacher.preparation) for image in images.values()]
-    )
+    views = np.stack([eval_view(image, teacher.size, *teacher.preparation) for image in images.values()])
     features, _ = jax.jit(lambda v, x: teacher.network.apply(v, x, False))(
         teacher.variables, views.astype(np.float32) / 255
     )

@@ -52,7 +52,7 @@ def _look(source, i, everything):
         image = source[i].image
         picture = images.open_image(image)
         kind = (picture.format or "array", picture.mode)
-        size = images.load_rgb(picture).size if everything else picture.size
+        size = images.load_rgb(picture).shape[1::-1] if everything else picture.size
         return (*size, *kind)
     except images.BadImage as error:
         return error

@@ -165,14 +165,13 @@ def encode(image: bytes | np.ndarray, short_side: int = 0) -> bytes:
     if ratio <= 1:
         return image if isinstance(image, bytes) else _saved(picture, "PNG")
     divisor = max(d for d in (1, 2, 4, 8) if d <= max(1, ratio / 2))
-    picture = images.load_rgb(picture, divisor)
+    picture = Image.fromarray(images.load_rgb(picture, divisor))
     scale = short_side / min(picture.size)
     size = [short_side if x == min(picture.size) else round(x * scale) for x in picture.size]
     return _saved(picture.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=95)
 
 
 def _saved(picture, form, **options):
-
     out = io.BytesIO()
     picture.save(out, form, **options)
     return out.getvalue()

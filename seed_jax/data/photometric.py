@@ -1,4 +1,4 @@
-"""Colour and blur on the device, inside the jitted step: one key a sample, one fold a view.
+"""Flip, colour and blur on the device, inside the jitted step: one key a sample, one fold a view.
 
 The operations are torchvision's on floats in [0, 1]. What is random is drawn per sample under vmap, so that a
 sample's view does not depend on its batch or on how the batch is sharded.
@@ -36,10 +36,10 @@ class Preset:
 
 _MOCOV2 = Preset(0.4, 0.4, 0.4, 0.1, grey=0.2, blur=0.5)
 
-# Named as their codes name them; crops and flips belong to the ViewSpec (a flip commutes with everything
-# here). What differs from those codes: factors are not rounded to 1/255, the blur is a Gaussian cut at 6
-# pixels where PIL's is three boxes and SimCLR's cut at a tenth of the view with zeros around it, and the
-# contrast blends with the mean grey, as torchvision's, where SimCLR's TensorFlow has a mean for each channel.
+# Named as their codes name them; the probability of a flip belongs to the ViewSpec. What differs from those
+# codes: factors are not rounded to 1/255, the blur is a Gaussian cut at 6 pixels where PIL's is three boxes
+# and SimCLR's cut at a tenth of the view with zeros around it, and the contrast blends with the mean grey, as
+# torchvision's, where SimCLR's TensorFlow has a mean for each channel.
 PRESETS = {
     "none": Preset(),
     "mocov2": _MOCOV2,  # facebookresearch/moco with --aug-plus
@@ -56,28 +56,36 @@ PRESETS = {
 }
 
 
-def augment(preset: str, images: jax.Array, keys: jax.Array, first_view: int = 0) -> jax.Array:
+def augment(
+    preset: str, images: jax.Array, keys: jax.Array, flip: float = 0.0, first_view: int = 0
+) -> jax.Array:
     """uint8 `[B, V, H, W, 3]` and typed keys `[B]` to float32 `[B, V, H, W, 3]` in [0, 1].
 
-    View `v` of a sample is keyed by `fold_in(key, first_view + v)`. Raises `UserError` for an unknown preset.
+    View `v` of a sample is keyed by `fold_in(key, first_view + v)` and mirrored with probability `flip`.
+    Raises `UserError` for an unknown preset.
     """
     if preset not in PRESETS:
         raise UserError(f"There is no photometric preset {preset!r}; choose one of {', '.join(PRESETS)}.")
     p = PRESETS[preset]
     x = images.astype(jnp.float32) / 255
-    if p.jitter * max(p.brightness, p.contrast, p.saturation, p.hue) + p.grey + p.blur + p.solarise == 0:
+    if (
+        p.jitter * max(p.brightness, p.contrast, p.saturation, p.hue) + p.grey + p.blur + p.solarise + flip
+        == 0
+    ):
         return x
     views = first_view + jnp.arange(images.shape[1])
 
     def sample(x, key):
-        return jax.vmap(lambda x, view: _augment_one(p, x, jax.random.fold_in(key, view)))(x, views)
+        return jax.vmap(lambda x, view: _augment_one(p, flip, x, jax.random.fold_in(key, view)))(x, views)
 
     return jax.vmap(sample)(x, keys)
 
 
-def _augment_one(p: Preset, x: jax.Array, key: jax.Array) -> jax.Array:
-    u = jax.random.uniform(key, (13,))  # in one draw, which compiles far faster than one for each choice
+def _augment_one(p: Preset, flip: float, x: jax.Array, key: jax.Array) -> jax.Array:
+    u = jax.random.uniform(key, (14,))  # in one draw, which compiles far faster than one for each choice
     jittered, grey, blurred, solarised = u[0] < p.jitter, u[1] < p.grey, u[2] < p.blur, u[3] < p.solarise
+    if flip:  # commutes with all that follows
+        x = jnp.where(u[13] < flip, x[:, ::-1], x)
     if p.grey and p.grey_first:
         x = jnp.where(grey, luma(x), x)
     strengths = (p.brightness, p.contrast, p.saturation, p.hue)

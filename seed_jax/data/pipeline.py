@@ -164,12 +164,10 @@ def _fill_views(outs, record, views, seed, epoch):
     boxes = [
         images.crop_box(*size, u, spec.scale, spec.ratio) for u, spec in zip(numbers, specs, strict=True)
     ]
-    divisor = 1
-    if picture.format in ("JPEG", "MPO"):  # MPO is what phones write: a JPEG with a preview behind it
-        divisor = images.draft_divisor(boxes, [spec.size for spec in specs])
-    picture = images.load_rgb(picture, divisor)
-    for target, spec, u, box in zip(targets, specs, numbers, boxes, strict=True):
-        target[:] = images.resized_crop(picture, box, spec.size, divisor, flip=u[-1] < spec.flip)
+    divisor = images.draft_divisor(boxes, [s.size for s in specs]) if images.is_jpeg(picture) else 1
+    pixels = images.load_rgb(picture, divisor)
+    for target, spec, box in zip(targets, specs, boxes, strict=True):
+        target[:] = images.resized_crop(pixels, box, spec.size, divisor)
 
 
 def eval_batches(
@@ -199,8 +197,7 @@ def eval_batches(
         for row, i in enumerate(indices[indices < len(source)].tolist()):
             try:
                 record = source[i]
-                picture = images.load_rgb(images.open_image(record.image))
-                image[row] = images.eval_view(picture, size, resize, interpolation)
+                image[row] = images.eval_view(images.decode(record), size, resize, interpolation)
                 ids[row], labels[row], mask[row] = record.id, record.label, True
             except images.BadImage as error:
                 bad.add(i, error)

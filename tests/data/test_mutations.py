@@ -64,7 +64,7 @@ def views(data):
     """A training view and an evaluation view, as the pipeline makes them."""
     out = np.zeros((1, 8, 8, 3), np.uint8)
     pipeline._fill_views([out], Record(data, 3, -1), SPECS, seed=0, epoch=0)
-    return out[0], images.eval_view(images.load_rgb(images.open_image(data)), 8)
+    return out[0], images.eval_view(images.decode(Record(data, 0, -1)), 8)
 
 
 @pytest.mark.parametrize("form", FORMS)

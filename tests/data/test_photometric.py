@@ -11,7 +11,7 @@ from seed_jax import parallel
 from seed_jax.data import photometric
 from seed_jax.errors import UserError
 
-augment = jax.jit(photometric.augment, static_argnums=0, static_argnames="first_view")
+augment = jax.jit(photometric.augment, static_argnums=(0, 3), static_argnames="first_view")
 STEP = 1 / 255  # PIL rounds to whole levels, we do not
 
 
@@ -214,3 +214,20 @@ def test_sharding_does_not_matter():
     assert len(shared.sharding.device_set) == 8
     program = augment.lower("mocov2", images, keys).compile().as_text()
     assert not [word for word in ("all-gather", "all-reduce", "all-to-all", "permute(") if word in program]
+
+
+def test_flip_mirrors_views_at_its_rate_and_nothing_else():
+    images, keys = images_and_keys(batch=500, size=4)
+    out = np.round(255 * np.asarray(augment("none", images, keys, 0.3)))
+    mirrored = (out == images[..., ::-1, :]).all((2, 3, 4))
+    same = (out == images).all((2, 3, 4))
+    np.testing.assert_array_equal(mirrored, ~same)
+    assert abs(mirrored.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / mirrored.size)
+    assert abs(np.corrcoef(mirrored[:, 0], mirrored[:, 1])[0, 1]) < 0.15
+
+
+def test_flip_commutes_with_the_rest():
+    """Keys that flip give the mirror image of what they give without flips."""
+    images, keys = images_and_keys(batch=6)
+    plain = np.asarray(augment("simclr", images, keys, 0.0))
+    np.testing.assert_allclose(augment("simclr", images, keys, 1.0), plain[..., ::-1, :], atol=1e-6)

@@ -59,7 +59,7 @@ def test_shapes_and_dtypes(source):
     }
 
 
-def test_a_view_is_pils_crop_at_the_keyed_box(source):
+def test_a_view_is_the_crop_at_the_keyed_box(source):
     (batch,) = take(1, source, VIEWS, 10, seed=3)
     number = 2  # views are numbered across the specs: this is the second of the second
     for row in range(10):
@@ -68,7 +68,7 @@ def test_a_view_is_pils_crop_at_the_keyed_box(source):
         left, top, w, h = images.crop_box(24, 20, u, VIEWS[1].scale, VIEWS[1].ratio)
         crop = Image.fromarray(source[i].image).crop((left, top, left + w, top + h))
         view = np.asarray(crop.resize((8, 8), Image.Resampling.BILINEAR))
-        np.testing.assert_array_equal(batch["views"][1][row, 1], view[:, ::-1] if u[-1] < 0.5 else view)
+        assert np.abs(batch["views"][1][row, 1].astype(int) - view).max() <= 1
         assert batch["label"][row] == i % 7
 
 
@@ -198,9 +198,7 @@ def test_evaluation_sees_every_image_once(source):
     assert set(joined["label"][~mask]) == {-1}
     assert joined["image"].dtype == np.uint8
     for i in range(53):
-        np.testing.assert_array_equal(
-            joined["image"][i], images.eval_view(Image.fromarray(source.images[i]), 16)
-        )
+        np.testing.assert_array_equal(joined["image"][i], images.eval_view(source.images[i], 16))
 
 
 def test_evaluation_over_processes(monkeypatch, source):
