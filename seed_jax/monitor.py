@@ -7,12 +7,14 @@ import time
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from seed_jax.data.pipeline import BadImages
 from seed_jax.errors import UserError
 from seed_jax.report.metrics import MetricsWriter
 
+NAMED = 8  # bad images of each process in one window
 IN_FLIGHT = 2  # steps dispatched ahead of the device: enough to hide the host, few enough to bound memory
 
 
@@ -26,11 +28,24 @@ class Monitor:
     """Collects the metrics of each step and writes their means, one line a window of `every` steps.
 
     A window is read only after the step that follows it has been dispatched, so the device never waits for
-    the host.
+    the host. Bad images are summed over the window and the processes, and past the limit of `bad` in one
+    pass all processes stop at the same step.
     """
 
-    def __init__(self, writer: MetricsWriter, bad: BadImages, *, name: str, start, steps, every, batch_size):
+    def __init__(
+        self,
+        writer: MetricsWriter,
+        bad: BadImages,
+        *,
+        name: str,
+        start: int,
+        steps: int,
+        steps_per_pass: int,
+        every: int,
+        batch_size: int,
+    ):
         self._writer, self._bad, self._every, self._batch_size = writer, bad, every, batch_size
+        self._steps_per_pass, self._pass, self._bad_in_pass = steps_per_pass, -1, 0
         self._window: list = []
         self._closed: list = []
         self._clock = time.perf_counter()
@@ -47,14 +62,13 @@ class Monitor:
             mininterval=0.5 if sys.stdout.isatty() else 10.0,
         )
 
-    def step(
-        self, step: int, metrics: dict, ids: np.ndarray, waited: float, *, compiled: bool = False
-    ) -> None:
-        """Note the metrics of `step` (1 for the first update), its samples, and the seconds spent waiting
-        for its data. A step that was `compiled` before it ran, in a pause, does not count for the speed.
+    def step(self, step: int, metrics: dict, samples: dict, waited: float, *, compiled: bool = False) -> None:
+        """Note the metrics of `step` (1 for the first update), the `id` and `bad` of this process's samples,
+        and the seconds spent waiting for its data. A step that was `compiled` before it ran, in a pause, does
+        not count for the speed.
         """
         self._write_closed(waited)
-        self._window.append((step, metrics, ids))
+        self._window.append((step, metrics, samples))
         if len(self._window) > IN_FLIGHT:
             jax.block_until_ready(self._window[-1 - IN_FLIGHT][1])
         if not compiled:
@@ -86,9 +100,10 @@ class Monitor:
             return
         closed, self._closed = self._closed, []
         rows = jax.device_get([metrics for _, metrics, _ in closed])
-        for (step, _, ids), row in zip(closed, rows, strict=True):
+        for (step, _, samples), row in zip(closed, rows, strict=True):
             if not all(np.isfinite(value) for value in row.values()):
-                raise NotFinite(step, ids)
+                raise NotFinite(step, samples["id"])
+        bad, names = self._count_bad(closed, [row.pop("bad_images") for row in rows])
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         end = max(self._clock, time.perf_counter() - waited)
         shown, timing = f"loss {means['loss']:.3f}", {}
@@ -97,11 +112,24 @@ class Monitor:
             timing["images_per_second"] = self._timed * self._batch_size / seconds
             timing["data_wait"] = min(1.0, self._waited / seconds)
             shown += f", {timing['images_per_second']:.0f} images/s, data wait {timing['data_wait']:.0%}"
-        if len(self._bad):
-            timing["bad_images"] = len(self._bad)
         self._clock, self._waited, self._timed = end, 0.0, 0
-        self._writer.write(closed[-1][0], {**means, **timing})
+        self._writer.write(closed[-1][0], {**means, **timing, **bad}, **names)
         self._bar.set_postfix_str(shown)
+
+    def _count_bad(self, closed, counts) -> tuple[dict, dict]:
+        """What the line of a window says of bad images, their number and names; nothing if there are none."""
+        if not sum(counts):
+            return {}, {}
+        found = [i for _, _, samples in closed for i in samples["bad"].tolist() if i >= 0][:NAMED]
+        found += [-1] * (NAMED - len(found))
+        everywhere = multihost_utils.process_allgather(np.array(found, np.int32)).ravel()
+        names = [self._bad.source.name(int(i)) for i in everywhere if i >= 0]
+        for (step, _, _), count in zip(closed, counts, strict=True):
+            epoch = (step - 1) // self._steps_per_pass
+            self._bad_in_pass = int(count) + (self._bad_in_pass if epoch == self._pass else 0)
+            self._pass = epoch
+            self._bad.check(self._bad_in_pass, names)
+        return {"bad_images": sum(counts)}, {"bad_image_names": ", ".join(names)}
 
 
 class _Pause:

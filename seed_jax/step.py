@@ -49,6 +49,7 @@ def make_step(method: Method, student: Network, teacher: Network | None, tx, rat
             "lr": rate(state.step),
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),
+            "bad_images": jnp.sum(batch["bad"] >= 0),
         }
         return TrainState(state.step + 1, params, out.model_state, opt_state, out.aux), metrics
 

@@ -147,6 +147,7 @@ def _loop(p: _Prepared, started: float):
                     name=name,
                     start=begin,
                     steps=length.total,
+                    steps_per_pass=length.epoch,
                     every=config.log.every_steps,
                     batch_size=config.data.batch_size,
                 )
@@ -186,7 +187,7 @@ def _loop(p: _Prepared, started: float):
                 if step == length.total:
                     break
                 before = time.perf_counter()
-                ids, batch = next(batches)
+                samples, batch = next(batches)
                 waited = time.perf_counter() - before
                 if step == begin:
                     say(f"{name}: compiling for {p.mesh.size} x {jax.devices()[0].device_kind}")
@@ -198,7 +199,7 @@ def _loop(p: _Prepared, started: float):
                 else:
                     with jax.transfer_guard("disallow"):
                         current, metrics = p.training.step(current, p.teacher_variables, batch)
-                monitor.step(step + 1, metrics, ids, waited, compiled=step == begin)
+                monitor.step(step + 1, metrics, samples, waited, compiled=step == begin)
         except NotFinite as error:
             checkpoints.wait()
             last = checkpoints.latest()
@@ -215,11 +216,11 @@ def _ending_with_the_others(directory):
 
 
 def _batches(p: _Prepared, begin: int, bad: BadImages):
-    """Batches on the devices, each with the ids of its samples on the host."""
+    """Batches on the devices, each with what the monitor needs of it on the host."""
     config = p.config
     return prefetch(
         train_batches(
             p.sources.train, p.training.views, config.data.batch_size, config.train.seed, begin, bad=bad
         ),
-        lambda batch: (batch["id"], parallel.to_devices(p.mesh, batch)),
+        lambda batch: ({k: batch[k] for k in ("id", "bad")}, parallel.to_devices(p.mesh, batch)),
     )

@@ -20,7 +20,8 @@ def make(tmp_path):
     made = []
 
     def monitor(start=0, steps=10, every=3):
-        made.append(Monitor(writer, bad, name="test", start=start, steps=steps, every=every, batch_size=4))
+        options = {"start": start, "steps": steps, "steps_per_pass": 4, "every": every, "batch_size": 4}
+        made.append(Monitor(writer, bad, name="test", **options))
         return made[-1]
 
     yield monitor
@@ -29,9 +30,16 @@ def make(tmp_path):
     writer.close()
 
 
-def note(monitor, step, loss, ids=(1, 2, 3, 4)):
-    metrics = {"loss": jnp.float32(loss), "lr": jnp.float32(0.1)}
-    monitor.step(step, metrics, rng.split_id(np.array(ids)), 0.0)
+def metrics(loss=0.0, bad=0):
+    return {"loss": jnp.float32(loss), "lr": jnp.float32(0.1), "bad_images": jnp.int32(bad)}
+
+
+def samples(ids=(1, 2, 3, 4), bad=()):
+    return {"id": rng.split_id(np.array(ids)), "bad": np.array([*bad, *[-1] * (4 - len(bad))], np.int32)}
+
+
+def note(monitor, step, loss, ids=(1, 2, 3, 4), bad=()):
+    monitor.step(step, metrics(loss, len(bad)), samples(ids, bad), 0.0)
 
 
 def test_a_line_is_the_mean_of_a_window_and_a_window_ends_at_multiples(make, tmp_path):
@@ -76,7 +84,7 @@ def test_a_short_window_has_the_speed_of_a_long_one_when_data_is_slow(make, tmp_
     monitor = make(every=2)
     for step in (1, 2, 3):
         clock[0] = float(step)
-        monitor.step(step, {"loss": jnp.float32(0)}, rng.split_id(np.arange(4)), 1.0)
+        monitor.step(step, metrics(), samples(), 1.0)
     monitor.flush()
     assert [row["images_per_second"] for row in read(tmp_path)] == [4.0, 4.0]
     assert [row["data_wait"] for row in read(tmp_path)] == [1.0, 1.0]
@@ -86,9 +94,9 @@ def test_a_step_that_had_to_be_compiled_is_not_timed(make, tmp_path, clock):
     monitor = make(every=2)
     with monitor.pause():
         clock[0] = 60.0
-    monitor.step(1, {"loss": jnp.float32(0)}, rng.split_id(np.arange(4)), 1.0, compiled=True)
+    monitor.step(1, metrics(), samples(), 1.0, compiled=True)
     clock[0] = 62.0
-    monitor.step(2, {"loss": jnp.float32(0)}, rng.split_id(np.arange(4)), 0.5)
+    monitor.step(2, metrics(), samples(), 0.5)
     monitor.flush()
     (row,) = read(tmp_path)
     assert (row["images_per_second"], row["data_wait"]) == (2.0, 0.25)
@@ -96,6 +104,26 @@ def test_a_step_that_had_to_be_compiled_is_not_timed(make, tmp_path, clock):
 
 def test_a_window_of_nothing_but_a_compiled_step_has_no_speed(make, tmp_path):
     monitor = make(every=1)
-    monitor.step(1, {"loss": jnp.float32(0)}, rng.split_id(np.arange(4)), 1.0, compiled=True)
+    monitor.step(1, metrics(), samples(), 1.0, compiled=True)
     monitor.flush()
-    assert read(tmp_path) == [{"step": 1, "loss": 0.0}]
+    assert read(tmp_path) == [{"step": 1, "loss": 0.0, "lr": pytest.approx(0.1)}]
+
+
+def test_bad_images_are_summed_over_a_window_and_named(make, tmp_path):
+    monitor = make()
+    for step, bad in enumerate([(), (5,), (), (), (), ()], start=1):
+        note(monitor, step, 1.0, bad=bad)
+    monitor.flush()
+    first, second = read(tmp_path)
+    assert (first["bad_images"], first["bad_image_names"]) == (1, open_source("digits", "val").name(5))
+    assert "bad_images" not in second and "bad_image_names" not in second
+
+
+def test_too_many_bad_images_in_one_pass_stop_the_run(make, tmp_path):
+    """1 % of the 180 images is one and a half; a pass has four steps."""
+    monitor = make(every=1)
+    for step, bad in enumerate([(5,), (), (), (), (5,), ()], start=1):
+        note(monitor, step, 1.0, bad=bad)
+    note(monitor, 7, 1.0, bad=(7,))
+    with pytest.raises(UserError, match=r"More than 1 % of the \d+ images cannot be read"):
+        monitor.flush()

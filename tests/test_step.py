@@ -113,7 +113,7 @@ def test_one_and_eight_devices_agree(variant, method):
 def test_every_parameter_moves_and_the_metrics_are_scalars():
     s = Setting("moco")
     current, rows = s.run(3)
-    assert set(rows[0]) == {"loss", "positive_cosine", "lr", "grad_norm", "param_norm"}
+    assert set(rows[0]) == {"loss", "positive_cosine", "lr", "grad_norm", "param_norm", "bad_images"}
     assert all(np.shape(value) == () for row in rows for value in row.values())
     cosine = 0.1 * 0.5 * (1 + np.cos(np.pi * np.arange(3) / 6))
     np.testing.assert_allclose([row["lr"] for row in rows], cosine, rtol=1e-6)

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import grain
@@ -37,7 +38,7 @@ class ViewSpec:
 
 
 class BadImages:
-    """The images of a source that could not be decoded: counted once each, named in the log.
+    """The images of a source that this process could not decode: each is named in the log once.
 
     Past `limit`, a share of the source, `add` raises `UserError`.
     """
@@ -56,12 +57,15 @@ class BadImages:
             if i not in self.names:
                 self.names[i] = self.source.name(i)
                 logging.warning("skipping unreadable image %s (%s)", self.names[i], error)
-            if len(self.names) > self.limit * len(self.source):
-                first = ", ".join(list(self.names.values())[:3])
-                raise UserError(
-                    f"More than {100 * self.limit:g} % of the {len(self.source)} images cannot be read, "
-                    f"{first} among them; repair or remove them."
-                )
+            self.check(len(self.names), self.names.values())
+
+    def check(self, count: int, names: Iterable[str]) -> None:
+        """Raise `UserError` if so many bad images, `names` among them, are too many."""
+        if count > self.limit * len(self.source):
+            raise UserError(
+                f"More than {100 * self.limit:g} % of the {len(self.source)} images cannot be read, "
+                f"{', '.join(list(names)[:3])} among them; repair or remove them."
+            )
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -99,10 +103,13 @@ def train_batches(
 ):
     """Endless batches from step `start_step` on, this process's rows of each global batch of `batch_size`.
 
-    Yields dicts of `views` (a tuple, one uint8 `[B, V, H, W, 3]` a ViewSpec), `id` uint32 `[B, 2]`, `pass_`
-    int32 `[B]` and `label` int32 `[B]`. An epoch is one permutation of the source keyed by (seed, epoch);
-    its incomplete last batch is dropped. An unreadable image gives its place to the next index of the
-    source and is noted in `bad`.
+    Yields dicts of `views` (a tuple, one uint8 `[B, V, H, W, 3]` a ViewSpec), `id` uint32 `[B, 2]`, `pass_`,
+    `label` and `bad` int32 `[B]`. An epoch is one permutation of the source keyed by (seed, epoch); its
+    incomplete last batch is dropped. An unreadable image gives its place to the next index of the source; its
+    own index then stands in `bad`, which is -1 elsewhere.
+
+    Args:
+      bad: where unreadable images are noted; a `BadImages` of the source if None.
     """
     steps = steps_per_epoch(len(source), batch_size)
     rows = local_rows(batch_size)
@@ -133,8 +140,9 @@ def _in_threads(batch, start, stop, threads):
 def _train_batch(source, indices, views, seed, epoch, bad):
     arrays = tuple(np.empty((len(indices), s.count, s.size, s.size, 3), np.uint8) for s in views)
     ids, labels = np.empty(len(indices), np.int64), np.empty(len(indices), np.int32)
-    for row, i in enumerate(indices):
-        i = int(i)
+    unreadable = np.full(len(indices), -1, np.int32)
+    for row, drawn in enumerate(int(i) for i in indices):
+        i = drawn
         while True:
             try:
                 record = source[i]
@@ -142,6 +150,7 @@ def _train_batch(source, indices, views, seed, epoch, bad):
                 break
             except images.BadImage as error:
                 bad.add(i, error)
+                unreadable[row] = drawn
                 i = (i + 1) % len(source)
         ids[row], labels[row] = record.id, record.label
     return {
@@ -149,6 +158,7 @@ def _train_batch(source, indices, views, seed, epoch, bad):
         "id": rng.split_id(ids),
         "pass_": np.full(len(indices), epoch, np.int32),
         "label": labels,
+        "bad": unreadable,
     }
 
 

@@ -49,12 +49,15 @@ class MetricsWriter:
         if wandb:
             self._wandb = _start_wandb(wandb, self.path.parent.resolve())
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line `{"step": step, name: number, ...}`; the numbers may be 0-d NumPy or JAX arrays."""
+    def write(self, step: int, metrics: Mapping[str, float], **texts: str) -> None:
+        """Append one line `{"step": step, name: number, ..., name: text, ...}`.
+
+        The numbers may be 0-d NumPy or JAX arrays; texts are not mirrored.
+        """
         if not self._active:
             return
         numbers = {name: float(value) for name, value in metrics.items()}
-        line = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        line = {name: value if math.isfinite(value) else None for name, value in numbers.items()} | texts
         try:
             self._file.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
             self._file.flush()
@@ -107,7 +110,7 @@ class MetricsWriter:
         self.close()
 
 
-def read(path: str | os.PathLike) -> list[dict[str, float]]:
+def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
     """The lines of `metrics.jsonl`, or of that in a workdir: null as NaN, an incomplete last line dropped.
 
     Raises:
@@ -130,7 +133,7 @@ def read(path: str | os.PathLike) -> list[dict[str, float]]:
 
 def _rewrite(path: Path, keep: Callable[[dict], bool]) -> None:
     rows = [row for row in read(path) if keep(row)]
-    lines = (json.dumps({k: None if math.isnan(v) else v for k, v in row.items()}) + "\n" for row in rows)
+    lines = (json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n" for row in rows)
     temporary = path.with_suffix(".jsonl.tmp")
     with temporary.open("w") as file:
         file.writelines(lines)

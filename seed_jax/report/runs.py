@@ -17,12 +17,15 @@ _FIRST = ("knn", "probe", "linear", "accuracy", "loss", "lr")
 Series = tuple[list[float], list[float]]
 
 
-def series(rows: Sequence[Mapping[str, float]]) -> dict[str, Series]:
-    """Steps and values of every metric, in order of step; of two values at one step the later counts."""
+def series(rows: Sequence[Mapping[str, float | str]]) -> dict[str, Series]:
+    """Steps and values of every metric, in order of step; of two values at one step the later counts.
+
+    Texts are left out.
+    """
     table: dict[str, dict[float, float]] = {}
     for row in rows:
         for name, value in row.items():
-            if name != "step":
+            if name != "step" and not isinstance(value, str):
                 table.setdefault(name, {})[row["step"]] = value
     return {
         name: (sorted(points), [points[step] for step in sorted(points)]) for name, points in table.items()

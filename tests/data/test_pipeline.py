@@ -56,6 +56,7 @@ def test_shapes_and_dtypes(source):
         "id": ((10, 2), "uint32"),
         "pass_": ((10,), "int32"),
         "label": ((10,), "int32"),
+        "bad": ((10,), "int32"),
     }
 
 
@@ -154,6 +155,7 @@ def test_a_bad_image_gives_its_place_to_the_next(jpegs, caplog):
     ids = np.concatenate([b["id"] for b in batches])
     good = rng.split_id(source.ids()[19])
     assert (ids == good).all(axis=1).sum() == 3  # its own place and two more
+    assert sorted(i for b in batches for i in b["bad"] if i >= 0) == [17, 18]  # each where it was drawn
     assert_equal(batches, take(2, source, VIEWS[:1], 100, seed=0, threads=1))
 
 
