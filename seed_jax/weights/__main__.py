@@ -5,6 +5,7 @@ import fnmatch
 import sys
 
 import jax
+import numpy as np
 from absl import logging
 
 from seed_jax import models, parallel
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     inspect = commands.add_parser("inspect", help="what a file holds, before anyone trains")
     inspect.add_argument("spec", help="a weights file, the --workdir of a run, or pip:efficientnet-lite0")
     inspect.add_argument("--part", choices=["student", "teacher"], help="of a file that holds both")
+    inspect.add_argument("--tensors", action="store_true", help="list every tensor with its shape")
     _add_network(inspect)
     export = commands.add_parser("export", help="write safetensors with PyTorch's names and layouts")
     export.add_argument("spec", help="the --workdir of a run, or any weights file")
@@ -78,11 +80,17 @@ def _inspect(options) -> int:
         "sha256": facts.get("sha256", "none"),
         "left out": loading.some([found.names[name] for name in found.ignored]) or "nothing",
     }
-    about |= {what: loading.some(names) for what, names in faults.items() if known}
+    faults = faults if known else {}
+    if broken := [
+        found.names[name] for name, x in found.tensors.items() if not np.isfinite(x.astype(np.float64)).all()
+    ]:
+        faults["NaN or infinite"] = broken
+    about |= {what: loading.some(names) for what, names in faults.items()}
     for what, value in about.items():
         print(f"{what + ':':<20}{value}")
-    rows = [[found.names[name], str(list(x.shape)), str(x.dtype)] for name, x in found.tensors.items()]
-    print("\n" + Table(["tensor", "shape", "dtype"], rows).markdown())
+    if options.tensors:
+        rows = [[found.names[name], str(list(x.shape)), str(x.dtype)] for name, x in found.tensors.items()]
+        print("\n" + Table(["tensor", "shape", "dtype"], rows).markdown())
     return 0 if known and not faults else 1
 
 

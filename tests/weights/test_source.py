@@ -68,7 +68,7 @@ def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
     assert (found.arch, found.options, found.size) == ("resnet18", OPTIONS, 32)
     read = weights.load(out, found.network())
     jax.tree.map(np.testing.assert_array_equal, read["params"]["backbone"], variables["params"]["backbone"])
-    assert command.main(["inspect", str(out)]) == 0
+    assert command.main(["inspect", str(out), "--tensors"]) == 0
     said = capsys.readouterr().out
     assert "small_stem=True, width=0.125 without a projection head" in said
     assert "torchvision names it" in said and "| layer4.1.bn2.running_var | [64] | float32 |" in said
@@ -145,11 +145,14 @@ def test_inspect_lists_what_does_not_fit(tmp_path, capsys):
 
     tensors = torch_nets.ResNet(18, 8).state_dict() | {"odd": torch.ones(2)}
     del tensors["bn1.weight"]
+    tensors["layer1.0.bn1.bias"][3] = torch.nan
     torch.save(tensors, tmp_path / "a.pth")
     assert command.main(["inspect", str(tmp_path / "a.pth")]) == 1
     said = capsys.readouterr().out.splitlines()
     assert "missing:            bn1.weight" in said
     assert "unexpected:         odd" in said
+    assert "NaN or infinite:    layer1.0.bn1.bias" in said
+    assert not any(line.startswith("|") for line in said)  # the tensors are listed when asked for
 
 
 @pytest.fixture
