@@ -15,7 +15,7 @@ from PIL import Image
 from seed_jax.data import images
 from seed_jax.data.sources import ArrayRecord, Source
 from seed_jax.data.sources.arrayrecord import INDEX, METADATA
-from seed_jax.data.sources.base import Strings
+from seed_jax.data.sources.base import Strings, check_local
 from seed_jax.errors import UserError
 
 PLAN = "plan.json"  # what is being packed; there until all shards are
@@ -41,6 +41,7 @@ def pack(
     Raises:
       UserError: `out` holds something else, or cannot be written.
     """
+    check_local("OUT", out)
     out = Path(out)
     plan = {
         "fingerprint": source.fingerprint(),

@@ -176,6 +176,8 @@ def test_a_bucket_without_its_package(monkeypatch):
     backend.fsspec_backend._get_filesystem.cache_clear()
     with pytest.raises(UserError, match="gs://x needs a package that is not installed: Please install gcsfs"):
         open_source("folder", "all", dir="gs://x")
+    with pytest.raises(UserError, match="data.subset: gs://x .*Please install gcsfs"):
+        open_source("digits", "all", subset="gs://x")
 
 
 def test_empty_split_folders_are_no_splits(tmp_path):

@@ -193,6 +193,16 @@ def test_user_errors(pets, tmp_path):
         open_source("arrayrecord", "all", dir=str(pets))
 
 
+def test_nothing_is_packed_into_a_bucket(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("seed_jax.data.__main__.open_source", lambda *a, **k: pytest.fail("listed"))
+    assert main(["pack", "digits", "gs://bucket/x"]) == 1
+    assert "OUT: gs://bucket/x is in a bucket" in capsys.readouterr().err
+    with pytest.raises(UserError, match="OUT: gs://bucket/x is in a bucket, .* copy .* mount"):
+        pack(open_source("digits", "val"), "gs://bucket/x")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_shard_is_bad_images(pets, tmp_path):
     packed, _ = pack(open_source("imagefolder", "all", dir=str(pets)), tmp_path / "out", shard_size=10)
     shard = tmp_path / "out" / packed.metadata["shards"][1][0]

@@ -1,3 +1,6 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -135,6 +138,44 @@ def test_npz(tmp_path, shape):
     unlabelled = open_source("npz", "all", dir=str(tmp_path / "y.npz"))
     assert unlabelled.num_classes == 0
     assert unlabelled.fingerprint() != source.fingerprint()
+
+
+def test_npz_in_a_bucket(tmp_path, bucket):
+    image = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", image=image, label=np.arange(50) % 3)
+    bucket.pipe_file("gs://bucket/x.npz", (tmp_path / "x.npz").read_bytes())
+    here = open_source("npz", "val", dir=str(tmp_path / "x.npz"))
+    there = open_source("npz", "val", dir="gs://bucket/x.npz")
+    np.testing.assert_array_equal(here[1].image, there[1].image)
+    assert here[1][1:] == there[1][1:]
+    assert here.fingerprint() == there.fingerprint()
+    with pytest.raises(UserError, match="gs://bucket/y.npz cannot be read as an .npz"):
+        open_source("npz", "all", dir="gs://bucket/y.npz")
+
+
+@pytest.mark.parametrize("name", ["arrayrecord", "tfds:cifar10"])
+def test_array_records_are_not_read_from_a_bucket(name):
+    with pytest.raises(UserError, match="data.dir: gs://bucket/x is in a bucket, .* copy .* mount"):
+        open_source(name, "train", dir="gs://bucket/x")
+
+
+@pytest.mark.parametrize("name", ["folder", "webdataset"])
+@pytest.mark.parametrize("kind", ["HttpError", "OSError"])
+def test_a_bucket_that_refuses(bucket, monkeypatch, name, kind):
+    """gcsfs raises OSError for a 403, and a class of its own for a 401."""
+    gcsfs = types.ModuleType("gcsfs.retry")
+    gcsfs.HttpError = type("HttpError", (Exception,), {})
+    monkeypatch.setitem(sys.modules, "gcsfs.retry", gcsfs)
+    error = {"HttpError": gcsfs.HttpError, "OSError": OSError}[kind]
+
+    def refuse(self, path):
+        raise error("Forbidden: b/x\nno access, 401")
+
+    monkeypatch.setattr(type(bucket), "isdir", refuse)
+    with pytest.raises(
+        UserError, match=r"gs://x cannot be read \(Forbidden: b/x: no access, 401\)"
+    ):
+        open_source(name, "all", dir="gs://x")
 
 
 def write_tfds(path, examples, names=(), **more):

@@ -117,7 +117,7 @@ def test_the_systems_errors_are_no_bad_images(shards, monkeypatch):
     def stale(path):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
 
-    monkeypatch.setattr(webdataset, "_open", stale)
+    monkeypatch.setattr(webdataset, "open_file", stale)
     with pytest.raises(UserError, match=r"x-000.tar cannot be read \(ESTALE: "):
         source[0]
 

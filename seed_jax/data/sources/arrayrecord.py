@@ -6,7 +6,7 @@ import os
 
 from seed_jax.data.images import BadImage
 from seed_jax.data.sources import cache
-from seed_jax.data.sources.base import Record, Strings, digest, split_of
+from seed_jax.data.sources.base import Record, Strings, check_local, digest, split_of
 from seed_jax.errors import UserError
 
 METADATA, INDEX = "metadata.json", "index.npz"
@@ -22,6 +22,7 @@ class ArrayRecord:
     def __init__(self, root: str):
         from grain import sources as grain_sources
 
+        check_local("data.dir", root)
         self.root = str(root)
         try:
             with open(os.path.join(root, METADATA), encoding="utf-8") as file:

@@ -3,10 +3,12 @@
 import errno
 import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from etils import epath
 
 from seed_jax.data.images import BadImage
 from seed_jax.errors import UserError
@@ -92,6 +94,26 @@ class Strings(Sequence):
         i = range(len(self.ends))[i]
         start = self.ends[i - 1] if i else 0
         return os.fsdecode(self.blob[start : self.ends[i]].tobytes())
+
+
+def open_file(path: str):
+    """A file opened to read its bytes, through epath where it lies in a bucket."""
+    return epath.Path(path).open("rb") if "://" in path else open(path, "rb")
+
+
+def bucket_errors() -> tuple[type[Exception], ...]:
+    """What reading a bucket raises: OSErrors, and where gcsfs is used one of its own, such as for a 401."""
+    gcsfs = sys.modules.get("gcsfs.retry")
+    return (OSError, gcsfs.HttpError) if gcsfs else (OSError,)
+
+
+def check_local(key: str, folder: str | os.PathLike) -> None:
+    """Raises `UserError` for a folder in a bucket: to array_record `gs:` is a local folder."""
+    if "://" in str(folder):
+        raise UserError(
+            f"{key}: {folder} is in a bucket, and ArrayRecord files are read and written on local disks: "
+            "pack into a local folder and copy it to and from the bucket, or mount the bucket (gcsfuse)."
+        )
 
 
 def unreadable(name: str, error: OSError) -> BadImage | UserError:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 from etils import epath
 
-from seed_jax.data.sources.base import Source, Subset, scramble
+from seed_jax.data.sources.base import Source, Subset, bucket_errors, scramble
 from seed_jax.errors import UserError
 
 
@@ -23,7 +23,7 @@ def subset(source: Source, spec: str, seed: int = 0) -> Subset:
         return Subset(source, np.sort(_share(source.ids(), source.labels(), share, seed)))
     try:
         wanted = {line.strip() for line in epath.Path(spec).read_text().splitlines() if line.strip()}
-    except (OSError, UnicodeDecodeError) as error:
+    except (*bucket_errors(), UnicodeDecodeError, ImportError) as error:
         raise UserError(
             f"data.subset: {spec} is no percentage such as '1%' and cannot be read as a list of "
             f"files ({error})."

@@ -3,7 +3,7 @@
 import numpy as np
 
 from seed_jax.data.sources import cache
-from seed_jax.data.sources.base import Record, digest
+from seed_jax.data.sources.base import Record, check_local, digest
 from seed_jax.errors import UserError
 
 _PARTS = {"train": 0, "validation": 1, "val": 1, "test": 2}
@@ -19,6 +19,7 @@ class Tfds:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.proto import tf_example_pb2
 
+        check_local("data.dir", dir or "")
         self._parse = tf_example_pb2.Example.FromString
         try:
             builder = tfds.builder(name, data_dir=dir, file_format="array_record")

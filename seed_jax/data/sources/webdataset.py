@@ -17,6 +17,7 @@ from seed_jax.data.sources.base import (
     Record,
     Strings,
     digest,
+    open_file,
     own_parts,
     path_id,
     split_of,
@@ -62,7 +63,7 @@ class WebDataset:
     def __getitem__(self, i):
         shard, size = self.shards[self.shard[i]], int(self.size[i])
         try:
-            with _open(shard) as file:
+            with open_file(shard) as file:
                 file.seek(int(self.offset[i]))
                 image = file.read(size)
         except OSError as error:
@@ -81,10 +82,6 @@ class WebDataset:
     def fingerprint(self):
         """Of the names, sizes and labels of the images."""
         return self._fingerprint
-
-
-def _open(path: str):
-    return epath.Path(path).open("rb") if "://" in path else open(path, "rb")
 
 
 def _shards(pattern: str) -> list[str]:
@@ -156,7 +153,7 @@ def _index(shards) -> dict[str, np.ndarray]:
     for n, shard in enumerate(shards):
         pending, label_of = [], {}
         try:
-            with _open(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            with open_file(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     if not member.isfile() or os.path.basename(member.name).startswith("."):
                         continue
