@@ -196,7 +196,10 @@ def _finish(source, out, names, plan):
         "num_classes": int(source.num_classes),
         "class_names": list(source.class_names),
         "skipped": [line for part in parts for line in Strings(part["skips"], part["skip_ends"])],
-        "shards": [[name, len(part["ids"])] for name, part in zip(names, parts, strict=True)],
+        "shards": [
+            [name, len(part["ids"]), (out / name).stat().st_size]
+            for name, part in zip(names, parts, strict=True)
+        ],
         "plan": plan,
     }
     _write(out / METADATA, json.dumps(metadata, indent=1).encode())
