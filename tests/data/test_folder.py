@@ -47,6 +47,14 @@ def test_the_listing_of_a_large_folder_is_kept(large, monkeypatch):
     assert open_source("imagefolder", "all", dir=str(large)).class_names == ("class-0", "class-1", "class-2")
 
 
+def test_a_listing_of_an_older_version_is_not_read(large, monkeypatch):
+    listed(large)
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    no_scan(monkeypatch)
+    with pytest.raises(pytest.fail.Exception, match="listed again"):
+        listed(large)
+
+
 @pytest.mark.parametrize("change", ["add", "remove", "rename folder", "new folder"])
 def test_a_changed_folder_is_listed_again(large, change):
     before = listed(large)

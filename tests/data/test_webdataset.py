@@ -101,6 +101,34 @@ def test_the_index_is_built_once_and_again_when_a_shard_changes(shards, own_cach
     assert changed.fingerprint() != before.fingerprint()
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_an_index_of_an_older_version_is_not_read(shards, own_cache, monkeypatch, writable):
+    save = webdataset.cache.save
+    with monkeypatch.context() as older:
+        older.setattr(webdataset.cache, "FORMAT", 1)
+        older.setattr(webdataset, "_label", lambda *a: None)
+        if not writable:
+            older.setattr(
+                webdataset.cache, "save", lambda f, **a: False if f.parent == shards else save(f, **a)
+            )
+        assert open_source("webdataset", "all", dir=str(shards)).num_classes == 0
+    assert len([*shards.glob(".seed_jax_index*"), *own_cache.rglob("*.npz")]) == 1
+    assert open_source("webdataset", "all", dir=str(shards)).labels().max() == 7
+    for index in shards.glob(".seed_jax_index*"):  # and one that is none at all
+        webdataset.cache.save(index, labels=[1])
+    assert open_source("webdataset", "all", dir=str(shards)).labels().max() == 7
+
+
+def test_labels_that_are_added_to_a_shard_are_seen(shards):
+    for path in shards.iterdir():
+        path.unlink()
+    shard(shards / "x-000.tar", {"a.png": b"x"})
+    os.utime(shards / "x-000.tar", (1e9, 1e9))
+    assert open_source("webdataset", "all", dir=str(shards)).labels().tolist() == [-1]
+    shard(shards / "x-000.tar", {"a.png": b"x", "a.cls": b"5"})
+    assert open_source("webdataset", "all", dir=str(shards)).labels().tolist() == [5]
+
+
 def test_json_without_a_label_leaves_it_to_the_class(tmp_path):
     members = {"a.json": b'{"caption": "x"}', "a.cls": b"3", "a.png": b"x"}
     members |= {"b.json": b'{"label": null}', "b.png": b"x", "c.json": b"[]", "c.png": b"x"}

@@ -10,22 +10,23 @@ from seed_jax.errors import UserError
 
 
 def subset(source: Source, spec: str, seed: int = 0) -> Subset:
-    """`spec` of a source: a percentage such as '1%', or a file with one image file's name a line.
+    """`spec` of a source: a percentage such as '1%' or '1%@3', or a file with one image file's name a line.
 
     A percentage is taken of each class (at least one image), or of all where there are no labels, by a hash
-    of (seed, id): the same images whatever their order and form, and 1 % is part of 10 %. A list names
-    files with or without their folders, as SimCLR's 1percent.txt. Raises `UserError`.
+    of (seed, id): the same images whatever their order and form, and 1 % is part of 10 %. The seed is the one
+    after the @, or else `seed`. A list names files with or without their folders, as SimCLR's 1percent.txt.
+    Raises `UserError`.
     """
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", spec):
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%(?:@(\d{1,18}))?", spec):
         share = float(match[1]) / 100
         if not 0 < share <= 1:
             raise UserError(f"data.subset is {spec!r}; a percentage lies above 0 and is at most 100%.")
-        return Subset(source, np.sort(_share(source.ids(), source.labels(), share, seed)))
+        return Subset(source, np.sort(_share(source.ids(), source.labels(), share, int(match[2] or seed))))
     try:
         wanted = {line.strip() for line in epath.Path(spec).read_text().splitlines() if line.strip()}
     except (*bucket_errors(), UnicodeDecodeError, ImportError) as error:
         raise UserError(
-            f"data.subset: {spec} is no percentage such as '1%' and cannot be read as a list of "
+            f"data.subset: {spec} is no percentage such as '1%' or '1%@3', and cannot be read as a list of "
             f"files ({error})."
         ) from None
     names = [source.name(i) for i in range(len(source))]

@@ -123,7 +123,7 @@ def _cached_index(shards) -> dict[str, np.ndarray]:
     began = time.time()
     sizes, times = zip(*map(_size_and_time, shards), strict=True)
     lines = zip(map(os.path.basename, shards), sizes, times, strict=True)
-    state = digest(repr(list(lines)).encode())
+    state = digest(repr([cache.FORMAT, *lines]).encode())
     folder = os.path.dirname(shards[0] if "://" in shards[0] else os.path.abspath(shards[0]))
     places = [cache.user_file("webdataset", folder, *map(os.path.basename, shards))]
     if "://" not in folder:
@@ -131,7 +131,7 @@ def _cached_index(shards) -> dict[str, np.ndarray]:
         places.insert(0, Path(folder) / beside)
     for place in places:
         kept = cache.load(place)
-        if kept is not None and kept["state"] == state:
+        if kept is not None and kept.get("state") == state:
             return kept
     index = _index(shards)
     index["state"] = np.array(state)
