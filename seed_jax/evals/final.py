@@ -28,12 +28,15 @@ def evaluate(
     `dir` is where the run's data lies now, if it has moved.
 
     Raises:
-      UserError: the data is not what the run was trained on.
+      UserError: the data is not there, or not what the run was trained on.
     """
     run = workdir.load_run(directory, best=best)
     d = dataclasses.replace(run.config.data, dir=dir or run.config.data.dir)
     config = dataclasses.replace(run.config, data=d)
-    train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
+    try:
+        train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
+    except UserError as error:
+        raise UserError(f"{error} If the data has moved, say where with --dir.") from None
     then, now = run.manifest["data"].get("fingerprint"), train.fingerprint()
     if then not in (None, now):
         raise UserError(

@@ -93,6 +93,23 @@ def test_tfds_keeps_its_splits(tmp_path):
         assert shares[0].ids().tolist() == shares[1].ids().tolist()
 
 
+def test_a_packed_tfds_keeps_the_names_of_its_files(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    from test_sources import write_tfds
+
+    out = io.BytesIO()
+    Image.new("L", (4, 4), 9).save(out, "PNG")
+    write_tfds(
+        tmp_path / "tfds", [(out.getvalue(), 4), (out.getvalue(), 9)], names=["n01_7.JPEG", "n02_5.JPEG"]
+    )
+    source = open_source("tfds:imagenet2012", "all", dir=str(tmp_path / "tfds"))
+    pack(source, tmp_path / "out")
+    (tmp_path / "1percent.txt").write_text("n02_5.JPEG\n")
+    listed = str(tmp_path / "1percent.txt")
+    (record,) = open_source("arrayrecord", "train", dir=str(tmp_path / "out"), subset=listed)
+    assert tuple(record) == tuple(source[1])
+
+
 def test_resize_once(pets, tmp_path):
     source = open_source("imagefolder", "all", dir=str(pets))
     packed, _ = pack(source, tmp_path / "out", short_side=36)

@@ -1,4 +1,6 @@
+import io
 import sys
+import tarfile
 import types
 
 import numpy as np
@@ -168,12 +170,21 @@ def test_a_bucket_that_refuses(bucket, monkeypatch, name, kind):
     monkeypatch.setitem(sys.modules, "gcsfs.retry", gcsfs)
     error = {"HttpError": gcsfs.HttpError, "OSError": OSError}[kind]
 
-    def refuse(self, path):
+    def refuse(self, path, **options):
         raise error("Forbidden: b/x\nno access, 401")
 
-    monkeypatch.setattr(type(bucket), "isdir", refuse)
-    with pytest.raises(UserError, match=r"gs://x cannot be read \(Forbidden: b/x: no access, 401\)"):
-        open_source(name, "all", dir="gs://x")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bucket), "isdir", refuse)
+        with pytest.raises(UserError, match=r"gs://x cannot be read \(Forbidden: b/x no access, 401\)"):
+            open_source(name, "all", dir="gs://x")
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("a.png"))
+    bucket.pipe_file(f"gs://x/a.{'png' if name == 'folder' else 'tar'}", file.getvalue())
+    source = open_source(name, "all", dir="gs://x")
+    monkeypatch.setattr(type(bucket), "open", refuse)
+    with pytest.raises(UserError, match=r"gs://x/a.* \(Forbidden: b/x no access, 401\)"):
+        source[0]
 
 
 def write_tfds(path, examples, names=(), **more):

@@ -44,7 +44,9 @@ def test_the_data_may_lie_elsewhere(trained, tmp_path, capsys):
     data.rename(tmp_path / "away.npz")
     try:
         assert main([str(run)]) == 1
-        assert f"{data} cannot be read" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"{data} cannot be read" in said
+        assert "--dir" in said
         assert main([str(run), "--dir", str(tmp_path / "moved.npz"), "--split", "val"]) == 0
     finally:
         (tmp_path / "away.npz").rename(data)

@@ -82,7 +82,7 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
         except bucket_errors() as error:
             if "://" not in str(dir):
                 raise
-            cause = str(error).replace("\n", ": ")
+            cause = " ".join(str(error).split())
             raise UserError(
                 f"data.dir: {dir} cannot be read ({cause}): see that the bucket is there and that you are "
                 "logged in (`gcloud auth application-default login`)."

@@ -116,14 +116,17 @@ def check_local(key: str, folder: str | os.PathLike) -> None:
         )
 
 
-def unreadable(name: str, error: OSError) -> BadImage | UserError:
+def unreadable(name: str, error: Exception) -> BadImage | UserError:
     """What to raise for an image that cannot be read: `BadImage` if that is the file's fault alone."""
+    number = getattr(error, "errno", None)  # what a bucket's file system raises has none
     of_the_file = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-    if isinstance(error, of_the_file) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+    if isinstance(error, of_the_file) or number in (errno.ELOOP, errno.ENAMETOOLONG):
         return BadImage(str(error))
-    code = errno.errorcode.get(error.errno, error.errno)
+    cause = (
+        f"{errno.errorcode.get(number, number)}: {error.strerror}" if number else " ".join(str(error).split())
+    )
     return UserError(
-        f"data.dir: {name} cannot be read ({code}: {error.strerror or error}): mend the disk, the network or "
+        f"data.dir: {name} cannot be read ({cause}): mend the disk, the network or "
         "the limits of the system, and start again."
     )
 

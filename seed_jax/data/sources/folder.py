@@ -12,6 +12,7 @@ from seed_jax.data.sources.base import (
     SPLITS,
     Record,
     Strings,
+    bucket_errors,
     digest,
     open_file,
     own_parts,
@@ -38,7 +39,7 @@ class Files:
         try:
             with open_file(name) as file:
                 image = file.read()
-        except OSError as error:
+        except bucket_errors() as error:
             raise unreadable(name, error) from error
         return Record(image, int(self._ids[i]), int(self._labels[i]))
 

@@ -16,12 +16,12 @@ from seed_jax.data.sources.base import (
     SPLITS,
     Record,
     Strings,
+    bucket_errors,
     digest,
     open_file,
     own_parts,
     path_id,
     split_of,
-    unreadable,
 )
 from seed_jax.errors import UserError
 
@@ -66,8 +66,10 @@ class WebDataset:
             with open_file(shard) as file:
                 file.seek(int(self.offset[i]))
                 image = file.read(size)
-        except OSError as error:
-            raise unreadable(shard, error) from error
+        except bucket_errors() as error:
+            raise _lost(shard, error) from error
+        if len(image) < size:
+            raise _lost(shard, "it is shorter than when it was indexed")
         return Record(image, int(self._ids[i]), int(self._labels[i]))
 
     def name(self, i):
@@ -82,6 +84,14 @@ class WebDataset:
     def fingerprint(self):
         """Of the names, sizes and labels of the images."""
         return self._fingerprint
+
+
+def _lost(shard: str, why) -> UserError:
+    why = " ".join(str(why).split())  # gcsfs writes several lines
+    return UserError(
+        f"data.dir: the shard {shard} is missing, cut short or unreadable ({why}): copy it again or mend the "
+        "disk or the network, and start again."
+    )
 
 
 def _shards(pattern: str) -> list[str]:
