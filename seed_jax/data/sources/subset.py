@@ -29,14 +29,12 @@ def subset(source: Source, spec: str, seed: int = 0) -> Subset:
             f"data.subset: {spec} is no percentage such as '1%' or '1%@3', and cannot be read as a list of "
             f"files ({error})."
         ) from None
-    names = [source.name(i) for i in range(len(source))]
-    ends = {name: _endings(name) for name in wanted}
-    depth = max(map(len, ends.values()), default=1)
-    found = [n for n, name in enumerate(names) if any(e in wanted for e in _endings(name)[:depth])]
+    depth = 1 + max((name.count("/") for name in wanted), default=0)
+    found = [i for i in range(len(source)) if not wanted.isdisjoint(_endings(source.name(i), depth))]
     if not found:
         raise UserError(f"data.subset: none of the {len(wanted)} names in {spec} is in the data.")
     if len(found) < len(wanted):
-        ours = {e for n in found for e in _endings(names[n])[:depth]}
+        ours = {ending for i in found for ending in _endings(source.name(i), depth)}
         lost = sorted(wanted - ours)
         raise UserError(
             f"data.subset: {len(lost)} of the {len(wanted)} names in {spec} are not in the data, such as "
@@ -54,7 +52,7 @@ def _share(ids, labels, share, seed):
     return order[within < np.repeat(keep, counts)]
 
 
-def _endings(name: str) -> list[str]:
-    """'c', 'b/c', 'a/b/c' of 'a/b/c'."""
-    levels = name.split("/")
+def _endings(name: str, depth: int) -> list[str]:
+    """'c', 'b/c', 'a/b/c' of 'x/a/b/c' at depth 3."""
+    levels = name.rsplit("/", depth)[-depth:]
     return ["/".join(levels[-n:]) for n in range(1, len(levels) + 1)]
