@@ -24,8 +24,8 @@ class Data:
         'npz', 'webdataset', 'arrayrecord', 'tfds:NAME'; or 'photographs': a folder where there is a dir,
         else 'photos6'.
       dir: the folder, the file or pattern, or the tfds data_dir.
-      subset: share of the training split, such as '1%' of each class, or a file that lists its images; ''
-        for all of it.
+      subset: share of the training split, such as '1%' of each class, drawn by train.seed or as '1%@3' by 3,
+        or a file that lists its images; '' for all of it.
       train: split that is trained on.
       val: split that probes during training look at, and that choices are made on.
       test: split that is reported, at the end only.

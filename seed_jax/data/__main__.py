@@ -9,6 +9,7 @@ import sys
 from seed_jax.data.inspect import inspect
 from seed_jax.data.pack import pack
 from seed_jax.data.sources import SOURCES, open_source
+from seed_jax.data.sources.base import check_local
 from seed_jax.errors import UserError
 
 
@@ -30,6 +31,8 @@ def main(arguments=None) -> int:
     looking.add_argument("--all", action="store_true", help="decode every image in full")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "pack":
+            check_local("OUT", options.out)  # before a listing that takes minutes
         source = open_source(options.source, options.split, dir=options.dir)
         if options.command == "inspect":
             print(inspect(source, everything=options.all, workers=options.workers))

@@ -15,7 +15,7 @@ from PIL import Image
 from seed_jax.data import images
 from seed_jax.data.sources import ArrayRecord, Source
 from seed_jax.data.sources.arrayrecord import INDEX, METADATA
-from seed_jax.data.sources.base import Strings
+from seed_jax.data.sources.base import Strings, check_local
 from seed_jax.errors import UserError
 
 PLAN = "plan.json"  # what is being packed; there until all shards are
@@ -41,6 +41,7 @@ def pack(
     Raises:
       UserError: `out` holds something else, or cannot be written.
     """
+    check_local("OUT", out)
     out = Path(out)
     plan = {
         "fingerprint": source.fingerprint(),
@@ -194,7 +195,10 @@ def _finish(source, out, names, plan):
         "num_classes": int(source.num_classes),
         "class_names": list(source.class_names),
         "skipped": [line for part in parts for line in Strings(part["skips"], part["skip_ends"])],
-        "shards": [[name, len(part["ids"])] for name, part in zip(names, parts, strict=True)],
+        "shards": [
+            [name, len(part["ids"]), (out / name).stat().st_size]
+            for name, part in zip(names, parts, strict=True)
+        ],
         "plan": plan,
     }
     _write(out / METADATA, json.dumps(metadata, indent=1).encode())

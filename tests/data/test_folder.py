@@ -47,6 +47,14 @@ def test_the_listing_of_a_large_folder_is_kept(large, monkeypatch):
     assert open_source("imagefolder", "all", dir=str(large)).class_names == ("class-0", "class-1", "class-2")
 
 
+def test_a_listing_of_an_older_version_is_not_read(large, monkeypatch):
+    listed(large)
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    no_scan(monkeypatch)
+    with pytest.raises(pytest.fail.Exception, match="listed again"):
+        listed(large)
+
+
 @pytest.mark.parametrize("change", ["add", "remove", "rename folder", "new folder"])
 def test_a_changed_folder_is_listed_again(large, change):
     before = listed(large)
@@ -176,6 +184,8 @@ def test_a_bucket_without_its_package(monkeypatch):
     backend.fsspec_backend._get_filesystem.cache_clear()
     with pytest.raises(UserError, match="gs://x needs a package that is not installed: Please install gcsfs"):
         open_source("folder", "all", dir="gs://x")
+    with pytest.raises(UserError, match="data.subset: gs://x .*Please install gcsfs"):
+        open_source("digits", "all", subset="gs://x")
 
 
 def test_empty_split_folders_are_no_splits(tmp_path):

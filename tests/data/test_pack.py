@@ -86,6 +86,28 @@ def test_tfds_keeps_its_splits(tmp_path):
     for split, content in (("train", train), ("test", test)):
         source = open_source("arrayrecord", split, dir=str(tmp_path / "out"))
         assert [(r.image, r.label) for r in source] == content
+        before = open_source("tfds:cifar10", split, dir=str(tmp_path / "tfds"))
+        assert source.ids().tolist() == before.ids().tolist()
+        shares = [open_source("tfds:cifar10", split, dir=str(tmp_path / "tfds"), subset="50%", seed=3)]
+        shares += [open_source("arrayrecord", split, dir=str(tmp_path / "out"), subset="50%", seed=3)]
+        assert shares[0].ids().tolist() == shares[1].ids().tolist()
+
+
+def test_a_packed_tfds_keeps_the_names_of_its_files(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    from test_sources import write_tfds
+
+    out = io.BytesIO()
+    Image.new("L", (4, 4), 9).save(out, "PNG")
+    write_tfds(
+        tmp_path / "tfds", [(out.getvalue(), 4), (out.getvalue(), 9)], names=["n01_7.JPEG", "n02_5.JPEG"]
+    )
+    source = open_source("tfds:imagenet2012", "all", dir=str(tmp_path / "tfds"))
+    pack(source, tmp_path / "out")
+    (tmp_path / "1percent.txt").write_text("n02_5.JPEG\n")
+    listed = str(tmp_path / "1percent.txt")
+    (record,) = open_source("arrayrecord", "train", dir=str(tmp_path / "out"), subset=listed)
+    assert tuple(record) == tuple(source[1])
 
 
 def test_resize_once(pets, tmp_path):
@@ -187,10 +209,20 @@ def test_user_errors(pets, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         pack(source, tmp_path / "file")
     next((tmp_path / "out").glob("*.array_record")).unlink()
-    with pytest.raises(UserError, match="array_record is missing or broken"):
+    with pytest.raises(UserError, match="array_record is missing or not whole; copy"):
         open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
     with pytest.raises(UserError, match="no finished pack"):
         open_source("arrayrecord", "all", dir=str(pets))
+
+
+def test_nothing_is_packed_into_a_bucket(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("seed_jax.data.__main__.open_source", lambda *a, **k: pytest.fail("listed"))
+    assert main(["pack", "digits", "gs://bucket/x"]) == 1
+    assert "OUT: gs://bucket/x is in a bucket" in capsys.readouterr().err
+    with pytest.raises(UserError, match="OUT: gs://bucket/x is in a bucket, .* copy .* mount"):
+        pack(open_source("digits", "val"), "gs://bucket/x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_shard_is_bad_images(pets, tmp_path):
@@ -203,9 +235,73 @@ def test_a_damaged_shard_is_bad_images(pets, tmp_path):
     with pytest.raises(UserError, match="More than 1 %"):
         next(train_batches(packed, VIEWS, 23, seed=0, bad=bad))
     assert packed[0].image
-    shard.write_bytes(b"")
-    with pytest.raises(images.BadImage):
-        open_source("arrayrecord", "all", dir=str(tmp_path / "out"))[12]
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Two shards of random images, 30 kB each, and the second one's path."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 100, 100, 3), np.uint8)
+    packed, _ = pack(Arrays("noise", noise, None), tmp_path / "out", shard_size=10)
+    return packed, tmp_path / "out" / packed.metadata["shards"][1][0]
+
+
+def cut_short(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [cut_short, os.unlink, lambda path: path.write_bytes(b"")])
+def test_a_shard_that_is_not_whole_is_named_when_the_pack_is_opened(packed, damage):
+    damage(packed[1])
+    with pytest.raises(UserError, match=r"images-00001-of-00002.array_record is missing or not whole"):
+        open_source("arrayrecord", "all", dir=str(packed[1].parent))
+
+
+@pytest.mark.parametrize("damage", [cut_short, os.unlink, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("sizes", [True, False])
+def test_a_shard_that_is_lost_during_a_run_is_named(packed, damage, sizes):
+    source, path = packed
+    if not sizes:  # as packs were written before
+        metadata = json.loads((path.parent / "metadata.json").read_text())
+        metadata["shards"] = [shard[:2] for shard in metadata["shards"]]
+        (path.parent / "metadata.json").write_text(json.dumps(metadata))
+        source = open_source("arrayrecord", "all", dir=str(path.parent))
+        if damage is cut_short:
+            assert source[19].image  # so that the file is open when it is cut
+    damage(path)
+    assert source[0].image
+    with pytest.raises(
+        UserError, match=r"the shard .*images-00001-of-00002.array_record is missing, cut short"
+    ):
+        source[19]
+
+
+def test_a_damaged_record_is_a_bad_image(packed):
+    source, path = packed
+    content = bytearray(path.read_bytes())
+    content[100_000:100_100] = bytes(100)
+    path.write_bytes(content)
+    bad = []
+    for i in range(20):
+        try:
+            assert source[i].image
+        except images.BadImage:
+            bad.append(i)
+    assert len(bad) == 1
+    assert bad[0] >= 10
+
+
+def test_a_disk_that_fails_is_no_bad_image(packed, monkeypatch):
+    source, path = packed
+
+    class Failing:
+        def __getitem__(self, i):
+            raise RuntimeError(f"pread() failed: Input/output error; reading {path}; at byte 65536")
+
+    monkeypatch.setattr(source, "records", Failing())
+    with pytest.raises(
+        UserError, match=r"the shard .*00001-of-00002.* unreadable \(pread\(\) failed: Input/out"
+    ):
+        source[19]
 
 
 def test_commands(pets, tmp_path, capsys):

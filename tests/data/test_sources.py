@@ -1,3 +1,8 @@
+import io
+import sys
+import tarfile
+import types
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -137,28 +142,77 @@ def test_npz(tmp_path, shape):
     assert unlabelled.fingerprint() != source.fingerprint()
 
 
+def test_npz_in_a_bucket(tmp_path, bucket):
+    image = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", image=image, label=np.arange(50) % 3)
+    bucket.pipe_file("gs://bucket/x.npz", (tmp_path / "x.npz").read_bytes())
+    here = open_source("npz", "val", dir=str(tmp_path / "x.npz"))
+    there = open_source("npz", "val", dir="gs://bucket/x.npz")
+    np.testing.assert_array_equal(here[1].image, there[1].image)
+    assert here[1][1:] == there[1][1:]
+    assert here.fingerprint() == there.fingerprint()
+    with pytest.raises(UserError, match="gs://bucket/y.npz cannot be read as an .npz"):
+        open_source("npz", "all", dir="gs://bucket/y.npz")
+
+
+@pytest.mark.parametrize("name", ["arrayrecord", "tfds:cifar10"])
+def test_array_records_are_not_read_from_a_bucket(name):
+    with pytest.raises(UserError, match="data.dir: gs://bucket/x is in a bucket, .* copy .* mount"):
+        open_source(name, "train", dir="gs://bucket/x")
+
+
+@pytest.mark.parametrize("name", ["folder", "webdataset"])
+@pytest.mark.parametrize("kind", ["HttpError", "OSError"])
+def test_a_bucket_that_refuses(bucket, monkeypatch, name, kind):
+    """gcsfs raises OSError for a 403, and a class of its own for a 401."""
+    gcsfs = types.ModuleType("gcsfs.retry")
+    gcsfs.HttpError = type("HttpError", (Exception,), {})
+    monkeypatch.setitem(sys.modules, "gcsfs.retry", gcsfs)
+    error = {"HttpError": gcsfs.HttpError, "OSError": OSError}[kind]
+
+    def refuse(self, path, **options):
+        raise error("Forbidden: b/x\nno access, 401")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bucket), "isdir", refuse)
+        with pytest.raises(UserError, match=r"gs://x cannot be read \(Forbidden: b/x no access, 401\)"):
+            open_source(name, "all", dir="gs://x")
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("a.png"))
+    bucket.pipe_file(f"gs://x/a.{'png' if name == 'folder' else 'tar'}", file.getvalue())
+    source = open_source(name, "all", dir="gs://x")
+    monkeypatch.setattr(type(bucket), "open", refuse)
+    with pytest.raises(UserError, match=r"gs://x/a.* \(Forbidden: b/x no access, 401\)"):
+        source[0]
+
+
 def write_tfds(path, examples, names=(), **more):
-    """A prepared CIFAR-10 of our own making, written without TensorFlow; `more` are further splits."""
+    """A prepared CIFAR-10 of our own making, written without TensorFlow; `more` are further splits.
+
+    With `names` of the training files it is ImageNet, whose records carry them.
+    """
     tfds = pytest.importorskip("tensorflow_datasets")
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
-    builder = tfds.builder("cifar10", data_dir=path, file_format="array_record")
+    dataset = "imagenet2012" if names else "cifar10"
+    builder = tfds.builder(dataset, data_dir=path, file_format="array_record")
     builder.data_path.mkdir(parents=True)
     splits = []
     for split, content in {"train": examples, **more}.items():
-        file = str(builder.data_path / f"cifar10-{split}.array_record-00000-of-00001")
+        file = str(builder.data_path / f"{dataset}-{split}.array_record-00000-of-00001")
         writer = ArrayRecordWriter(file, "group_size:1")
         for n, (image, label) in enumerate(content):
             example = tf_example_pb2.Example()
-            if names:
+            if names and split == "train":
                 example.features.feature["file_name"].bytes_list.value.append(names[n].encode())
             example.features.feature["image"].bytes_list.value.append(image)
             example.features.feature["label"].int64_list.value.append(label)
             writer.write(example.SerializeToString())
         writer.close()
         template = tfds.core.ShardedFileTemplate(
-            dataset_name="cifar10", data_dir=builder.data_path, split=split, filetype_suffix="array_record"
+            dataset_name=dataset, data_dir=builder.data_path, split=split, filetype_suffix="array_record"
         )
         splits.append(
             tfds.core.SplitInfo(
@@ -175,14 +229,53 @@ def test_tfds_gives_encoded_bytes_without_tensorflow(tmp_path):
     write_tfds(tmp_path / "tfds", [(red, 4), (red, 9), (red, 0)])
     source = open_source("tfds:cifar10", "train", dir=str(tmp_path / "tfds"))
     assert (len(source), source.num_classes) == (3, 10)
-    assert source[1] == (red, 1, 9)
+    assert source[1] == (red, source.ids()[1], 9)
+    assert source.name(1) == "cifar10/3.0.2:train[1]"
     assert source.labels().tolist() == [4, 9, 0]
     assert images.decode(source[2])[0, 0].tolist() == [200, 30, 30]
     part = open_source("tfds:cifar10", "train[:2]", dir=str(tmp_path / "tfds"))
-    assert len(part) == 2
+    assert [r.id for r in part] == source.ids()[:2].tolist()
     assert part.fingerprint() != source.fingerprint()
     with pytest.raises(UserError, match="'validation' is not in tfds:cifar10, which has train"):
         open_source("tfds:cifar10", "validation", dir=str(tmp_path / "tfds"))
+
+
+def test_tfds_ids_are_the_same_in_every_split_that_holds_the_image(tmp_path):
+    content = [(bytes([n + 1]), n) for n in range(8)]
+    write_tfds(tmp_path, content[:5], test=content[5:])
+    seen = {}
+    for split in ("train", "test", "all", "test+train", "train[2:4]", "train[60%:]+test[:1]"):
+        source = open_source("tfds:cifar10", split, dir=str(tmp_path))
+        assert [r.id for r in source] == source.ids().tolist()
+        for record in source:
+            assert seen.setdefault(record.image, record.id) == record.id
+    assert len(set(seen.values())) == 8
+    assert min(seen.values()) >= 0
+
+
+def test_a_tfds_set_is_read_once_for_its_labels_and_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources.tfds.cache, "WORTH", 2)
+    write_tfds(tmp_path, [(b"x", 4), (b"y", 9)], names=["n01_7.JPEG", "n02_5.JPEG"], test=[(b"z", 1)])
+
+    def opened(split="train"):
+        source = open_source("tfds:imagenet2012", split, dir=str(tmp_path))
+        return source.labels().tolist(), [source.name(i).split("/")[-1] for i in range(len(source))]
+
+    assert opened() == ([4, 9], ["n01_7.JPEG", "n02_5.JPEG"])
+    monkeypatch.setattr(sources.tfds, "read", lambda *a: pytest.fail("read again"))
+    assert opened() == ([4, 9], ["n01_7.JPEG", "n02_5.JPEG"])
+    monkeypatch.undo()
+    assert opened("test") == ([1], [""])
+
+
+def test_a_tfds_shard_that_is_cut_short(tmp_path):
+    write_tfds(tmp_path, [(bytes(50_000), n) for n in range(4)])
+    (shard,) = tmp_path.rglob("*.array_record*")
+    shard.write_bytes(shard.read_bytes()[:70_000])
+    with pytest.raises(
+        UserError, match="the shard .*cifar10-train.array_record-00000-of-00001 is missing, cut"
+    ):
+        open_source("tfds:cifar10", "train", dir=str(tmp_path)).labels()
 
 
 @pytest.mark.parametrize(

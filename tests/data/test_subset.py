@@ -28,6 +28,15 @@ def test_one_percent_is_part_of_ten(source):
     assert ten != other
 
 
+def test_a_share_has_a_seed_of_its_own_or_that_of_the_run(source):
+    def chosen(spec, seed):
+        return subset(source, spec, seed).ids().tolist()
+
+    assert chosen("10%@3", 0) == chosen("10%@3", 1) == chosen("10%", 3) != chosen("10%", 0)
+    assert chosen("10%@0", 5) == chosen("10%", 0)
+    assert set(chosen("1%@3", 0)) < set(chosen("10 %@3", 0))
+
+
 @given(seed=st.integers(0, 2**32))
 def test_the_order_of_the_source_does_not_matter(source, seed):
     mixed = Subset(source, np.random.default_rng(seed).permutation(len(source)))
@@ -65,11 +74,13 @@ def test_a_list_of_tfds(tmp_path):
 
     write_tfds(tmp_path, [(b"x", 4), (b"y", 9)], names=["n01_7.JPEG", "n02_5.JPEG"])
     (tmp_path / "1percent.txt").write_text("n02_5.JPEG\n")
-    source = open_source("tfds:cifar10", "train", dir=str(tmp_path), subset=str(tmp_path / "1percent.txt"))
-    assert [tuple(r) for r in source] == [(b"y", 1, 9)]
+    source = open_source(
+        "tfds:imagenet2012", "train", dir=str(tmp_path), subset=str(tmp_path / "1percent.txt")
+    )
+    assert [tuple(r) for r in source] == [(b"y", source.ids()[0], 9)]
 
 
-@pytest.mark.parametrize("spec", ["0%", "101%", "1", "nothing.txt"])
+@pytest.mark.parametrize("spec", ["0%", "0%@3", "101%", "1", "1%@", "1%@x", "nothing.txt"])
 def test_user_errors(source, spec):
     with pytest.raises(UserError, match="data.subset"):
         subset(source, spec)

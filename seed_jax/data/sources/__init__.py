@@ -4,7 +4,16 @@ import difflib
 
 from seed_jax.data.sources.arrayrecord import ArrayRecord
 from seed_jax.data.sources.arrays import Arrays, npz
-from seed_jax.data.sources.base import EXTENSIONS, SPLITS, Record, Source, Subset, split_of, take_split
+from seed_jax.data.sources.base import (
+    EXTENSIONS,
+    SPLITS,
+    Record,
+    Source,
+    Subset,
+    bucket_errors,
+    split_of,
+    take_split,
+)
 from seed_jax.data.sources.embedded import EMBEDDED
 from seed_jax.data.sources.folder import Files, open_filelist, open_folder
 from seed_jax.data.sources.subset import subset as take_subset
@@ -70,6 +79,14 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
             if "://" not in str(dir):
                 raise
             raise UserError(f"data.dir: {dir} needs a package that is not installed: {error}.") from None
+        except bucket_errors() as error:
+            if "://" not in str(dir):
+                raise
+            cause = " ".join(str(error).split())
+            raise UserError(
+                f"data.dir: {dir} cannot be read ({cause}): see that the bucket is there and that you are "
+                "logged in (`gcloud auth application-default login`)."
+            ) from None
     if not len(source):
         raise UserError(
             f"data split {split!r} of {dir or name} is empty; add images to it or choose another split."

@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 
+import numpy as np
+
 from seed_jax.data.images import BadImage
 from seed_jax.data.sources import cache
-from seed_jax.data.sources.base import Record, Strings, digest, split_of
+from seed_jax.data.sources.base import Record, Strings, check_local, digest, split_of
 from seed_jax.errors import UserError
 
 METADATA, INDEX = "metadata.json", "index.npz"
@@ -22,6 +24,7 @@ class ArrayRecord:
     def __init__(self, root: str):
         from grain import sources as grain_sources
 
+        check_local("data.dir", root)
         self.root = str(root)
         try:
             with open(os.path.join(root, METADATA), encoding="utf-8") as file:
@@ -32,17 +35,16 @@ class ArrayRecord:
                 f"pack SOURCE {root}`, which goes on where it stopped."
             ) from None
         index = cache.load(os.path.join(root, INDEX))
-        paths = [os.path.join(root, name) for name, _ in self.metadata["shards"]]
-        if index is None or (missing := [path for path in paths if not os.path.exists(path)]):
-            lost = os.path.join(root, INDEX) if index is None else missing[0]
+        listed = self.metadata["shards"]  # [name, records, bytes], the last since packs have it
+        paths = [os.path.join(root, name) for name, *_ in listed]
+        lost = [os.path.join(root, INDEX)] if index is None else []
+        lost += [path for path, (_, _, *size) in zip(paths, listed, strict=True) if not _whole(path, *size)]
+        if lost:
             raise UserError(
-                f"data.dir: {lost} is missing or broken; pack {root} again, or copy the whole folder."
+                f"data.dir: {lost[0]} is missing or not whole; copy {root} again, or pack it again."
             )
-        instructions = [
-            _Instruction(path, 0, count, count)
-            for path, (_, count) in zip(paths, self.metadata["shards"], strict=True)
-        ]
-        self.records = grain_sources.ArrayRecordDataSource(instructions)
+        shards = [_Shard(path, 0, count, count) for path, (_, count, *_) in zip(paths, listed, strict=True)]
+        self.records, self.shards = grain_sources.ArrayRecordDataSource(shards), shards
         self._ids, self._labels = index["ids"], index["labels"]
         self.names = Strings(index["blob"], index["ends"])
         self.part = index["part"] if (index["part"] >= 0).any() else split_of(self._ids)
@@ -54,11 +56,7 @@ class ArrayRecord:
 
     def __getitem__(self, i):
         number = int(self._ids[i])
-        try:
-            image = self.records[int(i)]
-        except (ValueError, IndexError, RuntimeError) as error:
-            raise BadImage(str(error)) from error
-        return Record(image, number, int(self._labels[i]))
+        return Record(read(self.records, self.shards, int(i)), number, int(self._labels[i]))
 
     def name(self, i):
         return f"{self.root}/{self.names[i]}"
@@ -75,8 +73,48 @@ class ArrayRecord:
         return digest(f"{source} {side} {self.metadata['images']}".encode(), self._ids)
 
 
+def read(records, shards, i: int) -> bytes:
+    """Record `i` of a data source of ArrayRecord `shards` (`filename`, `skip`, `take` of each).
+
+    Raises:
+      BadImage: the record is damaged, and its shard is whole.
+      UserError: the shard is missing, cut short or cannot be read.
+    """
+    try:
+        if record := records[i]:
+            return record
+        error = "an empty record"  # which is also what a file gives that was cut short after it was opened
+    except (ValueError, IndexError, RuntimeError) as caught:
+        error = str(caught)
+    shard = shards[np.searchsorted(np.cumsum([s.take for s in shards]), i, side="right")]
+    # A system call that fails reads as "pread() failed: Input/output error; reading ...".
+    if "() failed: " in error or _count(shard.filename) < shard.skip + shard.take:
+        raise UserError(
+            f"data.dir: the shard {shard.filename} is missing, cut short or unreadable ({error}): copy it "
+            "again or mend the disk, and start again."
+        )
+    raise BadImage(error)
+
+
+def _count(path) -> int:
+    """How many records a shard has; 0 for a file that is none."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        return ArrayRecordReader(str(path)).num_records()
+    except RuntimeError:
+        return 0
+
+
+def _whole(path, size=None) -> bool:
+    try:
+        return os.path.getsize(path) == size or size is None
+    except OSError:
+        return False
+
+
 @dataclasses.dataclass(frozen=True)
-class _Instruction:
+class _Shard:
     """Which records of a file to read, so that a thousand shards need not be opened to be counted."""
 
     filename: str

@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 
-from seed_jax.data.sources.base import Record, digest, split_of
+from seed_jax.data.sources.base import Record, digest, open_file, split_of
 from seed_jax.errors import UserError
 
 
@@ -42,7 +42,7 @@ class Arrays:
 def npz(path: str) -> Arrays:
     """A .npz file with `image` uint8 `[N, H, W, 3]` or `[N, H, W]` and perhaps `label` int `[N]`."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             arrays = np.load(file, allow_pickle=False)
             arrays = {key: arrays[key] for key in ("image", "label") if key in arrays}
     except (OSError, ValueError, zipfile.BadZipFile) as error:

@@ -3,10 +3,12 @@
 import errno
 import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from etils import epath
 
 from seed_jax.data.images import BadImage
 from seed_jax.errors import UserError
@@ -94,14 +96,37 @@ class Strings(Sequence):
         return os.fsdecode(self.blob[start : self.ends[i]].tobytes())
 
 
-def unreadable(name: str, error: OSError) -> BadImage | UserError:
+def open_file(path: str):
+    """A file opened to read its bytes, through epath where it lies in a bucket."""
+    return epath.Path(path).open("rb") if "://" in path else open(path, "rb")
+
+
+def bucket_errors() -> tuple[type[Exception], ...]:
+    """What reading a bucket raises: OSErrors, and where gcsfs is used one of its own, such as for a 401."""
+    gcsfs = sys.modules.get("gcsfs.retry")
+    return (OSError, gcsfs.HttpError) if gcsfs else (OSError,)
+
+
+def check_local(key: str, folder: str | os.PathLike) -> None:
+    """Raises `UserError` for a folder in a bucket: to array_record `gs:` is a local folder."""
+    if "://" in str(folder):
+        raise UserError(
+            f"{key}: {folder} is in a bucket, and ArrayRecord files are read and written on local disks: "
+            "pack into a local folder and copy it to and from the bucket, or mount the bucket (gcsfuse)."
+        )
+
+
+def unreadable(name: str, error: Exception) -> BadImage | UserError:
     """What to raise for an image that cannot be read: `BadImage` if that is the file's fault alone."""
+    number = getattr(error, "errno", None)  # what a bucket's file system raises has none
     of_the_file = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-    if isinstance(error, of_the_file) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+    if isinstance(error, of_the_file) or number in (errno.ELOOP, errno.ENAMETOOLONG):
         return BadImage(str(error))
-    code = errno.errorcode.get(error.errno, error.errno)
+    cause = (
+        f"{errno.errorcode.get(number, number)}: {error.strerror}" if number else " ".join(str(error).split())
+    )
     return UserError(
-        f"data.dir: {name} cannot be read ({code}: {error.strerror or error}): mend the disk, the network or "
+        f"data.dir: {name} cannot be read ({cause}): mend the disk, the network or "
         "the limits of the system, and start again."
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from seed_jax.data.sources.base import digest
 
+FORMAT = 2  # raise it when what is kept means something else: what was kept before is never read again
 WORTH = 20_000  # images; smaller sets are read afresh every time, which is quick and never stale
 SETTLED = 2.0  # seconds; what changed just now may change again within one tick of its file's time
 
@@ -17,7 +18,7 @@ SETTLED = 2.0  # seconds; what changed just now may change again within one tick
 def user_file(*key: str) -> Path:
     """The file for a key, in `$XDG_CACHE_HOME/seed_jax` (by default `~/.cache/seed_jax`)."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    name = digest(*(os.fsencode(k) + bytes(1) for k in key))
+    name = digest(*(os.fsencode(k) + bytes(1) for k in (str(FORMAT), *key)))
     return Path(home) / "seed_jax" / f"{name}.npz"
 
 

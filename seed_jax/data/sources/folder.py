@@ -12,7 +12,9 @@ from seed_jax.data.sources.base import (
     SPLITS,
     Record,
     Strings,
+    bucket_errors,
     digest,
+    open_file,
     own_parts,
     path_id,
     split_of,
@@ -35,12 +37,9 @@ class Files:
     def __getitem__(self, i):
         name = self.name(i)
         try:
-            if "://" in name:
-                image = epath.Path(name).read_bytes()
-            else:
-                with open(name, "rb") as file:
-                    image = file.read()
-        except OSError as error:
+            with open_file(name) as file:
+                image = file.read()
+        except bucket_errors() as error:
             raise unreadable(name, error) from error
         return Record(image, int(self._ids[i]), int(self._labels[i]))
 

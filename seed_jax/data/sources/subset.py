@@ -5,37 +5,36 @@ import re
 import numpy as np
 from etils import epath
 
-from seed_jax.data.sources.base import Source, Subset, scramble
+from seed_jax.data.sources.base import Source, Subset, bucket_errors, scramble
 from seed_jax.errors import UserError
 
 
 def subset(source: Source, spec: str, seed: int = 0) -> Subset:
-    """`spec` of a source: a percentage such as '1%', or a file with one image file's name a line.
+    """`spec` of a source: a percentage such as '1%' or '1%@3', or a file with one image file's name a line.
 
     A percentage is taken of each class (at least one image), or of all where there are no labels, by a hash
-    of (seed, id): the same images whatever their order and form, and 1 % is part of 10 %. A list names
-    files with or without their folders, as SimCLR's 1percent.txt. Raises `UserError`.
+    of (seed, id): the same images whatever their order and form, and 1 % is part of 10 %. The seed is the one
+    after the @, or else `seed`. A list names files with or without their folders, as SimCLR's 1percent.txt.
+    Raises `UserError`.
     """
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", spec):
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%(?:@(\d{1,18}))?", spec):
         share = float(match[1]) / 100
         if not 0 < share <= 1:
             raise UserError(f"data.subset is {spec!r}; a percentage lies above 0 and is at most 100%.")
-        return Subset(source, np.sort(_share(source.ids(), source.labels(), share, seed)))
+        return Subset(source, np.sort(_share(source.ids(), source.labels(), share, int(match[2] or seed))))
     try:
         wanted = {line.strip() for line in epath.Path(spec).read_text().splitlines() if line.strip()}
-    except (OSError, UnicodeDecodeError) as error:
+    except (*bucket_errors(), UnicodeDecodeError, ImportError) as error:
         raise UserError(
-            f"data.subset: {spec} is no percentage such as '1%' and cannot be read as a list of "
+            f"data.subset: {spec} is no percentage such as '1%' or '1%@3', and cannot be read as a list of "
             f"files ({error})."
         ) from None
-    names = [source.name(i) for i in range(len(source))]
-    ends = {name: _endings(name) for name in wanted}
-    depth = max(map(len, ends.values()), default=1)
-    found = [n for n, name in enumerate(names) if any(e in wanted for e in _endings(name)[:depth])]
+    depth = 1 + max((name.count("/") for name in wanted), default=0)
+    found = [i for i in range(len(source)) if not wanted.isdisjoint(_endings(source.name(i), depth))]
     if not found:
         raise UserError(f"data.subset: none of the {len(wanted)} names in {spec} is in the data.")
     if len(found) < len(wanted):
-        ours = {e for n in found for e in _endings(names[n])[:depth]}
+        ours = {ending for i in found for ending in _endings(source.name(i), depth)}
         lost = sorted(wanted - ours)
         raise UserError(
             f"data.subset: {len(lost)} of the {len(wanted)} names in {spec} are not in the data, such as "
@@ -53,7 +52,7 @@ def _share(ids, labels, share, seed):
     return order[within < np.repeat(keep, counts)]
 
 
-def _endings(name: str) -> list[str]:
-    """'c', 'b/c', 'a/b/c' of 'a/b/c'."""
-    levels = name.split("/")
+def _endings(name: str, depth: int) -> list[str]:
+    """'c', 'b/c', 'a/b/c' of 'x/a/b/c' at depth 3."""
+    levels = name.rsplit("/", depth)[-depth:]
     return ["/".join(levels[-n:]) for n in range(1, len(levels) + 1)]

@@ -1,24 +1,31 @@
 """Prepared tensorflow-datasets sets, read without TensorFlow."""
 
+import functools
+import os
+
 import numpy as np
 
+from seed_jax.data.images import BadImage
 from seed_jax.data.sources import cache
-from seed_jax.data.sources.base import Record, digest
+from seed_jax.data.sources.arrayrecord import read
+from seed_jax.data.sources.base import Record, Strings, check_local, digest, path_id, scramble
 from seed_jax.errors import UserError
 
 _PARTS = {"train": 0, "validation": 1, "val": 1, "test": 2}
 
 
 class Tfds:
-    """A prepared tensorflow-datasets set, read without TensorFlow; the id is the index within the split.
+    """A prepared tensorflow-datasets set, read without TensorFlow; the id is a hash of shard and place.
 
-    Raises `UserError` when the set or its split is unknown or not prepared.
+    An image's name has its file's where the set tells it. Raises `UserError` when the set or its split is
+    unknown or not prepared.
     """
 
     def __init__(self, name: str, split: str, dir: str | None = None):
         import tensorflow_datasets as tfds
         from tensorflow_datasets.proto import tf_example_pb2
 
+        check_local("data.dir", dir or "")
         self._parse = tf_example_pb2.Example.FromString
         try:
             builder = tfds.builder(name, data_dir=dir, file_format="array_record")
@@ -47,6 +54,7 @@ class Tfds:
         self.where = str(builder.data_path)
         self.num_classes = features["label"].num_classes if "label" in features else 0
         self.class_names = tuple(features["label"].names or ()) if self.num_classes else ()
+        self.named = "file_name" in features
         # `split` went to tensorflow-datasets; of 'all', which joins them, a pack keeps which was which.
         self.part = np.full(len(self.records), -1, np.int8)
         if split == "all":
@@ -54,38 +62,60 @@ class Tfds:
             self.part = np.repeat([_PARTS.get(name, -1) for name in builder.info.splits], sizes).astype(
                 np.int8
             )
+        self.shards = builder.info.splits[split].file_instructions
+        self._ids = np.concatenate([_ids(shard) for shard in self.shards])
 
     def __len__(self):
         return len(self.records)
+
+    def _feature(self, i):
+        return self._parse(read(self.records, self.shards, int(i))).features.feature
 
     def _label(self, feature):
         return feature["label"].int64_list.value[0] if self.num_classes else -1
 
     def __getitem__(self, i):
-        feature = self._parse(self.records[int(i)]).features.feature
-        return Record(feature["image"].bytes_list.value[0], int(i), self._label(feature))
+        number, feature = int(self._ids[i]), self._feature(i)
+        return Record(feature["image"].bytes_list.value[0], number, self._label(feature))
 
     def name(self, i):
-        feature = self._parse(self.records[int(i)]).features.feature
-        file = feature["file_name"].bytes_list.value[:1]
-        return f"{self.what}[{i}]" + "".join(f"/{name.decode()}" for name in file)
+        return f"{self.what}[{i}]" + (f"/{self._index[1][i]}" if self.named else "")
 
     def ids(self):
-        return np.arange(len(self))
+        return self._ids
 
     def labels(self):
-        """Reads every record once, images undecoded; a large set's labels are kept in the user's cache."""
-        if not self.num_classes:
-            return np.full(len(self), -1, np.int64)
-        file = cache.user_file("tfds labels", self.where, self.fingerprint())
+        return self._index[0] if self.num_classes else np.full(len(self), -1, np.int64)
+
+    @functools.cached_property
+    def _index(self) -> tuple[np.ndarray, Strings]:
+        """Labels and file names, for which every record is read once; a large set's are kept in the cache."""
+        file = cache.user_file("tfds", self.where, self.fingerprint())
         if (kept := cache.load(file)) is not None:
-            return kept["labels"]
-        parsed = (self._parse(self.records[i]).features.feature for i in range(len(self)))
-        labels = np.fromiter((self._label(feature) for feature in parsed), np.int64, len(self))
+            return kept["labels"], Strings(kept["blob"], kept["ends"])
+        labels, names = np.empty(len(self), np.int64), []
+        for i in range(len(self)):
+            try:
+                feature = self._feature(i)
+            except BadImage as error:
+                raise UserError(
+                    f"data.source: record {i} of {self.what} in {self.where} cannot be read ({error}): "
+                    "prepare the set again."
+                ) from None
+            labels[i] = self._label(feature)
+            names += [value.decode() for value in feature["file_name"].bytes_list.value[:1]] or [""]
+        strings = Strings.of(names)
         if len(self) >= cache.WORTH:
-            cache.save(file, labels=labels)
-        return labels
+            cache.save(file, labels=labels, blob=strings.blob, ends=strings.ends)
+        return labels, strings
 
     def fingerprint(self):
-        """Of name, version, split and length: a prepared set does not change under its version."""
-        return digest(f"{self.what} {len(self)}".encode())
+        """Of name, version, split and ids: a prepared set does not change under its version."""
+        return digest(self.what.encode(), self._ids)
+
+
+def _ids(shard) -> np.ndarray:
+    """int64 of a shard's records: the same whichever split or part of one is read, and in a pack."""
+    places = np.arange(shard.skip, shard.skip + shard.take, dtype=np.uint64)
+    first = np.uint64(path_id(os.path.basename(shard.filename)))
+    return (scramble(places + first) >> np.uint64(1)).astype(np.int64)

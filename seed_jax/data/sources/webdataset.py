@@ -16,11 +16,12 @@ from seed_jax.data.sources.base import (
     SPLITS,
     Record,
     Strings,
+    bucket_errors,
     digest,
+    open_file,
     own_parts,
     path_id,
     split_of,
-    unreadable,
 )
 from seed_jax.errors import UserError
 
@@ -62,11 +63,13 @@ class WebDataset:
     def __getitem__(self, i):
         shard, size = self.shards[self.shard[i]], int(self.size[i])
         try:
-            with _open(shard) as file:
+            with open_file(shard) as file:
                 file.seek(int(self.offset[i]))
                 image = file.read(size)
-        except OSError as error:
-            raise unreadable(shard, error) from error
+        except bucket_errors() as error:
+            raise _lost(shard, error) from error
+        if len(image) < size:
+            raise _lost(shard, "it is shorter than when it was indexed")
         return Record(image, int(self._ids[i]), int(self._labels[i]))
 
     def name(self, i):
@@ -83,8 +86,12 @@ class WebDataset:
         return self._fingerprint
 
 
-def _open(path: str):
-    return epath.Path(path).open("rb") if "://" in path else open(path, "rb")
+def _lost(shard: str, why) -> UserError:
+    why = " ".join(str(why).split())  # gcsfs writes several lines
+    return UserError(
+        f"data.dir: the shard {shard} is missing, cut short or unreadable ({why}): copy it again or mend the "
+        "disk or the network, and start again."
+    )
 
 
 def _shards(pattern: str) -> list[str]:
@@ -126,7 +133,7 @@ def _cached_index(shards) -> dict[str, np.ndarray]:
     began = time.time()
     sizes, times = zip(*map(_size_and_time, shards), strict=True)
     lines = zip(map(os.path.basename, shards), sizes, times, strict=True)
-    state = digest(repr(list(lines)).encode())
+    state = digest(repr([cache.FORMAT, *lines]).encode())
     folder = os.path.dirname(shards[0] if "://" in shards[0] else os.path.abspath(shards[0]))
     places = [cache.user_file("webdataset", folder, *map(os.path.basename, shards))]
     if "://" not in folder:
@@ -134,7 +141,7 @@ def _cached_index(shards) -> dict[str, np.ndarray]:
         places.insert(0, Path(folder) / beside)
     for place in places:
         kept = cache.load(place)
-        if kept is not None and kept["state"] == state:
+        if kept is not None and kept.get("state") == state:
             return kept
     index = _index(shards)
     index["state"] = np.array(state)
@@ -156,7 +163,7 @@ def _index(shards) -> dict[str, np.ndarray]:
     for n, shard in enumerate(shards):
         pending, label_of = [], {}
         try:
-            with _open(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            with open_file(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     if not member.isfile() or os.path.basename(member.name).startswith("."):
                         continue
