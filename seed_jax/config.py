@@ -5,13 +5,12 @@ a config can be misspelt or unused without an error.
 """
 
 import dataclasses
-import difflib
 from typing import Any
 
 import ml_collections
 
 from seed_jax.data.photometric import PRESETS
-from seed_jax.errors import UserError
+from seed_jax.errors import UserError, unknown
 from seed_jax.methods import METHODS
 
 
@@ -242,12 +241,12 @@ def resolve(raw: ml_collections.ConfigDict) -> Config:
     values = raw.to_dict()
     for name in values:
         if name not in SECTIONS and name != "method":
-            raise UserError(unknown("config section", name, [*SECTIONS, "method"]))
+            raise unknown("config section", name, [*SECTIONS, "method"])
     sections = {name: _section(name, cls, values.get(name, {})) for name, cls in SECTIONS.items()}
     fields = dict(values.get("method", {}))
     method_name = fields.pop("name", "")
     if method_name not in METHODS:
-        raise UserError(unknown("method.name", method_name, METHODS))
+        raise unknown("method.name", method_name, METHODS)
     config = Config(
         method=_section("method", METHODS[method_name], fields), method_name=method_name, **sections
     )
@@ -267,18 +266,11 @@ def check_splits(data: Data) -> None:
         )
 
 
-def unknown(what: str, name: str, known) -> str:
-    """The sentence for a name that does not exist, with the nearest that does."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"it is one of {', '.join(sorted(known))}."
-    return f"Unknown {what} '{name}': {hint}"
-
-
 def _section(name: str, cls, values: dict):
     known = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in known:
-            raise UserError(unknown("config key", f"{name}.{key}", [f"{name}.{k}" for k in known]))
+            raise unknown("config key", f"{name}.{key}", [f"{name}.{k}" for k in known])
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
@@ -300,7 +292,7 @@ def _check(c: Config) -> None:
     }
     for key, (value, allowed) in choices.items():
         if value not in allowed:
-            raise UserError(unknown(key, value, allowed))
+            raise unknown(key, value, allowed)
     positive = {
         "data.batch_size": c.data.batch_size,
         "data.image_size": c.data.image_size,

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from seed_jax import parallel, pretrained, rng
+from seed_jax import files, parallel, pretrained, rng
 from seed_jax.data.pipeline import BadImages, eval_batches, local_rows
 from seed_jax.data.sources import Arrays, Source, npz, open_source
 from seed_jax.errors import UserError
@@ -179,15 +179,11 @@ def raw_batches(images: np.ndarray, batch_size: int):
 
 def _write(path: Path, **arrays) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        with files.whole(path) as file:
             np.savez(file, **arrays)
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

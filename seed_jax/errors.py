@@ -1,8 +1,19 @@
 """The one exception that a user is meant to read."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake the user can mend: one sentence saying what is wrong, where, and what to do.
 
     `main.py` prints it without a traceback and exits with code 1.
     """
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist, with the nearest that does, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(known)}."
+    return UserError(f"Unknown {what} {name!r}: {hint}")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from seed_jax import checkpoint, state
+from seed_jax import checkpoint, files, state
 from seed_jax import config as config_lib
 from seed_jax.errors import UserError
 from seed_jax.models.network import Network
@@ -181,11 +181,10 @@ def _read(path: Path) -> dict:
 
 def _write(path: Path, content: dict) -> None:
     if jax.process_index() == 0:
-        temporary = path.with_suffix(".tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-            os.replace(temporary, path)
+            with files.whole(path, "w") as file:
+                file.write(json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}): give another --workdir."

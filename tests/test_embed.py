@@ -157,7 +157,7 @@ def test_arguments_that_make_no_sense(wrong, capsys):
         ("moco", "absent.npy", "out.npz", [], "absent.npy cannot be read as a .npy file"),
         ("moco", "floats.npy", "out.npz", [], "floats.npy holds float32 .* or --raw"),
         ("moco", "bytes.npy", "out.npz", ["--raw"], "--raw takes float"),
-        ("moco", "nowhere", "out.npz", [], "no source 'nowhere'"),
+        ("moco", "nowhere", "out.npz", [], "Unknown data.source 'nowhere'"),
         ("moco", "in", "out.txt", [], "must end in .npz"),
         ("moco", "in", "absent/out.npz", [], "no folder .*absent"),
         ("moco", "in", "out.npz", ["--arch", "resnet50"], "use --arch=resnet18"),

@@ -33,7 +33,7 @@ def main(arguments=None) -> int:
     logging.set_verbosity(logging.WARNING)
     import jax
 
-    from seed_jax import parallel
+    from seed_jax import files, parallel
     from seed_jax.errors import UserError
 
     stored = options.out / "results.json"
@@ -51,7 +51,8 @@ def main(arguments=None) -> int:
                 "minutes": (time.time() - started) / 60,
                 "results": results,
             }
-            stored.write_text(json.dumps(finished, indent=1) + "\n")
+            with files.whole(stored, "w") as file:
+                file.write(json.dumps(finished, indent=1) + "\n")
         _report(options.out, **finished)
     except UserError as error:
         print(error, file=sys.stderr)

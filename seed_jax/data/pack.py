@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from seed_jax import files
 from seed_jax.data import images
 from seed_jax.data.sources import ArrayRecord, Source
 from seed_jax.data.sources.arrayrecord import INDEX, METADATA
@@ -133,7 +134,7 @@ def _shard(source, indices, path, short_side, prefix, pool):
     columns = {"ids": ids, "labels": labels, "part": part.astype(np.int8)}
     strings, skips = Strings.of(names), Strings.of(skipped)
     columns |= {"blob": strings.blob, "ends": strings.ends, "skips": skips.blob, "skip_ends": skips.ends}
-    with open(path.with_suffix(".npz"), "wb") as file:
+    with files.whole(path.with_suffix(".npz")) as file:
         np.savez(file, **columns)
     os.replace(temporary, path)
 
@@ -185,9 +186,8 @@ def _finish(source, out, names, plan):
             parts.append(dict(arrays))
     joined = {key: np.concatenate([part[key] for part in parts]) for key in ("ids", "labels", "part", "blob")}
     joined["ends"] = np.cumsum(np.concatenate([np.diff(part["ends"], prepend=0) for part in parts]))
-    with open(out / "index.tmp", "wb") as file:
+    with files.whole(out / INDEX) as file:
         np.savez(file, **joined)
-    os.replace(out / "index.tmp", out / INDEX)
     metadata = {
         "images": len(joined["ids"]),
         "fingerprint": plan["fingerprint"],
@@ -208,6 +208,5 @@ def _finish(source, out, names, plan):
 
 
 def _write(path: Path, content: bytes):
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with files.whole(path) as file:
+        file.write(content)

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from seed_jax.errors import UserError
+from seed_jax.errors import unknown
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's mode L
 _BLUR_SIGMA = (0.1, 2.0)
@@ -65,7 +65,7 @@ def augment(
     Raises `UserError` for an unknown preset.
     """
     if preset not in PRESETS:
-        raise UserError(f"There is no photometric preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+        raise unknown("photometric preset", preset, PRESETS)
     p = PRESETS[preset]
     x = images.astype(jnp.float32) / 255
     if (

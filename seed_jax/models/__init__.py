@@ -1,11 +1,10 @@
 """Architectures by name, and `create`, which makes a network of one."""
 
-import difflib
 import inspect
 
 import jax.numpy as jnp
 
-from seed_jax.errors import UserError
+from seed_jax.errors import unknown
 from seed_jax.models import efficientnet
 from seed_jax.models.mobilenetv3 import (
     mobilenetv3_large,
@@ -64,8 +63,5 @@ def create(
 
 def _lookup(kind, name, table):
     if name not in table:
-        nearest = difflib.get_close_matches(str(name), table, n=1, cutoff=0)[0]
-        raise UserError(
-            f"Unknown {kind} {name!r}; did you mean {nearest!r}? Known: {', '.join(sorted(table))}."
-        )
+        raise unknown(kind, str(name), table)
     return table[name]

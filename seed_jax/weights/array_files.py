@@ -1,9 +1,7 @@
 """Safetensors and uncompressed `.npz` files as views of the mapped file; and safetensors written."""
 
-import contextlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from seed_jax import files
 from seed_jax.errors import UserError
 from seed_jax.weights import mapped
 
@@ -67,17 +66,13 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
         offset += size
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with files.whole(path) as file:
             file.write(len(head).to_bytes(8, "little") + head)
             for tensor in tensors.values():
                 file.write(np.ascontiguousarray(tensor, "<f4").data)
-        os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise UserError(f"{path} cannot be written ({error.strerror}): give another path.") from error
 
 

@@ -189,7 +189,7 @@ def test_a_preset_without_operations_costs_nothing(preset):
 
 
 def test_unknown_preset():
-    with pytest.raises(UserError, match="no photometric preset 'moco'; choose one of none,"):
+    with pytest.raises(UserError, match="Unknown photometric preset 'moco': did you mean 'mocov[12]'"):
         augment("moco", *images_and_keys(1))
 
 

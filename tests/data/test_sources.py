@@ -295,7 +295,7 @@ def test_tfds_errors(tmp_path, name, message):
 def test_user_errors_of_names(tmp_path):
     with pytest.raises(UserError, match="did you mean 'digits'"):
         open_source("digit", "train")
-    with pytest.raises(UserError, match="choose one of digits"):
+    with pytest.raises(UserError, match="it is one of arrayrecord, digits"):
         open_source("xyzzy", "train")
     with pytest.raises(UserError, match="split 'trian' is unknown"):
         open_source("digits", "trian")

@@ -1,7 +1,5 @@
 """Where images come from: random-access sources, one kind a file. `base.py` says what a source is."""
 
-import difflib
-
 from seed_jax.data.sources.arrayrecord import ArrayRecord
 from seed_jax.data.sources.arrays import Arrays, npz
 from seed_jax.data.sources.base import (
@@ -19,7 +17,7 @@ from seed_jax.data.sources.folder import Files, open_filelist, open_folder
 from seed_jax.data.sources.subset import subset as take_subset
 from seed_jax.data.sources.tfds import Tfds
 from seed_jax.data.sources.webdataset import WebDataset
-from seed_jax.errors import UserError
+from seed_jax.errors import UserError, unknown
 
 __all__ = [
     "EMBEDDED",
@@ -66,9 +64,7 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
         source = Tfds(name.removeprefix("tfds:"), split, dir)
     else:
         if name not in SOURCES:
-            near = difflib.get_close_matches(name, SOURCES, 1, 0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SOURCES)}."
-            raise UserError(f"data.source: there is no source {name!r}; {hint}")
+            raise unknown("data.source", name, SOURCES)
         if split not in SPLITS:
             raise UserError(f"data split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
         if name in READERS and dir is None:

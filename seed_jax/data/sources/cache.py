@@ -2,12 +2,12 @@
 
 import logging
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from seed_jax import files
 from seed_jax.data.sources.base import digest
 
 FORMAT = 2  # raise it when what is kept means something else: what was kept before is never read again
@@ -33,15 +33,11 @@ def load(file: Path) -> dict[str, np.ndarray] | None:
 
 def save(file: Path, **arrays: np.ndarray) -> bool:
     """Write a file in one piece; False where that is not possible, such as on a read-only disk."""
-    temporary = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=file.name, delete=False) as temporary:
-            np.savez(temporary, **arrays)
-        os.replace(temporary.name, file)
+        with files.whole(file) as opened:
+            np.savez(opened, **arrays)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary.name).unlink(missing_ok=True)
         logging.info("no cache at %s: %s", file, error)
         return False
     return True

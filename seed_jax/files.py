@@ -1,0 +1,24 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import os
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole(path: str | os.PathLike, mode: str = "wb"):
+    """A file to write, which takes the place of `path` in one step when the block ends.
+
+    If the block raises, or the machine stops, what was at `path` stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
