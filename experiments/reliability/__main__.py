@@ -15,10 +15,11 @@ import os
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
-from experiments.reliability.checks import EACH, ONCE, Failed, Result
+from experiments.reliability.checks import EACH, ONCE, Failed
 from seed_jax.report.tables import Table
 
 METHODS = {"SEED": "seed", "SEED with small patches": "patches", "MoCo v2": "moco"}
@@ -37,7 +38,8 @@ def main(arguments=None) -> int:
             for done, (title, check, variant) in enumerate(chosen):
                 left = (len(chosen) - done) * (time.time() - began + A_CHECK) / (done + 1)
                 print(f"[{done + 1} of {len(chosen)}, {_minutes(left)} left] {title}", flush=True)
-                table.append(_row(title, check, Path(folder) / variant, variant, 1 if options.quick else 3))
+                repeats = 1 if options.quick or variant != "seed" else 3
+                table.append(_row(title, check, Path(folder) / variant, variant, repeats))
                 if options.out:
                     options.out.write_text(_text(table, time.time() - began))
     except KeyboardInterrupt:
@@ -69,13 +71,14 @@ def _row(title, check, folder, variant, repeats) -> list[str]:
     try:
         result = check(folder, variant, repeats)
     except Failed as error:
-        result = Result("nothing: the run failed", {"difference": (float("inf"), 0.0)}, [str(error)])
+        print("    a run failed; kept: NO\n" + textwrap.indent(str(error), "    "))
+        return [title, "a run failed", "–", "–", "NO"]
     found = ", ".join(f"{part} {value:.2g}" for part, (value, _) in result.found.items())
     limits = dict.fromkeys(_limit(part, limit) for part, (_, limit) in result.found.items())
     kept = "yes" if result.kept else "NO"
     print(f"    {found}; kept: {kept} ({time.time() - began:.0f} s)")
-    for line in result.differ:
-        print("    " + line.strip().replace("\n", "\n    "))
+    for sentence in result.differ:
+        print("    " + sentence)
     return [title, result.compared, found, ", ".join(limits), kept]
 
 
