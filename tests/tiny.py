@@ -1,7 +1,7 @@
 """A network of two convolutions and configs around it, so that the trunk's tests compile in seconds.
 
 Also a config file: `main.py --config=tests/tiny.py`, with variants `seed`, `patches` (SEED with six small
-views of 96 px), `moco` and `supervised`.
+views), `moco` and `supervised`.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ def get_config(variant: str = "seed"):
     if method == "seed":
         c.teacher.weights, c.teacher.dim = "random", 8
     if variant == "patches":
-        c.method.patches = 6
+        c.method.patches, c.method.patch_size, c.method.patch_scale = 6, 16, (0.3, 1.0)
     if method != "supervised":
         c.method.queue_size = 64
     c.optim.lr, c.optim.lr_batch = 0.1, 0
