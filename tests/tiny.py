@@ -1,6 +1,7 @@
 """A network of two convolutions and configs around it, so that the trunk's tests compile in seconds.
 
-Also a config file: `main.py --config=tests/tiny.py`, with variants `seed`, `moco` and `supervised`.
+Also a config file: `main.py --config=tests/tiny.py`, with variants `seed`, `patches` (SEED with six small
+views), `moco` and `supervised`.
 """
 
 from typing import Any
@@ -32,13 +33,16 @@ class Tiny(nn.Module):
 def get_config(variant: str = "seed"):
     """Six steps at batch 16, a checkpoint each third step, a line of metrics each step, no probe."""
     models.MODELS["tiny"] = Tiny
-    c = config.default(variant)
+    method = "seed" if variant == "patches" else variant
+    c = config.default(method)
     c.data.source, c.data.batch_size, c.data.image_size = "digits", 16, 16
     c.data.photometric, c.data.flip = "digits", 0.0
     c.student.model = c.teacher.model = "tiny"
-    if variant == "seed":
+    if method == "seed":
         c.teacher.weights, c.teacher.dim = "random", 8
-    if variant != "supervised":
+    if variant == "patches":
+        c.method.patches, c.method.patch_size, c.method.patch_scale = 6, 16, (0.3, 1.0)
+    if method != "supervised":
         c.method.queue_size = 64
     c.optim.lr, c.optim.lr_batch = 0.1, 0
     c.train.steps, c.train.checkpoint_epochs, c.train.bn_group = 6, 3 / 78, 8

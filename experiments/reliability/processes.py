@@ -1,13 +1,15 @@
 """Real processes of `main.py`, to be killed and started again, and what their runs leave behind."""
 
+import collections
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -26,9 +28,10 @@ class Processes:
     """The processes of one run of the tests' tiny network (`tests/tiny.py`), on 8 or fewer fake devices.
 
     Args:
-      method: variant of the config, 'seed' or 'moco'.
+      method: variant of the config, 'seed', 'patches' or 'moco'.
       steps: of the whole run.
       devices: over all processes. count: processes, which share the devices evenly.
+      settings: keys of the config and their values, in which `{process}` is the number of the process.
 
     Attributes:
       begun: the newest finished checkpoint at the start, 0 without one.
@@ -36,47 +39,71 @@ class Processes:
     As a context, whatever still runs at its end is killed.
     """
 
-    def __init__(self, workdir: Path, method: str, steps: int, *, devices: int = 8, count: int = 1):
+    def __init__(
+        self,
+        workdir: Path,
+        method: str,
+        steps: int,
+        *,
+        devices: int = 8,
+        count: int = 1,
+        settings: Mapping[str, object] | None = None,
+    ):
         self.workdir, self.begun = workdir, newest_checkpoint(workdir)
         command = [sys.executable, "main.py", f"--config=tests/tiny.py:{method}", f"--workdir={workdir}"]
-        command += [f"--config.train.steps={steps}", f"--config.train.checkpoint_epochs={EVERY / PASS}"]
+        given = {"train.steps": steps, "train.checkpoint_epochs": EVERY / PASS} | dict(settings or {})
+        command += [f"--config.{key}={value}" for key, value in given.items()]
         port = _free_port()
         workdir.parent.mkdir(parents=True, exist_ok=True)
         self._logs = [workdir.with_name(f"{workdir.name}.{i}.log") for i in range(count)]
         self._running = []
-        for i, log in enumerate(self._logs):
-            environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices // count)}
-            environment["PYTHONUNBUFFERED"] = "1"  # what a killed process said must not be lost
-            if count > 1:
-                environment |= {
-                    "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-                    "JAX_NUM_PROCESSES": str(count),
-                    "JAX_PROCESS_ID": str(i),
+        try:
+            for i, log in enumerate(self._logs):
+                environment = {
+                    **os.environ,
+                    "JAX_PLATFORMS": "cpu",
+                    "JAX_NUM_CPU_DEVICES": str(devices // count),
+                    "PYTHONUNBUFFERED": "1",  # what a killed process said must not be lost
                 }
-            with log.open("w") as output:
-                self._running.append(
-                    subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-                )
+                if count > 1:
+                    environment |= {
+                        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                        "JAX_NUM_PROCESSES": str(count),
+                        "JAX_PROCESS_ID": str(i),
+                    }
+                mine = [word.replace("{process}", str(i)) for word in command]
+                with log.open("w") as output:
+                    self._running.append(
+                        subprocess.Popen(mine, cwd=ROOT, env=environment, stdout=output, stderr=output)
+                    )
+        except BaseException:  # Ctrl-C between two starts
+            self.wait(timeout=0.0)
+            raise
 
-    def when(
-        self,
-        happened: Callable[[Path], object],
-        number: signal.Signals,
-        *,
-        process: int = 0,
-        timeout: float = 300.0,
+    def reached(
+        self, happened: Callable[[Path], object], *, process: int = 0, timeout: float = 300.0
     ) -> bool:
-        """Send a signal to one process as soon as `happened(workdir)`.
-
-        False if it ended before, or nothing happened in `timeout` seconds.
-        """
+        """Wait until `happened(workdir)`: False if the process ended before, or it took `timeout` seconds."""
         end = time.monotonic() + timeout
         while not happened(self.workdir):
             if self._running[process].poll() is not None or time.monotonic() > end:
                 return False
             time.sleep(0.002)
+        return True
+
+    def when(self, happened, number: signal.Signals, *, process: int = 0, timeout: float = 300.0) -> bool:
+        """Send a signal to one process as soon as `happened(workdir)`; False as of `reached`."""
+        if not self.reached(happened, process=process, timeout=timeout):
+            return False
         self._running[process].send_signal(number)
         return True
+
+    def limit_files(self, size: int, process: int) -> None:
+        """From now on every write of the process past `size` bytes of a file fails, as on a full disk.
+
+        Needs no rights, but Linux.
+        """
+        resource.prlimit(self._running[process].pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def wait(self, timeout: float = 300.0) -> list[int]:
         """The exit codes, negative for signals; whatever runs longer than `timeout` seconds is killed."""
@@ -104,12 +131,16 @@ class Processes:
         self.wait(timeout=0.0)
 
 
-def after(step: int) -> Callable[[Path], bool]:
-    """Whether metrics of `step` are written."""
+def after(step: int, seconds: float = 0.0) -> Callable[[Path], bool]:
+    """Whether metrics of `step` are written, since so many seconds."""
+    since = None
 
     def happened(workdir):
+        nonlocal since
         path = workdir / metrics.FILE
-        return path.exists() and any(row["step"] >= step for row in metrics.read(path))
+        if since is None and path.exists() and any(row["step"] >= step for row in metrics.read(path)):
+            since = time.monotonic()
+        return since is not None and time.monotonic() - since >= seconds
 
     return happened
 
@@ -172,9 +203,59 @@ def differences(one: Path, other: Path, step: int) -> dict[str, float]:
     }
 
 
+def contents(workdir: Path, step: int) -> str:
+    """In words, what `differences` compares of a run, its rows and queues counted."""
+    leaves = jax.tree_util.tree_leaves_with_path(checkpoint(workdir, step)["train"])
+    queues = sum("slots" in jax.tree_util.keystr(path) for path, _ in leaves)
+    return (
+        f"{step} steps: losses ({len(rows(workdir))} rows), parameters, train state with {queues} "
+        f"queue{'s' if queues > 1 else ''}"
+    )
+
+
+def explain(one: Path, other: Path, step: int, limit: float, most: int = 8) -> list[str]:
+    """What differs by more than `limit`, a sentence each: rows of metrics, then arrays, `most` of each."""
+    a, b = (dict(_numbered(rows(run))) for run in (one, other))
+    lines = [f"a row of {run.name} alone: {row}" for row, run in _alone(a, b, one, other)]
+    for key in sorted(a.keys() & b.keys()):
+        if differ := [k for k in a[key] if not abs(a[key][k] - b[key][k]) <= limit]:  # NaN is not
+            found = "; ".join(f"{k} {a[key][k]!r} and {b[key][k]!r}" for k in differ)
+            lines.append(f"step {key[0]} of {one.name} and {other.name}: {found}")
+    x, y = checkpoint(one, step), checkpoint(other, step)
+    gaps = jax.tree.map(_gap, x, y)
+    arrays = [
+        f"{jax.tree_util.keystr(path)} differs by {gap:.3g}"
+        for path, gap in jax.tree_util.tree_leaves_with_path(gaps)
+        if not gap <= limit
+    ]
+    return [line for found in (lines, arrays) for line in _cut(found, most)]
+
+
+def _alone(a: dict, b: dict, one: Path, other: Path) -> Iterator[tuple[dict, Path]]:
+    """Rows that only one of two runs has, by step."""
+    for key in sorted(a.keys() ^ b.keys()):
+        yield (a[key], one) if key in a else (b[key], other)
+
+
+def _numbered(found: list[dict]) -> Iterator[tuple[tuple, dict]]:
+    """Each row under its step, its names, and how many of these came before."""
+    seen = collections.Counter()
+    for row in found:
+        key = (row["step"], tuple(sorted(row)))
+        yield (*key, seen[key]), row
+        seen[key] += 1
+
+
+def _cut(lines: list[str], most: int) -> list[str]:
+    return lines[:most] + ([f"and {len(lines) - most} more"] if len(lines) > most else [])
+
+
+def _gap(x, y) -> float:
+    return float(np.max(np.abs(x.astype(np.float64) - y), initial=0.0))
+
+
 def _largest(a, b) -> float:
-    gaps = jax.tree.map(lambda x, y: np.max(np.abs(x.astype(np.float64) - y), initial=0.0), a, b)
-    return _worst(jax.tree.leaves(gaps))
+    return _worst(jax.tree.leaves(jax.tree.map(_gap, a, b)))
 
 
 def _worst(gaps) -> float:
