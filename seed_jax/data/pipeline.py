@@ -1,7 +1,7 @@
 """From a source to batches, on the host: order, geometry, threads, processes.
 
-Batch `n` is a pure function of (source, views, batch_size, seed, n), and so is each of its rows: the step number
-is the whole position, and any thread, process or host may compute any rows.
+Batch `n` is a pure function of (source, views, batch_size, seed, n), and so is each of its rows: the step
+number is the whole position, and any thread, process or host may compute any rows.
 """
 
 import collections
@@ -114,8 +114,8 @@ def train_batches(
     own index then stands in `bad`, which is -1 elsewhere.
 
     Args:
-      workers: reading processes, which share the rows of each batch; 0 for threads of this process. The batches
-        are the same to the bit.
+      workers: reading processes (`readers.py`), which share the rows of each batch; 0 for threads of this
+        process. The batches are the same to the bit.
       threads: of each process; None for as many as there are cores.
       bad: where unreadable images are noted; a `BadImages` of the source if None.
     """

@@ -1,9 +1,9 @@
 """Reading processes: what several processes compute, side by side and in step.
 
-A reader holds nothing that matters, so it is ended by a kill. Its pipe tells all else: when the parent is gone,
-however it ended, the pipe breaks and the reader ends; when a reader is gone, the parent says so. Ctrl-C and
-SIGTERM do not reach readers: terminals and clusters send them to whole process groups, and the parent needs
-batches until it has saved its state.
+A reader holds nothing that matters, so it is ended by a kill. Its pipe tells all else: when the parent is
+gone, however it ended, the pipe breaks and the reader ends; when a reader is gone, the parent says so. Ctrl-C
+and SIGTERM do not reach readers: terminals and clusters send them to whole process groups, and the parent
+needs batches until it has saved its state.
 """
 
 import atexit
@@ -25,11 +25,11 @@ ALIGNMENT = 64  # bytes, of arrays in shared memory
 def in_step(make: Callable[..., Iterator], shares: Sequence, room: int) -> Iterator[list]:
     """Lists of the next element of the endless `make(share)` of each share, each in a process of its own.
 
-    `make` and the elements are pickled. Arrays within `make` lie in memory that all readers share; those of an
-    element in `room` bytes that its next element overwrites (and in the pipe, slowly, where they do not fit).
+    `make` and the elements are pickled. The arrays of `make` lie in memory that all readers share, those of
+    an element in `room` bytes that its next element overwrites (in the pipe, slowly, where they do not fit).
     `make` must not use a device. Closing the generator, or the end of the program, ends the readers.
 
-    A reader imports the main module anew, as all of Python's spawned processes: a script that starts them
+    A reader imports the main module anew, as all of Python's spawned processes do: a script that starts them
     needs its `if __name__ == '__main__'`.
 
     Raises:
