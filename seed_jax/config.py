@@ -35,7 +35,7 @@ class Data:
       crop_scale: range of the crop's share of the image area, within (0, 1].
       flip: probability of a horizontal flip.
       photometric: preset of `data/photometric.py`.
-      workers: reading processes on each host; 0 for threads alone. The batches are the same.
+      workers: reading processes of each training process; 0 for threads alone. The batches are the same.
     """
 
     source: str = "digits"

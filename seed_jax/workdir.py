@@ -38,9 +38,8 @@ PLACES = {"data.dir": "data.fingerprint", "teacher.weights": "teacher.sha256"}
 def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     """Write `config.json`, or make sure that the one there is the same run.
 
-    The `log` section and `data.workers` may differ.
-
-    Where data and teacher lie may differ too, if the manifest knows them by their content.
+    The `log` section and `data.workers` may differ, and where data and teacher lie may, if the manifest knows
+    them by their content.
     A workdir without a checkpoint has nothing to lose: a run that failed at once is mended and started again.
 
     Raises:

@@ -1,16 +1,22 @@
+import io
 import itertools
 import multiprocessing
 import os
+import pickle
 import select
 import signal
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 from jax._src import xla_bridge
+from PIL import Image
+from test_sources import write_tfds
 
-from seed_jax.data import readers
+from seed_jax.data import pack, readers
+from seed_jax.data.sources import Arrays, open_source
 from seed_jax.errors import UserError
 
 
@@ -64,6 +70,47 @@ def test_arrays_of_the_task_are_not_in_its_pickle(monkeypatch):
     np.testing.assert_array_equal(next(elements), [[5, 6, 7, 8]])
     elements.close()
     assert sizes[0] < 1000
+
+
+def png(grey):
+    out = io.BytesIO()
+    Image.new("RGB", (5, 5), (grey, 0, 0)).save(out, "PNG")
+    return out.getvalue()
+
+
+def folder(path):
+    for n in range(3):
+        (path / f"{n}.png").write_bytes(png(n))
+    return open_source("folder", "all", dir=str(path))
+
+
+def webdataset(path):
+    folder(path)
+    with tarfile.open(path / "x.tar", "w") as tar:
+        for n in range(3):
+            tar.add(path / f"{n}.png", f"{n}.png")
+    return open_source("webdataset", "all", dir=str(path / "x.tar"))
+
+
+def arrayrecord(path):
+    pack.pack(Arrays("noise", np.zeros((3, 5, 5, 3), np.uint8), None), path / "packed")
+    return open_source("arrayrecord", "all", dir=str(path / "packed"))
+
+
+def tfds(path):
+    write_tfds(path, [(png(n), n) for n in range(3)])
+    return open_source("tfds:cifar10", "train", dir=str(path))
+
+
+@pytest.mark.parametrize("kind", [folder, webdataset, arrayrecord, tfds])
+def test_sources_travel_without_what_they_have_open(tmp_path, kind):
+    source = kind(tmp_path)
+    before = [source[n] for n in range(3)]  # whatever it opens late is open
+    arrays = []
+    data = pickle.dumps(source, protocol=5, buffer_callback=arrays.append)
+    assert len(data) < 20_000
+    again = pickle.loads(data, buffers=arrays)
+    assert [again[n] for n in range(3)] == before
 
 
 def test_a_user_error_is_the_parents():

@@ -17,9 +17,7 @@ class Tfds:
 
     def __init__(self, name: str, split: str, dir: str | None = None):
         import tensorflow_datasets as tfds
-        from tensorflow_datasets.proto import tf_example_pb2
 
-        self._parse = tf_example_pb2.Example.FromString
         try:
             builder = tfds.builder(name, data_dir=dir, file_format="array_record")
         except tfds.core.DatasetNotFoundError:
@@ -57,6 +55,11 @@ class Tfds:
 
     def __len__(self):
         return len(self.records)
+
+    def _parse(self, example: bytes):
+        from tensorflow_datasets.proto import tf_example_pb2  # not kept: its class cannot be pickled
+
+        return tf_example_pb2.Example.FromString(example)
 
     def _label(self, feature):
         return feature["label"].int64_list.value[0] if self.num_classes else -1
