@@ -34,6 +34,7 @@ class Data:
       crop_scale: range of the crop's share of the image area, within (0, 1].
       flip: probability of a horizontal flip.
       photometric: preset of `data/photometric.py`.
+      workers: reading processes of each training process; 0 for threads alone. The batches are the same.
     """
 
     source: str = "digits"
@@ -48,6 +49,7 @@ class Data:
     crop_scale: tuple[float, float] = (0.2, 1.0)
     flip: float = 0.5
     photometric: str = "mocov2"
+    workers: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,6 +312,7 @@ def _check(c: Config) -> None:
     ranges = {
         "data.crop_scale": 0 < low <= high <= 1,
         "data.flip": 0 <= c.data.flip <= 1,
+        "data.workers": c.data.workers >= 0,
         "student.image_size": c.student.image_size >= 0,
         "teacher.image_size": c.teacher.image_size >= 0,
         "optim.lr_batch": c.optim.lr_batch >= 0,

@@ -220,7 +220,13 @@ def _batches(p: _Prepared, begin: int, bad: BadImages):
     config = p.config
     return prefetch(
         train_batches(
-            p.sources.train, p.training.views, config.data.batch_size, config.train.seed, begin, bad=bad
+            p.sources.train,
+            p.training.views,
+            config.data.batch_size,
+            config.train.seed,
+            begin,
+            workers=config.data.workers,
+            bad=bad,
         ),
         lambda batch: ({k: batch[k] for k in ("id", "bad")}, parallel.to_devices(p.mesh, batch)),
     )

@@ -36,9 +36,10 @@ PLACES = {"data.dir": "data.fingerprint", "teacher.weights": "teacher.sha256"}
 
 
 def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
-    """Write `config.json`, or make sure that the one there is the same run (the `log` section may differ).
+    """Write `config.json`, or make sure that the one there is the same run.
 
-    Where data and teacher lie may differ too, if the manifest knows them by their content.
+    The `log` section and `data.workers` may differ, and where data and teacher lie may, if the manifest knows
+    them by their content.
     A workdir without a checkpoint has nothing to lose: a run that failed at once is mended and started again.
 
     Raises:
@@ -60,7 +61,7 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
         places = {key for key, content in PLACES.items() if known.get(content)}
         differ = [
             f"{k} is {theirs.get(k, 'absent')} there and {mine.get(k, 'absent')} here"
-            for k in sorted({*theirs, *mine} - places)
+            for k in sorted({*theirs, *mine} - places - {"data.workers"})
             if not k.startswith("log.") and theirs.get(k) != mine.get(k)
         ]
         if differ:

@@ -263,7 +263,7 @@ def test_a_run_goes_on_where_its_data_and_its_teacher_lie_elsewhere(tmp_path):
     raw = tiny.get_config("seed")
     workdir._write(directory / "config.json", workdir._plain(raw))
     workdir._write(directory / "manifest.json", digests)
-    raw.teacher.weights = "b/renamed.pth"
+    raw.teacher.weights, raw.data.workers = "b/renamed.pth", 2
     workdir.claim(directory, raw)
     moved = digests["teacher"] | {"source": "b/renamed.pth", "file": "renamed.pth"}
     workdir.write_manifest(directory, teacher=moved)

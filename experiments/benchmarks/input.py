@@ -73,6 +73,7 @@ def main(arguments=None) -> int:
     print(Table(["pipeline", "images/s of CPU time", "ratio"], rows).markdown())
     print()
     rows = [[f"{n} threads", f"{wall_rate(source, n):.0f}"] for n in (1, 2)]
+    rows += [[f"{n} processes of one thread", f"{wall_rate(source, 1, n):.0f}"] for n in (1, 2)]
     print(Table(["ours", "images/s of the clock"], rows).markdown())
     size = np.mean([len(image) for image in source.encoded]) / 1000
     print(f"\n{len(source)} JPEGs of 500 x 375, {size:.0f} kB on average.")
@@ -128,9 +129,9 @@ def cpu_rates(runs, count, repeats) -> dict[str, float]:
     return {name: count / seconds for name, seconds in best.items()}
 
 
-def wall_rate(source, threads, batches=24) -> float:
-    """Images a second of the clock, by so many threads, once all of them are busy."""
-    drawn = pipeline.train_batches(source, MOCO, BATCH, 0, threads=threads)
+def wall_rate(source, threads, workers=0, batches=24) -> float:
+    """Images a second of the clock, by so many threads (of each reading process), once all are busy."""
+    drawn = pipeline.train_batches(source, MOCO, BATCH, 0, threads=threads, workers=workers)
     for _ in range(threads + 2):
         next(drawn)
     began = time.perf_counter()

@@ -1,11 +1,13 @@
-"""From a source to batches, on the host: order, geometry, threads.
+"""From a source to batches, on the host: order, geometry, threads, processes.
 
-Batch `n` is a pure function of (source, views, batch_size, seed, n): the step number is the whole position.
+Batch `n` is a pure function of (source, views, batch_size, seed, n), and so is each of its rows: the step
+number is the whole position, and any thread, process or host may compute any rows.
 """
 
 import collections
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -18,7 +20,7 @@ import jax
 import numpy as np
 
 from seed_jax import rng
-from seed_jax.data import images
+from seed_jax.data import images, readers
 from seed_jax.data.sources import Source
 from seed_jax.errors import UserError
 
@@ -47,6 +49,7 @@ class BadImages:
         self.source = source
         self.limit = limit
         self.names: dict[int, str] = {}
+        self.errors: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def __len__(self):
@@ -55,7 +58,7 @@ class BadImages:
     def add(self, i: int, error: images.BadImage) -> None:
         with self._lock:
             if i not in self.names:
-                self.names[i] = self.source.name(i)
+                self.names[i], self.errors[i] = self.source.name(i), str(error)
                 logging.warning("skipping unreadable image %s (%s)", self.names[i], error)
             self.check(len(self.names), self.names.values())
 
@@ -78,9 +81,10 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return images // batch_size
 
 
-def _threads() -> int:
-    """Reading threads: one a core that this process may use, 16 at most."""
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+def _threads(workers: int = 1) -> int:
+    """Reading threads of each of so many processes: one a core that this process may use, 16 at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(16, cores // workers))
 
 
 def local_rows(batch_size: int) -> slice:
@@ -98,6 +102,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     *,
+    workers: int = 0,
     threads: int | None = None,
     bad: BadImages | None = None,
 ):
@@ -109,11 +114,23 @@ def train_batches(
     own index then stands in `bad`, which is -1 elsewhere.
 
     Args:
+      workers: reading processes (`readers.py`), which share the rows of each batch; 0 for threads of this
+        process. The batches are the same to the bit.
+      threads: of each process; None for as many as there are cores.
       bad: where unreadable images are noted; a `BadImages` of the source if None.
     """
-    steps = steps_per_epoch(len(source), batch_size)
+    steps_per_epoch(len(source), batch_size)  # or it raises
     rows = local_rows(batch_size)
     bad = BadImages(source) if bad is None else bad
+    task = source, views, batch_size, seed
+    if workers:
+        return _in_processes(task, rows, start_step, workers, threads, bad)
+    return _in_threads(_train_rows(*task, rows, bad), start_step, sys.maxsize, threads)
+
+
+def _train_rows(source, views, batch_size, seed, rows, bad):
+    """The function from a step to those rows of its global batch."""
+    steps = steps_per_epoch(len(source), batch_size)
 
     @functools.lru_cache(maxsize=2)
     def order(epoch):
@@ -124,7 +141,33 @@ def train_batches(
         indices = order(epoch)[step * batch_size : (step + 1) * batch_size][rows]
         return _train_batch(source, indices, views, seed, epoch, bad)
 
-    return _in_threads(batch, start_step, sys.maxsize, threads)
+    return batch
+
+
+def _in_processes(task, rows, start, workers, threads, bad):
+    """As `_in_threads`: each process makes its share of the rows of every batch, by threads of its own."""
+    source, views, *_ = task
+    workers = min(workers, rows.stop - rows.start)
+    ends = [rows.start + (rows.stop - rows.start) * n // workers for n in range(workers + 1)]
+    shares = [slice(*pair) for pair in itertools.pairwise(ends)]
+    largest = max(share.stop - share.start for share in shares)
+    room = 4096 + 64 * largest + largest * sum(3 * spec.count * spec.size**2 for spec in views)
+    make = functools.partial(_share, task, start, threads or _threads(workers), bad.limit)
+    for parts in readers.in_step(make, shares, room):
+        for _, found in parts:
+            for i, error in found.items():
+                bad.add(i, images.BadImage(error))
+        yield jax.tree.map(lambda *x: np.concatenate(x), *(batch for batch, _ in parts))
+
+
+def _share(task, start, threads, limit, rows):
+    """In a reading process: those rows of each batch, and what bad images have been found since the last."""
+    logging.disable(logging.WARNING)  # the parent names them
+    bad, told = BadImages(task[0], limit), 0
+    for batch in _in_threads(_train_rows(*task, rows, bad), start, sys.maxsize, threads):
+        found = dict(itertools.islice(bad.errors.copy().items(), told, None))
+        told += len(found)
+        yield batch, found
 
 
 def _in_threads(batch, start, stop, threads):

@@ -1,5 +1,6 @@
 import itertools
 import logging
+import multiprocessing
 import threading
 
 import jax
@@ -101,6 +102,22 @@ def test_threads_do_not_matter(source):
     assert_equal(one, four)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reading_processes_do_not_matter(source, workers):
+    threads = take(9, source, VIEWS, 10, seed=1, start_step=3)
+    assert_equal(threads, take(9, source, VIEWS, 10, seed=1, start_step=3, workers=workers))
+
+
+def test_reading_processes_share_the_rows_of_a_host(monkeypatch, source):
+    as_processes(monkeypatch, 5, 3)  # two rows, so two readers at most
+    threads = take(3, source, VIEWS, 10, seed=1, start_step=4)
+    batches = prefetch(train_batches(source, VIEWS, 10, seed=1, start_step=4, workers=4), lambda batch: batch)
+    assert_equal(threads, list(itertools.islice(batches, 3)))
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
+
+
 def test_the_views_of_a_sample_depend_on_seed_id_and_pass_alone(source):
     big, small = samples(take(2, source, VIEWS, 25, seed=1)), samples(take(10, source, VIEWS, 5, seed=1))
     common = big.keys() & small.keys()
@@ -167,6 +184,22 @@ def test_too_many_bad_images_stop_the_run(jpegs):
         take(2, source, VIEWS[:1], 100, seed=0)
     with pytest.raises(UserError, match="More than 1 %"):
         list(eval_batches(source, 16, 50))
+
+
+def test_bad_images_of_reading_processes(jpegs, caplog, capfd):
+    source = open_source("folder", "all", dir=str(jpegs))
+    bad = pipeline.BadImages(source)
+    with caplog.at_level(logging.WARNING):
+        batches = take(4, source, VIEWS[:1], 100, seed=0, bad=bad, workers=2)
+    assert sorted(bad.names) == [17, 18]
+    warnings = [message for message in caplog.messages if "skipping unreadable" in message]
+    assert len(warnings) == 2  # by the parent, once, in whichever pass and reader they come up again
+    assert "skipping" not in capfd.readouterr().err
+    assert_equal(batches, take(4, source, VIEWS[:1], 100, seed=0))
+    for n in range(30, 40):
+        (jpegs / f"{n:03}.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"More than 1 % of the 200 images cannot be read, .*\.jpg"):
+        take(2, source, VIEWS[:1], 100, seed=0, workers=2)
 
 
 @pytest.mark.parametrize("form", ["png", "webp", "gif", "bmp"])

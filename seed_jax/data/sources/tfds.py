@@ -23,10 +23,8 @@ class Tfds:
 
     def __init__(self, name: str, split: str, dir: str | None = None):
         import tensorflow_datasets as tfds
-        from tensorflow_datasets.proto import tf_example_pb2
 
         check_local("data.dir", dir or "")
-        self._parse = tf_example_pb2.Example.FromString
         try:
             builder = tfds.builder(name, data_dir=dir, file_format="array_record")
         except tfds.core.DatasetNotFoundError:
@@ -69,7 +67,10 @@ class Tfds:
         return len(self.records)
 
     def _feature(self, i):
-        return self._parse(read(self.records, self.shards, int(i))).features.feature
+        from tensorflow_datasets.proto import tf_example_pb2  # not kept: its class cannot be pickled
+
+        example = read(self.records, self.shards, int(i))
+        return tf_example_pb2.Example.FromString(example).features.feature
 
     def _label(self, feature):
         return feature["label"].int64_list.value[0] if self.num_classes else -1
