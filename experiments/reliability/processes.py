@@ -189,7 +189,9 @@ def rows(workdir: Path) -> list[dict]:
 
 
 def differences(one: Path, other: Path, step: int) -> dict[str, float]:
-    """The largest absolute difference of two runs at `step`: network, queue and optimizer, logged metrics.
+    """The largest difference of two runs at `step`: network, queue and optimizer, logged metrics.
+
+    Of numbers up to 1 it is absolute, of larger ones relative.
 
     Infinity where the metrics are not of the same steps, or anything is NaN.
     """
@@ -199,7 +201,7 @@ def differences(one: Path, other: Path, step: int) -> dict[str, float]:
     return {
         "network": _largest(a["model"], b["model"]),
         "train state": _largest(a["train"], b["train"]),
-        "metrics": _worst([abs(x[k] - y[k]) for x, y in lines for k in x]) if same else float("inf"),
+        "metrics": _worst([_gap(x[k], y[k]) for x, y in lines for k in x]) if same else float("inf"),
     }
 
 
@@ -218,7 +220,7 @@ def explain(one: Path, other: Path, step: int, limit: float, most: int = 8) -> l
     a, b = (dict(_numbered(rows(run))) for run in (one, other))
     lines = [f"a row of {run.name} alone: {row}" for row, run in _alone(a, b, one, other)]
     for key in sorted(a.keys() & b.keys()):
-        if differ := [k for k in a[key] if not abs(a[key][k] - b[key][k]) <= limit]:  # NaN is not
+        if differ := [k for k in a[key] if not _gap(a[key][k], b[key][k]) <= limit]:  # NaN is not
             found = "; ".join(f"{k} {a[key][k]!r} and {b[key][k]!r}" for k in differ)
             lines.append(f"step {key[0]} of {one.name} and {other.name}: {found}")
     x, y = checkpoint(one, step), checkpoint(other, step)
@@ -251,7 +253,8 @@ def _cut(lines: list[str], most: int) -> list[str]:
 
 
 def _gap(x, y) -> float:
-    return float(np.max(np.abs(x.astype(np.float64) - y), initial=0.0))
+    x, y = np.float64(x), np.float64(y)
+    return float(np.max(np.abs(x - y) / np.maximum(1, np.abs(y)), initial=0.0))
 
 
 def _largest(a, b) -> float:
