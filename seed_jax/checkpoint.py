@@ -9,13 +9,14 @@ import contextlib
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from seed_jax import parallel
 from seed_jax.errors import UserError
 from seed_jax.state import TrainState
 
@@ -35,11 +36,15 @@ class Checkpoints:
         self.directory, self._keep = directory, keep
         self.damaged: list[str] = []
         if jax.process_index() == 0:
-            for path in directory.glob("[0-9]*/metrics/metrics"):  # orbax reads all of them at its start
-                if not _is_json(path):
-                    step = path.parent.parent.name
-                    self._set_aside(step, f"The checkpoint {directory}/{step} is damaged (its score)")
-        _anywhere(False)  # no process opens the folder before this is done
+            small = ("metrics/metrics", "_CHECKPOINT_METADATA")  # orbax reads the first of all at its start
+            found = [path for name in small for path in directory.glob(f"[0-9]*/{name}")]
+            for step in sorted(
+                {path.relative_to(directory).parts[0] for path in found if not _is_json(path)}
+            ):
+                self._set_aside(
+                    step, f"The checkpoint {directory}/{step} is damaged (its score or its window)"
+                )
+        parallel.anywhere(False)  # no process opens the folder before this is done
         self._open()
 
     def latest(self) -> int | None:
@@ -47,9 +52,12 @@ class Checkpoints:
         found = self._orbax.latest
         return None if found is None else found.step
 
-    def save(self, state: TrainState, step: int, score: float | None) -> None:
+    def save(self, state: TrainState, step: int, score: float | None, window: Sequence[dict] = ()) -> None:
         """Start writing; the arrays are copied before this returns, so the state may be donated right
         after.
+
+        Args:
+          window: metrics, float32 scalars, of the last steps, which are not yet in a line of `metrics.jsonl`.
 
         Raises:
           UserError: the one before could not be written, or this one cannot be begun; a full disk, say.
@@ -59,8 +67,11 @@ class Checkpoints:
         self.wait()
         trees = {"model": _model(state), "train": _train(state)}
         metrics = None if score is None else {"score": score}
+        rows = [{name: float(value) for name, value in row.items()} for row in jax.device_get(list(window))]
         with self._writing(step):
-            self._orbax.save_checkpointables_async(step, trees, metrics=metrics, force=True)
+            self._orbax.save_checkpointables_async(
+                step, trees, metrics=metrics, force=True, custom_metadata={"window": rows}
+            )
         self._step = step
 
     def restore(self, like: TrainState) -> TrainState:
@@ -80,7 +91,7 @@ class Checkpoints:
                 )
             except UserError as error:
                 errors[step] = error
-            if not _anywhere(step in errors):
+            if not parallel.anywhere(step in errors):
                 break
             errors.setdefault(step, UserError(f"The checkpoint {self.directory}/{step} is damaged."))
         else:
@@ -91,6 +102,26 @@ class Checkpoints:
                 self._set_aside(damaged, str(error))
             self._open()
         return TrainState(**trees["model"], **trees["train"])
+
+    def window(self) -> list[dict]:
+        """The `window` that the newest was saved with; empty for those of older versions."""
+        saved = self._orbax.checkpointables_metadata().custom_metadata or {}
+        return [{name: np.float32(value) for name, value in row.items()} for row in saved.get("window", [])]
+
+    def rate(self, step: int, score: float | None) -> None:
+        """Give the finished checkpoint of `step` its score, if it was saved without one.
+
+        Only the score of process 0 counts. It is written whole or not at all.
+        """
+        folder = self.directory / str(step)
+        if jax.process_index() == 0 and score is not None and not (folder / "metrics").exists():
+            written = self.directory.with_name("score")
+            with self._writing(step):
+                written.mkdir(exist_ok=True)
+                (written / "metrics").write_text(json.dumps({"score": score}))
+                written.rename(folder / "metrics")
+        parallel.anywhere(False)  # no process looks before this is done
+        self._orbax.reload()
 
     def wait(self) -> None:
         """Until what is being written is finished.
@@ -177,11 +208,6 @@ def _load(load, step, directory, model, train=None):
         raise UserError(
             f"The checkpoint {directory}/{step} is damaged or does not fit this config's networks: {reason}"
         ) from error
-
-
-def _anywhere(flag: bool) -> bool:
-    """Whether the flag is true on any process."""
-    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def _is_json(path: Path) -> bool:

@@ -94,6 +94,11 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is true in any process; all of them ask."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
 def _keep_freed_memory() -> None:
     """Let glibc keep large freed blocks, instead of returning them to the system.
 

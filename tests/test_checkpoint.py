@@ -55,6 +55,37 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 5, 6]
 
 
+def test_a_score_that_comes_late_counts_as_one_that_was_saved(tmp_path):
+    for late in (False, True):
+        directory = tmp_path / str(late) / "checkpoints"
+        checkpoints = Checkpoints(directory, keep=1)
+        checkpoints.save(make(1), 1, None if late else 0.9)
+        checkpoints.wait()
+        checkpoints.rate(1, 0.9)
+        checkpoints.rate(1, 0.1)  # it has one
+        checkpoints.close()
+        checkpoints = Checkpoints(directory, keep=1)
+        for step in (2, 3):
+            checkpoints.save(make(step), step, 0.5)
+        checkpoints.rate(3, None)
+        checkpoints.close()
+        assert sorted(int(path.name) for path in directory.iterdir()) == [1, 3]
+        assert [path.name for path in directory.parent.iterdir()] == ["checkpoints"]
+
+
+def test_the_steps_of_an_unfinished_line_are_kept_exactly(tmp_path):
+    window = [{"loss": np.float32(1 / 3), "lr": np.float32(1e-30)}, {"loss": np.float32(7), "lr": np.pi}]
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(make(1), 1, None, jax.tree.map(jnp.float32, window))
+    checkpoints.wait()
+    assert checkpoints.window() == jax.tree.map(np.float32, window)
+    assert all(type(value) is np.float32 for row in checkpoints.window() for value in row.values())
+    checkpoints.save(make(2), 2, None)
+    checkpoints.wait()
+    assert checkpoints.window() == []
+    checkpoints.close()
+
+
 def test_the_state_may_be_donated_right_after(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     current = sharded(1)
@@ -91,6 +122,7 @@ gives_up = pytest.mark.filterwarnings("ignore:coroutine", "ignore::pytest.Pytest
         ("train/d/*", None),
         ("train/array_metadatas/*", 0.5),
         ("metrics/metrics", 0.5),
+        ("_CHECKPOINT_METADATA", 0.5),
     ],
 )
 def test_the_one_before_a_damaged_one_is_restored(two, file, kept):

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -72,7 +72,8 @@ class MetricsWriter:
     def truncate(self, step: int) -> None:
         """Drop the lines after `step`, from which a run resumes; the file is replaced atomically.
 
-        A file of which nothing would stay is kept as `metrics.jsonl.old`, after what lies there already.
+        With a negative step, for a run that begins anew, the lines are kept in `metrics.jsonl.old`, after
+        what lies there already.
         TensorBoard hides its events after `step`; W&B is left as it is.
         """
         if not self._active:
@@ -82,7 +83,7 @@ class MetricsWriter:
         if kept == len(rows):
             return
         self._file.close()
-        if not kept:
+        if step < 0:
             with self.path.with_suffix(".jsonl.old").open("a") as old:
                 old.write(self.path.read_text())
         _rewrite(self.path, keep=lambda row: row["step"] <= step)
@@ -90,6 +91,10 @@ class MetricsWriter:
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = _start_tensorboard(self.path.parent, purge_step=step + 1)
+
+    def score(self, step: int) -> float | None:
+        """The score that is written at `step`; None without one, and in other processes than 0."""
+        return last_score(row for row in read(self.path) if row["step"] == step) if self._active else None
 
     def close(self) -> None:
         if self._file is not None:
@@ -126,6 +131,12 @@ def read(path: str | os.PathLike) -> list[dict[str, float]]:
             raise UserError(f"{path}, line {number} is not JSON ({error.msg}); remove the line.") from error
         rows.append({name: math.nan if value is None else value for name, value in row.items()})
     return rows
+
+
+def last_score(rows: Iterable[Mapping[str, float]]) -> float | None:
+    """What counts as the score of a run, top-1 of a classifier, else kNN, of the last line that has it."""
+    scores = [row.get("top1", row.get("knn")) for row in rows]
+    return next((score for score in reversed(scores) if score is not None), None)
 
 
 def _rewrite(path: Path, keep: Callable[[dict], bool]) -> None:
