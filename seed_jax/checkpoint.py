@@ -7,9 +7,11 @@ so nothing else is needed to go on.
 
 import contextlib
 import json
+import logging
 import re
 import shutil
 from collections.abc import Sequence
+from concurrent import futures
 from pathlib import Path
 
 import jax
@@ -21,6 +23,7 @@ from seed_jax.errors import UserError
 from seed_jax.state import TrainState
 
 policies = ocp.training.preservation_policies
+POLL_SECONDS = 0.2  # how often several processes ask one another whether all have written
 
 
 class Checkpoints:
@@ -35,6 +38,8 @@ class Checkpoints:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self._keep = directory, keep
         self.damaged: list[str] = []
+        self._failure: BaseException | None = None
+        logging.getLogger("absl").addFilter(self._note_failure)
         if jax.process_index() == 0:
             small = ("metrics/metrics", "_CHECKPOINT_METADATA")  # orbax reads the first of all at its start
             found = [path for name in small for path in directory.glob(f"[0-9]*/{name}")]
@@ -130,10 +135,37 @@ class Checkpoints:
           UserError: it could not be written.
         """
         with self._writing(self._step):
-            self._orbax.wait()
+            if jax.process_count() == 1:
+                self._orbax.wait()
+            else:
+                self._wait_together()
+
+    def _wait_together(self):
+        """As soon as one process could not write, all of them raise."""
+        thread = futures.ThreadPoolExecutor(1, thread_name_prefix="written")
+        waiting = thread.submit(self._orbax.wait)
+        thread.shutdown(wait=False)
+        while True:
+            futures.wait([waiting], timeout=POLL_SECONDS)
+            error = self._failure or (waiting.exception() if waiting.done() else None)
+            if parallel.anywhere(error is not None):
+                raise error or OSError("another process could not write its part")
+            if not parallel.anywhere(not waiting.done()):
+                return
+
+    def _note_failure(self, record) -> bool:
+        """Sees what is logged. A process that could not write tells its log only, and waits for the others.
+
+        They wait for it up to 20 minutes. Orbax's `timeout_secs` would cut that short, but it counts from the
+        start of the write, and a slow one is none that failed.
+        """
+        if record.threadName == "async_save" and record.exc_info:
+            self._failure = record.exc_info[1]
+        return True
 
     def close(self) -> None:
         """Wait until everything is written."""
+        logging.getLogger("absl").removeFilter(self._note_failure)
         with self._writing(self._step):
             self._orbax.close()
 
@@ -151,9 +183,10 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # tensorstore reports what the system said as a ValueError
-            said = re.search(r"OS error \d+: ([^\]]+)", str(error))
-            reason = said.group(1) if said else str(error).splitlines()[0]
-            last = self.latest()
+            line = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            said = re.search(r"OS error \d+: ([^\]]+)|: ([^:]+) \[os_error_code", line)
+            reason = said[1] or said[2] if said else line
+            last = max((found.step for found in self._orbax.checkpoints if found.step != step), default=None)
             kept = f"the one of step {last} is kept" if last else "there is none before it"
             raise UserError(
                 f"The checkpoint of step {step} cannot be written to {self.directory} ({reason}); {kept}: "

@@ -2,7 +2,12 @@
 
 import functools
 import gc
+import os
 import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import chex
 import jax
@@ -13,6 +18,8 @@ import pytest
 from seed_jax import parallel, queue, state
 from seed_jax.checkpoint import Checkpoints
 from seed_jax.errors import UserError
+
+TESTS = Path(__file__).parent
 
 
 def make(step, features=3):
@@ -179,6 +186,66 @@ def test_full_disk_keeps_the_last_good_one(two):
     checkpoints.close()
     del told
     gc.collect()
+
+
+FAILING = """
+import resource, sys
+from pathlib import Path
+from seed_jax import parallel
+parallel.start()
+import jax
+from seed_jax.checkpoint import Checkpoints
+from test_checkpoint import sharded
+
+checkpoints = Checkpoints(Path(sys.argv[1]), keep=2)
+checkpoints.save(sharded(1), 1, None)
+checkpoints.wait()
+if jax.process_index() == int(sys.argv[2]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
+with parallel.ending_with_the_others("start again"):
+    checkpoints.save(sharded(2), 2, None)
+    checkpoints.wait()
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_all_processes_end_when_one_cannot_write(tmp_path, victim):
+    """At once: orbax alone would have them wait for one another, for 20 minutes."""
+    directory = tmp_path / "checkpoints"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+        "JAX_NUM_CPU_DEVICES": "4",
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", FAILING, directory, str(victim)],
+            env={**environment, "JAX_PROCESS_ID": str(i)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=120)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [1, 1], said
+    for i, text in enumerate(said):
+        reason = "File too large" if i == victim else "another process could not write its part"
+        assert f"step 2 cannot be written to {directory} ({reason}); the one of step 1 is kept" in text
+    checkpoints = Checkpoints(directory, keep=2)
+    assert checkpoints.latest() == 1
+    checkpoints.close()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
 
 
 @gives_up
