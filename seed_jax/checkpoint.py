@@ -32,25 +32,37 @@ class Checkpoints:
     Args:
       directory: the `checkpoints` folder; made when missing.
       keep: how many of the newest stay; the one with the highest probe score stays too.
+
+    Raises:
+      UserError: the folder cannot be made or written.
     """
 
     def __init__(self, directory: Path, keep: int):
-        directory.mkdir(parents=True, exist_ok=True)
         self.directory, self._keep = directory, keep
         self.damaged: list[str] = []
         self._failure: BaseException | None = None
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:
+                self._set_unreadable_aside()
+            parallel.anywhere(False)  # no process opens the folder before this is done
+            self._open()
+        except OSError as error:
+            raise UserError(
+                f"{directory} cannot be written ({error.strerror or error}): make it writable, or give "
+                "another --workdir."
+            ) from error
         logging.getLogger("absl").addFilter(self._note_failure)
-        if jax.process_index() == 0:
-            small = ("metrics/metrics", "_CHECKPOINT_METADATA")  # orbax reads the first of all at its start
-            found = [path for name in small for path in directory.glob(f"[0-9]*/{name}")]
-            for step in sorted(
-                {path.relative_to(directory).parts[0] for path in found if not _is_json(path)}
-            ):
-                self._set_aside(
-                    step, f"The checkpoint {directory}/{step} is damaged (its score or its window)"
-                )
-        parallel.anywhere(False)  # no process opens the folder before this is done
-        self._open()
+
+    def _set_unreadable_aside(self):
+        small = ("metrics/metrics", "_CHECKPOINT_METADATA")  # orbax reads the first of all at its start
+        found = [path for name in small for path in self.directory.glob(f"[0-9]*/{name}")]
+        for step in sorted(
+            {path.relative_to(self.directory).parts[0] for path in found if not _is_json(path)}
+        ):
+            self._set_aside(
+                step, f"The checkpoint {self.directory}/{step} is damaged (its score or its window)"
+            )
 
     def latest(self) -> int | None:
         """The newest finished step, or None."""
@@ -100,7 +112,11 @@ class Checkpoints:
                 break
             errors.setdefault(step, UserError(f"The checkpoint {self.directory}/{step} is damaged."))
         else:
-            raise next(iter(errors.values()))
+            newest = next(iter(errors.values()))
+            raise UserError(
+                f"{newest}; no other can be read either: give the config that it was trained with, or "
+                "another --workdir to begin anew."
+            ) from newest
         if errors:
             self._orbax.close()
             for damaged, error in errors.items():
@@ -219,7 +235,12 @@ def load_model(workdir: Path, like: dict, *, best: bool = False) -> tuple[dict, 
             which = "probed" if best else "finished"
             raise UserError(f"{workdir} holds no {which} checkpoint: let its run reach its first one.")
         model = {"params": like["params"], "model_state": {k: v for k, v in like.items() if k != "params"}}
-        trees = _load(orbax.load_checkpointables, found.step, directory, model)
+        try:
+            trees = _load(orbax.load_checkpointables, found.step, directory, model)
+        except UserError as error:
+            raise UserError(
+                f"{error}; start its run again, which goes on from the newest one that is whole."
+            ) from error
     return {"params": trees["model"]["params"], **trees["model"]["model_state"]}, found.step
 
 

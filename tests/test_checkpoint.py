@@ -166,6 +166,12 @@ def test_nothing_is_moved_when_none_is_whole(two):
     gc.collect()
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/checkpoints cannot be written \(Not a directory\): make it"):
+        Checkpoints(tmp_path / "file" / "checkpoints", keep=1)
+
+
 @gives_up
 def test_full_disk_keeps_the_last_good_one(two):
     checkpoints = Checkpoints(two, keep=2)
@@ -253,7 +259,7 @@ def test_another_network_is_told_in_one_sentence(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(make(1), 1, None)
     checkpoints.wait()
-    with pytest.raises(UserError, match="does not fit this config's networks") as caught:
+    with pytest.raises(UserError, match="does not fit this config's networks.*: give the config") as caught:
         checkpoints.restore(sharded(0, features=4))
     assert "\n" not in str(caught.value)
     checkpoints.close()

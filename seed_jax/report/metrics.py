@@ -27,7 +27,8 @@ class MetricsWriter:
       wandb: project to log to, or None. A resumed run goes on under the same W&B id.
 
     Raises:
-      UserError: a W&B project is named but wandb is not installed.
+      UserError: a W&B project is named but wandb is not installed; or the file cannot be written, here and
+        in each method.
     """
 
     def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True, wandb: str | None = None):
@@ -40,12 +41,13 @@ class MetricsWriter:
             raise UserError(
                 f"logging to the W&B project {wandb!r} needs the package wandb; `pip install wandb`."
             )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
-            _rewrite(self.path, keep=lambda row: True)
-        self._file = self.path.open("a")
-        if tensorboard and importlib.util.find_spec("tensorboardX"):
-            self._tensorboard = _start_tensorboard(self.path.parent)
+        with self._writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+                _rewrite(self.path, keep=lambda row: True)
+            self._file = self.path.open("a")
+            if tensorboard and importlib.util.find_spec("tensorboardX"):
+                self._tensorboard = _start_tensorboard(self.path.parent)
         if wandb:
             self._wandb = _start_wandb(wandb, self.path.parent.resolve())
 
@@ -55,14 +57,9 @@ class MetricsWriter:
             return
         numbers = {name: float(value) for name, value in metrics.items()}
         line = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        try:
+        with self._writing():
             self._file.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written ({error.strerror}): make room, and the same command goes on "
-                "from the newest checkpoint."
-            ) from error
         if self._tensorboard is not None:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, int(step))
@@ -82,15 +79,16 @@ class MetricsWriter:
         kept = sum(row["step"] <= step for row in rows)
         if kept == len(rows):
             return
-        self._file.close()
-        if step < 0:
-            with self.path.with_suffix(".jsonl.old").open("a") as old:
-                old.write(self.path.read_text())
-        _rewrite(self.path, keep=lambda row: row["step"] <= step)
-        self._file = self.path.open("a")
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = _start_tensorboard(self.path.parent, purge_step=step + 1)
+        with self._writing():
+            self._file.close()
+            if step < 0:
+                with self.path.with_suffix(".jsonl.old").open("a") as old:
+                    old.write(self.path.read_text())
+            _rewrite(self.path, keep=lambda row: row["step"] <= step)
+            self._file = self.path.open("a")
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+                self._tensorboard = _start_tensorboard(self.path.parent, purge_step=step + 1)
 
     def score(self, step: int) -> float | None:
         """The score that is written at `step`; None without one, and in other processes than 0."""
@@ -104,6 +102,16 @@ class MetricsWriter:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}): make room or make it writable, and the "
+                "same command goes on from the newest checkpoint."
+            ) from error
 
     def __enter__(self) -> "MetricsWriter":
         return self
