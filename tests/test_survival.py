@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import chex
 import jax
@@ -15,6 +17,7 @@ import tiny
 from experiments.reliability.processes import (
     EVERY,
     PASS,
+    ROOT,
     Processes,
     after,
     checkpoint,
@@ -22,7 +25,6 @@ from experiments.reliability.processes import (
     half_written,
     newest_checkpoint,
     rows,
-    writing,
 )
 from seed_jax import models, monitor, parallel, train
 from seed_jax.data.pipeline import eval_batches
@@ -209,14 +211,42 @@ def test_second_signal_ends_at_once():
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
+# main.py, which kills itself where the checkpoint of step 10 lacks nothing but its name
+KILLED = """
+import os, runpy, signal
+rename = os.rename
+
+def kill(source, target, **options):
+    if os.path.basename(target) == "10":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target, **options)
+
+os.rename = kill
+runpy.run_path("main.py", run_name="__main__")
+"""
+
+
 def test_process_killed_while_it_writes_a_checkpoint(tmp_path, whole, capsys):
-    with Processes(tmp_path / "cut", "seed", 20) as process:
-        assert process.when(writing(), signal.SIGKILL)
-        assert process.wait() == [-signal.SIGKILL]
+    length = [f"--config.{key}={value}" for key, value in LENGTH.items()]
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            KILLED,
+            "--config=tests/tiny.py:seed",
+            f"--workdir={tmp_path / 'cut'}",
+            *length,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
     assert half_written(tmp_path / "cut")
-    newest = newest_checkpoint(tmp_path / "cut")
     run(tmp_path / "cut")
-    assert f"going on from step {newest} of 20" in capsys.readouterr().out
+    assert "going on from step 5 of 20" in capsys.readouterr().out
     assert differences(tmp_path / "cut", whole, 20) == {"network": 0, "train state": 0, "metrics": 0}
 
 
@@ -267,7 +297,7 @@ def test_two_processes_end_together(tmp_path):
     """One dies and the other ends and says so; resumed, one gets SIGTERM and both save and end."""
     with Processes(tmp_path / "run", "seed", 100_000, count=2) as both:
         assert both.when(newest_checkpoint, signal.SIGKILL, process=1)
-        codes = both.wait(timeout=60)
+        codes = both.wait()
         assert codes[0] not in (0, -signal.SIGKILL), both.said(0)
         # Whoever notices first: the loop, or JAX while the loop waits for it.
         assert re.search("Process 0 of 2 stops, for another one ended|another task died", both.said(0))
