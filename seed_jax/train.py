@@ -176,7 +176,7 @@ def _loop(p: _Prepared, started: float):
             return last_score([scores])
 
         score = writer.score(begin)
-        probed = parallel.anywhere(score is not None)
+        probed = parallel.anywhere(score is not None)  # a stop saves without the probe
         try:
             for step in range(begin, length.total + 1):
                 stopping = stop.reached(step) and step < length.total
