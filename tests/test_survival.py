@@ -121,13 +121,16 @@ def probed(tmp_path_factory):
 
 @pytest.fixture
 def crash(monkeypatch):
-    """`crash(step)`: the run ends with a RuntimeError after that step, its checkpoints written."""
+    """`crash(step)`: the run ends with a RuntimeError, once, after that step."""
     noted = monitor.Monitor.step
 
     def at(step):
+        due = [step]
+
         def note(self, now, *args, **options):
             noted(self, now, *args, **options)
-            if now == step:
+            if [now] == due:
+                due.clear()
                 raise RuntimeError("power cut")
 
         monkeypatch.setattr(monitor.Monitor, "step", note)
