@@ -35,6 +35,14 @@ class Lengths:
     probe: int
     save: int
 
+    def saves(self, step: int) -> bool:
+        """Whether every run has a checkpoint at this step; one that was stopped has others too."""
+        return step == self.total or (step > 0 and step % self.save == 0)
+
+    def probes(self, step: int) -> bool:
+        """Whether there is a probe at this step; wherever every run has a checkpoint, there is."""
+        return self.saves(step) or step % self.probe == 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:

@@ -7,19 +7,23 @@ so nothing else is needed to go on.
 
 import contextlib
 import json
+import logging
 import re
 import shutil
+from collections.abc import Sequence
+from concurrent import futures
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from seed_jax import parallel
 from seed_jax.errors import UserError
 from seed_jax.state import TrainState
 
 policies = ocp.training.preservation_policies
+POLL_SECONDS = 0.2  # how often several processes ask one another whether all have written
 
 
 class Checkpoints:
@@ -28,28 +32,49 @@ class Checkpoints:
     Args:
       directory: the `checkpoints` folder; made when missing.
       keep: how many of the newest stay; the one with the highest probe score stays too.
+
+    Raises:
+      UserError: the folder cannot be made or written.
     """
 
     def __init__(self, directory: Path, keep: int):
-        directory.mkdir(parents=True, exist_ok=True)
         self.directory, self._keep = directory, keep
         self.damaged: list[str] = []
-        if jax.process_index() == 0:
-            for path in directory.glob("[0-9]*/metrics/metrics"):  # orbax reads all of them at its start
-                if not _is_json(path):
-                    step = path.parent.parent.name
-                    self._set_aside(step, f"The checkpoint {directory}/{step} is damaged (its score)")
-        _anywhere(False)  # no process opens the folder before this is done
-        self._open()
+        self._failure: BaseException | None = None
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:
+                self._set_unreadable_aside()
+            parallel.anywhere(False)  # no process opens the folder before this is done
+            self._open()
+        except OSError as error:
+            raise UserError(
+                f"{directory} cannot be written ({error.strerror or error}): make it writable, or give "
+                "another --workdir."
+            ) from error
+        logging.getLogger("absl").addFilter(self._note_failure)
+
+    def _set_unreadable_aside(self):
+        small = ("metrics/metrics", "_CHECKPOINT_METADATA")  # orbax reads the first of all at its start
+        found = [path for name in small for path in self.directory.glob(f"[0-9]*/{name}")]
+        for step in sorted(
+            {path.relative_to(self.directory).parts[0] for path in found if not _is_json(path)}
+        ):
+            self._set_aside(
+                step, f"The checkpoint {self.directory}/{step} is damaged (its score or its window)"
+            )
 
     def latest(self) -> int | None:
         """The newest finished step, or None."""
         found = self._orbax.latest
         return None if found is None else found.step
 
-    def save(self, state: TrainState, step: int, score: float | None) -> None:
+    def save(self, state: TrainState, step: int, score: float | None, window: Sequence[dict] = ()) -> None:
         """Start writing; the arrays are copied before this returns, so the state may be donated right
         after.
+
+        Args:
+          window: metrics, float32 scalars, of the last steps, which are not yet in a line of `metrics.jsonl`.
 
         Raises:
           UserError: the one before could not be written, or this one cannot be begun; a full disk, say.
@@ -59,8 +84,11 @@ class Checkpoints:
         self.wait()
         trees = {"model": _model(state), "train": _train(state)}
         metrics = None if score is None else {"score": score}
+        rows = [{name: float(value) for name, value in row.items()} for row in jax.device_get(list(window))]
         with self._writing(step):
-            self._orbax.save_checkpointables_async(step, trees, metrics=metrics, force=True)
+            self._orbax.save_checkpointables_async(
+                step, trees, metrics=metrics, force=True, custom_metadata={"window": rows}
+            )
         self._step = step
 
     def restore(self, like: TrainState) -> TrainState:
@@ -80,17 +108,41 @@ class Checkpoints:
                 )
             except UserError as error:
                 errors[step] = error
-            if not _anywhere(step in errors):
+            if not parallel.anywhere(step in errors):
                 break
             errors.setdefault(step, UserError(f"The checkpoint {self.directory}/{step} is damaged."))
         else:
-            raise next(iter(errors.values()))
+            newest = next(iter(errors.values()))
+            raise UserError(
+                f"{newest}; no other can be read either: give the config that it was trained with, or "
+                "another --workdir to begin anew."
+            ) from newest
         if errors:
             self._orbax.close()
             for damaged, error in errors.items():
                 self._set_aside(damaged, str(error))
             self._open()
         return TrainState(**trees["model"], **trees["train"])
+
+    def window(self) -> list[dict]:
+        """The `window` that the newest was saved with; empty for those of older versions."""
+        saved = self._orbax.checkpointables_metadata().custom_metadata or {}
+        return [{name: np.float32(value) for name, value in row.items()} for row in saved.get("window", [])]
+
+    def rate(self, step: int, score: float | None) -> None:
+        """Give the finished checkpoint of `step` its score, if it was saved without one.
+
+        Only the score of process 0 counts. It is written whole or not at all.
+        """
+        folder = self.directory / str(step)
+        if jax.process_index() == 0 and score is not None and not (folder / "metrics").exists():
+            written = self.directory.with_name("score")
+            with self._writing(step):
+                written.mkdir(exist_ok=True)
+                (written / "metrics").write_text(json.dumps({"score": score}))
+                written.rename(folder / "metrics")
+        parallel.anywhere(False)  # no process looks before this is done
+        self._orbax.reload()
 
     def wait(self) -> None:
         """Until what is being written is finished.
@@ -99,10 +151,37 @@ class Checkpoints:
           UserError: it could not be written.
         """
         with self._writing(self._step):
-            self._orbax.wait()
+            if jax.process_count() == 1:
+                self._orbax.wait()
+            else:
+                self._wait_together()
+
+    def _wait_together(self):
+        """As soon as one process could not write, all of them raise."""
+        thread = futures.ThreadPoolExecutor(1, thread_name_prefix="written")
+        waiting = thread.submit(self._orbax.wait)
+        thread.shutdown(wait=False)
+        while True:
+            futures.wait([waiting], timeout=POLL_SECONDS)
+            error = self._failure or (waiting.exception() if waiting.done() else None)
+            if parallel.anywhere(error is not None):
+                raise error or OSError("another process could not write its part")
+            if not parallel.anywhere(not waiting.done()):
+                return
+
+    def _note_failure(self, record) -> bool:
+        """Sees what is logged. A process that could not write tells its log only, and waits for the others.
+
+        They wait for it up to 20 minutes. Orbax's `timeout_secs` would cut that short, but it counts from the
+        start of the write, and a slow one is none that failed.
+        """
+        if record.threadName == "async_save" and record.exc_info:
+            self._failure = record.exc_info[1]
+        return True
 
     def close(self) -> None:
         """Wait until everything is written."""
+        logging.getLogger("absl").removeFilter(self._note_failure)
         with self._writing(self._step):
             self._orbax.close()
 
@@ -120,9 +199,10 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # tensorstore reports what the system said as a ValueError
-            said = re.search(r"OS error \d+: ([^\]]+)", str(error))
-            reason = said.group(1) if said else str(error).splitlines()[0]
-            last = self.latest()
+            line = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            said = re.search(r"OS error \d+: ([^\]]+)|: ([^:]+) \[os_error_code", line)
+            reason = said[1] or said[2] if said else line
+            last = max((found.step for found in self._orbax.checkpoints if found.step != step), default=None)
             kept = f"the one of step {last} is kept" if last else "there is none before it"
             raise UserError(
                 f"The checkpoint of step {step} cannot be written to {self.directory} ({reason}); {kept}: "
@@ -155,7 +235,12 @@ def load_model(workdir: Path, like: dict, *, best: bool = False) -> tuple[dict, 
             which = "probed" if best else "finished"
             raise UserError(f"{workdir} holds no {which} checkpoint: let its run reach its first one.")
         model = {"params": like["params"], "model_state": {k: v for k, v in like.items() if k != "params"}}
-        trees = _load(orbax.load_checkpointables, found.step, directory, model)
+        try:
+            trees = _load(orbax.load_checkpointables, found.step, directory, model)
+        except UserError as error:
+            raise UserError(
+                f"{error}; start its run again, which goes on from the newest one that is whole."
+            ) from error
     return {"params": trees["model"]["params"], **trees["model"]["model_state"]}, found.step
 
 
@@ -177,11 +262,6 @@ def _load(load, step, directory, model, train=None):
         raise UserError(
             f"The checkpoint {directory}/{step} is damaged or does not fit this config's networks: {reason}"
         ) from error
-
-
-def _anywhere(flag: bool) -> bool:
-    """Whether the flag is true on any process."""
-    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def _is_json(path: Path) -> bool:

@@ -3,7 +3,10 @@
 import contextlib
 import ctypes
 import os
+import re
 import sys
+import time
+import traceback
 from pathlib import Path
 
 import jax
@@ -16,7 +19,13 @@ from seed_jax.errors import UserError
 
 DATA_AXIS = "data"
 HEARTBEAT_SECONDS = 30  # after this silence a process counts as dead, and the others end
+LAST_SECONDS = 3  # how long the coordinator waits at a failure for the others to fail too
 FAREWELL_SECONDS = 20  # how long a process that failed waits at its exit for the others
+# What JAX says of another process that is gone; the statuses alone when they are used for nothing else.
+ANOTHER = re.compile(
+    "^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)|gloo|nccl|connection|barrier|coordination",
+    re.IGNORECASE,
+)
 
 
 def start() -> None:
@@ -69,29 +78,69 @@ def _number(name: str) -> int | None:
 
 @contextlib.contextmanager
 def ending_with_the_others(way_out: str):
-    """With several processes, end this one with a sentence and exit code 1 when one of the others is gone.
+    """End a failure so that no process is left waiting for another.
 
-    What is left of the run cannot go on, and an orderly exit would wait for the process that is gone.
+    With several processes this one ends here, with its sentence or traceback and exit code 1, when it has a
+    `UserError` or an error of JAX's, such as that another one is gone. What is left of the run cannot go on,
+    and an orderly exit would wait for threads that wait for the others, such as those that write a
+    checkpoint.
+
+    Raises:
+      UserError: the devices' memory does not suffice.
     """
+    alone = jax.process_count() == 1
+    try:
+        with _memory_named():
+            yield
+    except UserError as error:
+        if alone:
+            raise
+        _end(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        if alone:
+            raise
+        if not ANOTHER.search(str(error)):
+            _end(traceback.format_exc())
+        me, reason = f"{jax.process_index()} of {jax.process_count()}", _first_line(error)
+        _end(f"Process {me} stops, for another one ended or cannot be reached ({reason}): {way_out}.")
+
+
+@contextlib.contextmanager
+def _memory_named():
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        me, reason = f"{jax.process_index()} of {jax.process_count()}", str(error).splitlines()[0]
-        print(
-            f"\nProcess {me} stops, for another one ended or cannot be reached ({reason}): {way_out}.",
-            file=sys.stderr,
-        )
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+        raise UserError(
+            f"The memory does not suffice ({_first_line(error)}): lower data.batch_size with "
+            "--config.data.batch_size; --plan tells what a run needs."
+        ) from error
+
+
+def _end(said: str):
+    """End this process at once; the coordinator after those that failed with it, for JAX kills them then."""
+    print(f"\n{said}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(LAST_SECONDS)
+    os._exit(1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def wait_for_all(name: str) -> None:
     """Until every process is here, so that none waits for a slower one at its exit."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is true in any process; all of them ask."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def _keep_freed_memory() -> None:

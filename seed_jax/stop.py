@@ -44,6 +44,14 @@ class StopRequest:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would ignore a second one
         return True
 
+    def asked_here(self) -> bool:
+        """Whether what runs between two steps, a probe, is to be abandoned.
+
+        Never with several processes: these agree at steps only, and none may leave the others alone in a
+        computation.
+        """
+        return jax.process_count() == 1 and self._asked
+
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             numbers = EXIT_CODES if jax.process_count() == 1 else [signal.SIGINT]

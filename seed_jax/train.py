@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
 
 from seed_jax import build, parallel, report, workdir
 from seed_jax import config as config_lib
@@ -15,10 +16,13 @@ from seed_jax.checkpoint import Checkpoints
 from seed_jax.config import Config
 from seed_jax.data.pipeline import BadImages, prefetch, train_batches
 from seed_jax.errors import UserError
-from seed_jax.evals.online import OnlineProbe
+from seed_jax.evals.online import Abandoned, OnlineProbe
 from seed_jax.monitor import Monitor, NotFinite, say
-from seed_jax.report.metrics import MetricsWriter
+from seed_jax.report.metrics import MetricsWriter, last_score, read
 from seed_jax.stop import Stopped, StopRequest
+
+# Of steps whose metrics were saved by a stop: their samples are not, so a bad image among them has no name.
+NO_SAMPLES = {"id": np.empty((0, 2), np.uint32), "bad": np.empty(0, np.int32)}
 
 
 def run(
@@ -49,11 +53,11 @@ def run(
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh), _ending_with_the_others(directory):
         prepared = _prepare(config, raw, Path(directory), mesh, sources, loaded, name)
-        score = _loop(prepared, started)
+        _loop(prepared, started)
         if jax.process_index() == 0:
             say(f"{name}: done, {report.run_report(directory)}")
         parallel.wait_for_all("done")
-    return score
+    return last_score(read(directory))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +141,9 @@ def _loop(p: _Prepared, started: float):
         writer = stack.enter_context(
             MetricsWriter(p.directory, tensorboard=config.log.tensorboard, wandb=config.log.wandb or None)
         )
-        writer.truncate(begin if begin else -1)
+        window = checkpoints.window() if begin else []  # the steps before `begin` that have no line yet
+        cut = begin - len(window)  # the last step that has
+        writer.truncate(cut if begin else -1)
         bad = BadImages(p.sources.train)
         monitor = stack.enter_context(
             contextlib.closing(
@@ -145,7 +151,7 @@ def _loop(p: _Prepared, started: float):
                     writer,
                     bad,
                     name=name,
-                    start=begin,
+                    start=cut,
                     steps=length.total,
                     steps_per_pass=length.epoch,
                     every=config.log.every_steps,
@@ -153,37 +159,49 @@ def _loop(p: _Prepared, started: float):
                 )
             )
         )
+        for step, metrics in enumerate(window, start=cut + 1):
+            monitor.step(step, metrics, NO_SAMPLES, 0.0, compiled=True)
         batches = stack.enter_context(contextlib.closing(_batches(p, begin, bad)))
         stop = stack.enter_context(StopRequest())
         stack.enter_context(_ending_with_the_others(p.directory))  # before closing waits for one that is gone
 
         def measure(step):
             """Write the probe's scores; the one that counts, or None."""
-            scores = p.probe({"params": current.params, **current.model_state}) if p.probe else {}
-            score = scores.get("top1", scores.get("knn"))
+            scores = {}
+            if p.probe is not None:
+                scores |= p.probe({"params": current.params, **current.model_state}, stop.asked_here)
             if step == 0 and p.teacher_probe is not None:
-                scores |= {f"teacher_{k}": v for k, v in p.teacher_probe(p.teacher_variables).items()}
+                found = p.teacher_probe(p.teacher_variables, stop.asked_here)
+                scores |= {f"teacher_{k}": v for k, v in found.items()}
             if scores:
                 writer.write(step, scores)
-            return score
+            return last_score([scores])
 
-        score = None
+        score = writer.score(begin)
+        probed = parallel.anywhere(score is not None)  # a stop saves without the probe
         try:
             for step in range(begin, length.total + 1):
                 stopping = stop.reached(step) and step < length.total
-                saving = step > begin and (step == length.total or step % length.save == 0)
-                probing = saving or (step % length.probe == 0 and (step > begin or step == 0))
+                saves, probes = length.saves(step), length.probes(step)
+                probing = probes and not (probed and step == begin)
+                if probes or step % config.log.every_steps == 0:
+                    window = []
                 if probing or stopping:
                     monitor.flush()
                     with monitor.pause():
                         if probing and not stopping:
-                            score = measure(step)
-                        if saving or (stopping and step > begin):
-                            checkpoints.save(current, step, None if stopping else score)
+                            try:
+                                score = measure(step)
+                            except Abandoned:
+                                stopping = True
+                        if step > begin and (saves or stopping):
+                            checkpoints.save(current, step, None if stopping else score, window)
                 if stopping:
                     checkpoints.wait()
                     say(f"{name}: stopped at step {step} of {length.total}; the same command goes on there")
                     raise Stopped(stop.exit_code)
+                if begin and step == begin and saves:
+                    checkpoints.rate(step, score)
                 if step == length.total:
                     break
                 before = time.perf_counter()
@@ -200,13 +218,14 @@ def _loop(p: _Prepared, started: float):
                     with jax.transfer_guard("disallow"):
                         current, metrics = p.training.step(current, p.teacher_variables, batch)
                 monitor.step(step + 1, metrics, samples, waited, compiled=step == begin)
+                window.append(metrics)
         except NotFinite as error:
             checkpoints.wait()
             last = checkpoints.latest()
             kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
             way_out = "lower optim.lr or set optim.clip_norm" + (", in another --workdir" if last else "")
             raise UserError(f"{error}; {kept} in {p.directory}: {way_out}.") from error
-    return score
+        checkpoints.wait()
 
 
 def _ending_with_the_others(directory):

@@ -2,7 +2,12 @@
 
 import functools
 import gc
+import os
 import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import chex
 import jax
@@ -13,6 +18,8 @@ import pytest
 from seed_jax import parallel, queue, state
 from seed_jax.checkpoint import Checkpoints
 from seed_jax.errors import UserError
+
+TESTS = Path(__file__).parent
 
 
 def make(step, features=3):
@@ -55,6 +62,37 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 5, 6]
 
 
+def test_a_score_that_comes_late_counts_as_one_that_was_saved(tmp_path):
+    for late in (False, True):
+        directory = tmp_path / str(late) / "checkpoints"
+        checkpoints = Checkpoints(directory, keep=1)
+        checkpoints.save(make(1), 1, None if late else 0.9)
+        checkpoints.wait()
+        checkpoints.rate(1, 0.9)
+        checkpoints.rate(1, 0.1)  # it has one
+        checkpoints.close()
+        checkpoints = Checkpoints(directory, keep=1)
+        for step in (2, 3):
+            checkpoints.save(make(step), step, 0.5)
+        checkpoints.rate(3, None)
+        checkpoints.close()
+        assert sorted(int(path.name) for path in directory.iterdir()) == [1, 3]
+        assert [path.name for path in directory.parent.iterdir()] == ["checkpoints"]
+
+
+def test_the_steps_of_an_unfinished_line_are_kept_exactly(tmp_path):
+    window = [{"loss": np.float32(1 / 3), "lr": np.float32(1e-30)}, {"loss": np.float32(7), "lr": np.pi}]
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(make(1), 1, None, jax.tree.map(jnp.float32, window))
+    checkpoints.wait()
+    assert checkpoints.window() == jax.tree.map(np.float32, window)
+    assert all(type(value) is np.float32 for row in checkpoints.window() for value in row.values())
+    checkpoints.save(make(2), 2, None)
+    checkpoints.wait()
+    assert checkpoints.window() == []
+    checkpoints.close()
+
+
 def test_the_state_may_be_donated_right_after(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     current = sharded(1)
@@ -91,6 +129,7 @@ gives_up = pytest.mark.filterwarnings("ignore:coroutine", "ignore::pytest.Pytest
         ("train/d/*", None),
         ("train/array_metadatas/*", 0.5),
         ("metrics/metrics", 0.5),
+        ("_CHECKPOINT_METADATA", 0.5),
     ],
 )
 def test_the_one_before_a_damaged_one_is_restored(two, file, kept):
@@ -127,6 +166,12 @@ def test_nothing_is_moved_when_none_is_whole(two):
     gc.collect()
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/checkpoints cannot be written \(Not a directory\): make it"):
+        Checkpoints(tmp_path / "file" / "checkpoints", keep=1)
+
+
 @gives_up
 def test_full_disk_keeps_the_last_good_one(two):
     checkpoints = Checkpoints(two, keep=2)
@@ -149,12 +194,72 @@ def test_full_disk_keeps_the_last_good_one(two):
     gc.collect()
 
 
+FAILING = """
+import resource, sys
+from pathlib import Path
+from seed_jax import parallel
+parallel.start()
+import jax
+from seed_jax.checkpoint import Checkpoints
+from test_checkpoint import sharded
+
+checkpoints = Checkpoints(Path(sys.argv[1]), keep=2)
+checkpoints.save(sharded(1), 1, None)
+checkpoints.wait()
+if jax.process_index() == int(sys.argv[2]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
+with parallel.ending_with_the_others("start again"):
+    checkpoints.save(sharded(2), 2, None)
+    checkpoints.wait()
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_all_processes_end_when_one_cannot_write(tmp_path, victim):
+    """At once: orbax alone would have them wait for one another, for 20 minutes."""
+    directory = tmp_path / "checkpoints"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+        "JAX_NUM_CPU_DEVICES": "4",
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", FAILING, directory, str(victim)],
+            env={**environment, "JAX_PROCESS_ID": str(i)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=120)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [1, 1], said
+    for i, text in enumerate(said):
+        reason = "File too large" if i == victim else "another process could not write its part"
+        assert f"step 2 cannot be written to {directory} ({reason}); the one of step 1 is kept" in text
+    checkpoints = Checkpoints(directory, keep=2)
+    assert checkpoints.latest() == 1
+    checkpoints.close()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
 @gives_up
 def test_another_network_is_told_in_one_sentence(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(make(1), 1, None)
     checkpoints.wait()
-    with pytest.raises(UserError, match="does not fit this config's networks") as caught:
+    with pytest.raises(UserError, match="does not fit this config's networks.*: give the config") as caught:
         checkpoints.restore(sharded(0, features=4))
     assert "\n" not in str(caught.value)
     checkpoints.close()

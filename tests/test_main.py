@@ -148,6 +148,18 @@ def test_a_run_and_its_override(start, tmp_path):
     assert [row["step"] for row in metrics.read(tmp_path)] == [1, 2]
 
 
+def test_sigterm_at_the_start(tmp_path):
+    """The config file sends it, so it comes before anything else has begun."""
+    (tmp_path / "own.py").write_text(
+        "import os, signal\n\ndef get_config():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    command = [sys.executable, "main.py", f"--config={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'run'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert result.stderr == "\nStopped outside the training: the same command starts it or goes on.\n"
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("missing", ["workdir", "config"])
 def test_required_flags(missing, tmp_path):
     given = {"workdir": f"--workdir={tmp_path}", "config": TINY}

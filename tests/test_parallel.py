@@ -1,5 +1,7 @@
 """Joining other processes: what the environment must say, and what is told when one of them is gone."""
 
+import re
+
 import jax
 import pytest
 
@@ -59,9 +61,55 @@ def test_processes_that_do_not_meet(environment, monkeypatch):
         parallel.start()
 
 
+MEMORY = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"
+GONE = "UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:49577"
+
+
 def test_an_error_of_the_only_process_is_its_own():
-    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE"), parallel.ending_with_the_others("x"):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+    for said in (GONE, "INTERNAL: cuDNN failed", "INVALID_ARGUMENT: shapes"):
+        with (
+            pytest.raises(jax.errors.JaxRuntimeError, match=re.escape(said)),
+            parallel.ending_with_the_others("x"),
+        ):
+            raise jax.errors.JaxRuntimeError(said)
+
+
+def test_memory_that_does_not_suffice_names_the_batch_size():
+    with (
+        pytest.raises(UserError, match=r"allocating 9 bytes.*lower data.batch_size") as told,
+        parallel.ending_with_the_others("x"),
+    ):
+        raise jax.errors.JaxRuntimeError(MEMORY)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (jax.errors.JaxRuntimeError(GONE), "Process 1 of 2 stops, for another one ended .*49577.*: start"),
+        (
+            jax.errors.JaxRuntimeError("UNAVAILABLE: x"),
+            "Process 1 of 2 stops, for another one ended .*: start",
+        ),
+        (jax.errors.JaxRuntimeError(MEMORY), "^\nThe memory does not suffice .*data.batch_size"),
+        (jax.errors.JaxRuntimeError("INTERNAL: cuDNN"), "^\nTraceback (.|\n)*test_parallel(.|\n)*cuDNN"),
+        (UserError("The disk is full."), "^\nThe disk is full.\n$"),
+    ],
+)
+def test_what_one_of_several_says_before_it_ends(monkeypatch, capsys, error, words):
+    class Ended(BaseException):
+        pass
+
+    def end(code):
+        assert code == 1
+        raise Ended
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(parallel.os, "_exit", end)
+    with pytest.raises(Ended), parallel.ending_with_the_others("start"):
+        raise error
+    assert re.search(words, capsys.readouterr().err)
 
 
 def test_the_mesh_has_the_devices_in_order():

@@ -1,9 +1,13 @@
 """Signals, crashes, full disks, other devices, several processes: the run that goes on is the same run."""
 
+import functools
 import gc
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import chex
 import jax
@@ -13,6 +17,7 @@ import tiny
 from experiments.reliability.processes import (
     EVERY,
     PASS,
+    ROOT,
     Processes,
     after,
     checkpoint,
@@ -20,9 +25,10 @@ from experiments.reliability.processes import (
     half_written,
     newest_checkpoint,
     rows,
-    writing,
 )
 from seed_jax import models, monitor, parallel, train
+from seed_jax.data.pipeline import eval_batches
+from seed_jax.evals import online
 from seed_jax.stop import Stopped, StopRequest
 
 LENGTH = {"train.steps": 20, "train.checkpoint_epochs": EVERY / PASS}  # one program for all tests
@@ -33,9 +39,9 @@ def tiny_model(monkeypatch):
     monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
 
 
-def run(directory):
+def run(directory, **changes):
     raw = tiny.get_config("seed")
-    raw.update_from_flattened_dict(LENGTH)
+    raw.update_from_flattened_dict(LENGTH | changes)
     return train.run(raw, directory)
 
 
@@ -55,12 +61,15 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def send(monkeypatch):
-    """`send(number, step)`: the run sends itself that signal while that step is under way."""
+    """`send(number, step)`: the run sends itself that signal, once, while that step is under way."""
     noted = monitor.Monitor.step
 
     def at(number, step):
+        due = [step]
+
         def note(self, now, *args, **options):
-            if now == step:
+            if [now] == due:
+                due.clear()
                 os.kill(os.getpid(), number)
             noted(self, now, *args, **options)
 
@@ -87,6 +96,109 @@ def test_stopped_run_saves_and_goes_on_bitwise(tmp_path, send, whole, capsys):
     assert rows(tmp_path / "cut") == rows(whole)
 
 
+PROBED = {
+    "evals.knn": True,
+    "evals.every_epochs": 4 / PASS,  # probes at multiples of 4, and of 5 with the checkpoints
+    "evals.bank_size": 32,
+    "evals.batch_size": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    """`probed(every)`: an uninterrupted run with probes, and lines of so many steps."""
+
+    @functools.cache
+    def make(every):
+        directory = tmp_path_factory.mktemp("probed") / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(models.MODELS, "tiny", tiny.Tiny)
+            run(directory, **PROBED, **{"log.every_steps": every})
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def crash(monkeypatch):
+    """`crash(step)`: the run ends with a RuntimeError, once, after that step."""
+    noted = monitor.Monitor.step
+
+    def at(step):
+        due = [step]
+
+        def note(self, now, *args, **options):
+            noted(self, now, *args, **options)
+            if [now] == due:
+                due.clear()
+                raise RuntimeError("power cut")
+
+        monkeypatch.setattr(monitor.Monitor, "step", note)
+
+    return at
+
+
+def best(directory):
+    """The steps and scores of what is kept, of those that have one."""
+    paths = (directory / "checkpoints").glob("*/metrics/metrics")
+    return {int(path.parent.parent.name): json.loads(path.read_text())["score"] for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("every", "stops"),
+    [
+        (7, (2, 3, 4, 10)),  # within a window, twice in one; at a probe; at a checkpoint
+        (5, (-7, 13, -14)),  # killed too, with and without a window to go on with
+        (50, (8, 20)),
+    ],
+)
+def test_metrics_are_those_of_an_uninterrupted_run(tmp_path, send, crash, probed, capsys, every, stops):
+    """SIGTERM at each of the steps; a crash at negative ones."""
+    log = {"log.every_steps": every}
+    for step in stops:
+        (send if step > 0 else crash)(*([signal.SIGTERM, step] if step > 0 else [-step]))
+        with pytest.raises(Stopped if step > 0 else RuntimeError):
+            run(tmp_path / "cut", **PROBED, **log)
+    score = run(tmp_path / "cut", **PROBED, **log)
+    assert rows(tmp_path / "cut") == rows(probed(every))
+    assert score == rows(probed(every))[-1]["knn"]
+    assert max(best(tmp_path / "cut").values()) == max(best(probed(every)).values())
+    chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 20), checkpoint(probed(every), 20))
+
+
+@pytest.mark.parametrize("probe", [4, 10, 20])  # neither the first nor the last; with a checkpoint; the last
+def test_a_probe_is_abandoned_at_once_and_run_again(tmp_path, monkeypatch, probed, capsys, probe):
+    asked = []
+
+    def batches(*args):
+        for i, batch in enumerate(eval_batches(*args)):
+            if newest_line(tmp_path / "cut") == probe:
+                asked.append(i)
+                if len(asked) == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(online, "eval_batches", batches)
+    options = {"log.every_steps": 50}
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path / "cut", **PROBED, **options)
+    assert (stopped.value.code, asked) == (0, [0, 1])
+    assert f"stopped at step {probe} of 20" in capsys.readouterr().out
+    assert "knn" not in rows(tmp_path / "cut")[-1]
+    assert steps_kept(tmp_path / "cut")[-1] == probe
+    run(tmp_path / "cut", **PROBED, **options)
+    assert rows(tmp_path / "cut") == rows(probed(50))
+    assert best(tmp_path / "cut").items() >= {20: rows(probed(50))[-1]["knn"]}.items()
+    scores = {row["step"]: row["knn"] for row in rows(probed(50)) if "knn" in row}
+    assert best(tmp_path / "cut").items() <= scores.items()
+
+
+def newest_line(directory):
+    """The step of the last line of a run's metrics; None before there is one."""
+    path = directory / "metrics.jsonl"
+    return rows(directory)[-1]["step"] if path.exists() and path.stat().st_size else None
+
+
 def test_stop_before_the_first_new_step_saves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(StopRequest, "reached", lambda self, step: True)
     with pytest.raises(Stopped):
@@ -102,14 +214,42 @@ def test_second_signal_ends_at_once():
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
+# main.py, which kills itself where the checkpoint of step 10 lacks nothing but its name
+KILLED = """
+import os, runpy, signal
+rename = os.rename
+
+def kill(source, target, **options):
+    if os.path.basename(target) == "10":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target, **options)
+
+os.rename = kill
+runpy.run_path("main.py", run_name="__main__")
+"""
+
+
 def test_process_killed_while_it_writes_a_checkpoint(tmp_path, whole, capsys):
-    with Processes(tmp_path / "cut", "seed", 20) as process:
-        assert process.when(writing(), signal.SIGKILL)
-        assert process.wait() == [-signal.SIGKILL]
+    length = [f"--config.{key}={value}" for key, value in LENGTH.items()]
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            KILLED,
+            "--config=tests/tiny.py:seed",
+            f"--workdir={tmp_path / 'cut'}",
+            *length,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
     assert half_written(tmp_path / "cut")
-    newest = newest_checkpoint(tmp_path / "cut")
     run(tmp_path / "cut")
-    assert f"going on from step {newest} of 20" in capsys.readouterr().out
+    assert "going on from step 5 of 20" in capsys.readouterr().out
     assert differences(tmp_path / "cut", whole, 20) == {"network": 0, "train state": 0, "metrics": 0}
 
 
@@ -160,7 +300,7 @@ def test_two_processes_end_together(tmp_path):
     """One dies and the other ends and says so; resumed, one gets SIGTERM and both save and end."""
     with Processes(tmp_path / "run", "seed", 100_000, count=2) as both:
         assert both.when(newest_checkpoint, signal.SIGKILL, process=1)
-        codes = both.wait(timeout=60)
+        codes = both.wait()
         assert codes[0] not in (0, -signal.SIGKILL), both.said(0)
         # Whoever notices first: the loop, or JAX while the loop waits for it.
         assert re.search("Process 0 of 2 stops, for another one ended|another task died", both.said(0))

@@ -141,12 +141,13 @@ def test_step_compiles_once_in_a_run_with_probes_and_checkpoints(tmp_path, caplo
     assert steps_kept(tmp_path) == [3, 6]
 
 
-def test_finished_run_run_again_changes_nothing(tmp_path, monkeypatch):
-    run(tmp_path)
+def test_finished_run_run_again_changes_nothing(tmp_path):
+    probe = {"evals__knn": True, "evals__bank_size": 32, "evals__batch_size": 64}
+    score = run(tmp_path, **probe)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")}
     lines = (tmp_path / "metrics.jsonl").read_text()
     manifest = (tmp_path / "manifest.json").read_text()
-    run(tmp_path)
+    assert run(tmp_path, **probe) == score == rows(tmp_path)[-1]["knn"]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")} == before
     assert (tmp_path / "metrics.jsonl").read_text() == lines
     assert (tmp_path / "manifest.json").read_text() == manifest

@@ -1,5 +1,7 @@
 """The probe during training: what the network is worth on the split that choices are made on."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,10 @@ from seed_jax.data.sources import Source, Subset
 from seed_jax.errors import UserError
 from seed_jax.evals.features import Extractor
 from seed_jax.evals.knn import knn
+
+
+class Abandoned(Exception):
+    """The run was asked to stop during a probe; what it had measured is dropped."""
 
 
 class OnlineProbe:
@@ -38,26 +44,38 @@ class OnlineProbe:
         keys = ([e.feature] if e.knn else []) + (["logits"] if "logits" in names else [])
         self._extract = Extractor(network, mesh, keys=tuple(keys)) if keys else None
 
-    def __call__(self, variables) -> dict[str, float]:
-        """Accuracies in [0, 1] by name; none where there is nothing to measure."""
+    def __call__(self, variables, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        """Accuracies in [0, 1] by name; none where there is nothing to measure.
+
+        Raises:
+          Abandoned: `stop()`, which is asked before each batch, was true.
+        """
         if self._extract is None:
             return {}
-        features, labels = self._features(variables, self._queries)
+        features, labels = self._features(variables, self._queries, stop)
         scores = {}
         if "logits" in features:
             scores["top1"] = float(np.mean(features["logits"].argmax(axis=1) == labels))
         if self._bank is not None:
             e = self._config.evals
-            bank, bank_labels = self._features(variables, self._bank)
+            bank, bank_labels = self._features(variables, self._bank, stop)
             k = min(e.k, len(bank_labels))
             found = knn(bank[e.feature], bank_labels, features[e.feature], labels, mesh=self._mesh, k=(k,))
             scores["knn"] = found[k]
         return scores
 
-    def _features(self, variables, source):
+    def _features(self, variables, source, stop):
         size, batch_size = self._config.data.image_size, self._config.evals.batch_size
-        features, labels, _ = self._extract(variables, eval_batches(source, size, batch_size))
+        batches = _until(stop, eval_batches(source, size, batch_size))
+        features, labels, _ = self._extract(variables, batches)
         return features, labels
+
+
+def _until(stop, batches):
+    for batch in batches:
+        if stop():
+            raise Abandoned
+        yield batch
 
 
 def feature_names(network, variables, image_size: int, num_classes: int) -> set[str]:

@@ -6,11 +6,12 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
 
+from seed_jax import files
 from seed_jax.errors import UserError
 
 FILE = "metrics.jsonl"
@@ -27,7 +28,8 @@ class MetricsWriter:
       wandb: project to log to, or None. A resumed run goes on under the same W&B id.
 
     Raises:
-      UserError: a W&B project is named but wandb is not installed.
+      UserError: a W&B project is named but wandb is not installed; or the file cannot be written, here and
+        in each method.
     """
 
     def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True, wandb: str | None = None):
@@ -40,12 +42,13 @@ class MetricsWriter:
             raise UserError(
                 f"logging to the W&B project {wandb!r} needs the package wandb; `pip install wandb`."
             )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
-            _rewrite(self.path, keep=lambda row: True)
-        self._file = self.path.open("a")
-        if tensorboard and importlib.util.find_spec("tensorboardX"):
-            self._tensorboard = _start_tensorboard(self.path.parent)
+        with self._writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+                _rewrite(self.path, keep=lambda row: True)
+            self._file = self.path.open("a")
+            if tensorboard and importlib.util.find_spec("tensorboardX"):
+                self._tensorboard = _start_tensorboard(self.path.parent)
         if wandb:
             self._wandb = _start_wandb(wandb, self.path.parent.resolve())
 
@@ -58,14 +61,9 @@ class MetricsWriter:
             return
         numbers = {name: float(value) for name, value in metrics.items()}
         line = {name: value if math.isfinite(value) else None for name, value in numbers.items()} | texts
-        try:
+        with self._writing():
             self._file.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written ({error.strerror}): make room, and the same command goes on "
-                "from the newest checkpoint."
-            ) from error
         if self._tensorboard is not None:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, int(step))
@@ -75,7 +73,8 @@ class MetricsWriter:
     def truncate(self, step: int) -> None:
         """Drop the lines after `step`, from which a run resumes; the file is replaced atomically.
 
-        A file of which nothing would stay is kept as `metrics.jsonl.old`, after what lies there already.
+        With a negative step, for a run that begins anew, the lines are kept in `metrics.jsonl.old`, after
+        what lies there already.
         TensorBoard hides its events after `step`; W&B is left as it is.
         """
         if not self._active:
@@ -84,15 +83,20 @@ class MetricsWriter:
         kept = sum(row["step"] <= step for row in rows)
         if kept == len(rows):
             return
-        self._file.close()
-        if not kept:
-            with self.path.with_suffix(".jsonl.old").open("a") as old:
-                old.write(self.path.read_text())
-        _rewrite(self.path, keep=lambda row: row["step"] <= step)
-        self._file = self.path.open("a")
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = _start_tensorboard(self.path.parent, purge_step=step + 1)
+        with self._writing():
+            self._file.close()
+            if step < 0:
+                with self.path.with_suffix(".jsonl.old").open("a") as old:
+                    old.write(self.path.read_text())
+            _rewrite(self.path, keep=lambda row: row["step"] <= step)
+            self._file = self.path.open("a")
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+                self._tensorboard = _start_tensorboard(self.path.parent, purge_step=step + 1)
+
+    def score(self, step: int) -> float | None:
+        """The score that is written at `step`; None without one, and in other processes than 0."""
+        return last_score(row for row in read(self.path) if row["step"] == step) if self._active else None
 
     def close(self) -> None:
         if self._file is not None:
@@ -102,6 +106,16 @@ class MetricsWriter:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}): make room or make it writable, and the "
+                "same command goes on from the newest checkpoint."
+            ) from error
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -131,15 +145,17 @@ def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
     return rows
 
 
+def last_score(rows: Iterable[Mapping[str, float]]) -> float | None:
+    """What counts as the score of a run, top-1 of a classifier, else kNN, of the last line that has it."""
+    scores = [row.get("top1", row.get("knn")) for row in rows]
+    return next((score for score in reversed(scores) if score is not None), None)
+
+
 def _rewrite(path: Path, keep: Callable[[dict], bool]) -> None:
     rows = [row for row in read(path) if keep(row)]
     lines = (json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n" for row in rows)
-    temporary = path.with_suffix(".jsonl.tmp")
-    with temporary.open("w") as file:
+    with files.whole(path, "w") as file:
         file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _start_tensorboard(workdir: Path, **options):

@@ -4,12 +4,12 @@ import resource
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seed_jax.errors import UserError
 from seed_jax.report import metrics
-from seed_jax.report.metrics import MetricsWriter, read
+from seed_jax.report.metrics import MetricsWriter, last_score, read
 
 
 def write(workdir, steps, **options):
@@ -54,6 +54,7 @@ def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+@settings(deadline=None)
 @given(cut=st.integers(0, 200))
 def test_a_run_killed_at_any_byte_can_go_on(tmp_path_factory, cut):
     workdir = tmp_path_factory.mktemp("run")
@@ -116,6 +117,13 @@ def events(workdir):
             rest = rest[16 + length :]
 
 
+def test_lines_before_the_first_checkpoint_are_not_kept_beside(tmp_path):
+    write(tmp_path, [3])
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.truncate(0)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_a_file_of_which_nothing_would_stay_is_kept_beside(tmp_path):
     lines = []
     for loss in (1.0, 2.0):
@@ -142,6 +150,29 @@ def test_full_disk_is_one_sentence(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [row["step"] for row in read(tmp_path)] == [1]
+
+
+def test_a_file_that_cannot_be_made_or_cut_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/metrics.jsonl cannot be written .*make it writable"):
+        MetricsWriter(tmp_path / "file", tensorboard=False)
+    write(tmp_path, [1, 2])
+    (tmp_path / "metrics.jsonl.tmp").mkdir()  # where the cut file would be written
+    with (
+        pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(Is a directory\)"),
+        MetricsWriter(tmp_path, tensorboard=False) as writer,
+    ):
+        writer.truncate(1)
+    assert [row["step"] for row in read(tmp_path)] == [1, 2]
+
+
+def test_the_score_is_top1_or_else_knn_of_the_last_line_that_has_one(tmp_path):
+    rows = [{"step": 0, "knn": 0.1, "top1": 0.2}, {"step": 2, "knn": 0.3}, {"step": 4, "loss": 1.0}]
+    assert [last_score(rows[:count]) for count in range(4)] == [None, 0.2, 0.3, 0.3]
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        for row in rows:
+            writer.write(row["step"], {name: value for name, value in row.items() if name != "step"})
+        assert [writer.score(step) for step in range(5)] == [0.2, None, 0.3, None, None]
 
 
 def test_wandb_is_asked_for_by_name(tmp_path, monkeypatch):
