@@ -1,7 +1,6 @@
 """Checkpoints: exact, sharded as asked, the newest and the best kept."""
 
 import functools
-import gc
 import os
 import resource
 import socket
@@ -115,11 +114,6 @@ def two(tmp_path):
     return tmp_path / "checkpoints"
 
 
-# orbax leaves coroutines of the reads that it gave up
-gives_up = pytest.mark.filterwarnings("ignore:coroutine", "ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@gives_up
 @pytest.mark.parametrize(
     ("file", "kept"),
     [
@@ -149,10 +143,8 @@ def test_the_one_before_a_damaged_one_is_restored(two, file, kept):
     checkpoints.save(sharded(2), 2, 0.5)  # its step is reached again
     checkpoints.close()
     assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
-    gc.collect()
 
 
-@gives_up
 def test_nothing_is_moved_when_none_is_whole(two):
     for path in two.glob("*/model/manifest.ocdbt"):
         path.write_bytes(b"")
@@ -163,7 +155,6 @@ def test_nothing_is_moved_when_none_is_whole(two):
     assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
     checkpoints.close()
     del caught
-    gc.collect()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
@@ -172,7 +163,6 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         Checkpoints(tmp_path / "file" / "checkpoints", keep=1)
 
 
-@gives_up
 def test_full_disk_keeps_the_last_good_one(two):
     checkpoints = Checkpoints(two, keep=2)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -191,7 +181,6 @@ def test_full_disk_keeps_the_last_good_one(two):
     assert int(checkpoints.restore(sharded(0)).step) == 2
     checkpoints.close()
     del told
-    gc.collect()
 
 
 FAILING = """
@@ -254,7 +243,6 @@ def free_port():
         return s.getsockname()[1]
 
 
-@gives_up
 def test_another_network_is_told_in_one_sentence(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(make(1), 1, None)
@@ -264,4 +252,3 @@ def test_another_network_is_told_in_one_sentence(tmp_path):
     assert "\n" not in str(caught.value)
     checkpoints.close()
     del caught
-    gc.collect()

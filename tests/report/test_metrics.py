@@ -1,4 +1,5 @@
 import math
+import os
 import resource
 
 import jax.numpy as jnp
@@ -157,7 +158,7 @@ def test_a_file_that_cannot_be_made_or_cut_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"file/metrics.jsonl cannot be written .*make it writable"):
         MetricsWriter(tmp_path / "file", tensorboard=False)
     write(tmp_path, [1, 2])
-    (tmp_path / "metrics.jsonl.tmp").mkdir()  # where the cut file would be written
+    (tmp_path / f"metrics.jsonl.{os.getpid()}.tmp").mkdir()  # where the cut file would be written
     with (
         pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(Is a directory\)"),
         MetricsWriter(tmp_path, tensorboard=False) as writer,
