@@ -74,7 +74,7 @@ class Checkpoints:
         after.
 
         Args:
-          window: metrics, float32 scalars, of the last steps, which are not yet in a line of `metrics.jsonl`.
+          window: what `Monitor.open_window` gives.
 
         Raises:
           UserError: the one before could not be written, or this one cannot be begun; a full disk, say.
@@ -84,7 +84,7 @@ class Checkpoints:
         self.wait()
         trees = {"model": _model(state), "train": _train(state)}
         metrics = None if score is None else {"score": score}
-        rows = [{name: float(value) for name, value in row.items()} for row in jax.device_get(list(window))]
+        rows = [{name: float(value) for name, value in row.items()} for row in window]
         with self._writing(step):
             self._orbax.save_checkpointables_async(
                 step, trees, metrics=metrics, force=True, custom_metadata={"window": rows}

@@ -4,6 +4,7 @@ guard.
 
 import sys
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -39,6 +40,7 @@ class Monitor:
         *,
         name: str,
         start: int,
+        window: Sequence[dict] = (),
         steps: int,
         steps_per_pass: int,
         every: int,
@@ -46,7 +48,10 @@ class Monitor:
     ):
         self._writer, self._bad, self._every, self._batch_size = writer, bad, every, batch_size
         self._steps_per_pass, self._pass, self._bad_in_pass = steps_per_pass, -1, 0
-        self._window: list = []
+        # The samples of steps that an earlier start made are not known: a bad image among them has no name.
+        unknown = {"id": np.empty((0, 2), np.uint32), "bad": np.empty(0, np.int32)}
+        first = start - len(window) + 1
+        self._window = [(step, metrics, unknown) for step, metrics in enumerate(window, start=first)]
         self._closed: list = []
         self._clock = time.perf_counter()
         self._waited = 0.0
@@ -83,6 +88,14 @@ class Monitor:
         self._close()
         self._write_closed()
 
+    def open_window(self) -> list[dict]:
+        """The metrics, on the host and finite, of the last steps, which have no line yet.
+
+        A `Monitor` that is given them as its `window` goes on as this one would.
+        """
+        self._write_closed()
+        return self._read(self._window)
+
     def pause(self) -> "_Pause":
         """A context in which the clock stands: probes and checkpoints are not training time."""
         return _Pause(self)
@@ -99,12 +112,11 @@ class Monitor:
         if not self._closed:
             return
         closed, self._closed = self._closed, []
-        rows = jax.device_get([metrics for _, metrics, _ in closed])
-        for (step, _, samples), row in zip(closed, rows, strict=True):
-            if not all(np.isfinite(value) for value in row.values()):
-                raise NotFinite(step, samples["id"])
-        bad, names = self._count_bad(closed, [row.pop("bad_images") for row in rows])
-        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        rows = self._read(closed)
+        bad, names = self._count_bad(closed, [row["bad_images"] for row in rows])
+        means = {
+            name: float(np.mean([row[name] for row in rows])) for name in rows[0] if name != "bad_images"
+        }
         end = max(self._clock, time.perf_counter() - waited)
         shown, timing = f"loss {means['loss']:.3f}", {}
         if self._timed:
@@ -115,6 +127,13 @@ class Monitor:
         self._clock, self._waited, self._timed = end, 0.0, 0
         self._writer.write(closed[-1][0], {**means, **timing, **bad}, **names)
         self._bar.set_postfix_str(shown)
+
+    def _read(self, window) -> list[dict]:
+        rows = jax.device_get([metrics for _, metrics, _ in window])
+        for (step, _, samples), row in zip(window, rows, strict=True):
+            if not all(np.isfinite(value) for value in row.values()):
+                raise NotFinite(step, samples["id"])
+        return rows
 
     def _count_bad(self, closed, counts) -> tuple[dict, dict]:
         """What the line of a window says of bad images, their number and names; nothing if there are none."""

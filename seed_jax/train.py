@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import ml_collections
-import numpy as np
 
 from seed_jax import build, parallel, report, workdir
 from seed_jax import config as config_lib
@@ -20,9 +20,6 @@ from seed_jax.evals.online import Abandoned, OnlineProbe
 from seed_jax.monitor import Monitor, NotFinite, say
 from seed_jax.report.metrics import MetricsWriter, last_score, read
 from seed_jax.stop import Stopped, StopRequest
-
-# Of steps whose metrics were saved by a stop: their samples are not, so a bad image among them has no name.
-NO_SAMPLES = {"id": np.empty((0, 2), np.uint32), "bad": np.empty(0, np.int32)}
 
 
 def run(
@@ -132,93 +129,32 @@ def _first_state(p: _Prepared, checkpoints: Checkpoints):
 
 
 def _loop(p: _Prepared, started: float):
-    config, length, name = p.config, p.length, p.name
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(
-            contextlib.closing(Checkpoints(p.directory / "checkpoints", config.train.keep))
-        )
+        enter = stack.enter_context
+        checkpoints = enter(contextlib.closing(Checkpoints(p.directory / "checkpoints", p.config.train.keep)))
         current, begin = _first_state(p, checkpoints)
-        writer = stack.enter_context(
-            MetricsWriter(p.directory, tensorboard=config.log.tensorboard, wandb=config.log.wandb or None)
-        )
-        window = checkpoints.window() if begin else []  # the steps before `begin` that have no line yet
-        cut = begin - len(window)  # the last step that has
-        writer.truncate(cut if begin else -1)
+        window = checkpoints.window() if begin else []
+        log = p.config.log
+        writer = enter(MetricsWriter(p.directory, tensorboard=log.tensorboard, wandb=log.wandb or None))
+        writer.truncate(begin - len(window) if begin else -1)
         bad = BadImages(p.sources.train)
-        monitor = stack.enter_context(
-            contextlib.closing(
-                Monitor(
-                    writer,
-                    bad,
-                    name=name,
-                    start=cut,
-                    steps=length.total,
-                    steps_per_pass=length.epoch,
-                    every=config.log.every_steps,
-                    batch_size=config.data.batch_size,
-                )
-            )
+        monitor = Monitor(
+            writer,
+            bad,
+            name=p.name,
+            start=begin,
+            window=window,
+            steps=p.length.total,
+            steps_per_pass=p.length.epoch,
+            every=log.every_steps,
+            batch_size=p.config.data.batch_size,
         )
-        for step, metrics in enumerate(window, start=cut + 1):
-            monitor.step(step, metrics, NO_SAMPLES, 0.0, compiled=True)
-        batches = stack.enter_context(contextlib.closing(_batches(p, begin, bad)))
-        stop = stack.enter_context(StopRequest())
-        stack.enter_context(_ending_with_the_others(p.directory))  # before closing waits for one that is gone
-
-        def measure(step):
-            """Write the probe's scores; the one that counts, or None."""
-            scores = {}
-            if p.probe is not None:
-                scores |= p.probe({"params": current.params, **current.model_state}, stop.asked_here)
-            if step == 0 and p.teacher_probe is not None:
-                found = p.teacher_probe(p.teacher_variables, stop.asked_here)
-                scores |= {f"teacher_{k}": v for k, v in found.items()}
-            if scores:
-                writer.write(step, scores)
-            return last_score([scores])
-
-        score = writer.score(begin)
-        probed = parallel.anywhere(score is not None)  # a stop saves without the probe
+        enter(contextlib.closing(monitor))
+        batches = enter(contextlib.closing(_batches(p, begin, bad)))
+        stop = enter(StopRequest())
+        enter(_ending_with_the_others(p.directory))  # before closing waits for one that is gone
         try:
-            for step in range(begin, length.total + 1):
-                stopping = stop.reached(step) and step < length.total
-                saves, probes = length.saves(step), length.probes(step)
-                probing = probes and not (probed and step == begin)
-                if probes or step % config.log.every_steps == 0:
-                    window = []
-                if probing or stopping:
-                    monitor.flush()
-                    with monitor.pause():
-                        if probing and not stopping:
-                            try:
-                                score = measure(step)
-                            except Abandoned:
-                                stopping = True
-                        if step > begin and (saves or stopping):
-                            checkpoints.save(current, step, None if stopping else score, window)
-                if stopping:
-                    checkpoints.wait()
-                    say(f"{name}: stopped at step {step} of {length.total}; the same command goes on there")
-                    raise Stopped(stop.exit_code)
-                if begin and step == begin and saves:
-                    checkpoints.rate(step, score)
-                if step == length.total:
-                    break
-                before = time.perf_counter()
-                samples, batch = next(batches)
-                waited = time.perf_counter() - before
-                if step == begin:
-                    say(f"{name}: compiling for {p.mesh.size} x {jax.devices()[0].device_kind}")
-                    with monitor.pause():
-                        current, metrics = jax.block_until_ready(
-                            p.training.step(current, p.teacher_variables, batch)
-                        )
-                    say(f"{name}: first step done {time.time() - started:.1f} s after the start")
-                else:
-                    with jax.transfer_guard("disallow"):
-                        current, metrics = p.training.step(current, p.teacher_variables, batch)
-                monitor.step(step + 1, metrics, samples, waited, compiled=step == begin)
-                window.append(metrics)
+            _Run(p, checkpoints, writer, monitor, batches, stop).go(current, begin, started)
         except NotFinite as error:
             checkpoints.wait()
             last = checkpoints.latest()
@@ -226,6 +162,83 @@ def _loop(p: _Prepared, started: float):
             way_out = "lower optim.lr or set optim.clip_norm" + (", in another --workdir" if last else "")
             raise UserError(f"{error}; {kept} in {p.directory}: {way_out}.") from error
         checkpoints.wait()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run under way."""
+
+    p: _Prepared
+    checkpoints: Checkpoints
+    writer: MetricsWriter
+    monitor: Monitor
+    batches: Iterator
+    stop: StopRequest
+
+    def go(self, current, begin, started):
+        """From the state of step `begin` to the last step."""
+        length = self.p.length
+        score = self.writer.score(begin)
+        probed = parallel.anywhere(score is not None)  # a stop saves without the probe
+        for step in range(begin, length.total + 1):
+            stopping = self.stop.reached(step) and step < length.total
+            if length.probes(step):
+                self.monitor.flush()
+                if not stopping and not (probed and step == begin):
+                    try:
+                        score = self.probe(current, step)
+                    except Abandoned:
+                        stopping = True
+            if step > begin and (length.saves(step) or stopping):
+                window = self.monitor.open_window()
+                with self.monitor.pause():
+                    self.checkpoints.save(current, step, None if stopping else score, window)
+            if stopping:
+                self.checkpoints.wait()
+                say(
+                    f"{self.p.name}: stopped at step {step} of {length.total}; the same command goes on there"
+                )
+                raise Stopped(self.stop.exit_code)
+            if begin and step == begin and length.saves(step):
+                self.checkpoints.rate(step, score)
+            if step < length.total:
+                current = self.step(current, step, started if step == begin else None)
+
+    def probe(self, current, step):
+        """Write the probe's scores; the one that counts, or None.
+
+        Raises:
+          Abandoned: a stop was asked for meanwhile.
+        """
+        scores = {}
+        with self.monitor.pause():
+            if self.p.probe is not None:
+                scores |= self.p.probe(
+                    {"params": current.params, **current.model_state}, self.stop.asked_here
+                )
+            if step == 0 and self.p.teacher_probe is not None:
+                found = self.p.teacher_probe(self.p.teacher_variables, self.stop.asked_here)
+                scores |= {f"teacher_{k}": v for k, v in found.items()}
+        if scores:
+            self.writer.write(step, scores)
+        return last_score([scores])
+
+    def step(self, current, step, started):
+        """The state after one more step; the first, which is compiled, is told when the command `started`."""
+        p = self.p
+        before = time.perf_counter()
+        samples, batch = next(self.batches)
+        waited = time.perf_counter() - before
+        if started is None:
+            with jax.transfer_guard("disallow"):
+                current, metrics = p.training.step(current, p.teacher_variables, batch)
+        else:
+            say(f"{p.name}: compiling for {p.mesh.size} x {jax.devices()[0].device_kind}")
+            with self.monitor.pause():
+                current, metrics = jax.block_until_ready(p.training.step(current, p.teacher_variables, batch))
+            say(f"{p.name}: first step done {time.time() - started:.1f} s after the start")
+        self.monitor.step(step + 1, metrics, samples, waited, compiled=started is not None)
+        return current
 
 
 def _ending_with_the_others(directory):
