@@ -177,7 +177,7 @@ class _Run:
 
     def go(self, current, begin, started):
         """From the state of step `begin` to the last step."""
-        length = self.p.length
+        name, length = self.p.name, self.p.length
         score = self.writer.score(begin)
         probed = parallel.anywhere(score is not None)  # a stop saves without the probe
         for step in range(begin, length.total + 1):
@@ -195,9 +195,7 @@ class _Run:
                     self.checkpoints.save(current, step, None if stopping else score, window)
             if stopping:
                 self.checkpoints.wait()
-                say(
-                    f"{self.p.name}: stopped at step {step} of {length.total}; the same command goes on there"
-                )
+                say(f"{name}: stopped at step {step} of {length.total}; the same command goes on there")
                 raise Stopped(self.stop.exit_code)
             if begin and step == begin and length.saves(step):
                 self.checkpoints.rate(step, score)
