@@ -10,12 +10,10 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Sequence
 from concurrent import futures
 from pathlib import Path
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from seed_jax import parallel
@@ -69,12 +67,12 @@ class Checkpoints:
         found = self._orbax.latest
         return None if found is None else found.step
 
-    def save(self, state: TrainState, step: int, score: float | None, window: Sequence[dict] = ()) -> None:
+    def save(self, state: TrainState, step: int, score: float | None, log: dict | None = None) -> None:
         """Start writing; the arrays are copied before this returns, so the state may be donated right
         after.
 
         Args:
-          window: what `Monitor.open_window` gives.
+          log: the monitor's state, such as JSON can hold.
 
         Raises:
           UserError: the one before could not be written, or this one cannot be begun; a full disk, say.
@@ -84,10 +82,9 @@ class Checkpoints:
         self.wait()
         trees = {"model": _model(state), "train": _train(state)}
         metrics = None if score is None else {"score": score}
-        rows = [{name: float(value) for name, value in row.items()} for row in window]
         with self._writing(step):
             self._orbax.save_checkpointables_async(
-                step, trees, metrics=metrics, force=True, custom_metadata={"window": rows}
+                step, trees, metrics=metrics, force=True, custom_metadata=log or {}
             )
         self._step = step
 
@@ -124,10 +121,9 @@ class Checkpoints:
             self._open()
         return TrainState(**trees["model"], **trees["train"])
 
-    def window(self) -> list[dict]:
-        """The `window` that the newest was saved with; empty for those of older versions."""
-        saved = self._orbax.checkpointables_metadata().custom_metadata or {}
-        return [{name: np.float32(value) for name, value in row.items()} for row in saved.get("window", [])]
+    def log(self) -> dict:
+        """The `log` that the newest was saved with; empty for those of older versions."""
+        return self._orbax.checkpointables_metadata().custom_metadata or {}
 
     def rate(self, step: int, score: float | None) -> None:
         """Give the finished checkpoint of `step` its score, if it was saved without one.

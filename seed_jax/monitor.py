@@ -4,7 +4,6 @@ guard.
 
 import sys
 import time
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -40,18 +39,19 @@ class Monitor:
         *,
         name: str,
         start: int,
-        window: Sequence[dict] = (),
+        earlier: dict,
         steps: int,
         steps_per_pass: int,
         every: int,
         batch_size: int,
     ):
         self._writer, self._bad, self._every, self._batch_size = writer, bad, every, batch_size
-        self._steps_per_pass, self._pass, self._bad_in_pass = steps_per_pass, -1, 0
+        self._steps_per_pass = steps_per_pass
+        self._pass, self._bad_in_pass = earlier.get("bad_in_pass", (0, 0))
         # The samples of steps that an earlier start made are not known: a bad image among them has no name.
         unknown = {"id": np.empty((0, 2), np.uint32), "bad": np.empty(0, np.int32)}
-        first = start - len(window) + 1
-        self._window = [(step, metrics, unknown) for step, metrics in enumerate(window, start=first)]
+        rows = [{k: np.float32(v) for k, v in row.items()} for row in earlier.get("window", [])]
+        self._window = [(step, row, unknown) for step, row in enumerate(rows, start=start - len(rows) + 1)]
         self._closed: list = []
         self._clock = time.perf_counter()
         self._waited = 0.0
@@ -67,16 +67,15 @@ class Monitor:
             mininterval=0.5 if sys.stdout.isatty() else 10.0,
         )
 
-    def step(self, step: int, metrics: dict, samples: dict, waited: float, *, compiled: bool = False) -> None:
+    def step(self, step: int, metrics: dict, samples: dict, waited: float | None) -> None:
         """Note the metrics of `step` (1 for the first update), the `id` and `bad` of this process's samples,
-        and the seconds spent waiting for its data. A step that was `compiled` before it ran, in a pause, does
-        not count for the speed.
+        and the seconds spent waiting for its data: None for one that was made in a pause.
         """
-        self._write_closed(waited)
+        self._write_closed(waited or 0.0)
         self._window.append((step, metrics, samples))
         if len(self._window) > IN_FLIGHT:
             jax.block_until_ready(self._window[-1 - IN_FLIGHT][1])
-        if not compiled:
+        if waited is not None:
             self._waited += waited
             self._timed += 1
         self._bar.update(step - self._bar.n)
@@ -88,13 +87,15 @@ class Monitor:
         self._close()
         self._write_closed()
 
-    def open_window(self) -> list[dict]:
-        """The metrics, on the host and finite, of the last steps, which have no line yet.
+    def state(self) -> dict:
+        """What a `Monitor` must be given as `earlier` to go on as this one would; it can be JSON.
 
-        A `Monitor` that is given them as its `window` goes on as this one would.
+        `window`: the metrics of the last steps, known to be finite, which have no line yet. `bad_in_pass`: a
+        pass and its bad images.
         """
         self._write_closed()
-        return self._read(self._window)
+        window = [{k: float(v) for k, v in row.items()} for row in self._read(self._window)]
+        return {"window": window, "bad_in_pass": [self._pass, self._bad_in_pass]}
 
     def pause(self) -> "_Pause":
         """A context in which the clock stands: probes and checkpoints are not training time."""

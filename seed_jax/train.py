@@ -46,9 +46,9 @@ def run(
     """
     started = time.time() if started is None else started
     config = config_lib.resolve(raw)
-    sources, loaded = build.open_inputs(config)
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh), _ending_with_the_others(directory):
+        sources, loaded = build.open_inputs(config)
         prepared = _prepare(config, raw, Path(directory), mesh, sources, loaded, name)
         _loop(prepared, started)
         if jax.process_index() == 0:
@@ -133,17 +133,17 @@ def _loop(p: _Prepared, started: float):
         enter = stack.enter_context
         checkpoints = enter(contextlib.closing(Checkpoints(p.directory / "checkpoints", p.config.train.keep)))
         current, begin = _first_state(p, checkpoints)
-        window = checkpoints.window() if begin else []
+        earlier = checkpoints.log() if begin else {}
         log = p.config.log
         writer = enter(MetricsWriter(p.directory, tensorboard=log.tensorboard, wandb=log.wandb or None))
-        writer.truncate(begin - len(window) if begin else -1)
+        writer.truncate(begin - len(earlier.get("window", [])) if begin else -1)
         bad = BadImages(p.sources.train)
         monitor = Monitor(
             writer,
             bad,
             name=p.name,
             start=begin,
-            window=window,
+            earlier=earlier,
             steps=p.length.total,
             steps_per_pass=p.length.epoch,
             every=log.every_steps,
@@ -190,17 +190,19 @@ class _Run:
                     except Abandoned:
                         stopping = True
             if step > begin and (length.saves(step) or stopping):
-                window = self.monitor.open_window()
+                log = self.monitor.state()
                 with self.monitor.pause():
-                    self.checkpoints.save(current, step, None if stopping else score, window)
+                    self.checkpoints.save(current, step, None if stopping else score, log)
             if stopping:
                 self.checkpoints.wait()
                 say(f"{name}: stopped at step {step} of {length.total}; the same command goes on there")
                 raise Stopped(self.stop.exit_code)
             if begin and step == begin and length.saves(step):
                 self.checkpoints.rate(step, score)
-            if step < length.total:
-                current = self.step(current, step, started if step == begin else None)
+            if step == begin < length.total:
+                current = self.first_step(current, step, started)
+            elif step < length.total:
+                current = self.step(current, step)
 
     def probe(self, current, step):
         """Write the probe's scores; the one that counts, or None.
@@ -221,21 +223,25 @@ class _Run:
             self.writer.write(step, scores)
         return last_score([scores])
 
-    def step(self, current, step, started):
-        """The state after one more step; the first, which is compiled, is told when the command `started`."""
+    def first_step(self, current, step, started):
+        """The state after one more step, which is compiled before; its time is no training time."""
         p = self.p
+        say(f"{p.name}: compiling for {p.mesh.size} x {jax.devices()[0].device_kind}")
+        with self.monitor.pause():
+            samples, batch = next(self.batches)
+            current, metrics = jax.block_until_ready(p.training.step(current, p.teacher_variables, batch))
+        say(f"{p.name}: first step done {time.time() - started:.1f} s after the start")
+        self.monitor.step(step + 1, metrics, samples, None)
+        return current
+
+    def step(self, current, step):
+        """The state after one more step."""
         before = time.perf_counter()
         samples, batch = next(self.batches)
         waited = time.perf_counter() - before
-        if started is None:
-            with jax.transfer_guard("disallow"):
-                current, metrics = p.training.step(current, p.teacher_variables, batch)
-        else:
-            say(f"{p.name}: compiling for {p.mesh.size} x {jax.devices()[0].device_kind}")
-            with self.monitor.pause():
-                current, metrics = jax.block_until_ready(p.training.step(current, p.teacher_variables, batch))
-            say(f"{p.name}: first step done {time.time() - started:.1f} s after the start")
-        self.monitor.step(step + 1, metrics, samples, waited, compiled=started is not None)
+        with jax.transfer_guard("disallow"):
+            current, metrics = self.p.training.step(current, self.p.teacher_variables, batch)
+        self.monitor.step(step + 1, metrics, samples, waited)
         return current
 
 

@@ -1,5 +1,7 @@
 """Windows of metrics, and the guard against numbers that are not finite."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,8 +21,9 @@ def make(tmp_path):
     bad = BadImages(open_source("digits", "val"))
     made = []
 
-    def monitor(start=0, steps=10, every=3):
+    def monitor(start=0, steps=10, every=3, earlier=None):
         options = {"start": start, "steps": steps, "steps_per_pass": 4, "every": every, "batch_size": 4}
+        options["earlier"] = earlier or {}
         made.append(Monitor(writer, bad, name="test", **options))
         return made[-1]
 
@@ -90,11 +93,11 @@ def test_a_short_window_has_the_speed_of_a_long_one_when_data_is_slow(make, tmp_
     assert [row["data_wait"] for row in read(tmp_path)] == [1.0, 1.0]
 
 
-def test_a_step_that_had_to_be_compiled_is_not_timed(make, tmp_path, clock):
+def test_a_step_in_a_pause_is_not_timed(make, tmp_path, clock):
     monitor = make(every=2)
     with monitor.pause():
         clock[0] = 60.0
-    monitor.step(1, metrics(), samples(), 1.0, compiled=True)
+    monitor.step(1, metrics(), samples(), None)
     clock[0] = 62.0
     monitor.step(2, metrics(), samples(), 0.5)
     monitor.flush()
@@ -102,11 +105,34 @@ def test_a_step_that_had_to_be_compiled_is_not_timed(make, tmp_path, clock):
     assert (row["images_per_second"], row["data_wait"]) == (2.0, 0.25)
 
 
-def test_a_window_of_nothing_but_a_compiled_step_has_no_speed(make, tmp_path):
+def test_a_window_of_nothing_but_a_step_in_a_pause_has_no_speed(make, tmp_path):
     monitor = make(every=1)
-    monitor.step(1, metrics(), samples(), 1.0, compiled=True)
+    monitor.step(1, metrics(), samples(), None)
     monitor.flush()
     assert read(tmp_path) == [{"step": 1, "loss": 0.0, "lr": pytest.approx(0.1)}]
+
+
+@pytest.mark.parametrize("cut", range(1, 7))
+def test_a_monitor_goes_on_where_another_was(make, tmp_path, cut):
+    """The lines and the count of bad images are those of one that was never cut, through JSON."""
+    bad = [(), (5,), (), (), (7,), (), ()]
+    whole, monitor, lines = make(), make(), []
+    for step, images in enumerate(bad, start=1):
+        note(whole, step, step / 3, bad=images)
+    whole.flush()
+    lines = [untimed(row) for row in read(tmp_path)]
+    for step, images in enumerate(bad, start=1):
+        note(monitor, step, step / 3, bad=images)
+        if step == cut:
+            monitor = make(start=cut, earlier=json.loads(json.dumps(monitor.state())))
+    monitor.flush()
+    again = [untimed(row) for row in read(tmp_path)][len(lines) :]
+    assert again == lines
+    assert monitor.state() == whole.state()
+
+
+def untimed(row):
+    return {k: v for k, v in row.items() if k not in ("images_per_second", "data_wait", "bad_image_names")}
 
 
 def test_bad_images_are_summed_over_a_window_and_named(make, tmp_path):

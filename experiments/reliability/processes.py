@@ -253,6 +253,8 @@ def _cut(lines: list[str], most: int) -> list[str]:
 
 
 def _gap(x, y) -> float:
+    if isinstance(x, str):
+        return 0.0 if x == y else float("inf")
     x, y = np.float64(x), np.float64(y)
     return float(np.max(np.abs(x - y) / np.maximum(1, np.abs(y)), initial=0.0))
 

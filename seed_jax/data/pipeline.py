@@ -42,7 +42,8 @@ class ViewSpec:
 class BadImages:
     """The images of a source that this process could not decode: each is named in the log once.
 
-    Past `limit`, a share of the source, `add` raises `UserError`.
+    Args:
+      limit: the share of the source that may be bad.
     """
 
     def __init__(self, source: Source, limit: float = 0.01):
@@ -60,11 +61,11 @@ class BadImages:
             if i not in self.names:
                 self.names[i], self.errors[i] = self.source.name(i), str(error)
                 logging.warning("skipping unreadable image %s (%s)", self.names[i], error)
-            self.check(len(self.names), self.names.values())
 
-    def check(self, count: int, names: Iterable[str]) -> None:
+    def check(self, count: int, names: Iterable[str] | None = None) -> None:
         """Raise `UserError` if so many bad images, `names` among them, are too many."""
         if count > self.limit * len(self.source):
+            names = self.names.values() if names is None else names
             raise UserError(
                 f"More than {100 * self.limit:g} % of the {len(self.source)} images cannot be read, "
                 f"{', '.join(list(names)[:3])} among them; repair or remove them."
@@ -111,7 +112,7 @@ def train_batches(
     Yields dicts of `views` (a tuple, one uint8 `[B, V, H, W, 3]` a ViewSpec), `id` uint32 `[B, 2]`, `pass_`,
     `label` and `bad` int32 `[B]`. An epoch is one permutation of the source keyed by (seed, epoch); its
     incomplete last batch is dropped. An unreadable image gives its place to the next index of the source; its
-    own index then stands in `bad`, which is -1 elsewhere.
+    own index then stands in `bad`, which is -1 elsewhere. Too many in a row raise `UserError`.
 
     Args:
       workers: reading processes (`readers.py`), which share the rows of each batch; 0 for threads of this
@@ -185,16 +186,16 @@ def _train_batch(source, indices, views, seed, epoch, bad):
     ids, labels = np.empty(len(indices), np.int64), np.empty(len(indices), np.int32)
     unreadable = np.full(len(indices), -1, np.int32)
     for row, drawn in enumerate(int(i) for i in indices):
-        i = drawn
-        while True:
+        for tries in itertools.count():
+            i = (drawn + tries) % len(source)
             try:
                 record = source[i]
                 _fill_views([a[row] for a in arrays], record, views, seed, epoch)
                 break
             except images.BadImage as error:
                 bad.add(i, error)
+                bad.check(tries)
                 unreadable[row] = drawn
-                i = (i + 1) % len(source)
         ids[row], labels[row] = record.id, record.label
     return {
         "views": arrays,
@@ -254,6 +255,7 @@ def eval_batches(
                 ids[row], labels[row], mask[row] = record.id, record.label, True
             except images.BadImage as error:
                 bad.add(i, error)
+                bad.check(len(bad))
         return {"image": image, "label": labels, "id": rng.split_id(ids), "mask": mask}
 
     return _in_threads(batch, 0, -(-len(source) // batch_size), threads)
