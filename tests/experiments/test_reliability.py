@@ -119,7 +119,7 @@ def test_what_differs_is_told(tmp_path, monkeypatch):
         "step 2 of one and other: loss 0.25 and 0.75",
         "step 3 of one and other: loss 4.0 and nan",
     ]
-    assert processes.explain(one, other, 3, 1e-5)[-1] == "['model']['w'] differs by 0.001"
+    assert processes.explain(one, other, 3, 1e-5)[-1] == "['model']['w'] differs by 0.000999"
     assert processes.explain(one, other, 3, 0.01, most=1) == [alone, "and 2 more"]
     assert processes.explain(one, one, 3, 0.0) == []
     assert processes.contents(one, 3) == "3 steps: losses (4 rows), parameters, train state with 1 queue"
