@@ -64,10 +64,11 @@ def load_rgb(picture: Image.Image, divisor: int = 1) -> np.ndarray:
     animation the first frame counts. Raises `BadImage`.
 
     Args:
-      divisor: 1, 2, 4 or 8; only a JPEG obeys.
+      divisor: 1, 2, 4 or 8; only a JPEG obeys, any other picture comes at full size.
     """
     if picture.format is None:
         return np.asarray(picture)
+    divisor = divisor if is_jpeg(picture) else 1
     width, height = (-(-x // divisor) for x in upright_size(picture))
     if is_jpeg(picture) and (pixels := _decode_jpeg(picture, width, height, divisor)) is not None:
         return pixels

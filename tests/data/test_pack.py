@@ -129,6 +129,23 @@ def test_resize_once(pets, tmp_path):
     assert np.abs(images.decode(base.Record(resized, 0, -1)) - expected).mean() < 1.5
 
 
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "BMP", "JPEG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_images_of_any_format_are_resized(form, orientation):
+    """Five times the target: a JPEG is decoded at half its size, the others at their full one."""
+    smooth = Image.linear_gradient("L").resize((400, 300)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turn = orientation == 6 and form != "BMP"  # which has no EXIF
+    out = io.BytesIO()
+    smooth.save(out, form, **({"exif": exif} if turn else {}))
+    expected = smooth.resize((80, 60), Image.Resampling.BICUBIC)
+    expected = expected.transpose(Image.Transpose.ROTATE_270) if turn else expected
+    found = images.decode(base.Record(packing.encode(out.getvalue(), 60), 0, -1)).astype(int)
+    assert found.shape[1::-1] == expected.size
+    assert np.abs(found - np.asarray(expected)).mean() < 2
+
+
 def test_resize_is_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
