@@ -81,7 +81,7 @@ class Tfds:
         return Record(feature["image"].bytes_list.value[0], number, self._label(feature))
 
     def name(self, i):
-        """Its place, then its file's name where it has one; reads this record alone, or none after `labels`."""
+        """Its place, then its file's name where it has one; reads that record alone, after `labels` none."""
         file = ""
         if "_index" in self.__dict__:
             file = self._index[1][i]
