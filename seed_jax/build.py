@@ -9,6 +9,7 @@ import numpy as np
 
 from seed_jax import models, optim, parallel, pretrained, state, teacher
 from seed_jax.config import Config, check_splits
+from seed_jax.data.images import BadImage
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
 from seed_jax.data.sources import Source, open_source
 from seed_jax.errors import UserError
@@ -113,13 +114,23 @@ def _open_sources(config: Config) -> Sources:
 
 
 def _check_labels(source: Source) -> None:
-    missing = np.flatnonzero(source.labels() < 0)
-    if len(missing):
+    missing = np.flatnonzero(source.labels() < 0).tolist()
+    without = next((i for i in missing if _readable(source, i)), None)
+    if without is not None:
         raise UserError(
             f"data.source: {len(missing)} of {len(source)} images have no label, such as "
-            f"{source.name(int(missing[0]))}: label them or leave them out; without labels, SEED and MoCo "
+            f"{source.name(without)}: label them or leave them out; without labels, SEED and MoCo "
             "train with --config.evals.knn=False."
         )
+
+
+def _readable(source: Source, i: int) -> bool:
+    """Whether record `i` can be read; one that cannot has no label either, and the pipeline skips it."""
+    try:
+        source[i]
+    except BadImage:
+        return False
+    return True
 
 
 def lengths(config: Config, images: int) -> Lengths:

@@ -4,6 +4,8 @@ import pytest
 from flax import traverse_util
 
 from seed_jax import build, config, state, weights
+from seed_jax.data.images import BadImage
+from seed_jax.data.sources import Arrays
 from seed_jax.errors import UserError
 from seed_jax.weights import loading, parity
 
@@ -71,3 +73,20 @@ def test_images_without_a_label_are_told_where_labels_are_used(tmp_path, variant
         return
     with pytest.raises(UserError, match=r"data.source: \d+ of \d+ images have no label, such as x.npz"):
         build._open_sources(config.resolve(raw))
+
+
+def test_a_damaged_record_is_no_image_without_a_label():
+    class Damaged(Arrays):
+        def __getitem__(self, i):
+            if i < 2:
+                raise BadImage("damaged")
+            return super().__getitem__(i)
+
+    labels = np.arange(9) % 3
+    labels[:2] = -1
+    source = Damaged("x", np.zeros((9, 4, 4, 3), np.uint8), labels)
+    build._check_labels(source)
+    labels = source.labels()
+    labels[5] = -1
+    with pytest.raises(UserError, match=r"3 of 9 images have no label, such as x\[5\]"):
+        build._check_labels(source)

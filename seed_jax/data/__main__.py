@@ -12,6 +12,10 @@ from seed_jax.data.sources import SOURCES, open_source
 from seed_jax.data.sources.base import check_local
 from seed_jax.errors import UserError
 
+LEFT_OUT = (
+    0.01  # of the images; a pack that lacks more exits with code 1, as a run ends that cannot read them
+)
+
 
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seed_jax.data", description="Pack and inspect data.")
@@ -57,6 +61,14 @@ def main(arguments=None) -> int:
     )
     if skipped:
         print(f"{len(skipped):,} could not be read and were left out:", *skipped, sep="\n  ")
+    total = len(packed) + len(skipped)
+    if len(skipped) > LEFT_OUT * total:
+        print(
+            f"More than {100 * LEFT_OUT:g} % of the {total:,} images were left out: train with the rest, or "
+            f"mend these, remove {options.out} and run the command again.",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

@@ -8,18 +8,26 @@ views are PIL's to the bit.
 import contextlib
 import io
 import math
-import struct
 
 import cykooz_resizer
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 TRIES = 10  # of a random resized crop, as torchvision
 NUMBERS = 2 * TRIES + 2  # uniform numbers of one view: area and aspect of each try, place
 EVAL_RESIZE = 256 / 224  # of the short side, before the centre crop
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap width and height
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {  # what makes an orientation upright; 5 to 8 swap width and height
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _BILINEAR = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear)
 
 
@@ -50,31 +58,32 @@ def open_image(image: bytes | np.ndarray) -> Image.Image:
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
     """(width, height) that `load_rgb` will give at full size; raises `BadImage`."""
-    if picture.format in (None, "TIFF"):  # made from an array; or PIL has turned the size already
-        return picture.size
     with _pil_errors():
-        turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+        turned = _orientation(picture) in (5, 6, 7, 8)
     return picture.size[::-1] if turned else picture.size
 
 
 def load_rgb(picture: Image.Image, divisor: int = 1) -> np.ndarray:
     """The decoded picture, upright uint8 RGB `[H, W, 3]`, at `1 / divisor` of its size.
 
-    Alpha is dropped; palettes, CMYK, grey and 16-bit grey are converted; EXIF rotation is applied; of an
-    animation the first frame counts. Raises `BadImage`.
+    Alpha is dropped; palettes, CMYK, grey and 16-bit grey are converted; EXIF rotation is applied, unless the
+    EXIF is broken; of an animation the first frame counts. Raises `BadImage`.
 
     Args:
-      divisor: 1, 2, 4 or 8; only a JPEG obeys.
+      divisor: 1, 2, 4 or 8; only a JPEG obeys, any other picture comes at full size.
     """
     if picture.format is None:
         return np.asarray(picture)
+    divisor = divisor if is_jpeg(picture) else 1
     width, height = (-(-x // divisor) for x in upright_size(picture))
     if is_jpeg(picture) and (pixels := _decode_jpeg(picture, width, height, divisor)) is not None:
         return pixels
     with _pil_errors():
         if divisor > 1:
             picture.draft(None, (picture.width // divisor, picture.height // divisor))
-        ImageOps.exif_transpose(picture, in_place=True)
+        picture.load()
+        if (turn := _TURNS.get(_orientation(picture))) is not None:
+            picture = picture.transpose(turn)
         if picture.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip instead of scale
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         if picture.mode == "P":
@@ -89,9 +98,23 @@ def is_jpeg(picture: Image.Image) -> bool:
     return picture.format in ("JPEG", "MPO")  # MPO is what phones write: a JPEG with a preview behind it
 
 
+def _orientation(picture: Image.Image):
+    """The EXIF orientation, 1 to 8, or whatever stands there; 1 where the EXIF cannot be read."""
+    if picture.format in (None, "TIFF"):  # made from an array; or PIL turns it as it loads
+        return 1
+    if picture.format == "PNG":
+        picture.load()  # its EXIF may stand behind the pixels, whose own errors count
+    try:
+        return picture.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:  # as in `_pil_errors`; the pixels may be fine
+        return 1
+
+
 def _decode_jpeg(picture, width, height, divisor):
     """A colour JPEG that need not be turned; None if PIL has to decode it, or to say what is wrong."""
-    if picture.mode != "RGB" or picture.getexif().get(_ORIENTATION, 1) != 1:
+    if picture.mode != "RGB" or _orientation(picture) in _TURNS:
         return None
     try:
         pixels = simplejpeg.decode_jpeg(
@@ -104,20 +127,18 @@ def _decode_jpeg(picture, width, height, divisor):
 
 @contextlib.contextmanager
 def _pil_errors():
-    """What PIL raises for broken files, as `BadImage`; its own errors are OSErrors."""
+    """What PIL raises for a broken file, as `BadImage`.
+
+    That is any exception: its parsers trust the types of what they read, so that a wrong byte may end in a
+    TypeError or an AttributeError. Only PIL runs in the block, so none of them hides a mistake of ours.
+    """
     try:
         yield
     except UnidentifiedImageError as error:
         raise BadImage("not an image in a format that PIL knows") from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    except MemoryError:  # the machine's want, not the file's fault: sizes are bounded before they are decoded
+        raise
+    except Exception as error:
         raise BadImage(f"{type(error).__name__}: {error}") from error
 
 

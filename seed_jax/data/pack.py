@@ -40,7 +40,7 @@ def pack(
     named in `metadata.json`. A pack that was stopped goes on: finished shards are kept.
 
     Raises:
-      UserError: `out` holds something else, or cannot be written.
+      UserError: `out` holds something else or cannot be written, or no image can be read.
     """
     check_local("OUT", out)
     out = Path(out)
@@ -59,7 +59,9 @@ def pack(
         out.mkdir(parents=True, exist_ok=True)
         if (out / PLAN).exists():
             _same(out, json.loads((out / PLAN).read_text()), plan)
-        elif any(out.iterdir()):
+        elif any(
+            not path.match(f"{PLAN}.*.tmp") for path in out.iterdir()
+        ):  # left when its writer was killed
             raise UserError(f"{out} is not empty: give a folder of its own.")
         else:
             _write(out / PLAN, json.dumps(plan, indent=2).encode())
@@ -184,6 +186,12 @@ def _finish(source, out, names, plan):
     for name in names:
         with np.load((out / name).with_suffix(".npz"), allow_pickle=False) as arrays:
             parts.append(dict(arrays))
+    skipped = [line for part in parts for line in Strings(part["skips"], part["skip_ends"])]
+    if len(skipped) == plan["images"]:
+        raise UserError(
+            f"{out}: none of the {len(skipped):,} images can be packed, such as {skipped[0]}: mend them, "
+            "remove the folder and run the command again."
+        )
     joined = {key: np.concatenate([part[key] for part in parts]) for key in ("ids", "labels", "part", "blob")}
     joined["ends"] = np.cumsum(np.concatenate([np.diff(part["ends"], prepend=0) for part in parts]))
     with files.whole(out / INDEX) as file:
@@ -194,7 +202,7 @@ def _finish(source, out, names, plan):
         "short_side": plan["short_side"],
         "num_classes": int(source.num_classes),
         "class_names": list(source.class_names),
-        "skipped": [line for part in parts for line in Strings(part["skips"], part["skip_ends"])],
+        "skipped": skipped,
         "shards": [
             [name, len(part["ids"]), (out / name).stat().st_size]
             for name, part in zip(names, parts, strict=True)
@@ -204,6 +212,8 @@ def _finish(source, out, names, plan):
     _write(out / METADATA, json.dumps(metadata, indent=1).encode())
     for name in names:
         (out / name).with_suffix(".npz").unlink()
+    for left in out.glob("*.tmp"):  # by a process that was killed
+        left.unlink()
     (out / PLAN).unlink()
 
 

@@ -107,6 +107,61 @@ def test_exif_rotation(orientation):
         assert difference.mean() < 2 if form == "JPEG" else not difference.any()
 
 
+def odd_exif(kind, content, tag=0x0112):
+    """EXIF of one tag whose values, `content` of the type `kind`, may be what it must not hold."""
+    count = len(content) // {1: 1, 2: 1, 3: 2, 5: 8, 7: 1}[kind]
+    inline = content.ljust(4, bytes(1)) if len(content) <= 4 else struct.pack("<I", 26)
+    entry = struct.pack("<HHI", tag, kind, count) + inline
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + content
+
+
+ODD_EXIF = {
+    "ascii": odd_exif(2, b"6\0"),
+    "bytes": odd_exif(1, b"\6\6"),
+    "undefined": odd_exif(7, b"\6"),
+    "shorts": odd_exif(3, b"\6\0\6\0"),
+    "nine": odd_exif(3, b"\t\0"),
+    "zero": odd_exif(3, b"\0\0"),
+    "over zero": odd_exif(5, bytes(8)),
+    "no header": b"Exif\0\0nothing",
+    "cut": odd_exif(3, b"\6\0")[:-12],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("exif", ODD_EXIF.values(), ids=ODD_EXIF)
+def test_odd_exif_leaves_the_picture_as_it_is(form, exif):
+    data = encode(photo(), form, exif=exif)
+    assert images.upright_size(images.open_image(data)) == (61, 40)
+    np.testing.assert_array_equal(decode(data), decode(encode(photo(), form)))
+
+
+def test_a_turned_picture_is_turned_whatever_else_its_exif_holds():
+    """A resolution of a wrong type, which PIL cannot write again when it takes the orientation out."""
+    tags = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x010E, 5, 1, 38)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4) + struct.pack("<II", 72, 1)
+    for form in ("JPEG", "PNG", "WEBP"):
+        data = encode(photo(), form, exif=exif)
+        picture = images.open_image(data)
+        assert images.upright_size(picture) == (40, 61)
+        np.testing.assert_array_equal(decode(data), np.rot90(decode(encode(photo(), form)), -1))
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, ZeroDivisionError, RecursionError])
+def test_whatever_pil_raises_is_a_bad_image_but_want_of_memory(monkeypatch, error):
+    def fail(*_):
+        raise error("such")
+
+    picture = images.open_image(encode(photo(), "PNG"))
+    monkeypatch.setattr(type(picture), "load", fail)
+    with pytest.raises(images.BadImage, match=f"{error.__name__}: such"):
+        images.load_rgb(picture)
+    error = MemoryError
+    with pytest.raises(MemoryError):
+        images.load_rgb(picture)
+
+
 @pytest.mark.filterwarnings(
     "ignore:Corrupt EXIF data"
 )  # PIL's word for a broken TIFF header, before it raises

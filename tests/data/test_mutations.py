@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_images import ODD_EXIF
 
 from seed_jax.data import images, pipeline
 from seed_jax.data.sources import Record, open_source
@@ -25,6 +26,9 @@ FORMS = {
     "tiff": ("RGB", "TIFF", {"exif": True}),
     "lzw": ("RGB", "TIFF", {"compression": "tiff_lzw"}),
     "gif": ("P", "GIF", {"save_all": True}),
+    "exif_ascii": ("RGB", "JPEG", {"exif": ODD_EXIF["ascii"]}),
+    "exif_bytes": ("RGB", "PNG", {"exif": ODD_EXIF["bytes"]}),
+    "exif_undefined": ("RGB", "WEBP", {"exif": ODD_EXIF["undefined"]}),
 }
 
 
@@ -37,9 +41,10 @@ def whole(form):
     else:
         picture = picture.quantize(64) if mode == "P" else picture.convert(mode)
     options = dict(options)
-    if options.pop("exif", False):
+    if options.get("exif") is True:
         options["exif"] = Image.Exif()
         options["exif"][0x0112] = 6
+        options["exif"][0x011A] = 72.5  # a resolution
     out = io.BytesIO()
     picture.save(out, file_format, **options)
     return out.getvalue()

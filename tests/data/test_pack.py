@@ -129,6 +129,23 @@ def test_resize_once(pets, tmp_path):
     assert np.abs(images.decode(base.Record(resized, 0, -1)) - expected).mean() < 1.5
 
 
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "BMP", "JPEG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_images_of_any_format_are_resized(form, orientation):
+    """Five times the target: a JPEG is decoded at half its size, the others at their full one."""
+    smooth = Image.linear_gradient("L").resize((400, 300)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turn = orientation == 6 and form != "BMP"  # which has no EXIF
+    out = io.BytesIO()
+    smooth.save(out, form, **({"exif": exif} if turn else {}))
+    expected = smooth.resize((80, 60), Image.Resampling.BICUBIC)
+    expected = expected.transpose(Image.Transpose.ROTATE_270) if turn else expected
+    found = images.decode(base.Record(packing.encode(out.getvalue(), 60), 0, -1)).astype(int)
+    assert found.shape[1::-1] == expected.size
+    assert np.abs(found - np.asarray(expected)).mean() < 2
+
+
 def test_resize_is_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -149,6 +166,42 @@ def test_unreadable_images_are_left_out_and_named(pets, tmp_path):
     ]
     assert len(packed) == 21
     assert packed.ids().tolist() == [r.id for r in packed]
+
+
+def test_one_in_a_hundred_may_be_left_out(tmp_path):
+    (tmp_path / "in").mkdir()
+    for n in range(100):
+        Image.new("RGB", (4, 4), (n, 0, 0)).save(tmp_path / "in" / f"{n:03}.png")
+    (tmp_path / "in" / "000.png").write_bytes(b"")
+    command = ["pack", "folder", "--dir", str(tmp_path / "in"), "--workers", "1"]
+    assert main([*command, str(tmp_path / "a")]) == 0
+    (tmp_path / "in" / "001.png").write_bytes(b"")
+    for _ in range(2):  # made, and packed already
+        assert main([*command, str(tmp_path / "b")]) == 1
+    assert len(open_source("arrayrecord", "all", dir=str(tmp_path / "b"))) == 98
+
+
+def test_a_pack_of_nothing_is_an_error(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for n in range(3):
+        (tmp_path / "in" / f"{n}.png").write_bytes(b"")
+    for _ in range(2):
+        assert main(["pack", "folder", "--dir", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+        said = capsys.readouterr().err
+        assert "none of the 3 images can be packed, such as 0.png: an empty file: mend them" in said
+    assert not (tmp_path / "out" / "metadata.json").exists()
+
+
+def test_a_pack_killed_as_its_plan_was_written_goes_on(pets, tmp_path):
+    source = open_source("imagefolder", "all", dir=str(pets))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "plan.json.123.tmp").write_bytes(b"{")
+    assert len(pack(source, tmp_path / "out")[0]) == 23
+    assert not list((tmp_path / "out").glob("*.tmp"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.tmp").write_bytes(b"")
+    with pytest.raises(UserError, match="is not empty"):
+        pack(source, tmp_path / "other")
 
 
 def test_a_stopped_pack_goes_on(pets, tmp_path):
@@ -308,8 +361,11 @@ def test_commands(pets, tmp_path, capsys):
     out = str(tmp_path / "out")
     (pets / "train" / "dog" / "01.png").write_bytes(b"no image")
     (pets / "train" / "dog" / "07.png").write_bytes((pets / "train" / "dog" / "07.png").read_bytes()[:500])
-    assert main(["pack", "imagefolder", out, "--dir", str(pets), "--split", "train"]) == 0
-    assert f"17 images in {out}" in capsys.readouterr().out
+    assert main(["pack", "imagefolder", out, "--dir", str(pets), "--split", "train"]) == 1
+    said = capsys.readouterr()
+    assert f"17 images in {out}" in said.out
+    assert "1 could not be read and were left out:\n  train/dog/01.png: not an image" in said.out
+    assert "More than 1 % of the 18 images were left out" in said.err
     assert json.loads((tmp_path / "out" / "metadata.json").read_text())["class_names"] == ["cat", "dog"]
     assert main(["inspect", "arrayrecord", "--dir", out]) == 0
     said = capsys.readouterr().out

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seed_jax.data import images, sources
+from seed_jax.data import images, pipeline, sources
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 
@@ -265,7 +265,38 @@ def test_a_tfds_set_is_read_once_for_its_labels_and_names(tmp_path, monkeypatch)
     monkeypatch.setattr(sources.tfds, "read", lambda *a: pytest.fail("read again"))
     assert opened() == ([4, 9], ["n01_7.JPEG", "n02_5.JPEG"])
     monkeypatch.undo()
-    assert opened("test") == ([1], [""])
+    assert opened("test") == ([1], ["5.1.0:test[0]"])  # its place, as it has no name
+
+
+def test_one_name_of_a_tfds_set_reads_one_record(tmp_path, monkeypatch):
+    write_tfds(tmp_path, [(b"x", 4), (b"y", 9)], names=["n01_7.JPEG", "n02_5.JPEG"])
+    source = open_source("tfds:imagenet2012", "train", dir=str(tmp_path))
+    seen, read = [], sources.tfds.read
+    monkeypatch.setattr(sources.tfds, "read", lambda *a: seen.append(a[-1]) or read(*a))
+    assert source.name(1) == "imagenet2012/5.1.0:train[1]/n02_5.JPEG"
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_damaged_record_of_a_tfds_set_is_a_bad_image(tmp_path, indexed):
+    """As in a pack: skipped, counted and named by its place; the labels and names of the others are there."""
+    save(tmp_path / "red.png")
+    content = [((tmp_path / "red.png").read_bytes(), n) for n in range(200)]
+    content[7] = (np.random.default_rng(0).bytes(200_000), 7)
+    names = [f"n{n:03}.JPEG" for n in range(200)]
+    write_tfds(tmp_path / "tfds", content, names=names)
+    (shard,) = (tmp_path / "tfds").rglob("*.array_record*")
+    data = bytearray(shard.read_bytes())
+    data[100_000:100_100] = bytes(100)
+    shard.write_bytes(data)
+    source = open_source("tfds:imagenet2012", "train", dir=str(tmp_path / "tfds"))
+    if indexed:
+        assert source.labels().tolist() == [-1 if n == 7 else n for n in range(200)]
+    bad = pipeline.BadImages(source)
+    batch = next(pipeline.eval_batches(source, 8, 200, bad=bad))
+    assert np.flatnonzero(~batch["mask"]).tolist() == [7]
+    assert bad.names == {7: "imagenet2012/5.1.0:train[7]"}
+    assert source.name(8) == "imagenet2012/5.1.0:train[8]/n008.JPEG"
 
 
 def test_a_tfds_shard_that_is_cut_short(tmp_path):

@@ -80,6 +80,20 @@ def test_a_list_of_tfds(tmp_path):
     assert [tuple(r) for r in source] == [(b"y", source.ids()[0], 9)]
 
 
+def test_a_list_of_a_large_tfds_set_reads_it_once(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow_datasets")
+    from test_sources import sources, write_tfds
+
+    write_tfds(tmp_path, [(b"x", 4), (b"y", 9)], names=["n01_7.JPEG", "n02_5.JPEG"])
+    (tmp_path / "1percent.txt").write_text("n02_5.JPEG\n")
+    monkeypatch.setattr(sources.tfds.cache, "WORTH", 2)
+    seen, read = [], sources.tfds.read
+    monkeypatch.setattr(sources.tfds, "read", lambda *a: seen.append(a[-1]) or read(*a))
+    for _ in range(2):
+        open_source("tfds:imagenet2012", "train", dir=str(tmp_path), subset=str(tmp_path / "1percent.txt"))
+    assert seen == [0, 1]
+
+
 @pytest.mark.parametrize("spec", ["0%", "0%@3", "101%", "1", "1%@", "1%@x", "nothing.txt"])
 def test_user_errors(source, spec):
     with pytest.raises(UserError, match="data.subset"):

@@ -30,6 +30,7 @@ def subset(source: Source, spec: str, seed: int = 0) -> Subset:
             f"files ({error})."
         ) from None
     depth = 1 + max((name.count("/") for name in wanted), default=0)
+    source.labels()  # what must read its records for labels and names then reads each once, and keeps both
     found = [i for i in range(len(source)) if not wanted.isdisjoint(_endings(source.name(i), depth))]
     if not found:
         raise UserError(f"data.subset: none of the {len(wanted)} names in {spec} is in the data.")

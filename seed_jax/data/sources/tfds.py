@@ -1,5 +1,6 @@
 """Prepared tensorflow-datasets sets, read without TensorFlow."""
 
+import contextlib
 import functools
 import os
 
@@ -80,7 +81,14 @@ class Tfds:
         return Record(feature["image"].bytes_list.value[0], number, self._label(feature))
 
     def name(self, i):
-        return f"{self.what}[{i}]" + (f"/{self._index[1][i]}" if self.named else "")
+        """Its place, then its file's name where it has one; reads that record alone, after `labels` none."""
+        file = ""
+        if "_index" in self.__dict__:
+            file = self._index[1][i]
+        elif self.named:
+            with contextlib.suppress(BadImage):
+                file = _file_name(self._feature(i))
+        return f"{self.what}[{i}]" + (f"/{file}" if file else "")
 
     def ids(self):
         return self._ids
@@ -90,21 +98,18 @@ class Tfds:
 
     @functools.cached_property
     def _index(self) -> tuple[np.ndarray, Strings]:
-        """Labels and file names, for which every record is read once; a large set's are kept in the cache."""
+        """Labels and file names, for which every record is read once; a large set's are kept in the cache.
+
+        A damaged record has the label -1 and no name: whoever reads it skips and counts it.
+        """
         file = cache.user_file("tfds", self.where, self.fingerprint())
         if (kept := cache.load(file)) is not None:
             return kept["labels"], Strings(kept["blob"], kept["ends"])
-        labels, names = np.empty(len(self), np.int64), []
+        labels, names = np.full(len(self), -1, np.int64), [""] * len(self)
         for i in range(len(self)):
-            try:
+            with contextlib.suppress(BadImage):
                 feature = self._feature(i)
-            except BadImage as error:
-                raise UserError(
-                    f"data.source: record {i} of {self.what} in {self.where} cannot be read ({error}): "
-                    "prepare the set again."
-                ) from None
-            labels[i] = self._label(feature)
-            names += [value.decode() for value in feature["file_name"].bytes_list.value[:1]] or [""]
+                labels[i], names[i] = self._label(feature), _file_name(feature)
         strings = Strings.of(names)
         if len(self) >= cache.WORTH:
             cache.save(file, labels=labels, blob=strings.blob, ends=strings.ends)
@@ -113,6 +118,10 @@ class Tfds:
     def fingerprint(self):
         """Of name, version, split and ids: a prepared set does not change under its version."""
         return digest(self.what.encode(), self._ids)
+
+
+def _file_name(feature) -> str:
+    return next((value.decode() for value in feature["file_name"].bytes_list.value), "")
 
 
 def _ids(shard) -> np.ndarray:
