@@ -93,6 +93,8 @@ def test_memory_that_does_not_suffice_names_the_batch_size():
         ),
         (jax.errors.JaxRuntimeError(MEMORY), "^\nThe memory does not suffice .*data.batch_size"),
         (jax.errors.JaxRuntimeError("INTERNAL: cuDNN"), "^\nTraceback (.|\n)*test_parallel(.|\n)*cuDNN"),
+        (KeyError("cat.jpg"), "^\nTraceback (.|\n)*test_parallel(.|\n)*KeyError: 'cat.jpg'"),
+        (RuntimeError("connection pool"), "^\nTraceback (.|\n)*RuntimeError: connection pool"),
         (UserError("The disk is full."), "^\nThe disk is full.\n$"),
     ],
 )
@@ -110,6 +112,13 @@ def test_what_one_of_several_says_before_it_ends(monkeypatch, capsys, error, wor
     with pytest.raises(Ended), parallel.ending_with_the_others("start"):
         raise error
     assert re.search(words, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("stop", [SystemExit(0), KeyboardInterrupt()])
+def test_a_stop_of_one_of_several_is_no_failure(monkeypatch, stop):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(type(stop)), parallel.ending_with_the_others("start"):
+        raise stop
 
 
 def test_the_mesh_has_the_devices_in_order():
