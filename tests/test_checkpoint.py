@@ -25,15 +25,14 @@ TESTS = Path(__file__).parent
 def make(step, features=3):
     """A state whose numbers tell its step."""
     full = jnp.full((features, 2), step, jnp.float32)
-    noise = queue.init(
-        32, 16, 64, start="noise", rng=jax.random.key(step)
-    )  # each process writes a file of it
+    # So large that each process writes a file of its own for it.
+    noise = queue.init(32, 16, 256, start="noise", rng=jax.random.key(step))
     return state.TrainState(
         step=jnp.int32(step),
         params={"w": full},
         model_state={"batch_stats": {"mean": full[0]}},
         opt_state=(full, jnp.int32(step)),
-        aux={"queue": queue.enqueue(noise, jnp.full((16, 64), step / 7))},
+        aux={"queue": queue.enqueue(noise, jnp.full((16, 256), step / 7))},
     )
 
 
@@ -201,12 +200,13 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 
 def test_full_disk_keeps_the_last_good_one(two):
     checkpoints = Checkpoints(two, keep=2)
+    state = sharded(3)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (300, limits[1])
     )  # bytes: writing more fails, as on a full disk
     try:
-        checkpoints.save(sharded(3), 3, None)
+        checkpoints.save(state, 3, None)
         with pytest.raises(
             UserError, match="step 3 cannot be written .*File too large.*step 2 is kept"
         ) as told:
