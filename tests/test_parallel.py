@@ -1,5 +1,6 @@
 """Joining other processes: what the environment must say, and what is told when one of them is gone."""
 
+import importlib
 import re
 
 import jax
@@ -38,6 +39,21 @@ def test_an_environment_that_is_not_numbers(environment):
     environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="two")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES is 'two'"):
         parallel.start()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("seed_jax.embed", ["network", "data", "out.npz"]),
+        ("seed_jax.evals.__main__", ["workdir"]),
+        ("seed_jax.weights.__main__", ["parity"]),
+        ("experiments.lite0.__main__", []),
+    ],
+)
+def test_commands_tell_it_in_one_sentence(environment, capsys, command, arguments):
+    environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="two")
+    assert importlib.import_module(command).main(arguments) == 1
+    assert capsys.readouterr().err == "JAX_NUM_PROCESSES is 'two': it must be a number.\n"
 
 
 @pytest.mark.parametrize("error", [ValueError("Number of processes must be defined."), IndexError("port")])
