@@ -21,7 +21,8 @@ from seed_jax.errors import UserError
 from seed_jax.state import TrainState
 
 policies = ocp.training.preservation_policies
-POLL_SECONDS = 0.2  # how often several processes ask one another whether all have written
+POLL_SECONDS = 0.2  # how often several processes ask one another whether all are done
+PATIENCE_SECONDS = 10  # how long those that cannot read a checkpoint wait for the others to fail too
 
 
 class Checkpoints:
@@ -54,13 +55,12 @@ class Checkpoints:
 
     def _set_unreadable_aside(self):
         small = ("metrics/metrics", "_CHECKPOINT_METADATA")  # orbax reads the first of all at its start
-        found = [path for name in small for path in self.directory.glob(f"[0-9]*/{name}")]
-        for step in sorted(
-            {path.relative_to(self.directory).parts[0] for path in found if not _is_json(path)}
-        ):
-            self._set_aside(
-                step, f"The checkpoint {self.directory}/{step} is damaged (its score or its window)"
-            )
+        for step in sorted(path.name for path in self.directory.iterdir() if path.name.isdigit()):
+            found = [path for path in (self.directory / step / name for name in small) if path.exists()]
+            if not all(map(_is_json, found)):
+                self._set_aside(
+                    step, f"The checkpoint {self.directory}/{step} is damaged (its score or its window)"
+                )
 
     def latest(self) -> int | None:
         """The newest finished step, or None."""
@@ -77,8 +77,6 @@ class Checkpoints:
         Raises:
           UserError: the one before could not be written, or this one cannot be begun; a full disk, say.
         """
-        if step == self.latest():
-            return
         self.wait()
         trees = {"model": _model(state), "train": _train(state)}
         metrics = None if score is None else {"score": score}
@@ -95,19 +93,26 @@ class Checkpoints:
         `damaged` tells a sentence of each.
 
         Raises:
-          UserError: none can be read, or they are of other networks; nothing is moved then.
+          UserError: none can be read, or they are of other networks; nothing is moved then. Or some of
+            several processes cannot read one, which is moved, and all of them are to start again.
         """
         errors = {}
-        for step in reversed([found.step for found in self._orbax.checkpoints]):
-            try:
-                trees = _load(
-                    self._orbax.load_checkpointables, step, self.directory, _model(like), _train(like)
-                )
-            except UserError as error:
-                errors[step] = error
-            if not parallel.anywhere(step in errors):
+        steps = [found.step for found in self._orbax.checkpoints][::-1]
+        for step in steps:
+            loading = _in_thread(
+                _load, self._orbax.load_checkpointables, step, self.directory, _model(like), _train(like)
+            )
+            error, stuck = self._load_together(loading, step)
+            if error is None:
+                trees = loading.result()
                 break
-            errors.setdefault(step, UserError(f"The checkpoint {self.directory}/{step} is damaged."))
+            errors[step] = error
+            if stuck and step != steps[-1]:
+                self._set_aside(step, str(error))
+                parallel.anywhere(False)  # no process ends before it is moved
+                raise UserError(
+                    f"{self.damaged[-1]}: start all of them again, and the run goes on from the one before."
+                ) from error
         else:
             newest = next(iter(errors.values()))
             raise UserError(
@@ -124,6 +129,28 @@ class Checkpoints:
     def log(self) -> dict:
         """The `log` that the newest was saved with; empty for those of older versions."""
         return self._orbax.checkpointables_metadata().custom_metadata or {}
+
+    def _load_together(self, loading, step):
+        """Why not all processes can load, or None; and whether some still wait for those that cannot.
+
+        In Orbax's barrier they would wait 300 s, and its next load is not safe until then.
+        """
+        patience = round(PATIENCE_SECONDS / POLL_SECONDS)  # in polls, so that all lose it together
+        while True:
+            futures.wait([loading], timeout=POLL_SECONDS)
+            done = loading.done()
+            error = loading.exception() if done else None
+            failed, waiting = parallel.anywhere(error is not None), parallel.anywhere(not done)
+            patience -= failed
+            if not waiting or patience < 0:
+                break
+        if error is not None and not isinstance(error, UserError):
+            raise error
+        if failed and error is None:
+            error = UserError(
+                f"The checkpoint {self.directory}/{step} is damaged (another process cannot read its part)"
+            )
+        return error, waiting
 
     def rate(self, step: int, score: float | None) -> None:
         """Give the finished checkpoint of `step` its score, if it was saved without one.
@@ -154,15 +181,14 @@ class Checkpoints:
 
     def _wait_together(self):
         """As soon as one process could not write, all of them raise."""
-        thread = futures.ThreadPoolExecutor(1, thread_name_prefix="written")
-        waiting = thread.submit(self._orbax.wait)
-        thread.shutdown(wait=False)
+        writing = _in_thread(self._orbax.wait)
         while True:
-            futures.wait([waiting], timeout=POLL_SECONDS)
-            error = self._failure or (waiting.exception() if waiting.done() else None)
+            futures.wait([writing], timeout=POLL_SECONDS)
+            done = writing.done()
+            error = self._failure or (writing.exception() if done else None)
             if parallel.anywhere(error is not None):
                 raise error or OSError("another process could not write its part")
-            if not parallel.anywhere(not waiting.done()):
+            if not parallel.anywhere(not done):
                 return
 
     def _note_failure(self, record) -> bool:
@@ -188,6 +214,9 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
             cleanup_tmp_directories=True,
         )
+        # Orbax asks JAX whether to stop, for a statistic, from a thread of process 0 that comes with an old
+        # step; JAX counts the steps by such questions, and only `stop.py` may ask.
+        self._orbax._manager.reached_preemption = lambda step: False
         self._step = None
 
     @contextlib.contextmanager
@@ -258,6 +287,13 @@ def _load(load, step, directory, model, train=None):
         raise UserError(
             f"The checkpoint {directory}/{step} is damaged or does not fit this config's networks: {reason}"
         ) from error
+
+
+def _in_thread(function, *args) -> futures.Future:
+    thread = futures.ThreadPoolExecutor(1)
+    future = thread.submit(function, *args)
+    thread.shutdown(wait=False)
+    return future
 
 
 def _is_json(path: Path) -> bool:

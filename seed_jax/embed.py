@@ -34,8 +34,8 @@ OUT    gets `pooled` float32 [N, D], `embedding` where the network has a head, `
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
-    parallel.start()
     try:
+        parallel.start()
         embed(options)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -80,29 +80,29 @@ def _number(name: str) -> int | None:
 def ending_with_the_others(way_out: str):
     """End a failure so that no process is left waiting for another.
 
-    With several processes this one ends here, with its sentence or traceback and exit code 1, when it has a
-    `UserError` or an error of JAX's, such as that another one is gone. What is left of the run cannot go on,
-    and an orderly exit would wait for threads that wait for the others, such as those that write a
-    checkpoint.
+    With several processes this one ends here at any error, such as that another one is gone, with its
+    sentence or traceback and exit code 1. What is left of the run cannot go on, and an orderly exit would
+    wait for threads that wait for the others, such as those that write a checkpoint.
 
     Raises:
       UserError: the devices' memory does not suffice.
     """
-    alone = jax.process_count() == 1
     try:
         with _memory_named():
             yield
-    except UserError as error:
-        if alone:
+    except Exception as error:  # whatever it is, the others wait for this process until it is gone
+        if jax.process_count() == 1:
             raise
-        _end(str(error))
-    except jax.errors.JaxRuntimeError as error:
-        if alone:
-            raise
-        if not ANOTHER.search(str(error)):
-            _end(traceback.format_exc())
+        _end(_last_words(error, way_out))
+
+
+def _last_words(error, way_out):
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, jax.errors.JaxRuntimeError) and ANOTHER.search(str(error)):
         me, reason = f"{jax.process_index()} of {jax.process_count()}", _first_line(error)
-        _end(f"Process {me} stops, for another one ended or cannot be reached ({reason}): {way_out}.")
+        return f"Process {me} stops, for another one ended or cannot be reached ({reason}): {way_out}."
+    return "".join(traceback.format_exception(error))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from seed_jax import parallel, queue, state
 from seed_jax.checkpoint import Checkpoints
@@ -24,12 +25,14 @@ TESTS = Path(__file__).parent
 def make(step, features=3):
     """A state whose numbers tell its step."""
     full = jnp.full((features, 2), step, jnp.float32)
+    # So large that each process writes a file of its own for it.
+    noise = queue.init(32, 16, 256, start="noise", rng=jax.random.key(step))
     return state.TrainState(
         step=jnp.int32(step),
         params={"w": full},
         model_state={"batch_stats": {"mean": full[0]}},
         opt_state=(full, jnp.int32(step)),
-        aux={"queue": queue.enqueue(queue.init(32, 16, 4), jnp.full((16, 4), step / 7))},
+        aux={"queue": queue.enqueue(noise, jnp.full((16, 256), step / 7))},
     )
 
 
@@ -91,6 +94,27 @@ def test_the_log_is_kept_exactly(tmp_path):
     checkpoints.close()
 
 
+def test_a_step_is_not_saved_twice(tmp_path):
+    """A second score is told, not dropped."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(make(1), 1, None)
+    checkpoints.wait()
+    with pytest.raises(UserError, match="step 1 cannot be written"):
+        checkpoints.save(make(1), 1, 0.5)
+    checkpoints.close()
+
+
+def test_saving_leaves_the_count_of_steps_to_the_loop(tmp_path, monkeypatch):
+    """JAX agrees on a step to stop at by those that it was asked about; orbax would ask about old ones."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (1, 2):
+        checkpoints.save(make(step), step, None)
+    checkpoints.close()
+    assert asked == []
+
+
 def test_the_state_may_be_donated_right_after(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     current = sharded(1)
@@ -144,6 +168,17 @@ def test_the_one_before_a_damaged_one_is_restored(two, file, kept):
     assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
 
 
+def test_what_a_killed_write_left_is_no_damaged_checkpoint(two):
+    half = two / "10.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "_CHECKPOINT_METADATA").write_text("")
+    checkpoints = Checkpoints(two, keep=2)
+    checkpoints.close()
+    assert checkpoints.damaged == []
+    assert [path.name for path in two.parent.iterdir()] == ["checkpoints"]
+    assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
+
+
 def test_nothing_is_moved_when_none_is_whole(two):
     for path in two.glob("*/model/manifest.ocdbt"):
         path.write_bytes(b"")
@@ -164,12 +199,13 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 
 def test_full_disk_keeps_the_last_good_one(two):
     checkpoints = Checkpoints(two, keep=2)
+    state = sharded(3)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (300, limits[1])
     )  # bytes: writing more fails, as on a full disk
     try:
-        checkpoints.save(sharded(3), 3, None)
+        checkpoints.save(state, 3, None)
         with pytest.raises(
             UserError, match="step 3 cannot be written .*File too large.*step 2 is kept"
         ) as told:
@@ -202,10 +238,8 @@ with parallel.ending_with_the_others("start again"):
 """
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_all_processes_end_when_one_cannot_write(tmp_path, victim):
-    """At once: orbax alone would have them wait for one another, for 20 minutes."""
-    directory = tmp_path / "checkpoints"
+def two_processes(script, *arguments):
+    """What each of two processes that run the script said, once both have ended with exit code 1."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
@@ -215,7 +249,7 @@ def test_all_processes_end_when_one_cannot_write(tmp_path, victim):
     }
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", FAILING, directory, str(victim)],
+            [sys.executable, "-c", script, *map(str, arguments)],
             env={**environment, "JAX_PROCESS_ID": str(i)},
             stderr=subprocess.PIPE,
             text=True,
@@ -228,12 +262,63 @@ def test_all_processes_end_when_one_cannot_write(tmp_path, victim):
         for process in both:
             process.kill()
     assert [process.returncode for process in both] == [1, 1], said
-    for i, text in enumerate(said):
+    return said
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_all_processes_end_when_one_cannot_write(tmp_path, victim):
+    """At once: orbax alone would have them wait for one another, for 20 minutes."""
+    directory = tmp_path / "checkpoints"
+    for i, text in enumerate(two_processes(FAILING, directory, victim)):
         reason = "File too large" if i == victim else "another process could not write its part"
         assert f"step 2 cannot be written to {directory} ({reason}); the one of step 1 is kept" in text
     checkpoints = Checkpoints(directory, keep=2)
     assert checkpoints.latest() == 1
     checkpoints.close()
+
+
+READING = """
+import contextlib, sys
+from pathlib import Path
+from seed_jax import checkpoint, parallel
+parallel.start()
+import jax
+from test_checkpoint import sharded
+
+checkpoint.PATIENCE_SECONDS = 1
+directory = Path(sys.argv[1])
+with contextlib.closing(checkpoint.Checkpoints(directory, keep=2)) as checkpoints:
+    for step in range(1, 1 + int(sys.argv[2])):
+        checkpoints.save(sharded(step), step, None)
+if jax.process_index() == 0:
+    for path in (directory / sys.argv[2] / "train" / "ocdbt.process_1" / "d").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+with (
+    parallel.ending_with_the_others("start again"),
+    contextlib.closing(checkpoint.Checkpoints(directory, keep=2)) as checkpoints,
+):
+    checkpoints.restore(sharded(0))
+"""
+
+
+def test_all_processes_end_when_one_cannot_read(tmp_path):
+    """Orbax alone would have the other wait for 300 s; then the same would happen at the next start."""
+    directory = tmp_path / "checkpoints"
+    for text in two_processes(READING, directory, 2):
+        assert f"The checkpoint {directory}/2 is damaged" in text
+        assert f"it was moved to {tmp_path}/damaged-2: start all of them again" in text
+    checkpoints = Checkpoints(directory, keep=2)
+    assert int(checkpoints.restore(sharded(0)).step) == 1
+    assert checkpoints.damaged == []
+    checkpoints.close()
+
+
+def test_the_only_one_is_not_moved_when_one_process_cannot_read_it(tmp_path):
+    directory = tmp_path / "checkpoints"
+    for text in two_processes(READING, directory, 1):
+        assert f"The checkpoint {directory}/1 is damaged" in text
+        assert "no other can be read either: give the config" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def free_port():

@@ -1,5 +1,6 @@
 """Joining other processes: what the environment must say, and what is told when one of them is gone."""
 
+import importlib
 import re
 
 import jax
@@ -38,6 +39,21 @@ def test_an_environment_that_is_not_numbers(environment):
     environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="two")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES is 'two'"):
         parallel.start()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("seed_jax.embed", ["network", "data", "out.npz"]),
+        ("seed_jax.evals.__main__", ["workdir"]),
+        ("seed_jax.weights.__main__", ["parity"]),
+        ("experiments.lite0.__main__", []),
+    ],
+)
+def test_commands_tell_it_in_one_sentence(environment, capsys, command, arguments):
+    environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="two")
+    assert importlib.import_module(command).main(arguments) == 1
+    assert capsys.readouterr().err == "JAX_NUM_PROCESSES is 'two': it must be a number.\n"
 
 
 @pytest.mark.parametrize("error", [ValueError("Number of processes must be defined."), IndexError("port")])
@@ -93,6 +109,8 @@ def test_memory_that_does_not_suffice_names_the_batch_size():
         ),
         (jax.errors.JaxRuntimeError(MEMORY), "^\nThe memory does not suffice .*data.batch_size"),
         (jax.errors.JaxRuntimeError("INTERNAL: cuDNN"), "^\nTraceback (.|\n)*test_parallel(.|\n)*cuDNN"),
+        (KeyError("cat.jpg"), "^\nTraceback (.|\n)*test_parallel(.|\n)*KeyError: 'cat.jpg'"),
+        (RuntimeError("connection pool"), "^\nTraceback (.|\n)*RuntimeError: connection pool"),
         (UserError("The disk is full."), "^\nThe disk is full.\n$"),
     ],
 )
@@ -110,6 +128,13 @@ def test_what_one_of_several_says_before_it_ends(monkeypatch, capsys, error, wor
     with pytest.raises(Ended), parallel.ending_with_the_others("start"):
         raise error
     assert re.search(words, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("stop", [SystemExit(0), KeyboardInterrupt()])
+def test_a_stop_of_one_of_several_is_no_failure(monkeypatch, stop):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(type(stop)), parallel.ending_with_the_others("start"):
+        raise stop
 
 
 def test_the_mesh_has_the_devices_in_order():

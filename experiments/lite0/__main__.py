@@ -41,9 +41,9 @@ class Pixels:
 def main(arguments=None) -> int:
     options = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
-    parallel.start()
     started = time.time()
     try:
+        parallel.start()
         results = [_one_seed(options, seed) for seed in range(options.seeds)]
         _report(options, results, (time.time() - started) / 60)
     except UserError as error:

@@ -21,8 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
-    parallel.start()
     try:
+        parallel.start()
         rows = []
         for workdir in options.workdir:
             scores = evaluate(workdir, best=options.best, dir=options.dir, split=options.split)

@@ -35,8 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("pattern", nargs="?", default="*", help="of names, e.g. 'resnet*'")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
-    parallel.start()
     try:
+        parallel.start()
         return {"inspect": _inspect, "export": _export, "parity": _parity}[options.command](options)
     except UserError as error:
         print(error, file=sys.stderr)
