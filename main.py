@@ -14,19 +14,20 @@ import sys  # noqa: E402
 
 
 def end(number, frame):
-    """SIGTERM outside the loop, where there is nothing to save: exit code 0, as after one within it."""
-    del number, frame
+    """A signal outside the loop, where there is nothing to save: the exit codes are those within it."""
+    del frame
     os.write(2, b"\nStopped outside the training: the same command starts it or goes on.\n")
-    os._exit(0)
+    os._exit(0 if number == signal.SIGTERM else 130)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, end)  # until `StopRequest` takes it over, and after that
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)  # until `StopRequest` takes it over, and after that
 
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from seed_jax.errors import UserError  # noqa: E402
+from seed_jax.errors import UserError, unknown  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file in configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, report.")
@@ -55,7 +56,14 @@ def parse(argv):
         what = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
         if not what.startswith("'"):  # ml_collections quotes the key it does not know
             raise
-        sentence = f"Unknown config key {': '.join(what.splitlines())} (the keys are in seed_jax/config.py)"
+        from seed_jax import config
+
+        wrong = what.split("'")[1]
+        overrides = (
+            arg.split("=")[0].removeprefix("--config.") for arg in argv if arg.startswith("--config.")
+        )
+        key = next((key for key in overrides if wrong in key.split(".")), wrong)
+        sentence = str(unknown("config key", key, config.keys()))
     print(sentence, file=sys.stderr)
     sys.exit(1)
 
@@ -81,12 +89,6 @@ def main(argv):
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(
-            f"\nStopped: the same command goes on from the newest checkpoint in {WORKDIR.value}.",
-            file=sys.stderr,
-        )
-        return 130
     return 0
 
 

@@ -257,6 +257,13 @@ def resolve(raw: ml_collections.ConfigDict) -> Config:
     return config
 
 
+def keys() -> list[str]:
+    """The keys of all sections, with those of every method."""
+    sections = [*SECTIONS.items(), *(("method", method) for method in METHODS.values())]
+    found = {f"{name}.{field.name}" for name, cls in sections for field in dataclasses.fields(cls)}
+    return sorted(found | {"method.name"})
+
+
 def check_splits(data: Data) -> None:
     """Raises `UserError` when the bank that probes learn from holds the images that they are tested on."""
     bank = data.bank or data.train

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from seed_jax import files, parallel, pretrained, rng
 from seed_jax.data.pipeline import BadImages, eval_batches, local_rows
 from seed_jax.data.sources import Arrays, Source, npz, open_source
-from seed_jax.errors import UserError
+from seed_jax.errors import UserError, command
 from seed_jax.evals.features import Extractor
 
 FLAGS = ("--arch", "--form")
@@ -31,15 +31,12 @@ OUT    gets `pooled` float32 [N, D], `embedding` where the network has a head, `
 """
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
-    try:
-        parallel.start()
-        embed(options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    parallel.start()
+    embed(options)
     return 0
 
 

@@ -1,7 +1,9 @@
 """The one exception that a user is meant to read."""
 
 import difflib
-from collections.abc import Iterable
+import functools
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -17,3 +19,20 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(known)}."
     return UserError(f"Unknown {what} {name!r}: {hint}")
+
+
+def command(main: Callable) -> Callable:
+    """A decorator of `main(arguments) -> exit code`: a `UserError` is printed and gives 1, Ctrl-C 130."""
+
+    @functools.wraps(main)
+    def run(arguments: list[str] | None = None) -> int:
+        try:
+            return main(arguments)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\nStopped.", file=sys.stderr)
+            return 130
+
+    return run

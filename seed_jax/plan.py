@@ -112,9 +112,15 @@ def _teacher(c: Config, notes: list):
     if c.method.teacher is TeacherNeed.NONE:
         return None, {}, None
     t, size = c.teacher, c.data.image_size
-    if t.weights not in ("", "random") and Path(t.weights).exists():
+    here = Path(t.weights).exists() or t.weights.startswith("pip:")
+    if t.weights not in ("", "random") and here:
         loaded = teacher.load(t, image_size=size, seed=0, precision=c.train.precision)
         return loaded.network, jax.eval_shape(lambda: loaded.variables), loaded.dim
+    if not t.model:
+        raise UserError(
+            f"teacher.weights: there is no {t.weights} here: fetch it, or name the architecture by "
+            "--config.teacher.model."
+        )
     backbone = models.create(t.model, size=t.image_size or None, precision=c.train.precision, **t.options)
     network = Joined(backbone, {"head": ProjectionHead(dim=t.dim)})
     if t.weights != "random":

@@ -52,9 +52,9 @@ def one_sentence(result):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("--config.optim.lrr=1", ["'lrr'", 'Did you mean "lr"']),
-        ("--config.optm.lr=1", ["'optm'", 'Did you mean "optim"']),
-        ("--config.method.tau=1", ["'tau'"]),
+        ("--config.optim.lrr=1", ["'optim.lrr'", "did you mean 'optim.lr'?"]),
+        ("--config.optm.lr=1", ["'optm.lr'", "did you mean 'optim.lr'?"]),
+        ("--config.method.tau=1", ["'method.tau'"]),
         ("--config.optim.lr=fast", ["--config.optim.lr=fast", "could not convert"]),
         ("--config.optim.name=sdg", ["optim.name 'sdg'", "did you mean 'sgd'?"]),
         ("--config.train.epochs=3", ["Exactly one of train.epochs, train.steps and train.examples"]),

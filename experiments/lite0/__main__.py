@@ -22,7 +22,7 @@ from absl import logging
 from configs import seed_lite0_to_mbv3s
 from seed_jax import config as config_lib
 from seed_jax import parallel, pretrained, report, state, train, workdir
-from seed_jax.errors import UserError
+from seed_jax.errors import command
 from seed_jax.evals import final
 from seed_jax.report.tables import Table
 
@@ -38,17 +38,14 @@ class Pixels:
         return {"pooled": x.reshape(len(x), -1)}, {}
 
 
+@command
 def main(arguments=None) -> int:
     options = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     started = time.time()
-    try:
-        parallel.start()
-        results = [_one_seed(options, seed) for seed in range(options.seeds)]
-        _report(options, results, (time.time() - started) / 60)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    parallel.start()
+    results = [_one_seed(options, seed) for seed in range(options.seeds)]
+    _report(options, results, (time.time() - started) / 60)
     return 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from seed_jax import pretrained
 from seed_jax.data.images import eval_view
-from seed_jax.errors import UserError
+from seed_jax.errors import command
 from seed_jax.report.tables import Table
 
 CLASSES = Path(__file__).with_name("imagenet_classes.txt")
@@ -35,14 +35,12 @@ def classes() -> list[str]:
     return [line.split("\t")[1] for line in lines if not line.startswith("#")]
 
 
-def main() -> int:
+@command
+def main(arguments: list[str] | None = None) -> int:
+    del arguments
     names = classes()
-    try:
-        teacher = pretrained.load("pip:efficientnet-lite0", where="SPEC")
-        images = photographs()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    teacher = pretrained.load("pip:efficientnet-lite0", where="SPEC")
+    images = photographs()
     views = np.stack([eval_view(image, teacher.size, *teacher.preparation) for image in images.values()])
     features, _ = jax.jit(lambda v, x: teacher.network.apply(v, x, False))(
         teacher.variables, views.astype(np.float32) / 255

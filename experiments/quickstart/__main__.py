@@ -19,6 +19,9 @@ from pathlib import Path
 
 from absl import logging
 
+from seed_jax import files
+from seed_jax.errors import command
+
 RUNS = {
     "teacher (MoCo-v2)": "digits_teacher",
     "student, MoCo-v2 alone": "digits_baseline",
@@ -27,36 +30,32 @@ RUNS = {
 UNTRAINED = "student, untrained"
 
 
+@command
 def main(arguments=None) -> int:
     started = time.time()
     options = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     import jax
 
-    from seed_jax import files, parallel
-    from seed_jax.errors import UserError
+    from seed_jax import parallel
 
     stored = options.out / "results.json"
-    try:
-        seeds = list(range(options.first_seed, options.first_seed + options.seeds))
-        finished = json.loads(stored.read_text()) if stored.exists() else {}
-        if finished.get("seeds") == seeds:
-            print(f"{options.out} holds a finished quick start; remove it to run again.")
-        else:
-            parallel.start()
-            results = [_one_seed(options, seed) for seed in seeds]
-            finished = {
-                "seeds": seeds,
-                "hardware": f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
-                "minutes": (time.time() - started) / 60,
-                "results": results,
-            }
-            with files.whole(stored, "w") as file:
-                file.write(json.dumps(finished, indent=1) + "\n")
-        _report(options.out, **finished)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+    finished = json.loads(stored.read_text()) if stored.exists() else {}
+    if finished.get("seeds") == seeds:
+        print(f"{options.out} holds a finished quick start; remove it to run again.")
+    else:
+        parallel.start()
+        results = [_one_seed(options, seed) for seed in seeds]
+        finished = {
+            "seeds": seeds,
+            "hardware": f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+            "minutes": (time.time() - started) / 60,
+            "results": results,
+        }
+        with files.whole(stored, "w") as file:
+            file.write(json.dumps(finished, indent=1) + "\n")
+    _report(options.out, **finished)
     return 0
 
 

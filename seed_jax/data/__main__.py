@@ -10,51 +10,43 @@ from seed_jax.data.inspect import inspect
 from seed_jax.data.pack import pack
 from seed_jax.data.sources import SOURCES, open_source
 from seed_jax.data.sources.base import check_local
-from seed_jax.errors import UserError
+from seed_jax.errors import command
 
 LEFT_OUT = (
     0.01  # of the images; a pack that lacks more exits with code 1, as a run ends that cannot read them
 )
 
 
-def main(arguments=None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seed_jax.data", description="Pack and inspect data.")
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="any source as ArrayRecord shards; goes on where it stopped")
     looking = commands.add_parser("inspect", help="counts, classes, sizes, unreadable images")
-    for command in (packing, looking):
-        command.add_argument("source", help=", ".join(SOURCES))
-        command.add_argument("--dir", help="data.dir: the folder or file that the source reads")
-        command.add_argument(
-            "--split", default="all", help="train, val, test or all (default); of tfds its own"
-        )
-        command.add_argument("--workers", type=_positive, default=os.cpu_count(), help="threads")
+    for sub in (packing, looking):
+        sub.add_argument("source", help=", ".join(SOURCES))
+        sub.add_argument("--dir", help="data.dir: the folder or file that the source reads")
+        sub.add_argument("--split", default="all", help="train, val, test or all (default); of tfds its own")
+        sub.add_argument("--workers", type=_positive, default=os.cpu_count(), help="threads")
     packing.add_argument("out", help="folder of the shards")
     packing.add_argument("--short-side", type=_positive, default=0, help="resize larger images to it, once")
     packing.add_argument("--shard-size", type=_positive, default=10_000, help="images a shard")
     looking.add_argument("--all", action="store_true", help="decode every image in full")
     options = parser.parse_args(arguments)
-    try:
-        if options.command == "pack":
-            check_local("OUT", options.out)  # before a listing that takes minutes
-        source = open_source(options.source, options.split, dir=options.dir)
-        if options.command == "inspect":
-            print(inspect(source, everything=options.all, workers=options.workers))
-            return 0
-        packed = pack(
-            source,
-            options.out,
-            prefix=options.dir or "",
-            short_side=options.short_side,
-            workers=options.workers,
-            shard_size=options.shard_size,
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped: the same command goes on.", file=sys.stderr)
-        return 130
+    if options.command == "pack":
+        check_local("OUT", options.out)  # before a listing that takes minutes
+    source = open_source(options.source, options.split, dir=options.dir)
+    if options.command == "inspect":
+        print(inspect(source, everything=options.all, workers=options.workers))
+        return 0
+    packed = pack(
+        source,
+        options.out,
+        prefix=options.dir or "",
+        short_side=options.short_side,
+        workers=options.workers,
+        shard_size=options.shard_size,
+    )
     skipped = packed.metadata["skipped"]
     print(
         f"{len(packed):,} images in {options.out}; train with data.source=arrayrecord, data.dir={options.out}"
@@ -73,9 +65,9 @@ def main(arguments=None) -> int:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

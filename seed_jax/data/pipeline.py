@@ -43,7 +43,7 @@ class BadImages:
     """The images of a source that this process could not decode: each is named in the log once.
 
     Args:
-      limit: the share of the source that may be bad.
+      limit: the share of the source that may be bad; two images always may.
     """
 
     def __init__(self, source: Source, limit: float = 0.01):
@@ -64,11 +64,12 @@ class BadImages:
 
     def check(self, count: int, names: Iterable[str] | None = None) -> None:
         """Raise `UserError` if so many bad images, `names` among them, are too many."""
-        if count > self.limit * len(self.source):
+        if count > max(2, self.limit * len(self.source)):
             names = self.names.values() if names is None else names
+            reason = next(iter(self.errors.values()), "read by another process")
             raise UserError(
-                f"More than {100 * self.limit:g} % of the {len(self.source)} images cannot be read, "
-                f"{', '.join(list(names)[:3])} among them; repair or remove them."
+                f"More than {100 * self.limit:g} % of the {len(self.source)} images of a split cannot be "
+                f"read, {', '.join(list(names)[:3])} among them ({reason}); repair or remove them."
             )
 
 

@@ -6,11 +6,12 @@ import sys
 from absl import logging
 
 from seed_jax import parallel
-from seed_jax.errors import UserError
+from seed_jax.errors import command
 from seed_jax.evals.final import SPLITS, evaluate
 from seed_jax.report.tables import Table
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seed_jax.evals", description=__doc__.split(": ", 1)[1])
     parser.add_argument("workdir", nargs="+", help="the --workdir of a run")
@@ -21,23 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
-    try:
-        parallel.start()
-        rows = []
-        for workdir in options.workdir:
-            scores = evaluate(workdir, best=options.best, dir=options.dir, split=options.split)
-            rows.append(
-                [
-                    workdir,
-                    f"{scores['parameters']:,}",
-                    scores["knn"],
-                    scores["linear"],
-                    scores.get("top1"),
-                ]
-            )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    parallel.start()
+    rows = []
+    for workdir in options.workdir:
+        found = evaluate(workdir, best=options.best, dir=options.dir, split=options.split)
+        size = f"{found['parameters']:,}"
+        rows.append([workdir, size, found["knn"], found["linear"], found.get("top1")])
     columns = [f"{what}, {options.split} %" for what in ("kNN", "linear probe", "classifier")]
     print(Table(["run", "parameters", *columns], rows).markdown())
     return 0

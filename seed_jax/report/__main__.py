@@ -3,20 +3,17 @@
 import argparse
 import sys
 
-from seed_jax.errors import UserError
+from seed_jax.errors import command
 from seed_jax.report.runs import run_report, run_table
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seed_jax.report", description=__doc__)
     parser.add_argument("workdir", nargs="+", help="a run's workdir, with its metrics.jsonl")
-    try:
-        for workdir in parser.parse_args(arguments).workdir:
-            print(run_table(workdir).markdown())
-            print(f"\n{run_report(workdir)}")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    for workdir in parser.parse_args(arguments).workdir:
+        print(run_table(workdir).markdown())
+        print(f"\n{run_report(workdir)}")
     return 0
 
 

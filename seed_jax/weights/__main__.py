@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from seed_jax import models, parallel
-from seed_jax.errors import UserError
+from seed_jax.errors import UserError, command
 from seed_jax.report.tables import Table
 from seed_jax.weights import loading, naming, parity, provenance, recognition, saving, source, state_dict
 from seed_jax.weights.cases import CASES
@@ -17,6 +17,7 @@ from seed_jax.weights.cases import CASES
 LARGEST_ERROR = 1e-4
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seed_jax.weights", description=__doc__.split(": ", 1)[1])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -35,12 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("pattern", nargs="?", default="*", help="of names, e.g. 'resnet*'")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
-    try:
-        parallel.start()
-        return {"inspect": _inspect, "export": _export, "parity": _parity}[options.command](options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    parallel.start()
+    return {"inspect": _inspect, "export": _export, "parity": _parity}[options.command](options)
 
 
 def _add_network(parser):

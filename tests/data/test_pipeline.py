@@ -180,7 +180,7 @@ def test_too_many_bad_images_stop_the_run(jpegs):
     for n in range(30, 40):
         (jpegs / f"{n:03}.jpg").write_bytes(b"no image")
     source = open_source("folder", "all", dir=str(jpegs))
-    with pytest.raises(UserError, match=r"More than 1 % of the 200 images cannot be read, .*\.jpg"):
+    with pytest.raises(UserError, match=r"More than 1 % of the 200 images .* cannot be read, .*\.jpg"):
         take(2, source, VIEWS[:1], 100, seed=0)
     with pytest.raises(UserError, match="More than 1 %"):
         list(eval_batches(source, 16, 50))
@@ -198,7 +198,7 @@ def test_bad_images_of_reading_processes(jpegs, caplog, capfd):
     assert_equal(batches, take(4, source, VIEWS[:1], 100, seed=0))
     for n in range(30, 40):
         (jpegs / f"{n:03}.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"More than 1 % of the 200 images cannot be read, .*\.jpg"):
+    with pytest.raises(UserError, match=r"More than 1 % of the 200 images .* cannot be read, .*\.jpg"):
         take(2, source, VIEWS[:1], 100, seed=0, workers=2)
 
 

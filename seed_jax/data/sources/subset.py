@@ -34,9 +34,8 @@ def subset(source: Source, spec: str, seed: int = 0) -> Subset:
     found = [i for i in range(len(source)) if not wanted.isdisjoint(_endings(source.name(i), depth))]
     if not found:
         raise UserError(f"data.subset: none of the {len(wanted)} names in {spec} is in the data.")
-    if len(found) < len(wanted):
-        ours = {ending for i in found for ending in _endings(source.name(i), depth)}
-        lost = sorted(wanted - ours)
+    ours = {ending for i in found for ending in _endings(source.name(i), depth)}
+    if lost := sorted(wanted - ours):
         raise UserError(
             f"data.subset: {len(lost)} of the {len(wanted)} names in {spec} are not in the data, such as "
             f"{lost[0]}; complete the data, or use the list of this split."
