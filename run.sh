@@ -43,7 +43,7 @@ install() {
   shift
   want=$(cat "$@" <(echo "$accelerator") | cksum)
   [[ -f $stamp && $(<"$stamp") == "$want" ]] && return
-  if [[ ! -x $venv/bin/python ]]; then
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then  # none, or its making was interrupted
     python=$(find_python)
     echo "Making an environment with $("$python" --version) in $venv"
     "$python" -m venv "$venv"

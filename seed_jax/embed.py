@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 from seed_jax import files, parallel, pretrained, rng
 from seed_jax.data.pipeline import BadImages, eval_batches, local_rows
-from seed_jax.data.sources import Arrays, Source, npz, open_source
+from seed_jax.data.sources import Arrays, Source, open_source, recognise
 from seed_jax.errors import UserError, command
 from seed_jax.evals.features import Extractor
 
 FLAGS = ("--arch", "--form")
 EPILOG = """\
 SPEC   a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
-DATA   a folder of images, tfds:NAME, an embedded set such as photos6, a .npz with `image`, or a .npy of
-       images, uint8 [N, H, W, 3]
+DATA   a folder of images, of tar shards, or that `python -m seed_jax.data pack` wrote; tfds:NAME; an embedded
+       set such as photos6; a .txt list of files; a .npz with `image`; a .npy of images, uint8 [N, H, W, 3]
 OUT    gets `pooled` float32 [N, D], `embedding` where the network has a head, `id`, `label` (-1: none),
        `name`, and `network`: what made them
 
@@ -142,10 +142,8 @@ def _source(options) -> Source:
                 "images that are normalised already."
             )
         return Arrays(os.path.basename(data), images, None)
-    if data.endswith(".npz"):
-        return npz(data)
-    if os.path.isdir(data):
-        return open_source("folder", options.split, dir=data)
+    if source := recognise(data):
+        return open_source(source, options.split, dir=data)
     return open_source(data, options.split, dir=options.dir)
 
 

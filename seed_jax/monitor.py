@@ -48,10 +48,13 @@ class Monitor:
         self._writer, self._bad, self._every, self._batch_size = writer, bad, every, batch_size
         self._steps_per_pass = steps_per_pass
         self._pass, self._bad_in_pass = earlier.get("bad_in_pass", (0, 0))
-        # The samples of steps that an earlier start made are not known: a bad image among them has no name.
-        unknown = {"id": np.empty((0, 2), np.uint32), "bad": np.empty(0, np.int32)}
         rows = [{k: np.float32(v) for k, v in row.items()} for row in earlier.get("window", [])]
-        self._window = [(step, row, unknown) for step, row in enumerate(rows, start=start - len(rows) + 1)]
+        bad_images = np.array(earlier.get("bad", []), np.int32).reshape(-1, NAMED)
+        mine = bad_images[jax.process_index() :: jax.process_count()].ravel()
+        self._window = [
+            (step, row, {"id": np.empty((0, 2), np.uint32), "bad": mine if row is rows[0] else mine[:0]})
+            for step, row in enumerate(rows, start=start - len(rows) + 1)
+        ]
         self._closed: list = []
         self._clock = time.perf_counter()
         self._waited = 0.0
@@ -90,12 +93,13 @@ class Monitor:
     def state(self) -> dict:
         """What a `Monitor` must be given as `earlier` to go on as this one would; it can be JSON.
 
-        `window`: the metrics of the last steps, known to be finite, which have no line yet. `bad_in_pass`: a
-        pass and its bad images.
+        `window`: the metrics of the last steps, known to be finite, which have no line yet; `bad`: the bad
+        images among their samples, by process, if there are any. `bad_in_pass`: a pass and its bad images.
         """
         self._write_closed()
         window = [{k: float(v) for k, v in row.items()} for row in self._read(self._window)]
-        return {"window": window, "bad_in_pass": [self._pass, self._bad_in_pass]}
+        bad = _bad_images(self._window).tolist() if any(row["bad_images"] for row in window) else []
+        return {"window": window, "bad": bad, "bad_in_pass": [self._pass, self._bad_in_pass]}
 
     def pause(self) -> "_Pause":
         """A context in which the clock stands: probes and checkpoints are not training time."""
@@ -140,16 +144,20 @@ class Monitor:
         """What the line of a window says of bad images, their number and names; nothing if there are none."""
         if not sum(counts):
             return {}, {}
-        found = [i for _, _, samples in closed for i in samples["bad"].tolist() if i >= 0][:NAMED]
-        found += [-1] * (NAMED - len(found))
-        everywhere = multihost_utils.process_allgather(np.array(found, np.int32)).ravel()
-        names = [self._bad.source.name(int(i)) for i in everywhere if i >= 0]
+        names = [self._bad.source.name(int(i)) for i in _bad_images(closed).ravel() if i >= 0]
         for (step, _, _), count in zip(closed, counts, strict=True):
             epoch = (step - 1) // self._steps_per_pass
             self._bad_in_pass = int(count) + (self._bad_in_pass if epoch == self._pass else 0)
             self._pass = epoch
             self._bad.check(self._bad_in_pass, names)
         return {"bad_images": sum(counts)}, {"bad_image_names": ", ".join(names)}
+
+
+def _bad_images(window) -> np.ndarray:
+    """The first bad images of each process in a window, int32 `[processes, NAMED]`, filled up with -1."""
+    found = [i for _, _, samples in window for i in samples["bad"].tolist() if i >= 0][:NAMED]
+    found += [-1] * (NAMED - len(found))
+    return multihost_utils.process_allgather(np.array(found, np.int32)).reshape(-1, NAMED)
 
 
 class _Pause:

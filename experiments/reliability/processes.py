@@ -1,6 +1,7 @@
 """Real processes of `main.py`, to be killed and started again, and what their runs leave behind."""
 
 import collections
+import contextlib
 import os
 import re
 import resource
@@ -57,7 +58,8 @@ class Processes:
         workdir.parent.mkdir(parents=True, exist_ok=True)
         self._logs = [workdir.with_name(f"{workdir.name}.{i}.log") for i in range(count)]
         self._running = []
-        try:
+        with contextlib.ExitStack() as undo:  # Ctrl-C between two starts
+            undo.callback(self.wait, timeout=0.0)
             for i, log in enumerate(self._logs):
                 environment = {
                     **os.environ,
@@ -76,9 +78,7 @@ class Processes:
                     self._running.append(
                         subprocess.Popen(mine, cwd=ROOT, env=environment, stdout=output, stderr=output)
                     )
-        except BaseException:  # Ctrl-C between two starts
-            self.wait(timeout=0.0)
-            raise
+            undo.pop_all()
 
     def reached(
         self, happened: Callable[[Path], object], *, process: int = 0, timeout: float = 300.0

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from seed_jax.data import images, pipeline, sources
-from seed_jax.data.sources import open_source
+from seed_jax.data.pack import pack
+from seed_jax.data.sources import open_source, recognise
 from seed_jax.errors import UserError
 
 
@@ -378,3 +379,31 @@ def test_npz_that_is_none(tmp_path):
     for path in ("x.npz", "missing.npz"):
         with pytest.raises(UserError, match="cannot be read as an .npz"):
             open_source("npz", "all", dir=str(tmp_path / path))
+
+
+def test_what_lies_at_a_path_is_recognised(tmp_path, bucket):
+    """Whoever packs or tars a folder of images can go on naming the folder alone."""
+    for i in range(4):
+        save(tmp_path / "images" / "a" / f"{i}.png")
+    (tmp_path / "images" / "metadata.json").write_text("{}")
+    pack(open_source("folder", "all", dir=str(tmp_path / "images")), tmp_path / "packed")
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "x.tar", "w") as tar:
+        tar.add(tmp_path / "images" / "a" / "0.png", "0.png")
+    (tmp_path / "list.txt").write_text("images/a/0.png\nimages/a/3.png\n")
+    np.savez(tmp_path / "x.npz", image=np.zeros((3, 8, 8, 3), np.uint8))
+    counts = {"images": 4, "packed": 4, "shards": 1, "shards/x.tar": 1, "list.txt": 2, "x.npz": 3}
+    found = {path: recognise(str(tmp_path / path)) for path in counts}
+    assert found == {
+        "images": "folder",
+        "packed": "arrayrecord",
+        "shards": "webdataset",
+        "shards/x.tar": "webdataset",
+        "list.txt": "filelist",
+        "x.npz": "npz",
+    }
+    for path, count in counts.items():
+        assert len(open_source(found[path], "all", dir=str(tmp_path / path))) == count
+    assert recognise("photos6") is None
+    bucket.pipe_file("gs://x/in/a.png", b"")
+    assert (recognise("gs://x/in"), recognise("gs://x/out")) == ("folder", None)

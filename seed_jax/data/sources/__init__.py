@@ -1,6 +1,11 @@
 """Where images come from: random-access sources, one kind a file. `base.py` says what a source is."""
 
-from seed_jax.data.sources.arrayrecord import ArrayRecord
+import contextlib
+import os
+
+from etils import epath
+
+from seed_jax.data.sources.arrayrecord import METADATA, ArrayRecord
 from seed_jax.data.sources.arrays import Arrays, npz
 from seed_jax.data.sources.base import (
     EXTENSIONS,
@@ -33,6 +38,7 @@ __all__ = [
     "Tfds",
     "WebDataset",
     "open_source",
+    "recognise",
     "split_of",
 ]
 
@@ -45,6 +51,26 @@ READERS = {
     "arrayrecord": ArrayRecord,
 }
 SOURCES = (*EMBEDDED, *READERS, "photographs", "tfds:NAME")
+FILES = {".npz": "npz", ".tar": "webdataset", ".txt": "filelist"}
+
+
+def recognise(path: str) -> str | None:
+    """The name of the source that reads a file, by its ending, or a folder, by what is in it; else None.
+
+    Raises `UserError` for a bucket that cannot be read.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending in FILES:
+        return FILES[ending]
+    with _bucket_errors_named(path):
+        folder = epath.Path(path)
+        if not folder.is_dir():
+            return None
+        names = {entry.name for entry in folder.iterdir()}
+    endings = {os.path.splitext(name)[1].lower() for name in names}
+    if METADATA in names and ".array_record" in endings:
+        return "arrayrecord"
+    return "webdataset" if ".tar" in endings and not endings & {*EXTENSIONS} else "folder"
 
 
 def open_source(name: str, split: str, *, dir: str | None = None, subset: str = "", seed: int = 0) -> Source:
@@ -69,22 +95,28 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
             raise UserError(f"data split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
         if name in READERS and dir is None:
             raise UserError(f"data.dir: the source {name!r} needs one; say where the images are.")
-        try:
+        with _bucket_errors_named(dir):
             source = take_split(EMBEDDED[name]() if name in EMBEDDED else READERS[name](dir), split)
-        except ImportError as error:
-            if "://" not in str(dir):
-                raise
-            raise UserError(f"data.dir: {dir} needs a package that is not installed: {error}.") from None
-        except bucket_errors() as error:
-            if "://" not in str(dir):
-                raise
-            cause = " ".join(str(error).split())
-            raise UserError(
-                f"data.dir: {dir} cannot be read ({cause}): see that the bucket is there and that you are "
-                "logged in (`gcloud auth application-default login`)."
-            ) from None
     if not len(source):
         raise UserError(
             f"data split {split!r} of {dir or name} is empty; add images to it or choose another split."
         )
     return take_subset(source, subset, seed) if subset else source
+
+
+@contextlib.contextmanager
+def _bucket_errors_named(dir: str | None):
+    try:
+        yield
+    except ImportError as error:
+        if "://" not in str(dir):
+            raise
+        raise UserError(f"data.dir: {dir} needs a package that is not installed: {error}.") from None
+    except bucket_errors() as error:
+        if "://" not in str(dir):
+            raise
+        cause = " ".join(str(error).split())
+        raise UserError(
+            f"data.dir: {dir} cannot be read ({cause}): see that the bucket is there and that you are "
+            "logged in (`gcloud auth application-default login`)."
+        ) from None
