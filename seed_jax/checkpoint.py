@@ -16,10 +16,11 @@ from pathlib import Path
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from seed_jax import parallel
+from seed_jax import files, parallel
 from seed_jax.errors import UserError
 from seed_jax.state import TrainState
 
+SCORE, WINDOW = "metrics/metrics", "_CHECKPOINT_METADATA"  # Orbax's names
 policies = ocp.training.preservation_policies
 POLL_SECONDS = 0.2  # how often several processes ask one another whether all are done
 PATIENCE_SECONDS = 10  # how long those that cannot read a checkpoint wait for the others to fail too
@@ -43,8 +44,8 @@ class Checkpoints:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
-                self._set_unreadable_aside()
-            parallel.anywhere(False)  # no process opens the folder before this is done
+                self._mend()
+            parallel.wait_for_all("checkpoints mended")
             self._open()
         except OSError as error:
             raise UserError(
@@ -53,14 +54,21 @@ class Checkpoints:
             ) from error
         logging.getLogger("absl").addFilter(self._note_failure)
 
-    def _set_unreadable_aside(self):
-        small = ("metrics/metrics", "_CHECKPOINT_METADATA")  # orbax reads the first of all at its start
-        for step in sorted(path.name for path in self.directory.iterdir() if path.name.isdigit()):
-            found = [path for path in (self.directory / step / name for name in small) if path.exists()]
-            if not all(map(_is_json, found)):
-                self._set_aside(
-                    step, f"The checkpoint {self.directory}/{step} is damaged (its score or its window)"
-                )
+    def _mend(self):
+        """Take away what keeps Orbax from its start: damaged scores, checkpoints with a damaged window."""
+        damaged = _damaged_files(self.directory)
+        lost = [path.parent.name for path in damaged if path.name == WINDOW]
+        if lost and len(lost) == len(_steps(self.directory)):
+            raise UserError(
+                f"{self.directory}/{lost[-1]}/{WINDOW} is damaged, and there is no other checkpoint: copy it "
+                "again, or give another --workdir to begin anew."
+            )
+        for path in damaged:
+            if path.name != WINDOW:
+                shutil.rmtree(path.parent)
+                self.damaged.append(f"The score of {path.parent.parent} was damaged and was removed")
+        for step in lost:
+            self._set_aside(step, f"The checkpoint {self.directory}/{step} is damaged (its window)")
 
     def latest(self) -> int | None:
         """The newest finished step, or None."""
@@ -109,7 +117,7 @@ class Checkpoints:
             errors[step] = error
             if stuck and step != steps[-1]:
                 self._set_aside(step, str(error))
-                parallel.anywhere(False)  # no process ends before it is moved
+                parallel.wait_for_all("checkpoint moved")
                 raise UserError(
                     f"{self.damaged[-1]}: start all of them again, and the run goes on from the one before."
                 ) from error
@@ -162,9 +170,10 @@ class Checkpoints:
             written = self.directory.with_name("score")
             with self._writing(step):
                 written.mkdir(exist_ok=True)
-                (written / "metrics").write_text(json.dumps({"score": score}))
+                with files.whole(written / "metrics", "w") as file:
+                    json.dump({"score": score}, file)
                 written.rename(folder / "metrics")
-        parallel.anywhere(False)  # no process looks before this is done
+        parallel.wait_for_all("checkpoint rated")
         self._orbax.reload()
 
     def wait(self) -> None:
@@ -251,6 +260,10 @@ def load_model(workdir: Path, like: dict, *, best: bool = False) -> tuple[dict, 
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise UserError(f"{workdir} holds no checkpoint: there is no folder {directory}.")
+    if damaged := _damaged_files(directory):
+        raise UserError(
+            f"{damaged[0]} is damaged; start its run again, which mends its checkpoints or names the way out."
+        )
     with ocp.training.Checkpointer(directory.absolute()) as orbax:
         found = orbax.latest
         if best:
@@ -294,6 +307,17 @@ def _in_thread(function, *args) -> futures.Future:
     future = thread.submit(function, *args)
     thread.shutdown(wait=False)
     return future
+
+
+def _steps(directory: Path) -> list[str]:
+    """The names of the finished checkpoints; those that are half-written have a suffix."""
+    return sorted((path.name for path in directory.iterdir() if path.name.isdigit()), key=int)
+
+
+def _damaged_files(directory: Path) -> list[Path]:
+    """The scores and windows that cannot be read: Orbax reads all of them at its start."""
+    small = (directory / step / name for step in _steps(directory) for name in (SCORE, WINDOW))
+    return [path for path in small if path.exists() and not _is_json(path)]
 
 
 def _is_json(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where those lie that may be thrown away."""
 
 import contextlib
 import os
@@ -22,3 +22,8 @@ def whole(path: str | os.PathLike, mode: str = "wb"):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def cache_home() -> Path:
+    """The user's cache: `$XDG_CACHE_HOME/seed_jax`, by default `~/.cache/seed_jax`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "seed_jax"

@@ -2,12 +2,13 @@
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import re
 import sys
 import time
 import traceback
-from pathlib import Path
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from seed_jax import files
 from seed_jax.errors import UserError
 
 DATA_AXIS = "data"
@@ -44,8 +46,7 @@ def start() -> None:
     if jax.default_backend() == "cpu":
         _keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "seed_jax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(files.cache_home() / "xla"))
 
 
 def _join():
@@ -141,6 +142,16 @@ def wait_for_all(name: str) -> None:
 def anywhere(flag: bool) -> bool:
     """Whether the flag is true in any process; all of them ask."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def differing(facts: Mapping[str, object]) -> list[str]:
+    """The names whose values are not the same in all processes; all of them give the same names."""
+    if jax.process_count() == 1:
+        return []
+    digests = [hashlib.blake2b(repr(value).encode(), digest_size=8).digest() for value in facts.values()]
+    everywhere = multihost_utils.process_allgather(np.frombuffer(b"".join(digests), np.uint32))
+    same = (everywhere == everywhere[0]).all(axis=0).reshape(-1, 2).all(axis=1)
+    return [name for name, agreed in zip(facts, same, strict=True) if not agreed]
 
 
 def _keep_freed_memory() -> None:

@@ -50,7 +50,10 @@ def run(
     with jax.set_mesh(mesh), _ending_with_the_others(directory):
         sources, loaded = build.open_inputs(config)
         prepared = _prepare(config, raw, Path(directory), mesh, sources, loaded, name)
-        _loop(prepared, started)
+        with workdir.hold(prepared.directory):
+            workdir.claim(prepared.directory, raw)
+            workdir.write_manifest(prepared.directory, **prepared.facts)
+            _loop(prepared, started)
         if jax.process_index() == 0:
             say(f"{name}: done, {report.run_report(directory)}")
         parallel.wait_for_all("done")
@@ -66,13 +69,14 @@ class _Prepared:
     sources: Sources
     length: Lengths
     training: Training
+    facts: dict
     teacher_variables: dict
     probe: OnlineProbe | None
     teacher_probe: OnlineProbe | None
 
 
 def _prepare(config, raw, directory, mesh, sources, loaded, name) -> _Prepared:
-    """Everything that can fail before compiling, and the files that say what the run is."""
+    """Everything that can fail before compiling."""
     length = build.lengths(config, len(sources.train))
     training = build.training(config, mesh, length, sources.train.num_classes, loaded)
     probe = teacher_probe = None
@@ -86,24 +90,32 @@ def _prepare(config, raw, directory, mesh, sources, loaded, name) -> _Prepared:
     elif config.evals.knn:
         say(f"{name}: data.source has no labels, so there is no probe during training")
 
-    workdir.claim(directory, raw)
-    workdir.write_manifest(
-        directory,
-        teacher=loaded.provenance if loaded else None,
-        teacher_dim=loaded.dim if loaded else None,
-        init=training.init,
-        data={
+    facts = {
+        "teacher": loaded.provenance if loaded else None,
+        "teacher_dim": loaded.dim if loaded else None,
+        "init": training.init,
+        "data": {
             "source": config.data.source,
             "images": len(sources.train),
             "num_classes": sources.train.num_classes,
             "fingerprint": sources.train.fingerprint(),
         },
-        steps=length.total,
-        steps_per_epoch=length.epoch,
-    )
-    teacher_variables = jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh))
+        "steps": length.total,
+        "steps_per_epoch": length.epoch,
+    }
+    workdir.agree(directory, raw, facts)
     return _Prepared(
-        config, directory, mesh, name, sources, length, training, teacher_variables, probe, teacher_probe
+        config=config,
+        directory=directory,
+        mesh=mesh,
+        name=name,
+        sources=sources,
+        length=length,
+        training=training,
+        facts=facts,
+        teacher_variables=jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh)),
+        probe=probe,
+        teacher_probe=teacher_probe,
     )
 
 
@@ -192,6 +204,7 @@ class _Run:
             if step > begin and (length.saves(step) or stopping):
                 log = self.monitor.state()
                 with self.monitor.pause():
+                    self.writer.sync()
                     self.checkpoints.save(current, step, None if stopping else score, log)
             if stopping:
                 self.checkpoints.wait()

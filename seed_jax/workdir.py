@@ -2,7 +2,10 @@
 reading a run back.
 """
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -14,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from seed_jax import checkpoint, files, state
+from seed_jax import checkpoint, files, parallel, state
 from seed_jax import config as config_lib
 from seed_jax.errors import UserError
 from seed_jax.models.network import Network
@@ -35,6 +38,52 @@ PACKAGES = (
 PLACES = {"data.dir": "data.fingerprint", "teacher.weights": "teacher.sha256"}
 
 
+@contextlib.contextmanager
+def hold(workdir: Path):
+    """A context in which no other run can take the workdir, which is made when missing.
+
+    However this process ends, the system lets go of it. Where the file system has no locks there is none.
+
+    Raises:
+      UserError: another run holds it, or it cannot be a folder.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:
+                file = stack.enter_context(open(workdir / ".lock", "w"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another run is under way in {workdir}: wait for it, or give another --workdir."
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise UserError(
+                    f"--workdir={workdir} cannot be made ({error.strerror}): give another path."
+                ) from error
+        yield
+
+
+def agree(workdir: Path, raw: ml_collections.ConfigDict, facts: dict) -> None:
+    """Make sure that all processes have the same workdir and run, and facts of `write_manifest`.
+
+    The `log` section, `data.workers`, and where data and teacher lie may differ, as in `claim`.
+
+    Raises:
+      UserError: they do not (names the keys), in every process.
+    """
+    mine = {"--workdir": str(workdir)} | _resolved(_plain(raw)) | _flat(_as_json(facts))
+    places = {*PLACES, "data.workers", "teacher.source", "teacher.file"}
+    compared = {k: v for k, v in mine.items() if k not in places and not k.startswith("log.")}
+    if differ := parallel.differing(compared):
+        values = "; ".join(f"{key} is {compared[key]} here" for key in differ[:5])
+        raise UserError(
+            f"The processes are not of one run: {values} and something else in another process: give all of "
+            "them the same config, data and teacher."
+        )
+
+
 def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     """Write `config.json`, or make sure that the one there is the same run.
 
@@ -43,14 +92,8 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     A workdir without a checkpoint has nothing to lose: a run that failed at once is mended and started again.
 
     Raises:
-      UserError: the workdir holds another run (names the keys that differ), or cannot be a folder.
+      UserError: the workdir holds another run (names the keys that differ).
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be made ({error.strerror}): give another path."
-        ) from error
     path = workdir / "config.json"
     mine = _plain(raw)
     if path.exists() and not {"method", "train"} <= _read(path).keys():
@@ -84,7 +127,7 @@ def write_manifest(workdir: Path, **facts) -> None:
       UserError: the data, the teacher or the student's start is another one than at the start of the run.
     """
     path = workdir / "manifest.json"
-    facts = json.loads(json.dumps(facts))
+    facts = _as_json(facts)
     if path.exists() and _has_checkpoint(workdir):
         manifest = _read(path)
         before, now = _flat(manifest), _flat({k: v for k, v in facts.items() if k in manifest})
@@ -158,12 +201,16 @@ def _has_checkpoint(workdir: Path) -> bool:
 def _resolved(raw: dict) -> dict:
     """Every key of a config: those that were added since it was written have their defaults."""
     config = dataclasses.asdict(config_lib.resolve(ml_collections.ConfigDict(raw)))
-    return _flat(json.loads(json.dumps(config)))
+    return _flat(_as_json(config))
 
 
 def _plain(raw) -> dict:
+    return _as_json(raw.to_dict())
+
+
+def _as_json(content: dict) -> dict:
     """As JSON would read it back: tuples as lists."""
-    return json.loads(json.dumps(raw.to_dict()))
+    return json.loads(json.dumps(content))
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

@@ -1,6 +1,9 @@
 """Every test sees 8 CPU devices, rank promotion is an error, and warnings are errors (pyproject.toml)."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and compute little: without optimisations they take half the time.
@@ -24,3 +27,39 @@ def compile_cache(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+
+
+@pytest.fixture
+def two_processes():
+    """`two_processes(script, *arguments)`: what each of two processes said that run the script together, once
+    both have ended with exit code 1."""
+    from experiments.reliability.processes import free_port
+
+    tests = Path(__file__).parent
+
+    def run(script, *arguments):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
+            "JAX_NUM_CPU_DEVICES": "4",
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+            "JAX_NUM_PROCESSES": "2",
+        }
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, *map(str, arguments)],
+                env={**environment, "JAX_PROCESS_ID": str(i)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for i in range(2)
+        ]
+        try:
+            said = [process.communicate(timeout=120)[1] for process in both]
+        finally:
+            for process in both:
+                process.kill()
+        assert [process.returncode for process in both] == [1, 1], said
+        return said
+
+    return run

@@ -1,12 +1,9 @@
 """Checkpoints: exact, sharded as asked, the newest and the best kept."""
 
 import functools
-import os
+import json
 import resource
-import socket
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import chex
 import jax
@@ -16,10 +13,8 @@ import pytest
 from jax.experimental import multihost_utils
 
 from seed_jax import parallel, queue, state
-from seed_jax.checkpoint import Checkpoints
+from seed_jax.checkpoint import Checkpoints, load_model
 from seed_jax.errors import UserError
-
-TESTS = Path(__file__).parent
 
 
 def make(step, features=3):
@@ -145,7 +140,6 @@ def two(tmp_path):
         ("train/d/*", 0.5),
         ("train/d/*", None),
         ("train/array_metadatas/*", 0.5),
-        ("metrics/metrics", 0.5),
         ("_CHECKPOINT_METADATA", 0.5),
     ],
 )
@@ -168,15 +162,40 @@ def test_the_one_before_a_damaged_one_is_restored(two, file, kept):
     assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
 
 
+def test_a_damaged_score_costs_no_checkpoint(two):
+    """Not even the only one: its run gives it the score again when it goes on."""
+    shutil.rmtree(two / "1")
+    (two / "2" / "metrics" / "metrics").write_text("")
+    with pytest.raises(UserError, match=f"^{two}/2/metrics/metrics is damaged; start its run again"):
+        load_model(two.parent, {"params": sharded(0).params})
+    checkpoints = Checkpoints(two, keep=2)
+    assert checkpoints.damaged == [f"The score of {two}/2 was damaged and was removed"]
+    assert int(checkpoints.restore(sharded(0)).step) == 2
+    checkpoints.rate(2, 0.25)
+    checkpoints.close()
+    assert json.loads((two / "2" / "metrics" / "metrics").read_text()) == {"score": 0.25}
+    assert [path.name for path in two.parent.iterdir()] == ["checkpoints"]
+
+
+def test_the_only_one_is_not_moved_for_its_window(two):
+    shutil.rmtree(two / "1")
+    (two / "2" / "_CHECKPOINT_METADATA").write_text("{")
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"^{two}/2/_CHECKPOINT_METADATA is damaged, and there is no ot"):
+            Checkpoints(two, keep=2)
+    assert [path.name for path in two.iterdir()] == ["2"]
+
+
 def test_what_a_killed_write_left_is_no_damaged_checkpoint(two):
     half = two / "10.orbax-checkpoint-tmp"
     half.mkdir()
     (half / "_CHECKPOINT_METADATA").write_text("")
-    checkpoints = Checkpoints(two, keep=2)
+    checkpoints = Checkpoints(two, keep=3)
+    checkpoints.save(sharded(3), 3, None)  # orbax cleans up in the background, until then at the latest
     checkpoints.close()
     assert checkpoints.damaged == []
     assert [path.name for path in two.parent.iterdir()] == ["checkpoints"]
-    assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
+    assert sorted(path.name for path in two.iterdir()) == ["1", "2", "3"]
 
 
 def test_nothing_is_moved_when_none_is_whole(two):
@@ -224,7 +243,7 @@ from pathlib import Path
 from seed_jax import parallel
 parallel.start()
 import jax
-from seed_jax.checkpoint import Checkpoints
+from seed_jax.checkpoint import Checkpoints, load_model
 from test_checkpoint import sharded
 
 checkpoints = Checkpoints(Path(sys.argv[1]), keep=2)
@@ -238,35 +257,8 @@ with parallel.ending_with_the_others("start again"):
 """
 
 
-def two_processes(script, *arguments):
-    """What each of two processes that run the script said, once both have ended with exit code 1."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
-        "JAX_NUM_CPU_DEVICES": "4",
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
-        "JAX_NUM_PROCESSES": "2",
-    }
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *map(str, arguments)],
-            env={**environment, "JAX_PROCESS_ID": str(i)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[1] for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [1, 1], said
-    return said
-
-
 @pytest.mark.parametrize("victim", [0, 1])
-def test_all_processes_end_when_one_cannot_write(tmp_path, victim):
+def test_all_processes_end_when_one_cannot_write(two_processes, tmp_path, victim):
     """At once: orbax alone would have them wait for one another, for 20 minutes."""
     directory = tmp_path / "checkpoints"
     for i, text in enumerate(two_processes(FAILING, directory, victim)):
@@ -301,7 +293,7 @@ with (
 """
 
 
-def test_all_processes_end_when_one_cannot_read(tmp_path):
+def test_all_processes_end_when_one_cannot_read(two_processes, tmp_path):
     """Orbax alone would have the other wait for 300 s; then the same would happen at the next start."""
     directory = tmp_path / "checkpoints"
     for text in two_processes(READING, directory, 2):
@@ -313,18 +305,12 @@ def test_all_processes_end_when_one_cannot_read(tmp_path):
     checkpoints.close()
 
 
-def test_the_only_one_is_not_moved_when_one_process_cannot_read_it(tmp_path):
+def test_the_only_one_is_not_moved_when_one_process_cannot_read_it(two_processes, tmp_path):
     directory = tmp_path / "checkpoints"
     for text in two_processes(READING, directory, 1):
         assert f"The checkpoint {directory}/1 is damaged" in text
         assert "no other can be read either: give the config" in text
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
 
 
 def test_another_network_is_told_in_one_sentence(tmp_path):

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from orbax.checkpoint import v1 as ocp
 
+from experiments.reliability.processes import checkpoint, rows
 from seed_jax import config, models, monitor, optim, rng, train, workdir
+from seed_jax.checkpoint import Checkpoints
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import Subset, open_source
 from seed_jax.errors import UserError
@@ -37,26 +38,8 @@ def run(directory, variant="seed", **overrides):
     return train.run(raw, directory)
 
 
-def checkpoint(directory, step):
-    """Everything that a checkpoint holds, as NumPy arrays."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with ocp.training.Checkpointer((directory / "checkpoints").absolute()) as orbax:
-        saved = orbax.checkpointables_metadata(step).metadata
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-            {name: saved[name] for name in ("model", "train")},
-        )
-        return jax.device_get(orbax.load_checkpointables(step, like))
-
-
 def steps_kept(directory):
     return sorted(int(path.name) for path in (directory / "checkpoints").iterdir())
-
-
-def rows(directory):
-    """metrics.jsonl without what depends on the clock."""
-    timing = ("images_per_second", "data_wait")
-    return [{k: v for k, v in row.items() if k not in timing} for row in metrics.read(directory)]
 
 
 @pytest.fixture
@@ -329,6 +312,26 @@ def test_a_run_is_the_start_of_another(tmp_path):
     (tmp_path / "probe" / "manifest.json").write_text(json.dumps(older))
     workdir.write_manifest(tmp_path / "probe", init=manifest["init"])
     assert workdir.load_run(tmp_path / "probe").step == 6
+
+
+def test_metrics_are_on_the_disk_before_a_checkpoint_counts_on_them(tmp_path, monkeypatch):
+    """Else a machine that stops could lose lines that no resumed run would write again."""
+    synced, behind = {}, []
+    fsync, save = os.fsync, Checkpoints.save
+
+    def note(file):
+        fsync(file)
+        synced[os.fstat(file).st_ino] = os.fstat(file).st_size
+
+    def look(self, *args):
+        found = (tmp_path / metrics.FILE).stat()
+        behind.append(found.st_size - synced.get(found.st_ino, 0))
+        save(self, *args)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Checkpoints, "save", look)
+    run(tmp_path)
+    assert behind == [0] * len(behind) and len(behind) > 1
 
 
 @pytest.mark.parametrize(

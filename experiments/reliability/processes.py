@@ -54,7 +54,7 @@ class Processes:
         command = [sys.executable, "main.py", f"--config=tests/tiny.py:{method}", f"--workdir={workdir}"]
         given = {"train.steps": steps, "train.checkpoint_epochs": EVERY / PASS} | dict(settings or {})
         command += [f"--config.{key}={value}" for key, value in given.items()]
-        port = _free_port()
+        port = free_port()
         workdir.parent.mkdir(parents=True, exist_ok=True)
         self._logs = [workdir.with_name(f"{workdir.name}.{i}.log") for i in range(count)]
         self._running = []
@@ -269,7 +269,8 @@ def _worst(gaps) -> float:
     return float("inf") if np.isnan(largest) else largest
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         return s.getsockname()[1]

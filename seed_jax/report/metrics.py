@@ -70,6 +70,12 @@ class MetricsWriter:
         if self._wandb is not None:
             self._wandb.log(numbers, step=int(step))
 
+    def sync(self) -> None:
+        """Make sure that no line is lost when the machine stops: a checkpoint counts on those before it."""
+        if self._active:
+            with self._writing():
+                os.fsync(self._file.fileno())
+
     def truncate(self, step: int) -> None:
         """Drop the lines after `step`, from which a run resumes; the file is replaced atomically.
 

@@ -16,10 +16,9 @@ SETTLED = 2.0  # seconds; what changed just now may change again within one tick
 
 
 def user_file(*key: str) -> Path:
-    """The file for a key, in `$XDG_CACHE_HOME/seed_jax` (by default `~/.cache/seed_jax`)."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    """The file for a key, in the user's cache."""
     name = digest(*(os.fsencode(k) + bytes(1) for k in (str(FORMAT), *key)))
-    return Path(home) / "seed_jax" / f"{name}.npz"
+    return files.cache_home() / f"{name}.npz"
 
 
 def load(file: Path) -> dict[str, np.ndarray] | None:

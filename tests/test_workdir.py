@@ -1,0 +1,58 @@
+"""One run a workdir, and one run in all processes. What a workdir says of its run: tests/test_train.py."""
+
+import pytest
+
+from seed_jax import workdir
+from seed_jax.errors import UserError
+
+
+def test_a_workdir_is_of_one_run_at_a_time(tmp_path):
+    for _ in range(2):
+        with workdir.hold(tmp_path / "run"):
+            with (
+                pytest.raises(UserError, match=f"^Another run is under way in {tmp_path}/run: wait for it"),
+                workdir.hold(tmp_path / "run"),
+            ):
+                pass
+            with workdir.hold(tmp_path / "other"):
+                pass
+
+
+def test_a_workdir_that_cannot_be_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="--workdir=.*file/run cannot be made .Not a directory.: give another"),
+        workdir.hold(tmp_path / "file" / "run"),
+    ):
+        pass
+
+
+DIFFERENT = """
+import sys
+import jax
+import tiny
+from seed_jax import parallel, workdir
+
+parallel.start()
+raw = tiny.get_config("seed")
+if jax.process_index():
+    raw.data.dir, raw.data.workers, raw.log.every_steps = "elsewhere", 3, 7
+facts = {"data": {"images": 5, "fingerprint": "aa"}, "teacher": {"file": f"{jax.process_index()}.pth"}}
+with parallel.ending_with_the_others("start again"):
+    workdir.agree("run", raw, facts)
+    print("agreed", file=sys.stderr)
+    if jax.process_index():
+        raw.optim.lr, facts["data"]["fingerprint"] = 0.5, "bb"
+    workdir.agree("run", raw, facts)
+"""
+
+
+def test_processes_of_different_runs_end(two_processes):
+    """A stale copy of the data on one host would train on with other samples there."""
+    for text, fingerprint in zip(two_processes(DIFFERENT), ("aa", "bb"), strict=True):
+        assert "agreed" in text
+        (sentence,) = [
+            line for line in text.splitlines() if line.startswith("The processes are not of one run")
+        ]
+        assert f"data.fingerprint is {fingerprint} here" in sentence
+        assert "optim.lr is " in sentence and sentence.count(" here") == 2
