@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import sys
 import tarfile
 import types
@@ -188,21 +190,21 @@ def test_a_bucket_that_refuses(bucket, monkeypatch, name, kind):
         source[0]
 
 
-def write_tfds(path, examples, names=(), **more):
+def write_tfds(path, examples, names=(), form="array_record", **more):
     """A prepared CIFAR-10 of our own making, written without TensorFlow; `more` are further splits.
 
-    With `names` of the training files it is ImageNet, whose records carry them.
+    With `names` of the training files it is ImageNet, whose records carry them. `form` is what it says it is.
     """
     tfds = pytest.importorskip("tensorflow_datasets")
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
     dataset = "imagenet2012" if names else "cifar10"
-    builder = tfds.builder(dataset, data_dir=path, file_format="array_record")
+    builder = tfds.builder(dataset, data_dir=path, file_format=form)
     builder.data_path.mkdir(parents=True)
     splits = []
     for split, content in {"train": examples, **more}.items():
-        file = str(builder.data_path / f"{dataset}-{split}.array_record-00000-of-00001")
+        file = str(builder.data_path / f"{dataset}-{split}.{form}-00000-of-00001")
         writer = ArrayRecordWriter(file, "group_size:1")
         for n, (image, label) in enumerate(content):
             example = tf_example_pb2.Example()
@@ -213,7 +215,7 @@ def write_tfds(path, examples, names=(), **more):
             writer.write(example.SerializeToString())
         writer.close()
         template = tfds.core.ShardedFileTemplate(
-            dataset_name=dataset, data_dir=builder.data_path, split=split, filetype_suffix="array_record"
+            dataset_name=dataset, data_dir=builder.data_path, split=split, filetype_suffix=form
         )
         splits.append(
             tfds.core.SplitInfo(
@@ -313,8 +315,15 @@ def test_a_tfds_shard_that_is_cut_short(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("imagenet2012", "tfds build imagenet2012 --file_format=array_record --data_dir="),
+        (
+            "imagenet2012",
+            r"imagenet2012/5.1.0: do it once with `pip install tensorflow-cpu && python -c .*"
+            r"tfds.builder\('imagenet2012', data_dir='.*', file_format='array_record'\).download_and_prepare",
+        ),
         ("imagenot", "no set 'imagenot'"),
+        ("mnist/foo", r"tfds:mnist/foo cannot be opened \(BuilderConfig foo not found"),
+        ("mnist:9.9.9", r"tfds:mnist:9.9.9 cannot be opened \(Dataset mnist .* only: 3.0.1"),
+        ("mnist:3", r"tfds:mnist:3 cannot be opened \(Parsing .*: write tfds:NAME, tfds:NAME/CONFIG or"),
         ("ag_news_subset", "no feature `image`"),
     ],
 )
@@ -322,6 +331,37 @@ def test_tfds_errors(tmp_path, name, message):
     pytest.importorskip("tensorflow_datasets")
     with pytest.raises(UserError, match=message):
         open_source(f"tfds:{name}", "train", dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10:3.0.2"])
+def test_a_tfds_set_that_was_prepared_as_tfrecord(tmp_path, name):
+    """tfds's default; with a version it takes another way through tfds."""
+    write_tfds(tmp_path, [(b"x", 4)], form="tfrecord")
+    with pytest.raises(
+        UserError,
+        match=r"cifar10/3.0.2 as tfrecord, .*: prepare it in another data.dir too, once, with `pip install "
+        rf"tensorflow-cpu && .*tfds.builder\('{name}', data_dir='OTHER', file_format='array_record'\)",
+    ):
+        open_source(f"tfds:{name}", "train", dir=str(tmp_path))
+
+
+def test_a_tfds_set_that_cannot_be_read(tmp_path):
+    write_tfds(tmp_path, [(b"x", 4)])
+    (info,) = tmp_path.rglob("dataset_info.json")
+    info.unlink()
+    info.mkdir()
+    with pytest.raises(UserError, match="data.dir: .* cannot be read .*dataset_info.json"):
+        open_source("tfds:cifar10", "train", dir=str(tmp_path))
+
+
+def test_a_tfds_set_that_only_the_web_knows(tmp_path, monkeypatch):
+    """Online, tfds takes the sizes of splits from there, before anything is prepared."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    write_tfds(tmp_path / "prepared", [(b"x", 4)])
+    splits = tfds.builder("cifar10", data_dir=tmp_path / "prepared").info.splits
+    monkeypatch.setattr(tfds.core.DatasetInfo, "initialize_from_bucket", lambda self: self.set_splits(splits))
+    with pytest.raises(UserError, match="is not prepared in .*other/cifar10/3.0.2: do it once"):
+        open_source("tfds:cifar10", "train", dir=str(tmp_path / "other"))
 
 
 def test_user_errors_of_names(tmp_path):
@@ -363,6 +403,14 @@ def test_a_split_may_be_empty(tmp_path):
         ({"image": np.zeros((2, 4, 4, 4), np.uint8)}, "must be uint8"),
         ({"image": np.zeros((2, 4, 4), np.uint8), "label": np.zeros(3, int)}, "one an image"),
         ({"image": np.zeros((2, 4, 4), np.uint8), "label": np.zeros(2)}, "whole numbers"),
+        (
+            {"image": np.zeros((2, 4, 4), np.uint8), "label": np.array([0, 3_000_000_000])},
+            r"`label` in .*x.npz holds no whole number below 2\*\*31 as label but 3000000000: number",
+        ),
+        (
+            {"image": np.zeros((2, 4, 4), np.uint8), "label": np.array([0, 2**64 - 1], np.uint64)},
+            "as label but 18446744073709551615: number",
+        ),
     ],
 )
 def test_user_errors_of_npz(tmp_path, arrays, message):
@@ -379,6 +427,42 @@ def test_npz_that_is_none(tmp_path):
     for path in ("x.npz", "missing.npz"):
         with pytest.raises(UserError, match="cannot be read as an .npz"):
             open_source("npz", "all", dir=str(tmp_path / path))
+
+
+def test_npz_that_is_damaged(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, image=np.random.default_rng(0).integers(0, 4, (50, 6, 5, 3), np.uint8))
+    whole = path.read_bytes()
+    deflated = whole[:500] + b"\xff" * 100 + whole[600:]
+    encrypted = bytearray(whole)
+    encrypted[whole.rindex(b"PK\x01\x02") + 8] |= 1  # a flag
+    for damaged, why in ((b"", "No data left"), (deflated, "Error -3|invalid"), (encrypted, "encrypted")):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"x.npz cannot be read as an .npz file \(.*({why})"):
+            open_source("npz", "all", dir=str(path))
+
+
+def test_npz_labels_below_0_are_none(tmp_path):
+    np.savez(tmp_path / "x.npz", image=np.zeros((4, 4, 4), np.uint8), label=np.array([1, -1, -7, 0]))
+    source = open_source("npz", "all", dir=str(tmp_path / "x.npz"))
+    assert (source.labels().tolist(), source.num_classes) == ([1, -1, -1, 0], 2)
+
+
+@pytest.mark.parametrize("source", [None, "webdataset", "folder"])
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch, source):
+    save(tmp_path / "a.png")
+
+    def refuse(path):  # whoever runs this test
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    message = rf"data.dir: {tmp_path}/? cannot be (read|listed) \(Permission denied\); make it readable."
+    with pytest.raises(UserError, match=message):
+        if source:
+            open_source(source, "all", dir=str(tmp_path))
+        else:
+            recognise(str(tmp_path))
 
 
 def test_what_lies_at_a_path_is_recognised(tmp_path, bucket):
