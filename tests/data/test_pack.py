@@ -1,6 +1,4 @@
-import contextlib
 import io
-import json
 import os
 import resource
 import signal
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seed_jax.data import images, pipeline
+from seed_jax.data import images
 from seed_jax.data import pack as packing
 from seed_jax.data.__main__ import main
 from seed_jax.data.pipeline import ViewSpec, train_batches
@@ -21,17 +19,6 @@ from seed_jax.data.sources import Arrays, base, open_source
 from seed_jax.errors import UserError
 
 VIEWS = (ViewSpec(count=2, size=16),)
-
-
-@pytest.fixture
-def pets(tmp_path):
-    """23 images in two classes and two splits, of several formats and sizes."""
-    for n in range(23):
-        noise = np.random.default_rng(n).integers(0, 256, (30 + 3 * n, 40, 3), np.uint8)
-        folder = tmp_path / "pets" / ("val" if n % 5 == 0 else "train") / ("dog" if n % 2 else "cat")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noise).save(folder / f"{n:02}.{('jpg', 'png', 'webp')[n % 3]}")
-    return tmp_path / "pets"
 
 
 def cut_short(path):
@@ -83,7 +70,7 @@ def test_a_split_of_its_own_stays_whole(pets, tmp_path):
 
 def test_tfds_keeps_its_splits(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    from test_sources import write_tfds
+    from test_tfds import write_tfds
 
     images_ = {}
     for n in range(9):
@@ -106,7 +93,7 @@ def test_tfds_keeps_its_splits(tmp_path):
 
 def test_a_packed_tfds_keeps_the_names_of_its_files(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    from test_sources import write_tfds
+    from test_tfds import write_tfds
 
     out = io.BytesIO()
     Image.new("L", (4, 4), 9).save(out, "PNG")
@@ -177,45 +164,6 @@ def test_unreadable_images_are_left_out_and_named(pets, tmp_path):
     ]
     assert len(packed) == 21
     assert packed.ids().tolist() == [r.id for r in packed]
-
-
-@pytest.mark.parametrize(("total", "most"), [(20, 2), (400, 4)])
-def test_as_many_may_be_left_out_as_a_run_skips(tmp_path, capsys, total, most):
-    """Two, or 1 %: neither the pack nor a run over the images themselves then stops."""
-    (tmp_path / "in").mkdir()
-    for n in range(total):
-        Image.new("RGB", (4, 4), (n % 256, 0, 0)).save(tmp_path / "in" / f"{n:03}.png")
-    command = ["pack", "folder", "--dir", str(tmp_path / "in"), "--workers", "1"]
-
-    def run():
-        source = open_source("folder", "all", dir=str(tmp_path / "in"))
-        bad = pipeline.BadImages(source)
-        next(pipeline.eval_batches(source, 4, total, threads=1, bad=bad))
-        return len(bad)
-
-    for n in range(most):
-        (tmp_path / "in" / f"{n:03}.png").write_bytes(b"")
-    assert main([*command, str(tmp_path / "a")]) == 0
-    assert run() == most
-    assert not capsys.readouterr().err
-    (tmp_path / "in" / f"{most:03}.png").write_bytes(b"")
-    for _ in range(2):  # made, and packed already
-        assert main([*command, str(tmp_path / "b")]) == 1
-        assert f"More than 1 % of the {total} images were left out: train with" in capsys.readouterr().err
-    assert len(open_source("arrayrecord", "all", dir=str(tmp_path / "b"))) == total - most - 1
-    with pytest.raises(UserError, match=f"More than 1 % of the {total} images"):
-        run()
-
-
-def test_a_pack_of_nothing_is_an_error(tmp_path, capsys):
-    (tmp_path / "in").mkdir()
-    for n in range(3):
-        (tmp_path / "in" / f"{n}.png").write_bytes(b"")
-    for _ in range(2):
-        assert main(["pack", "folder", "--dir", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
-        said = capsys.readouterr().err
-        assert "none of the 3 images can be packed, such as 0.png: an empty file: mend them" in said
-    assert not (tmp_path / "out" / "metadata.json").exists()
 
 
 def test_a_pack_killed_as_its_plan_was_written_goes_on(pets, tmp_path):
@@ -365,127 +313,3 @@ def test_user_errors(pets, tmp_path):
             open_source("arrayrecord", "all", dir=str(pets))
         with pytest.raises(UserError, match="pets holds another pack: .*: give another folder"):
             pack(source, pets)
-
-
-def test_nothing_is_packed_into_a_bucket(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("seed_jax.data.__main__.open_source", lambda *a, **k: pytest.fail("listed"))
-    assert main(["pack", "digits", "gs://bucket/x"]) == 1
-    assert "OUT: gs://bucket/x is in a bucket" in capsys.readouterr().err
-    with pytest.raises(UserError, match="OUT: gs://bucket/x is in a bucket, .* copy .* mount"):
-        pack(open_source("digits", "val"), "gs://bucket/x")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_damaged_shard_is_bad_images(pets, tmp_path):
-    packed, _ = pack(open_source("imagefolder", "all", dir=str(pets)), tmp_path / "out", shard_size=10)
-    shard = tmp_path / "out" / packed.metadata["shards"][1][0]
-    content = bytearray(shard.read_bytes())
-    content[200:4000] = bytes(3800)
-    shard.write_bytes(content)
-    bad = pipeline.BadImages(packed)
-    batch = next(train_batches(packed, VIEWS, 23, seed=0, bad=bad))
-    assert {i for i in batch["bad"].tolist() if i >= 0} == set(bad.names) != set()
-    assert set(bad.names) <= set(range(10, 20))  # of that shard
-    assert packed[0].image
-
-
-@pytest.fixture
-def packed(tmp_path):
-    """Two shards of random images, 30 kB each, and the second one's path."""
-    noise = np.random.default_rng(0).integers(0, 256, (20, 100, 100, 3), np.uint8)
-    packed, _ = pack(Arrays("noise", noise, None), tmp_path / "out", shard_size=10)
-    return packed, tmp_path / "out" / packed.metadata["shards"][1][0]
-
-
-@pytest.mark.parametrize("damage", [cut_short, os.unlink, lambda path: path.write_bytes(b"")])
-def test_a_shard_that_is_not_whole_is_named_when_the_pack_is_opened(packed, damage):
-    damage(packed[1])
-    with pytest.raises(UserError, match=r"images-00001-of-00002.array_record is missing or not whole"):
-        open_source("arrayrecord", "all", dir=str(packed[1].parent))
-
-
-@pytest.mark.parametrize("damage", [cut_short, os.unlink, lambda path: path.write_bytes(b"")])
-@pytest.mark.parametrize("sizes", [True, False])
-def test_a_shard_that_is_lost_during_a_run_is_named(packed, damage, sizes):
-    source, path = packed
-    if not sizes:  # as packs were written before
-        metadata = json.loads((path.parent / "metadata.json").read_text())
-        metadata["shards"] = [shard[:2] for shard in metadata["shards"]]
-        (path.parent / "metadata.json").write_text(json.dumps(metadata))
-        source = open_source("arrayrecord", "all", dir=str(path.parent))
-        if damage is cut_short:
-            assert source[19].image  # so that the file is open when it is cut
-    damage(path)
-    assert source[0].image
-    with pytest.raises(
-        UserError, match=r"the shard .*images-00001-of-00002.array_record is missing, cut short"
-    ):
-        source[19]
-
-
-def test_a_damaged_record_is_a_bad_image(packed):
-    source, path = packed
-    content = bytearray(path.read_bytes())
-    content[100_000:100_100] = bytes(100)
-    path.write_bytes(content)
-    bad = []
-    for i in range(20):
-        try:
-            assert source[i].image
-        except images.BadImage:
-            bad.append(i)
-    assert len(bad) == 1
-    assert bad[0] >= 10
-
-
-def test_a_disk_that_fails_is_no_bad_image(packed, monkeypatch):
-    source, path = packed
-
-    class Failing:
-        def __getitem__(self, i):
-            raise RuntimeError(f"pread() failed: Input/output error; reading {path}; at byte 65536")
-
-    monkeypatch.setattr(source, "records", Failing())
-    with pytest.raises(
-        UserError, match=r"the shard .*00001-of-00002.* unreadable \(pread\(\) failed: Input/out"
-    ):
-        source[19]
-
-
-def test_names_that_are_not_utf8_are_escaped(tmp_path, capsys):
-    (tmp_path / "in").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "in" / "ä.png")
-    (tmp_path / "in" / "\udcff.png").write_bytes(b"")
-    assert main(["inspect", "folder", "--dir", str(tmp_path / "in")]) == 0
-    assert f"unreadable 1\n  {tmp_path}/in/\\udcff.png: an empty file\n" in capsys.readouterr().out
-    assert main(["pack", "folder", "--dir", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
-    assert "left out:\n  \\udcff.png: an empty file\n" in capsys.readouterr().out
-    with contextlib.redirect_stdout(io.StringIO()) as said:  # which has no encoding
-        assert main(["inspect", "folder", "--dir", str(tmp_path / "in")]) == 0
-    assert "\udcff.png" in said.getvalue()
-
-
-def test_commands(pets, tmp_path, capsys):
-    out = str(tmp_path / "out")
-    (pets / "train" / "dog" / "01.png").write_bytes(b"no image")
-    (pets / "train" / "dog" / "07.png").write_bytes((pets / "train" / "dog" / "07.png").read_bytes()[:500])
-    assert main(["pack", "imagefolder", out, "--dir", str(pets), "--split", "train"]) == 0
-    said = capsys.readouterr()
-    assert f"17 images in {out}" in said.out
-    assert "1 could not be read and were left out:\n  train/dog/01.png: not an image" in said.out
-    assert json.loads((tmp_path / "out" / "metadata.json").read_text())["class_names"] == ["cat", "dog"]
-    assert main(["inspect", "arrayrecord", "--dir", out]) == 0
-    said = capsys.readouterr().out
-    assert "2 classes of 8 to 9 images\n  cat: 9\n  dog: 8\n" in said
-    assert "width      40 to 40, median 40" in said
-    assert "JPEG RGB: 6" in said
-    assert said.endswith("unreadable 0\n")
-    assert main(["inspect", "arrayrecord", "--dir", out, "--all"]) == 0
-    assert "unreadable 1\n  " + out + "/train/dog/07.png: " in capsys.readouterr().out
-    assert main(["inspect", "imagefolder", "--dir", str(pets)]) == 0
-    assert f"unreadable 1\n  {pets}/train/dog/01.png: not an image" in capsys.readouterr().out
-    assert main(["inspect", "digits"]) == 0
-    assert "array RGB: 1,797" in capsys.readouterr().out
-    assert main(["inspect", "digit"]) == 1
-    assert "did you mean 'digits'" in capsys.readouterr().err
