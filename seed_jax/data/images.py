@@ -37,7 +37,7 @@ class BadImage(Exception):
 
 
 def too_many_bad(count: int, total: int, limit: float = BAD_SHARE) -> bool:
-    """Whether so many of `total` images may not be bad: two always may, and the share `limit`."""
+    """Whether more images are bad than may be: two, or the share `limit` of all."""
     return count > max(2, limit * total)
 
 
