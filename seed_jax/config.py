@@ -128,6 +128,7 @@ class Train:
     """The run: exactly one of `epochs`, `steps` and `examples` is not 0.
 
     Attributes:
+      seed: of all that is random, 0 to 2**32 - 1: JAX's keys hold no more of it.
       precision: 'fp32' (on GPUs XLA's default, TF32), or 'bf16' for convolutions and matrix products.
       bn_group: BatchNorm statistics over groups of so many samples, as on the papers' eight GPUs of 32
         images each; 0 for the whole batch.
@@ -326,6 +327,7 @@ def _check(c: Config) -> None:
         "optim.milestones": all(0 < m < 1 for m in c.optim.milestones),
         "optim.warmup_epochs": c.optim.warmup_epochs >= 0,
         "evals.bank_size": c.evals.bank_size >= 0,
+        "train.seed": 0 <= c.train.seed < 2**32,
         "train.epochs": c.train.epochs >= 0,
         "train.steps": c.train.steps >= 0,
         "train.examples": c.train.examples >= 0,

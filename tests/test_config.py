@@ -2,9 +2,10 @@
 
 import dataclasses
 
+import jax
 import pytest
 
-from seed_jax import config
+from seed_jax import config, rng
 from seed_jax.errors import UserError
 from seed_jax.methods import METHODS
 
@@ -48,11 +49,22 @@ def test_defaults_resolve_to_the_defaults_of_the_sections(method):
         ("train__bn_group", 7, r"train\.bn_group is 7, .* data\.batch_size \(256\)"),
         ("log__every_steps", 0, r"log\.every_steps is 0: it must be above 0"),
         ("data__batch_size", -1, r"data\.batch_size is -1"),
+        ("train__seed", -1, r"train\.seed is out of range"),
+        ("train__seed", 2**32, r"train\.seed is out of range"),
     ],
 )
 def test_mistakes(key, value, words):
     with pytest.raises(UserError, match=words):
         config.resolve(make(**{key: value}))
+
+
+def test_no_two_seeds_give_the_same_keys():
+    def bits(seed):
+        return int(jax.random.bits(rng.stream(seed, "init")))
+
+    seeds = [config.resolve(make(train__seed=seed)).train.seed for seed in (0, 2**31, 2**32 - 1)]
+    assert len({bits(seed) for seed in seeds}) == 3
+    assert bits(2**32) == bits(0)  # which is why it is refused
 
 
 def test_lists_of_json_become_tuples():

@@ -3,18 +3,16 @@ python -m seed_jax.data inspect SOURCE --dir=DIR       counts, classes, sizes, u
 """
 
 import argparse
+import io
 import os
 import sys
 
+from seed_jax.data import images
 from seed_jax.data.inspect import inspect
 from seed_jax.data.pack import pack
 from seed_jax.data.sources import SOURCES, open_source
 from seed_jax.data.sources.base import check_local
 from seed_jax.errors import command
-
-LEFT_OUT = (
-    0.01  # of the images; a pack that lacks more exits with code 1, as a run ends that cannot read them
-)
 
 
 @command
@@ -33,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     packing.add_argument("--shard-size", type=_positive, default=10_000, help="images a shard")
     looking.add_argument("--all", action="store_true", help="decode every image in full")
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: files' names may be any bytes
     if options.command == "pack":
         check_local("OUT", options.out)  # before a listing that takes minutes
     source = open_source(options.source, options.split, dir=options.dir)
@@ -54,10 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     if skipped:
         print(f"{len(skipped):,} could not be read and were left out:", *skipped, sep="\n  ")
     total = len(packed) + len(skipped)
-    if len(skipped) > LEFT_OUT * total:
+    if images.too_many_bad(len(skipped), total):  # a run would end over them
         print(
-            f"More than {100 * LEFT_OUT:g} % of the {total:,} images were left out: train with the rest, or "
-            f"mend these, remove {options.out} and run the command again.",
+            f"More than {100 * images.BAD_SHARE:g} % of the {total:,} images were left out: train with the "
+            f"rest, or mend these, remove {options.out} and run the command again.",
             file=sys.stderr,
         )
         return 1

@@ -14,6 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+BAD_SHARE = 0.01  # of the images of a source, which may be bad
 TRIES = 10  # of a random resized crop, as torchvision
 NUMBERS = 2 * TRIES + 2  # uniform numbers of one view: area and aspect of each try, place
 EVAL_RESIZE = 256 / 224  # of the short side, before the centre crop
@@ -33,6 +34,11 @@ _BILINEAR = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilin
 
 class BadImage(Exception):
     """An image that cannot be decoded; the pipeline skips, counts and names it."""
+
+
+def too_many_bad(count: int, total: int, limit: float = BAD_SHARE) -> bool:
+    """Whether more images are bad than may be: two, or the share `limit` of all."""
+    return count > max(2, limit * total)
 
 
 def decode(record) -> np.ndarray:
@@ -130,7 +136,7 @@ def _pil_errors():
     """What PIL raises for a broken file, as `BadImage`.
 
     That is any exception: its parsers trust the types of what they read, so that a wrong byte may end in a
-    TypeError or an AttributeError. Only PIL runs in the block, so none of them hides a mistake of ours.
+    TypeError or an AttributeError. The few lines of ours that run in such a block work on what PIL has read.
     """
     try:
         yield

@@ -1,6 +1,7 @@
 """Packing any source into ArrayRecord shards, once, so that training reads few large files."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -14,12 +15,13 @@ from PIL import Image
 
 from seed_jax import files
 from seed_jax.data import images
-from seed_jax.data.sources import ArrayRecord, Source
-from seed_jax.data.sources.arrayrecord import INDEX, METADATA
+from seed_jax.data.sources import ArrayRecord, Source, cache
+from seed_jax.data.sources.arrayrecord import INDEX, METADATA, is_whole
 from seed_jax.data.sources.base import Strings, check_local
 from seed_jax.errors import UserError
 
 PLAN = "plan.json"  # what is being packed; there until all shards are
+_print = functools.partial(print, flush=True)  # else a pipe would show nothing for hours
 
 
 def pack(
@@ -30,7 +32,7 @@ def pack(
     short_side: int = 0,
     workers: int = 1,
     shard_size: int = 10_000,
-    progress: Callable[[str], None] = print,
+    progress: Callable[[str], None] = _print,
 ) -> ArrayRecord:
     """The source as ArrayRecord shards of `shard_size` images in the folder `out`, opened.
 
@@ -52,13 +54,13 @@ def pack(
     }
     try:
         if (out / METADATA).exists():
-            done = json.loads((out / METADATA).read_text())
+            done = _read(out / METADATA)
             _same(out, {key: done.get("plan", {}).get(key) for key in plan}, plan)
             progress(f"{out} is packed already")
             return ArrayRecord(out)
         out.mkdir(parents=True, exist_ok=True)
         if (out / PLAN).exists():
-            _same(out, json.loads((out / PLAN).read_text()), plan)
+            _same(out, _read(out / PLAN), plan)
         elif any(
             not path.match(f"{PLAN}.*.tmp") for path in out.iterdir()
         ):  # left when its writer was killed
@@ -71,7 +73,7 @@ def pack(
         with ThreadPoolExecutor(workers) as pool:
             for name, start in zip(names, starts, strict=True):
                 indices = range(start, min(start + shard_size, len(source)))
-                kept = (out / name).exists()
+                kept = _is_made(out / name)
                 if not kept:
                     _shard(source, indices, out / name, short_side, prefix, pool)
                 say(len(indices), kept)
@@ -132,13 +134,22 @@ def _shard(source, indices, path, short_side, prefix, pool):
             names.append(name)
     with _disk_errors():
         writer.close()
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())  # or after a power loss a part of it might have its name
     ids, labels, part = np.array(rows, np.int64).reshape(-1, 3).T
     columns = {"ids": ids, "labels": labels, "part": part.astype(np.int8)}
+    columns["size"] = np.array(temporary.stat().st_size)
     strings, skips = Strings.of(names), Strings.of(skipped)
     columns |= {"blob": strings.blob, "ends": strings.ends, "skips": skips.blob, "skip_ends": skips.ends}
     with files.whole(path.with_suffix(".npz")) as file:
         np.savez(file, **columns)
     os.replace(temporary, path)
+
+
+def _is_made(path) -> bool:
+    """Whether a shard is there, of the size that it had when it was written."""
+    noted = cache.load(path.with_suffix(".npz"))
+    return noted is not None and "size" in noted and is_whole(path, int(noted["size"]))
 
 
 @contextlib.contextmanager
@@ -204,8 +215,7 @@ def _finish(source, out, names, plan):
         "class_names": list(source.class_names),
         "skipped": skipped,
         "shards": [
-            [name, len(part["ids"]), (out / name).stat().st_size]
-            for name, part in zip(names, parts, strict=True)
+            [name, len(part["ids"]), int(part["size"])] for name, part in zip(names, parts, strict=True)
         ],
         "plan": plan,
     }
@@ -215,6 +225,15 @@ def _finish(source, out, names, plan):
     for left in out.glob("*.tmp"):  # by a process that was killed
         left.unlink()
     (out / PLAN).unlink()
+
+
+def _read(path: Path) -> dict:
+    """A file's JSON object; empty where it holds none."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write(path: Path, content: bytes):

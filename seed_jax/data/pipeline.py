@@ -43,10 +43,10 @@ class BadImages:
     """The images of a source that this process could not decode: each is named in the log once.
 
     Args:
-      limit: the share of the source that may be bad; two images always may.
+      limit: of `images.too_many_bad`.
     """
 
-    def __init__(self, source: Source, limit: float = 0.01):
+    def __init__(self, source: Source, limit: float = images.BAD_SHARE):
         self.source = source
         self.limit = limit
         self.names: dict[int, str] = {}
@@ -64,7 +64,7 @@ class BadImages:
 
     def check(self, count: int, names: Iterable[str] | None = None) -> None:
         """Raise `UserError` if so many bad images, `names` among them, are too many."""
-        if count > max(2, self.limit * len(self.source)):
+        if images.too_many_bad(count, len(self.source), self.limit):
             names = self.names.values() if names is None else names
             reason = next(iter(self.errors.values()), "read by another process")
             raise UserError(

@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+from PIL import Image
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +28,14 @@ def bucket(monkeypatch):
     fake = Bucket(skip_instance_cache=True)
     monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: fake)
     return fake
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """23 images in two classes and two splits, of several formats and sizes."""
+    for n in range(23):
+        noise = np.random.default_rng(n).integers(0, 256, (30 + 3 * n, 40, 3), np.uint8)
+        folder = tmp_path / "pets" / ("val" if n % 5 == 0 else "train") / ("dog" if n % 2 else "cat")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).save(folder / f"{n:02}.{('jpg', 'png', 'webp')[n % 3]}")
+    return tmp_path / "pets"

@@ -6,6 +6,7 @@ import pytest
 
 from seed_jax.data import images
 from seed_jax.data.sources import base, cache, open_source
+from seed_jax.data.sources import folder as folders
 from seed_jax.errors import UserError
 
 
@@ -33,9 +34,7 @@ def listed(root, split="all"):
 
 
 def no_scan(monkeypatch):
-    from seed_jax.data.sources import folder
-
-    monkeypatch.setattr(folder, "_scan", lambda root: pytest.fail("listed again"))
+    monkeypatch.setattr(folders, "_scan", lambda root: pytest.fail("listed again"))
 
 
 def test_the_listing_of_a_large_folder_is_kept(large, monkeypatch):
@@ -129,8 +128,8 @@ def test_filelist(tmp_path):
     assert [r.image for r in source] == [b"3.png", b"1.png", b"0.png"]
     assert source.labels().tolist() == [1, 0, 1]
     assert source.class_names == ("cat", "dog")
-    folder = open_source("folder", "all", dir=str(tmp_path / "data"))
-    assert set(source.ids()) < set(folder.ids())  # the same images have the same ids
+    whole = open_source("folder", "all", dir=str(tmp_path / "data"))
+    assert set(source.ids()) < set(whole.ids())  # the same images have the same ids
     lists.write_text("3.png\t7\n1.png\t2\n")
     assert open_source("filelist", "all", dir=str(lists)).labels().tolist() == [7, 2]
     lists.write_text("3.png\n1.png")
@@ -139,9 +138,33 @@ def test_filelist(tmp_path):
     assert plain.fingerprint() != source.fingerprint()
 
 
+def test_labels_below_0_are_none(tmp_path):
+    for label, expected in (("-1", -1), ("-20", -1), ("0", 0), ("2147483647", 2**31 - 1)):
+        (tmp_path / "list.txt").write_text(f"a.png\t3\nb.png\t{label}\n")
+        source = open_source("filelist", "all", dir=str(tmp_path / "list.txt"))
+        assert source.labels().tolist() == [3, expected]
+        assert (source.num_classes, source.class_names) == (max(3, expected) + 1, ())
+
+
+def test_a_name_that_is_listed_twice_is_found_in_one_pass(tmp_path, monkeypatch):
+    sorts = []
+    monkeypatch.setattr(folders, "sorted", lambda x: sorts.append(1) or sorted(x), raising=False)
+    (tmp_path / "list.txt").write_text("".join(f"{n:04}.png\n" for n in range(1000)) + "0998.png\n")
+    with pytest.raises(UserError, match="0998.png is in .* twice"):
+        open_source("filelist", "all", dir=str(tmp_path / "list.txt"))
+    assert len(sorts) <= 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "is empty"), ("a\t1\nb\n", "b in .* has no label"), ("a\nb\na\n", "a is in .* twice")],
+    [
+        ("", "is empty"),
+        ("a\t1\nb\n", "b in .* has no label"),
+        ("a\nb\na\n", "a is in .* twice"),
+        ("a\t1\nb\t2147483648\n", "b in .*list.txt holds no whole number below .* but '2147483648': number"),
+        ("a\t1\nb\t99999999999999999999\n", "b in .*list.txt holds .* but '99999999999999999999': number"),
+        (f"a\t{'9' * 5000}\n", "a in .*list.txt holds no whole number .* but '9{39}: number"),
+    ],
 )
 def test_filelist_errors(tmp_path, text, message):
     (tmp_path / "list.txt").write_text(text)

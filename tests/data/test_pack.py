@@ -1,17 +1,17 @@
 import io
-import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from seed_jax.data import images, pipeline
+from seed_jax.data import images
 from seed_jax.data import pack as packing
 from seed_jax.data.__main__ import main
 from seed_jax.data.pipeline import ViewSpec, train_batches
@@ -21,15 +21,13 @@ from seed_jax.errors import UserError
 VIEWS = (ViewSpec(count=2, size=16),)
 
 
-@pytest.fixture
-def pets(tmp_path):
-    """23 images in two classes and two splits, of several formats and sizes."""
-    for n in range(23):
-        noise = np.random.default_rng(n).integers(0, 256, (30 + 3 * n, 40, 3), np.uint8)
-        folder = tmp_path / "pets" / ("val" if n % 5 == 0 else "train") / ("dog" if n % 2 else "cat")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noise).save(folder / f"{n:02}.{('jpg', 'png', 'webp')[n % 3]}")
-    return tmp_path / "pets"
+def cut_short(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def identity(path):
+    """Which changes when a file is written again."""
+    return path.stat().st_ino, path.stat().st_mtime_ns
 
 
 def pack(source, out, **options):
@@ -72,7 +70,7 @@ def test_a_split_of_its_own_stays_whole(pets, tmp_path):
 
 def test_tfds_keeps_its_splits(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    from test_sources import write_tfds
+    from test_tfds import write_tfds
 
     images_ = {}
     for n in range(9):
@@ -95,7 +93,7 @@ def test_tfds_keeps_its_splits(tmp_path):
 
 def test_a_packed_tfds_keeps_the_names_of_its_files(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    from test_sources import write_tfds
+    from test_tfds import write_tfds
 
     out = io.BytesIO()
     Image.new("L", (4, 4), 9).save(out, "PNG")
@@ -168,30 +166,6 @@ def test_unreadable_images_are_left_out_and_named(pets, tmp_path):
     assert packed.ids().tolist() == [r.id for r in packed]
 
 
-def test_one_in_a_hundred_may_be_left_out(tmp_path):
-    (tmp_path / "in").mkdir()
-    for n in range(100):
-        Image.new("RGB", (4, 4), (n, 0, 0)).save(tmp_path / "in" / f"{n:03}.png")
-    (tmp_path / "in" / "000.png").write_bytes(b"")
-    command = ["pack", "folder", "--dir", str(tmp_path / "in"), "--workers", "1"]
-    assert main([*command, str(tmp_path / "a")]) == 0
-    (tmp_path / "in" / "001.png").write_bytes(b"")
-    for _ in range(2):  # made, and packed already
-        assert main([*command, str(tmp_path / "b")]) == 1
-    assert len(open_source("arrayrecord", "all", dir=str(tmp_path / "b"))) == 98
-
-
-def test_a_pack_of_nothing_is_an_error(tmp_path, capsys):
-    (tmp_path / "in").mkdir()
-    for n in range(3):
-        (tmp_path / "in" / f"{n}.png").write_bytes(b"")
-    for _ in range(2):
-        assert main(["pack", "folder", "--dir", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
-        said = capsys.readouterr().err
-        assert "none of the 3 images can be packed, such as 0.png: an empty file: mend them" in said
-    assert not (tmp_path / "out" / "metadata.json").exists()
-
-
 def test_a_pack_killed_as_its_plan_was_written_goes_on(pets, tmp_path):
     source = open_source("imagefolder", "all", dir=str(pets))
     (tmp_path / "out").mkdir()
@@ -230,13 +204,78 @@ def test_a_stopped_pack_goes_on(pets, tmp_path):
 def test_a_killed_pack_goes_on(pets, tmp_path):
     command = [sys.executable, "-m", "seed_jax.data", "pack", "imagefolder", str(tmp_path / "out")]
     command += ["--dir", str(pets), "--shard-size", "1", "--workers", "1"]
+    os.mkfifo(
+        pets / "val" / "dog" / "stuck.png"
+    )  # nobody writes to it: here the pack waits, whatever its speed
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=os.getcwd()) as process:
-        process.stdout.readline()  # blocks until the first shard is done
+        rescue = threading.Timer(60, process.kill)
+        rescue.start()
+        said = process.stdout.readline()  # from a pipe, as of `| tee`
         process.send_signal(signal.SIGKILL)
+        rescue.cancel()
+    assert said.startswith("1 of 24 images")
+    assert not (tmp_path / "out" / "metadata.json").exists()
+    written = {path: identity(path) for path in (tmp_path / "out").glob("*.array_record")}
+    assert 1 <= len(written) < 24
+    (pets / "val" / "dog" / "stuck.png").unlink()
+    (pets / "val" / "dog" / "stuck.png").write_bytes(b"")  # as large, and no image
     assert main(command[3:]) == 0
+    assert {path: identity(path) for path in written} == written
+    (pets / "val" / "dog" / "stuck.png").unlink()
     source = open_source("imagefolder", "all", dir=str(pets))
     packed = open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
     assert [tuple(r) for r in packed] == [tuple(r) for r in source]
+
+
+@pytest.mark.parametrize("damage", [cut_short, lambda path: path.write_bytes(b""), os.unlink])
+def test_a_shard_that_a_power_loss_cut_short_is_made_again(pets, tmp_path, damage):
+    source = open_source("imagefolder", "all", dir=str(pets))
+    whole, _ = pack(source, tmp_path / "whole", shard_size=5)
+    out, said = tmp_path / "out", []
+
+    def stop(line):
+        said.append(line)
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        packing.pack(source, out, shard_size=5, progress=stop)
+    first, second = sorted(out.glob("*.array_record"))
+    damage(first)
+    written = identity(second)
+    packed, said = pack(source, out, shard_size=5)
+    assert len(said) == 4
+    assert identity(second) == written
+    assert [tuple(r) for r in packed] == [tuple(r) for r in whole]
+
+
+def test_a_shard_is_on_the_disk_before_it_has_its_name(pets, tmp_path, monkeypatch):
+    synced, fsync, replace = set(), os.fsync, os.replace
+    named = {}
+
+    def keep(file):
+        synced.add(os.fstat(file).st_ino)
+        fsync(file)
+
+    def name(old, new):
+        named[os.path.basename(new)] = os.stat(old).st_ino in synced
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", keep)
+    monkeypatch.setattr(os, "replace", name)
+    pack(open_source("imagefolder", "all", dir=str(pets)), tmp_path / "out", shard_size=12)
+    assert {"images-00000-of-00002.array_record", "images-00001-of-00002.array_record"} < set(named)
+    assert all(named.values())
+
+
+def test_the_size_of_a_shard_is_that_which_it_was_written_with(pets, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="array_record is missing or not whole"):
+        packing.pack(
+            open_source("imagefolder", "all", dir=str(pets)),
+            out,
+            progress=lambda line: cut_short(next(out.glob("*.array_record"))),
+        )
 
 
 def test_a_full_disk_is_one_sentence_and_the_pack_goes_on(pets, tmp_path):
@@ -266,119 +305,11 @@ def test_user_errors(pets, tmp_path):
         open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
     with pytest.raises(UserError, match="no finished pack"):
         open_source("arrayrecord", "all", dir=str(pets))
-
-
-def test_nothing_is_packed_into_a_bucket(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("seed_jax.data.__main__.open_source", lambda *a, **k: pytest.fail("listed"))
-    assert main(["pack", "digits", "gs://bucket/x"]) == 1
-    assert "OUT: gs://bucket/x is in a bucket" in capsys.readouterr().err
-    with pytest.raises(UserError, match="OUT: gs://bucket/x is in a bucket, .* copy .* mount"):
-        pack(open_source("digits", "val"), "gs://bucket/x")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_damaged_shard_is_bad_images(pets, tmp_path):
-    packed, _ = pack(open_source("imagefolder", "all", dir=str(pets)), tmp_path / "out", shard_size=10)
-    shard = tmp_path / "out" / packed.metadata["shards"][1][0]
-    content = bytearray(shard.read_bytes())
-    content[200:4000] = bytes(3800)
-    shard.write_bytes(content)
-    bad = pipeline.BadImages(packed)
-    batch = next(train_batches(packed, VIEWS, 23, seed=0, bad=bad))
-    assert {i for i in batch["bad"].tolist() if i >= 0} == set(bad.names) != set()
-    assert set(bad.names) <= set(range(10, 20))  # of that shard
-    assert packed[0].image
-
-
-@pytest.fixture
-def packed(tmp_path):
-    """Two shards of random images, 30 kB each, and the second one's path."""
-    noise = np.random.default_rng(0).integers(0, 256, (20, 100, 100, 3), np.uint8)
-    packed, _ = pack(Arrays("noise", noise, None), tmp_path / "out", shard_size=10)
-    return packed, tmp_path / "out" / packed.metadata["shards"][1][0]
-
-
-def cut_short(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-@pytest.mark.parametrize("damage", [cut_short, os.unlink, lambda path: path.write_bytes(b"")])
-def test_a_shard_that_is_not_whole_is_named_when_the_pack_is_opened(packed, damage):
-    damage(packed[1])
-    with pytest.raises(UserError, match=r"images-00001-of-00002.array_record is missing or not whole"):
-        open_source("arrayrecord", "all", dir=str(packed[1].parent))
-
-
-@pytest.mark.parametrize("damage", [cut_short, os.unlink, lambda path: path.write_bytes(b"")])
-@pytest.mark.parametrize("sizes", [True, False])
-def test_a_shard_that_is_lost_during_a_run_is_named(packed, damage, sizes):
-    source, path = packed
-    if not sizes:  # as packs were written before
-        metadata = json.loads((path.parent / "metadata.json").read_text())
-        metadata["shards"] = [shard[:2] for shard in metadata["shards"]]
-        (path.parent / "metadata.json").write_text(json.dumps(metadata))
-        source = open_source("arrayrecord", "all", dir=str(path.parent))
-        if damage is cut_short:
-            assert source[19].image  # so that the file is open when it is cut
-    damage(path)
-    assert source[0].image
-    with pytest.raises(
-        UserError, match=r"the shard .*images-00001-of-00002.array_record is missing, cut short"
-    ):
-        source[19]
-
-
-def test_a_damaged_record_is_a_bad_image(packed):
-    source, path = packed
-    content = bytearray(path.read_bytes())
-    content[100_000:100_100] = bytes(100)
-    path.write_bytes(content)
-    bad = []
-    for i in range(20):
-        try:
-            assert source[i].image
-        except images.BadImage:
-            bad.append(i)
-    assert len(bad) == 1
-    assert bad[0] >= 10
-
-
-def test_a_disk_that_fails_is_no_bad_image(packed, monkeypatch):
-    source, path = packed
-
-    class Failing:
-        def __getitem__(self, i):
-            raise RuntimeError(f"pread() failed: Input/output error; reading {path}; at byte 65536")
-
-    monkeypatch.setattr(source, "records", Failing())
-    with pytest.raises(
-        UserError, match=r"the shard .*00001-of-00002.* unreadable \(pread\(\) failed: Input/out"
-    ):
-        source[19]
-
-
-def test_commands(pets, tmp_path, capsys):
-    out = str(tmp_path / "out")
-    (pets / "train" / "dog" / "01.png").write_bytes(b"no image")
-    (pets / "train" / "dog" / "07.png").write_bytes((pets / "train" / "dog" / "07.png").read_bytes()[:500])
-    assert main(["pack", "imagefolder", out, "--dir", str(pets), "--split", "train"]) == 1
-    said = capsys.readouterr()
-    assert f"17 images in {out}" in said.out
-    assert "1 could not be read and were left out:\n  train/dog/01.png: not an image" in said.out
-    assert "More than 1 % of the 18 images were left out" in said.err
-    assert json.loads((tmp_path / "out" / "metadata.json").read_text())["class_names"] == ["cat", "dog"]
-    assert main(["inspect", "arrayrecord", "--dir", out]) == 0
-    said = capsys.readouterr().out
-    assert "2 classes of 8 to 9 images\n  cat: 9\n  dog: 8\n" in said
-    assert "width      40 to 40, median 40" in said
-    assert "JPEG RGB: 6" in said
-    assert said.endswith("unreadable 0\n")
-    assert main(["inspect", "arrayrecord", "--dir", out, "--all"]) == 0
-    assert "unreadable 1\n  " + out + "/train/dog/07.png: " in capsys.readouterr().out
-    assert main(["inspect", "imagefolder", "--dir", str(pets)]) == 0
-    assert f"unreadable 1\n  {pets}/train/dog/01.png: not an image" in capsys.readouterr().out
-    assert main(["inspect", "digits"]) == 0
-    assert "array RGB: 1,797" in capsys.readouterr().out
-    assert main(["inspect", "digit"]) == 1
-    assert "did you mean 'digits'" in capsys.readouterr().err
+    for foreign in ("{}", "[1]", '{"shards": []}', "text"):
+        (pets / "metadata.json").write_text(foreign)
+        with pytest.raises(
+            UserError, match=r"no finished pack \((its metadata.json is that of|Expecting value)"
+        ):
+            open_source("arrayrecord", "all", dir=str(pets))
+        with pytest.raises(UserError, match="pets holds another pack: .*: give another folder"):
+            pack(source, pets)

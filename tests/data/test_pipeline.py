@@ -262,12 +262,22 @@ def test_prefetch_places_in_order_and_ends():
 
 
 def test_prefetch_runs_ahead_by_its_depth():
-    drawn = []
-    batches = prefetch((drawn.append(n) or n for n in itertools.count(1)), lambda x: x, depth=3)
+    drawn, more = [], threading.Semaphore(0)
+
+    def draw():
+        for n in itertools.count(1):
+            drawn.append(n)
+            more.release()
+            yield n
+
+    batches = prefetch(draw(), lambda x: x, depth=3)
     for n in range(1, 4):
         assert next(batches) == n
-        assert len(drawn) <= n + 3
+        while len(drawn) < n + 3:  # of its own accord: nothing else is asked for
+            assert more.acquire(timeout=60)
+        assert len(drawn) == n + 3
     batches.close()
+    assert len(drawn) == 6
     assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
 
 

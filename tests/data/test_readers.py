@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax._src import xla_bridge
 from PIL import Image
-from test_sources import write_tfds
+from test_tfds import write_tfds
 
 from seed_jax.data import pack, readers
 from seed_jax.data.sources import Arrays, open_source

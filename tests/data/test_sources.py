@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import sys
 import tarfile
 import types
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seed_jax.data import images, pipeline, sources
+from seed_jax.data import images, sources
 from seed_jax.data.pack import pack
 from seed_jax.data.sources import open_source, recognise
 from seed_jax.errors import UserError
@@ -188,142 +190,6 @@ def test_a_bucket_that_refuses(bucket, monkeypatch, name, kind):
         source[0]
 
 
-def write_tfds(path, examples, names=(), **more):
-    """A prepared CIFAR-10 of our own making, written without TensorFlow; `more` are further splits.
-
-    With `names` of the training files it is ImageNet, whose records carry them.
-    """
-    tfds = pytest.importorskip("tensorflow_datasets")
-    from array_record.python.array_record_module import ArrayRecordWriter
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    dataset = "imagenet2012" if names else "cifar10"
-    builder = tfds.builder(dataset, data_dir=path, file_format="array_record")
-    builder.data_path.mkdir(parents=True)
-    splits = []
-    for split, content in {"train": examples, **more}.items():
-        file = str(builder.data_path / f"{dataset}-{split}.array_record-00000-of-00001")
-        writer = ArrayRecordWriter(file, "group_size:1")
-        for n, (image, label) in enumerate(content):
-            example = tf_example_pb2.Example()
-            if names and split == "train":
-                example.features.feature["file_name"].bytes_list.value.append(names[n].encode())
-            example.features.feature["image"].bytes_list.value.append(image)
-            example.features.feature["label"].int64_list.value.append(label)
-            writer.write(example.SerializeToString())
-        writer.close()
-        template = tfds.core.ShardedFileTemplate(
-            dataset_name=dataset, data_dir=builder.data_path, split=split, filetype_suffix="array_record"
-        )
-        splits.append(
-            tfds.core.SplitInfo(
-                name=split, shard_lengths=[len(content)], num_bytes=1, filename_template=template
-            )
-        )
-    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
-    builder.info.write_to_directory(builder.data_path)
-
-
-def test_tfds_gives_encoded_bytes_without_tensorflow(tmp_path):
-    save(tmp_path / "red.png")
-    red = (tmp_path / "red.png").read_bytes()
-    write_tfds(tmp_path / "tfds", [(red, 4), (red, 9), (red, 0)])
-    source = open_source("tfds:cifar10", "train", dir=str(tmp_path / "tfds"))
-    assert (len(source), source.num_classes) == (3, 10)
-    assert source[1] == (red, source.ids()[1], 9)
-    assert source.name(1) == "cifar10/3.0.2:train[1]"
-    assert source.labels().tolist() == [4, 9, 0]
-    assert images.decode(source[2])[0, 0].tolist() == [200, 30, 30]
-    part = open_source("tfds:cifar10", "train[:2]", dir=str(tmp_path / "tfds"))
-    assert [r.id for r in part] == source.ids()[:2].tolist()
-    assert part.fingerprint() != source.fingerprint()
-    with pytest.raises(UserError, match="'validation' is not in tfds:cifar10, which has train"):
-        open_source("tfds:cifar10", "validation", dir=str(tmp_path / "tfds"))
-
-
-def test_tfds_ids_are_the_same_in_every_split_that_holds_the_image(tmp_path):
-    content = [(bytes([n + 1]), n) for n in range(8)]
-    write_tfds(tmp_path, content[:5], test=content[5:])
-    seen = {}
-    for split in ("train", "test", "all", "test+train", "train[2:4]", "train[60%:]+test[:1]"):
-        source = open_source("tfds:cifar10", split, dir=str(tmp_path))
-        assert [r.id for r in source] == source.ids().tolist()
-        for record in source:
-            assert seen.setdefault(record.image, record.id) == record.id
-    assert len(set(seen.values())) == 8
-    assert min(seen.values()) >= 0
-
-
-def test_a_tfds_set_is_read_once_for_its_labels_and_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources.tfds.cache, "WORTH", 2)
-    write_tfds(tmp_path, [(b"x", 4), (b"y", 9)], names=["n01_7.JPEG", "n02_5.JPEG"], test=[(b"z", 1)])
-
-    def opened(split="train"):
-        source = open_source("tfds:imagenet2012", split, dir=str(tmp_path))
-        return source.labels().tolist(), [source.name(i).split("/")[-1] for i in range(len(source))]
-
-    assert opened() == ([4, 9], ["n01_7.JPEG", "n02_5.JPEG"])
-    monkeypatch.setattr(sources.tfds, "read", lambda *a: pytest.fail("read again"))
-    assert opened() == ([4, 9], ["n01_7.JPEG", "n02_5.JPEG"])
-    monkeypatch.undo()
-    assert opened("test") == ([1], ["5.1.0:test[0]"])  # its place, as it has no name
-
-
-def test_one_name_of_a_tfds_set_reads_one_record(tmp_path, monkeypatch):
-    write_tfds(tmp_path, [(b"x", 4), (b"y", 9)], names=["n01_7.JPEG", "n02_5.JPEG"])
-    source = open_source("tfds:imagenet2012", "train", dir=str(tmp_path))
-    seen, read = [], sources.tfds.read
-    monkeypatch.setattr(sources.tfds, "read", lambda *a: seen.append(a[-1]) or read(*a))
-    assert source.name(1) == "imagenet2012/5.1.0:train[1]/n02_5.JPEG"
-    assert seen == [1]
-
-
-@pytest.mark.parametrize("indexed", [False, True])
-def test_a_damaged_record_of_a_tfds_set_is_a_bad_image(tmp_path, indexed):
-    """As in a pack: skipped, counted and named by its place; the labels and names of the others are there."""
-    save(tmp_path / "red.png")
-    content = [((tmp_path / "red.png").read_bytes(), n) for n in range(200)]
-    content[7] = (np.random.default_rng(0).bytes(200_000), 7)
-    names = [f"n{n:03}.JPEG" for n in range(200)]
-    write_tfds(tmp_path / "tfds", content, names=names)
-    (shard,) = (tmp_path / "tfds").rglob("*.array_record*")
-    data = bytearray(shard.read_bytes())
-    data[100_000:100_100] = bytes(100)
-    shard.write_bytes(data)
-    source = open_source("tfds:imagenet2012", "train", dir=str(tmp_path / "tfds"))
-    if indexed:
-        assert source.labels().tolist() == [-1 if n == 7 else n for n in range(200)]
-    bad = pipeline.BadImages(source)
-    batch = next(pipeline.eval_batches(source, 8, 200, bad=bad))
-    assert np.flatnonzero(~batch["mask"]).tolist() == [7]
-    assert bad.names == {7: "imagenet2012/5.1.0:train[7]"}
-    assert source.name(8) == "imagenet2012/5.1.0:train[8]/n008.JPEG"
-
-
-def test_a_tfds_shard_that_is_cut_short(tmp_path):
-    write_tfds(tmp_path, [(bytes(50_000), n) for n in range(4)])
-    (shard,) = tmp_path.rglob("*.array_record*")
-    shard.write_bytes(shard.read_bytes()[:70_000])
-    with pytest.raises(
-        UserError, match="the shard .*cifar10-train.array_record-00000-of-00001 is missing, cut"
-    ):
-        open_source("tfds:cifar10", "train", dir=str(tmp_path)).labels()
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("imagenet2012", "tfds build imagenet2012 --file_format=array_record --data_dir="),
-        ("imagenot", "no set 'imagenot'"),
-        ("ag_news_subset", "no feature `image`"),
-    ],
-)
-def test_tfds_errors(tmp_path, name, message):
-    pytest.importorskip("tensorflow_datasets")
-    with pytest.raises(UserError, match=message):
-        open_source(f"tfds:{name}", "train", dir=str(tmp_path))
-
-
 def test_user_errors_of_names(tmp_path):
     with pytest.raises(UserError, match="did you mean 'digits'"):
         open_source("digit", "train")
@@ -363,6 +229,14 @@ def test_a_split_may_be_empty(tmp_path):
         ({"image": np.zeros((2, 4, 4, 4), np.uint8)}, "must be uint8"),
         ({"image": np.zeros((2, 4, 4), np.uint8), "label": np.zeros(3, int)}, "one an image"),
         ({"image": np.zeros((2, 4, 4), np.uint8), "label": np.zeros(2)}, "whole numbers"),
+        (
+            {"image": np.zeros((2, 4, 4), np.uint8), "label": np.array([0, 3_000_000_000])},
+            r"`label` in .*x.npz holds no whole number below 2\*\*31 as label but 3000000000: number",
+        ),
+        (
+            {"image": np.zeros((2, 4, 4), np.uint8), "label": np.array([0, 2**64 - 1], np.uint64)},
+            "as label but 18446744073709551615: number",
+        ),
     ],
 )
 def test_user_errors_of_npz(tmp_path, arrays, message):
@@ -379,6 +253,42 @@ def test_npz_that_is_none(tmp_path):
     for path in ("x.npz", "missing.npz"):
         with pytest.raises(UserError, match="cannot be read as an .npz"):
             open_source("npz", "all", dir=str(tmp_path / path))
+
+
+def test_npz_that_is_damaged(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, image=np.random.default_rng(0).integers(0, 4, (50, 6, 5, 3), np.uint8))
+    whole = path.read_bytes()
+    deflated = whole[:500] + b"\xff" * 100 + whole[600:]
+    encrypted = bytearray(whole)
+    encrypted[whole.rindex(b"PK\x01\x02") + 8] |= 1  # a flag
+    for damaged, why in ((b"", "No data left"), (deflated, "Error -3|invalid"), (encrypted, "encrypted")):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"x.npz cannot be read as an .npz file \(.*({why})"):
+            open_source("npz", "all", dir=str(path))
+
+
+def test_npz_labels_below_0_are_none(tmp_path):
+    np.savez(tmp_path / "x.npz", image=np.zeros((4, 4, 4), np.uint8), label=np.array([1, -1, -7, 0]))
+    source = open_source("npz", "all", dir=str(tmp_path / "x.npz"))
+    assert (source.labels().tolist(), source.num_classes) == ([1, -1, -1, 0], 2)
+
+
+@pytest.mark.parametrize("source", [None, "webdataset", "folder"])
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch, source):
+    save(tmp_path / "a.png")
+
+    def refuse(path):  # whoever runs this test
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    message = rf"data.dir: {tmp_path}/? cannot be (read|listed) \(Permission denied\); make it readable."
+    with pytest.raises(UserError, match=message):
+        if source:
+            open_source(source, "all", dir=str(tmp_path))
+        else:
+            recognise(str(tmp_path))
 
 
 def test_what_lies_at_a_path_is_recognised(tmp_path, bucket):

@@ -72,7 +72,7 @@ def test_lists_name_files_with_or_without_folders(tmp_path):
 def test_a_list_of_tfds(tmp_path):
     """imagenet2012's records carry the name of their file, which SimCLR's lists use."""
     pytest.importorskip("tensorflow_datasets")
-    from test_sources import write_tfds
+    from test_tfds import write_tfds
 
     write_tfds(tmp_path, [(b"x", 4), (b"y", 9)], names=["n01_7.JPEG", "n02_5.JPEG"])
     (tmp_path / "1percent.txt").write_text("n02_5.JPEG\n")
@@ -84,7 +84,7 @@ def test_a_list_of_tfds(tmp_path):
 
 def test_a_list_of_a_large_tfds_set_reads_it_once(tmp_path, monkeypatch):
     pytest.importorskip("tensorflow_datasets")
-    from test_sources import sources, write_tfds
+    from test_tfds import sources, write_tfds
 
     write_tfds(tmp_path, [(b"x", 4), (b"y", 9)], names=["n01_7.JPEG", "n02_5.JPEG"])
     (tmp_path / "1percent.txt").write_text("n02_5.JPEG\n")

@@ -134,8 +134,28 @@ def test_json_without_a_label_leaves_it_to_the_class(tmp_path):
     members |= {"b.json": b'{"label": null}', "b.png": b"x", "c.json": b"[]", "c.png": b"x"}
     shard(tmp_path / "x.tar", members)
     assert open_source("webdataset", "all", dir=str(tmp_path)).labels().tolist() == [3, -1, -1]
-    shard(tmp_path / "x.tar", {"a.json": b'{"label": [3]}', "a.png": b"x"})
-    with pytest.raises(UserError, match=r"a.json in .*x.tar holds no whole number"):
+
+
+def test_labels_are_whole_and_within_bounds(tmp_path):
+    members = {"a.json": b'{"label": 2.0}', "b.json": b'{"label": -7}', "c.json": b'{"label": "4"}'}
+    members |= {"d.cls": b"2147483647\n", "e.cls": b"-1"}
+    shard(tmp_path / "x.tar", members | {f"{x}.png": b"x" for x in "abcde"})
+    labels = open_source("webdataset", "all", dir=str(tmp_path)).labels()
+    assert labels.tolist() == [2, -1, 4, 2**31 - 1, -1]
+    wrong = {
+        "json": ["[3]", "1.7", "NaN", "1e400", "3000000000", '"x"'],
+        "cls": ["2147483648", "9" * 30, "1.7"],
+    }
+    for kind, labels in wrong.items():
+        for label in labels:
+            content = f'{{"label": {label}}}' if kind == "json" else label
+            shard(tmp_path / "x.tar", {f"a.{kind}": content.encode(), "a.png": b"x"})
+            with pytest.raises(
+                UserError, match=rf"a.{kind} in .*x.tar holds no whole number .* as label but "
+            ):
+                open_source("webdataset", "all", dir=str(tmp_path))
+    shard(tmp_path / "x.tar", {"a.json": b"{label", "a.png": b"x"})
+    with pytest.raises(UserError, match=r"a.json in .*x.tar cannot be read as JSON"):
         open_source("webdataset", "all", dir=str(tmp_path))
 
 

@@ -57,12 +57,12 @@ FILES = {".npz": "npz", ".tar": "webdataset", ".txt": "filelist"}
 def recognise(path: str) -> str | None:
     """The name of the source that reads a file, by its ending, or a folder, by what is in it; else None.
 
-    Raises `UserError` for a bucket that cannot be read.
+    Raises `UserError` for a bucket or a folder that cannot be read.
     """
     ending = os.path.splitext(path)[1].lower()
     if ending in FILES:
         return FILES[ending]
-    with _bucket_errors_named(path):
+    with _errors_named(path):
         folder = epath.Path(path)
         if not folder.is_dir():
             return None
@@ -87,7 +87,8 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
     if name == "photographs":
         name = "folder" if dir else "photos6"
     if name.startswith("tfds:"):
-        source = Tfds(name.removeprefix("tfds:"), split, dir)
+        with _errors_named(dir):
+            source = Tfds(name.removeprefix("tfds:"), split, dir)
     else:
         if name not in SOURCES:
             raise unknown("data.source", name, SOURCES)
@@ -95,7 +96,7 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
             raise UserError(f"data split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
         if name in READERS and dir is None:
             raise UserError(f"data.dir: the source {name!r} needs one; say where the images are.")
-        with _bucket_errors_named(dir):
+        with _errors_named(dir):
             source = take_split(EMBEDDED[name]() if name in EMBEDDED else READERS[name](dir), split)
     if not len(source):
         raise UserError(
@@ -105,7 +106,7 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
 
 
 @contextlib.contextmanager
-def _bucket_errors_named(dir: str | None):
+def _errors_named(dir: str | None):
     try:
         yield
     except ImportError as error:
@@ -114,7 +115,10 @@ def _bucket_errors_named(dir: str | None):
         raise UserError(f"data.dir: {dir} needs a package that is not installed: {error}.") from None
     except bucket_errors() as error:
         if "://" not in str(dir):
-            raise
+            raise UserError(
+                f"data.dir: {error.filename or dir} cannot be read ({error.strerror or error}); "
+                "make it readable."
+            ) from None
         cause = " ".join(str(error).split())
         raise UserError(
             f"data.dir: {dir} cannot be read ({cause}): see that the bucket is there and that you are "

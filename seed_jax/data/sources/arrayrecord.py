@@ -12,6 +12,7 @@ from seed_jax.data.sources.base import Record, Strings, check_local, digest, spl
 from seed_jax.errors import UserError
 
 METADATA, INDEX = "metadata.json", "index.npz"
+_KEYS = {"shards", "images", "num_classes", "class_names", "fingerprint", "short_side"}
 
 
 class ArrayRecord:
@@ -29,6 +30,8 @@ class ArrayRecord:
         try:
             with open(os.path.join(root, METADATA), encoding="utf-8") as file:
                 self.metadata = json.load(file)
+            if not isinstance(self.metadata, dict) or not self.metadata.keys() >= _KEYS:
+                raise ValueError(f"its {METADATA} is that of something else")
         except (OSError, ValueError) as error:
             raise UserError(
                 f"data.dir: {root} is no finished pack ({error}); write it with `python -m seed_jax.data "
@@ -38,7 +41,7 @@ class ArrayRecord:
         listed = self.metadata["shards"]  # [name, records, bytes], the last since packs have it
         paths = [os.path.join(root, name) for name, *_ in listed]
         lost = [os.path.join(root, INDEX)] if index is None else []
-        lost += [path for path, (_, _, *size) in zip(paths, listed, strict=True) if not _whole(path, *size)]
+        lost += [path for path, (_, _, *size) in zip(paths, listed, strict=True) if not is_whole(path, *size)]
         if lost:
             raise UserError(
                 f"data.dir: {lost[0]} is missing or not whole; copy {root} again, or pack it again."
@@ -106,7 +109,8 @@ def _count(path) -> int:
         return 0
 
 
-def _whole(path, size=None) -> bool:
+def is_whole(path: str | os.PathLike, size: int | None = None) -> bool:
+    """Whether there is a file of this size, or of any."""
     try:
         return os.path.getsize(path) == size or size is None
     except OSError:

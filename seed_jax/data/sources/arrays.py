@@ -1,11 +1,11 @@
 """Images in memory, and .npz files."""
 
 import os
-import zipfile
 
 import numpy as np
 
-from seed_jax.data.sources.base import Record, digest, open_file, split_of
+from seed_jax.data.sources import cache
+from seed_jax.data.sources.base import Record, as_label, digest, open_file, split_of
 from seed_jax.errors import UserError
 
 
@@ -45,8 +45,9 @@ def npz(path: str) -> Arrays:
         with open_file(path) as file:
             arrays = np.load(file, allow_pickle=False)
             arrays = {key: arrays[key] for key in ("image", "label") if key in arrays}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"data.dir: {path} cannot be read as an .npz file ({error}).") from None
+    except cache.BROKEN_NPZ as error:
+        why = str(error) or type(error).__name__
+        raise UserError(f"data.dir: {path} cannot be read as an .npz file ({why}).") from None
     if "image" not in arrays:
         raise UserError(
             f"data.dir: {path} has no array `image`; save it with np.savez(path, image=..., label=...)."
@@ -59,6 +60,9 @@ def npz(path: str) -> Arrays:
         )
     if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
         raise UserError(f"data.dir: `label` in {path} must be whole numbers, one an image: [{len(images)}].")
+    if labels is not None:
+        as_label(int(labels.max(initial=0)), f"`label` in {path}")
+        labels = np.maximum(labels.astype(np.int64), -1)
     if images.ndim == 3:
         images = np.repeat(images[..., None], 3, axis=-1)
     return Arrays(os.path.basename(path), images, labels)

@@ -131,6 +131,25 @@ def unreadable(name: str, error: Exception) -> BadImage | UserError:
     )
 
 
+def as_label(value, where: str) -> int:
+    """A number, or its text, as a label: -1 for any below 0.
+
+    Raises `UserError`, which says `where` it stands, for what is not whole or not below 2**31 (batches hold
+    labels as int32).
+    """
+    try:
+        label = int(value)
+        fits = label < 2**31 and (label == value or not isinstance(value, float))
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"data.dir: {where} holds no whole number below 2**31 as label but {value!r:.40}: number the "
+            "classes from 0 on, and use -1 for none."
+        )
+    return max(label, -1)
+
+
 def digest(*parts: bytes) -> str:
     """16 hexadecimal digits of the parts joined."""
     state = hashlib.blake2b(digest_size=8)

@@ -3,6 +3,7 @@
 import logging
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from seed_jax import files
 from seed_jax.data.sources.base import digest
 
-FORMAT = 2  # raise it when what is kept means something else: what was kept before is never read again
+FORMAT = 3  # raise it when what is kept means something else: what was kept before is never read again
 WORTH = 20_000  # images; smaller sets are read afresh every time, which is quick and never stale
+# What reading a .npz file raises that is none, was cut short or is damaged.
+BROKEN_NPZ = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 SETTLED = 2.0  # seconds; what changed just now may change again within one tick of its file's time
 
 
@@ -26,7 +29,7 @@ def load(file: Path) -> dict[str, np.ndarray] | None:
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except BROKEN_NPZ:
         return None
 
 

@@ -1,6 +1,8 @@
 """Image files: below a folder, or named in a list."""
 
+import collections
 import os
+import re
 import time
 
 import numpy as np
@@ -12,6 +14,7 @@ from seed_jax.data.sources.base import (
     SPLITS,
     Record,
     Strings,
+    as_label,
     bucket_errors,
     digest,
     open_file,
@@ -96,7 +99,8 @@ def open_folder(root: str, labelled: bool = False) -> Files:
 def open_filelist(path: str) -> Files:
     """The files named in a text file, one a line relative to it, each perhaps with a label after a tab.
 
-    Labels are whole numbers, or names, which are numbered in alphabetical order. Raises `UserError`.
+    Labels are whole numbers, those below 0 for none, or names, which are numbered in alphabetical order.
+    Raises `UserError`.
     """
     try:
         text = epath.Path(path).read_text()
@@ -110,11 +114,12 @@ def open_filelist(path: str) -> Files:
         first = next(line[0] for line in lines if len(line) == 1)
         raise UserError(f"data.dir: {first} in {path} has no label and others have: give all or none.")
     if len(set(paths)) != len(paths):
-        twice = next(p for n, p in enumerate(sorted(paths)[1:]) if sorted(paths)[n] == p)
+        twice, _ = collections.Counter(paths).most_common(1)[0]
         raise UserError(f"data.dir: {twice} is in {path} twice; name each file once.")
     names = sorted(set(given))
-    if all(name.isdecimal() for name in names):
-        labels, class_names = np.array(given or [-1] * len(paths), np.int64), ()
+    if all(re.fullmatch(r"-?\d+", name) for name in names):
+        found = [as_label(n, f"{p} in {path}") for n, p in zip(given, paths, strict=True)] if given else -1
+        labels, class_names = np.full(len(paths), found, np.int64), ()
     else:
         labels, class_names = np.searchsorted(names, given), tuple(names)
     ids = np.array([path_id(p) for p in paths], np.int64)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import textwrap
 
 import numpy as np
 
@@ -27,18 +28,28 @@ class Tfds:
 
         check_local("data.dir", dir or "")
         try:
-            builder = tfds.builder(name, data_dir=dir, file_format="array_record")
+            builder = tfds.builder(name, data_dir=dir)
         except tfds.core.DatasetNotFoundError:
             raise UserError(f"data.source: tensorflow-datasets has no set {name!r}.") from None
+        except (ValueError, TypeError, AssertionError) as error:
+            why = textwrap.shorten(str(error).split('": ', 1)[-1], 200)  # before it, all that it was given
+            raise UserError(
+                f"data.source: tfds:{name} cannot be opened ({why}): write tfds:NAME, tfds:NAME/CONFIG or "
+                "tfds:NAME:1.2.3 of a set, a config and a version that exist."
+            ) from None
         features = builder.info.features
         if "image" not in features:
             raise UserError(f"data.source: tfds:{name} has no feature `image`, only {', '.join(features)}.")
-        if not builder.info.splits:
-            where = f" --data_dir={dir}" if dir else ""
+        if not (builder.data_path / "dataset_info.json").exists():
             raise UserError(
-                f"data.source: tfds:{name} is not prepared in {builder.data_path}; do it once with "
-                f"`pip install tensorflow-cpu && tfds build {name} --file_format=array_record{where}` "
-                "(only this needs TensorFlow, training does not)."
+                f"data.source: tfds:{name} is not prepared in {builder.data_path}: do it once with "
+                f"{_preparing(name, dir)}."
+            )
+        if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+            raise UserError(
+                f"data.source: tfds:{name} was prepared in {builder.data_path} as "
+                f"{builder.info.file_format.value}, which only TensorFlow reads: prepare it in another "
+                f"data.dir too, once, with {_preparing(name, 'OTHER')}."
             )
         try:
             self.records = builder.as_data_source(
@@ -118,6 +129,16 @@ class Tfds:
     def fingerprint(self):
         """Of name, version, split and ids: a prepared set does not change under its version."""
         return digest(self.what.encode(), self._ids)
+
+
+def _preparing(name: str, dir: str | None) -> str:
+    """The command for it; that of tensorflow-datasets, `tfds build`, needs several packages more."""
+    where = f", data_dir='{dir}'" if dir else ""
+    return (
+        '`pip install tensorflow-cpu && python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}'{where}, file_format='array_record').download_and_prepare()\"` "
+        "(only this needs TensorFlow, training does not)"
+    )
 
 
 def _file_name(feature) -> str:

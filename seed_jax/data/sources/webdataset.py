@@ -16,6 +16,7 @@ from seed_jax.data.sources.base import (
     SPLITS,
     Record,
     Strings,
+    as_label,
     bucket_errors,
     digest,
     open_file,
@@ -210,7 +211,7 @@ def _index(shards) -> dict[str, np.ndarray]:
 def _label(shard, name, content: bytes) -> int | None:
     try:
         found = {"label": content} if name.endswith(".cls") else json.loads(content)
-        label = found.get("label") if isinstance(found, dict) else None
-        return None if label is None else int(label)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"data.dir: {name} in {shard} holds no whole number as label ({error}).") from None
+    except ValueError as error:
+        raise UserError(f"data.dir: {name} in {shard} cannot be read as JSON ({error}); mend it.") from None
+    label = found.get("label") if isinstance(found, dict) else None
+    return None if label is None else as_label(label, f"{name} in {shard}")

@@ -1,0 +1,101 @@
+"""python -m seed_jax.data."""
+
+import contextlib
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from seed_jax.data import pipeline
+from seed_jax.data.__main__ import main
+from seed_jax.data.pack import pack
+from seed_jax.data.sources import open_source
+from seed_jax.errors import UserError
+
+
+@pytest.mark.parametrize(("total", "most"), [(20, 2), (400, 4)])
+def test_as_many_may_be_left_out_as_a_run_skips(tmp_path, capsys, total, most):
+    """Two, or 1 %: neither the pack nor a run over the images themselves then stops."""
+    (tmp_path / "in").mkdir()
+    for n in range(total):
+        Image.new("RGB", (4, 4), (n % 256, 0, 0)).save(tmp_path / "in" / f"{n:03}.png")
+    command = ["pack", "folder", "--dir", str(tmp_path / "in"), "--workers", "1"]
+
+    def run():
+        source = open_source("folder", "all", dir=str(tmp_path / "in"))
+        bad = pipeline.BadImages(source)
+        next(pipeline.eval_batches(source, 4, total, threads=1, bad=bad))
+        return len(bad)
+
+    for n in range(most):
+        (tmp_path / "in" / f"{n:03}.png").write_bytes(b"")
+    assert main([*command, str(tmp_path / "a")]) == 0
+    assert run() == most
+    assert not capsys.readouterr().err
+    (tmp_path / "in" / f"{most:03}.png").write_bytes(b"")
+    for _ in range(2):  # made, and packed already
+        assert main([*command, str(tmp_path / "b")]) == 1
+        assert f"More than 1 % of the {total} images were left out: train with" in capsys.readouterr().err
+    assert len(open_source("arrayrecord", "all", dir=str(tmp_path / "b"))) == total - most - 1
+    with pytest.raises(UserError, match=f"More than 1 % of the {total} images"):
+        run()
+
+
+def test_a_pack_of_nothing_is_an_error(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for n in range(3):
+        (tmp_path / "in" / f"{n}.png").write_bytes(b"")
+    for _ in range(2):
+        assert main(["pack", "folder", "--dir", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+        said = capsys.readouterr().err
+        assert "none of the 3 images can be packed, such as 0.png: an empty file: mend them" in said
+    assert not (tmp_path / "out" / "metadata.json").exists()
+
+
+def test_nothing_is_packed_into_a_bucket(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("seed_jax.data.__main__.open_source", lambda *a, **k: pytest.fail("listed"))
+    assert main(["pack", "digits", "gs://bucket/x"]) == 1
+    assert "OUT: gs://bucket/x is in a bucket" in capsys.readouterr().err
+    with pytest.raises(UserError, match="OUT: gs://bucket/x is in a bucket, .* copy .* mount"):
+        pack(open_source("digits", "val"), "gs://bucket/x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "in" / "ä.png")
+    (tmp_path / "in" / "\udcff.png").write_bytes(b"")
+    assert main(["inspect", "folder", "--dir", str(tmp_path / "in")]) == 0
+    assert f"unreadable 1\n  {tmp_path}/in/\\udcff.png: an empty file\n" in capsys.readouterr().out
+    assert main(["pack", "folder", "--dir", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    assert "left out:\n  \\udcff.png: an empty file\n" in capsys.readouterr().out
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # which has no encoding
+        assert main(["inspect", "folder", "--dir", str(tmp_path / "in")]) == 0
+    assert "\udcff.png" in said.getvalue()
+
+
+def test_commands(pets, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    (pets / "train" / "dog" / "01.png").write_bytes(b"no image")
+    (pets / "train" / "dog" / "07.png").write_bytes((pets / "train" / "dog" / "07.png").read_bytes()[:500])
+    assert main(["pack", "imagefolder", out, "--dir", str(pets), "--split", "train"]) == 0
+    said = capsys.readouterr()
+    assert f"17 images in {out}" in said.out
+    assert "1 could not be read and were left out:\n  train/dog/01.png: not an image" in said.out
+    assert json.loads((tmp_path / "out" / "metadata.json").read_text())["class_names"] == ["cat", "dog"]
+    assert main(["inspect", "arrayrecord", "--dir", out]) == 0
+    said = capsys.readouterr().out
+    assert "2 classes of 8 to 9 images\n  cat: 9\n  dog: 8\n" in said
+    assert "width      40 to 40, median 40" in said
+    assert "JPEG RGB: 6" in said
+    assert said.endswith("unreadable 0\n")
+    assert main(["inspect", "arrayrecord", "--dir", out, "--all"]) == 0
+    assert "unreadable 1\n  " + out + "/train/dog/07.png: " in capsys.readouterr().out
+    assert main(["inspect", "imagefolder", "--dir", str(pets)]) == 0
+    assert f"unreadable 1\n  {pets}/train/dog/01.png: not an image" in capsys.readouterr().out
+    assert main(["inspect", "digits"]) == 0
+    assert "array RGB: 1,797" in capsys.readouterr().out
+    assert main(["inspect", "digit"]) == 1
+    assert "did you mean 'digits'" in capsys.readouterr().err
