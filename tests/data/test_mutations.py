@@ -32,6 +32,11 @@ FORMS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def quiet(capfd):
+    """What libtiff says of broken files."""
+
+
 def whole(form):
     mode, file_format, options = FORMS[form]
     y, x = np.mgrid[0:40, 0:61]
