@@ -52,6 +52,8 @@ def parse(argv):
         sentence = str(error)
     except OSError as error:
         sentence = f"--config: {str(error).splitlines()[-1].strip()}"
+    except SyntaxError as error:
+        sentence = f"--config: {error.filename}, line {error.lineno} is not Python ({error.msg})."
     except (AttributeError, KeyError) as error:
         what = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
         if not what.startswith("'"):  # ml_collections quotes the key it does not know

@@ -317,12 +317,12 @@ def _steps(directory: Path) -> list[str]:
 def _damaged_files(directory: Path) -> list[Path]:
     """The scores and windows that cannot be read: Orbax reads all of them at its start."""
     small = (directory / step / name for step in _steps(directory) for name in (SCORE, WINDOW))
-    return [path for path in small if path.exists() and not _is_json(path)]
+    return [path for path in small if path.exists() and not _is_whole(path)]
 
 
-def _is_json(path: Path) -> bool:
+def _is_whole(path: Path) -> bool:
     try:
-        json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except ValueError:
         return False
-    return True
+    return isinstance(found, dict) and (path.name == WINDOW or isinstance(found.get("score"), float))

@@ -316,9 +316,9 @@ def _check(c: Config) -> None:
     for key, value in positive.items():
         if value <= 0:
             raise UserError(f"{key} is {value}: it must be above 0.")
-    low, high = c.data.crop_scale
+    scale = c.data.crop_scale
     ranges = {
-        "data.crop_scale": 0 < low <= high <= 1,
+        "data.crop_scale": len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1,
         "data.flip": 0 <= c.data.flip <= 1,
         "data.workers": c.data.workers >= 0,
         "student.image_size": c.student.image_size >= 0,

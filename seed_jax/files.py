@@ -1,8 +1,11 @@
-"""Files that are there whole or not at all, and where those lie that may be thrown away."""
+"""Files that are there whole or not at all, or can be thrown away."""
 
 import contextlib
+import json
 import os
 from pathlib import Path
+
+from seed_jax.errors import UserError
 
 
 @contextlib.contextmanager
@@ -22,6 +25,18 @@ def whole(path: str | os.PathLike, mode: str = "wb"):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file; raises `UserError` for a file that cannot be read or holds anything else."""
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({why}): restore it, or use another --workdir.") from error
+    return found
 
 
 def cache_home() -> Path:

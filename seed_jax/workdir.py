@@ -96,11 +96,13 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     """
     path = workdir / "config.json"
     mine = _plain(raw)
-    if path.exists() and not {"method", "train"} <= _read(path).keys():
+    if path.exists() and not {"method", "train"} <= files.read_json(path).keys():
         raise UserError(f"{path} is not of a run: give a --workdir of its own.")
     if path.exists() and _has_checkpoint(workdir):
-        theirs, mine = _resolved(_read(path)), _resolved(mine)
-        known = _flat(_read(workdir / "manifest.json")) if (workdir / "manifest.json").exists() else {}
+        theirs, mine = _resolved(files.read_json(path)), _resolved(mine)
+        known = (
+            _flat(files.read_json(workdir / "manifest.json")) if (workdir / "manifest.json").exists() else {}
+        )
         places = {key for key, content in PLACES.items() if known.get(content)}
         differ = [
             f"{k} is {theirs.get(k, 'absent')} there and {mine.get(k, 'absent')} here"
@@ -129,7 +131,7 @@ def write_manifest(workdir: Path, **facts) -> None:
     path = workdir / "manifest.json"
     facts = _as_json(facts)
     if path.exists() and _has_checkpoint(workdir):
-        manifest = _read(path)
+        manifest = files.read_json(path)
         before, now = _flat(manifest), _flat({k: v for k, v in facts.items() if k in manifest})
         named = (
             {"teacher.source", "teacher.file"} if "teacher.sha256" in before.keys() & now.keys() else set()
@@ -179,8 +181,10 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
     workdir = Path(workdir)
     if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
         raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
-    config = config_lib.resolve(ml_collections.ConfigDict(_read(workdir / "config.json")))
-    manifest = _read(workdir / "manifest.json")
+    config = config_lib.resolve(ml_collections.ConfigDict(files.read_json(workdir / "config.json")))
+    manifest = files.read_json(workdir / "manifest.json")
+    if not {"data", "teacher_dim"} <= manifest.keys():
+        raise UserError(f"{workdir}/manifest.json is not of a run: restore it.")
     network = state.student_network(
         config, manifest["data"]["num_classes"], manifest["teacher_dim"], precision=precision
     )
@@ -218,13 +222,6 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error.msg}): restore it, or use another --workdir.") from error
 
 
 def _write(path: Path, content: dict) -> None:

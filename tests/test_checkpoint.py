@@ -162,10 +162,11 @@ def test_the_one_before_a_damaged_one_is_restored(two, file, kept):
     assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
 
 
-def test_a_damaged_score_costs_no_checkpoint(two):
+@pytest.mark.parametrize("damaged", ["", "{}", "[]", '{"score": null}'])
+def test_a_damaged_score_costs_no_checkpoint(two, damaged):
     """Not even the only one: its run gives it the score again when it goes on."""
     shutil.rmtree(two / "1")
-    (two / "2" / "metrics" / "metrics").write_text("")
+    (two / "2" / "metrics" / "metrics").write_text(damaged)
     with pytest.raises(UserError, match=f"^{two}/2/metrics/metrics is damaged; start its run again"):
         load_model(two.parent, {"params": sharded(0).params})
     checkpoints = Checkpoints(two, keep=2)

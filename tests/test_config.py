@@ -49,6 +49,8 @@ def test_defaults_resolve_to_the_defaults_of_the_sections(method):
         ("train__bn_group", 7, r"train\.bn_group is 7, .* data\.batch_size \(256\)"),
         ("log__every_steps", 0, r"log\.every_steps is 0: it must be above 0"),
         ("data__batch_size", -1, r"data\.batch_size is -1"),
+        ("data__crop_scale", [0.1], r"data\.crop_scale is out of range"),
+        ("data__crop_scale", [0.1, 0.5, 0.9], r"data\.crop_scale is out of range"),
         ("train__seed", -1, r"train\.seed is out of range"),
         ("train__seed", 2**32, r"train\.seed is out of range"),
     ],

@@ -1,6 +1,7 @@
 import pytest
 
 from seed_jax import files
+from seed_jax.errors import UserError
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -20,3 +21,18 @@ def test_what_was_there_stays_when_writing_fails(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", None])
+def test_what_is_no_json_object_is_one_sentence(tmp_path, content):
+    path = tmp_path / "config.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(
+        UserError, match=f"^{path} cannot be read \\(.*\\): restore it, or use another [^\n]*$"
+    ):
+        files.read_json(path)
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    assert files.read_json(tmp_path / "a.json") == {"a": 1}

@@ -78,6 +78,7 @@ def test_mistakes_in_an_override(start, tmp_path, override, words):
     [
         ("configs/nowhere.py", ["--config", "configs/nowhere.py"]),
         ("configs/digits_seed.py:large", ["variant 'large'", "'smoke'"]),
+        ("LICENSE", ["--config", "LICENSE, line ", "is not Python"]),
     ],
 )
 def test_mistakes_in_the_config_file(start, tmp_path, config, words):

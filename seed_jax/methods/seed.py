@@ -57,8 +57,8 @@ class Seed:
 
         if self.patches < 0 or self.patch_size <= 0:
             raise UserError("method.patches must not be below 0, and method.patch_size must be above 0.")
-        low, high = self.patch_scale
-        if not 0 < low <= high <= 1:
+        scale = self.patch_scale
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise UserError("method.patch_scale must be a range within (0, 1], such as (0.05, 0.14).")
 
     def views(self, data):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from seed_jax import files
+from seed_jax.errors import UserError
 from seed_jax.report.plots import Figure
 from seed_jax.report.tables import Table
 
@@ -42,11 +44,20 @@ def write(
         f"<details><summary>{_text(block.summary)}</summary>{_table(block.table)}</details>"
         for block in details
     ]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        _PAGE.format(title=html.escape(title), css=_CSS, body="\n".join(blocks)), encoding="utf-8"
-    )
+    return save(Path(path), _PAGE.format(title=html.escape(title), css=_CSS, body="\n".join(blocks)))
+
+
+def save(path: Path, text: str) -> Path:
+    """Write a page or a picture, whole or not at all; raises `UserError` where that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): make room or make it writable, and the same "
+            "command writes it."
+        ) from error
     return path
 
 

@@ -140,14 +140,18 @@ def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
     path = path / FILE if path.is_dir() else path
     if not path.exists():
         raise UserError(f"{path} does not exist; a run writes it into its workdir.")
-    complete, _, _ = path.read_text().rpartition("\n")
+    try:
+        complete, _, _ = path.read_text().rpartition("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or use another --workdir.") from error
     rows = []
     for number, line in enumerate(complete.splitlines(), start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} is not JSON ({error.msg}); remove the line.") from error
-        rows.append({name: math.nan if value is None else value for name, value in row.items()})
+            rows.append({name: math.nan if value is None else value for name, value in row.items()})
+            row["step"] + 0  # a number
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number} is no line of metrics ({error}); remove it.") from error
     return rows
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from seed_jax import files
 from seed_jax.errors import UserError
 from seed_jax.report import html, metrics, plots
 from seed_jax.report.tables import Table
@@ -74,7 +75,7 @@ def run_report(workdir: str | os.PathLike) -> Path:
                 )
             )
     details = [
-        html.Details(summary, Table(("key", "value"), list(_flat(_json(workdir / file)))))
+        html.Details(summary, Table(("key", "value"), list(_flat(files.read_json(workdir / file)))))
         for summary, file in (("Configuration", "config.json"), ("Manifest", "manifest.json"))
         if (workdir / file).exists()
     ]
@@ -143,7 +144,7 @@ def compare(
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     for metric, figure in zip(curves, figures, strict=True):
         picture = Path(path).parent / f"{metric.replace('/', '_')}.svg"
-        picture.write_text(html.standalone(figure), encoding="utf-8")
+        html.save(picture, html.standalone(figure))
     return html.write(path, title, lead=lead, tables=tables, figures=figures, notes=notes)
 
 
@@ -163,15 +164,6 @@ def _is_fraction(name: str) -> bool:
 
 def _show(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if _is_fraction(name) else f"{value:.4g}"
-
-
-def _json(path: Path):
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not JSON ({error.msg} in line {error.lineno}); restore or remove it."
-        ) from error
 
 
 def _flat(value, prefix: str = ""):

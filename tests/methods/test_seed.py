@@ -184,7 +184,11 @@ def test_views_of_the_released_code():
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"patches": -1}, "method.patches"), ({"patch_scale": (0.2, 0.1)}, "method.patch_scale")],
+    [
+        ({"patches": -1}, "method.patches"),
+        ({"patch_scale": (0.2, 0.1)}, "method.patch_scale"),
+        ({"patch_scale": (0.2,)}, "method.patch_scale"),
+    ],
 )
 def test_settings_that_cannot_be(settings, words):
     with pytest.raises(UserError, match=words):

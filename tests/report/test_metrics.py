@@ -69,9 +69,15 @@ def test_a_run_killed_at_any_byte_can_go_on(tmp_path_factory, cut):
     assert [row["step"] for row in read(path)] == list(range(complete + 1))
 
 
-def test_a_damaged_line_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(UserError, match="line 2"):
+@pytest.mark.parametrize(
+    "line", ['{"st', "7", "[1]", "null", '{"loss": 1}', '{"step": "a"}', '{"step": null}']
+)
+def test_a_damaged_line_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(UserError, match="line 2 is no line of metrics .*; remove it"):
+        read(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\n')
+    with pytest.raises(UserError, match="metrics.jsonl cannot be read"):
         read(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         read(tmp_path / "nowhere.jsonl")

@@ -154,6 +154,10 @@ def test_mistakes_are_named(tmp_path):
     (run / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json"):
         report.run_report(run)
+    (run / "config.json").unlink()
+    (run / "report.html").mkdir()
+    with pytest.raises(UserError, match=r"report.html cannot be written \(Is a directory\): make room or"):
+        report.run_report(run)
 
 
 def test_the_command(tmp_path, capsys):
