@@ -27,7 +27,7 @@ if __name__ == "__main__":
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from seed_jax.errors import UserError, unknown  # noqa: E402
+from seed_jax.errors import UserError, leave, unknown  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file in configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, report.")
@@ -99,4 +99,4 @@ if __name__ == "__main__":
     flags.register_multi_flags_validator(
         ["workdir", "plan"], lambda given: given["workdir"] or given["plan"], "--workdir is required."
     )
-    app.run(main, flags_parser=parse)
+    app.run(lambda argv: leave(main(argv)), flags_parser=parse)

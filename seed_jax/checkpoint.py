@@ -240,7 +240,7 @@ class Checkpoints:
             kept = f"the one of step {last} is kept" if last else "there is none before it"
             raise UserError(
                 f"The checkpoint of step {step} cannot be written to {self.directory} ({reason}); {kept}: "
-                "make room, and the same command goes on from the newest."
+                "make room or make it writable, and the same command goes on from the newest."
             ) from error
 
     def _set_aside(self, step, reason):

@@ -316,25 +316,35 @@ def _check(c: Config) -> None:
     for key, value in positive.items():
         if value <= 0:
             raise UserError(f"{key} is {value}: it must be above 0.")
-    scale = c.data.crop_scale
+    scale, inf = c.data.crop_scale, float("inf")
     ranges = {
-        "data.crop_scale": len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1,
-        "data.flip": 0 <= c.data.flip <= 1,
-        "data.workers": c.data.workers >= 0,
-        "student.image_size": c.student.image_size >= 0,
-        "teacher.image_size": c.teacher.image_size >= 0,
-        "optim.lr_batch": c.optim.lr_batch >= 0,
-        "optim.milestones": all(0 < m < 1 for m in c.optim.milestones),
-        "optim.warmup_epochs": c.optim.warmup_epochs >= 0,
-        "evals.bank_size": c.evals.bank_size >= 0,
-        "train.seed": 0 <= c.train.seed < 2**32,
-        "train.epochs": c.train.epochs >= 0,
-        "train.steps": c.train.steps >= 0,
-        "train.examples": c.train.examples >= 0,
+        "data.crop_scale": (
+            "two shares of the area, 0 < low <= high <= 1",
+            len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1,
+        ),
+        "data.flip": ("0 to 1", 0 <= c.data.flip <= 1),
+        "optim.milestones": (
+            "shares of the run, above 0 and below 1",
+            all(0 < m < 1 for m in c.optim.milestones),
+        ),
+        "optim.momentum": ("0 to less than 1", 0 <= c.optim.momentum < 1),
+        "train.seed": ("0 to 2**32 - 1", 0 <= c.train.seed < 2**32),
     }
-    for key, fits in ranges.items():
+    not_negative = {
+        "data": ("workers",),
+        "student": ("image_size",),
+        "teacher": ("image_size",),
+        "optim": ("lr", "lr_batch", "weight_decay", "clip_norm", "warmup_epochs"),
+        "evals": ("bank_size",),
+        "train": ("epochs", "steps", "examples"),
+    }
+    for section, names in not_negative.items():
+        values = {name: getattr(getattr(c, section), name) for name in names}
+        ranges |= {f"{section}.{name}": ("0 or more", 0 <= value < inf) for name, value in values.items()}
+    for key, (what, fits) in ranges.items():
         if not fits:
-            raise UserError(f"{key} is out of range: seed_jax/config.py says what it may be.")
+            section, name = key.split(".")
+            raise UserError(f"{key} is {getattr(getattr(c, section), name)}: it must be {what}.")
     if c.train.bn_group and c.data.batch_size % c.train.bn_group:
         raise UserError(
             f"train.bn_group is {c.train.bn_group}, which does not divide data.batch_size "

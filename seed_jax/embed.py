@@ -144,6 +144,8 @@ def _source(options) -> Source:
         return Arrays(os.path.basename(data), images, None)
     if source := recognise(data):
         return open_source(source, options.split, dir=data)
+    if os.sep in data and "://" not in data and not data.startswith("tfds:"):
+        raise UserError(f"DATA: there is no file or folder {data} that can be read.")
     return open_source(data, options.split, dir=options.dir)
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -15,10 +16,22 @@ class UserError(Exception):
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest that does, or all of them."""
-    known = sorted(known)
+    known = sorted({*known} - {name})
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(known)}."
     return UserError(f"Unknown {what} {name!r}: {hint}")
+
+
+def leave(code: int) -> None:
+    """End the process with an exit code; after an error at once.
+
+    Orbax's threads may wait for ever after a checkpoint that could not be written, and Python for them.
+    """
+    if code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(0)
 
 
 def command(main: Callable) -> Callable:

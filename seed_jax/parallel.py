@@ -5,10 +5,12 @@ import ctypes
 import hashlib
 import os
 import re
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from seed_jax import files
 from seed_jax.errors import UserError
 
+Result = TypeVar("Result")
 DATA_AXIS = "data"
 HEARTBEAT_SECONDS = 30  # after this silence a process counts as dead, and the others end
 LAST_SECONDS = 3  # how long the coordinator waits at a failure for the others to fail too
@@ -51,10 +54,18 @@ def start() -> None:
 
 def _join():
     where = os.environ.get("JAX_COORDINATOR_ADDRESS", "the coordinator that the cluster names")
+    count, number = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+    me = "A process" if None in (count, number) else f"Process {number} of {count}"
+    print(f"{me} joins the others at {where}, which takes until all are there, and 5 minutes at most")
+    sys.stdout.flush()
+    # JAX waits outside Python, whose handlers would not run: signals end the process, as they do by default.
+    # Afterwards JAX itself listens for SIGTERM (`stop.py`).
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
-            num_processes=_number("JAX_NUM_PROCESSES"),
-            process_id=_number("JAX_PROCESS_ID"),
+            num_processes=count,
+            process_id=number,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=FAREWELL_SECONDS,
         )
@@ -68,6 +79,8 @@ def _join():
             f"The processes did not meet at {where} ({str(error).splitlines()[0]}): start all of them, and "
             "let the host of process 0 accept connections on that port."
         ) from error
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _number(name: str) -> int | None:
@@ -142,6 +155,18 @@ def wait_for_all(name: str) -> None:
 def anywhere(flag: bool) -> bool:
     """Whether the flag is true in any process; all of them ask."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def together(function: Callable[[], Result]) -> Result:
+    """`function()`, unless it raises a `UserError` in any process: then all of them raise one."""
+    result = error = None
+    try:
+        result = function()
+    except UserError as raised:
+        error = raised
+    if anywhere(error is not None):
+        raise error or UserError("Another process cannot start, and says why: mend that and start all again.")
+    return result
 
 
 def differing(facts: Mapping[str, object]) -> list[str]:

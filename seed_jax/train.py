@@ -48,7 +48,7 @@ def run(
     config = config_lib.resolve(raw)
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh), _ending_with_the_others(directory):
-        sources, loaded = build.open_inputs(config)
+        sources, loaded = parallel.together(lambda: build.open_inputs(config))
         prepared = _prepare(config, raw, Path(directory), mesh, sources, loaded, name)
         with workdir.hold(prepared.directory):
             workdir.claim(prepared.directory, raw)
@@ -148,7 +148,10 @@ def _loop(p: _Prepared, started: float):
         earlier = checkpoints.log() if begin else {}
         log = p.config.log
         writer = enter(MetricsWriter(p.directory, tensorboard=log.tensorboard, wandb=log.wandb or None))
-        writer.truncate(begin - len(earlier.get("window", [])) if begin else -1)
+        written = begin - len(earlier.get("window", [])) if begin else -1
+        found = writer.truncate(written)
+        if found < written:
+            say(f"{p.name}: {writer.path} ends at step {found}: its lines up to step {written} are lost")
         bad = BadImages(p.sources.train)
         monitor = Monitor(
             writer,

@@ -49,10 +49,14 @@ def test_defaults_resolve_to_the_defaults_of_the_sections(method):
         ("train__bn_group", 7, r"train\.bn_group is 7, .* data\.batch_size \(256\)"),
         ("log__every_steps", 0, r"log\.every_steps is 0: it must be above 0"),
         ("data__batch_size", -1, r"data\.batch_size is -1"),
-        ("data__crop_scale", [0.1], r"data\.crop_scale is out of range"),
-        ("data__crop_scale", [0.1, 0.5, 0.9], r"data\.crop_scale is out of range"),
-        ("train__seed", -1, r"train\.seed is out of range"),
-        ("train__seed", 2**32, r"train\.seed is out of range"),
+        ("data__crop_scale", [0.1], r"data\.crop_scale is \(0\.1,\): it must be two shares"),
+        ("data__crop_scale", [0.1, 0.5, 0.9], r"data\.crop_scale is .*: it must be two shares"),
+        ("train__seed", -1, r"train\.seed is -1: it must be 0 to 2\*\*32 - 1"),
+        ("train__seed", 2**32, r"train\.seed is 4294967296: it must be 0 to"),
+        ("optim__lr", -1.0, r"optim\.lr is -1.0: it must be 0 or more"),
+        ("optim__weight_decay", float("nan"), r"optim\.weight_decay is nan: it must be 0 or more"),
+        ("optim__lr", float("inf"), r"optim\.lr is inf: it must be 0 or more"),
+        ("optim__momentum", 5.0, r"optim\.momentum is 5.0: it must be 0 to less than 1"),
     ],
 )
 def test_mistakes(key, value, words):

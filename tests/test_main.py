@@ -55,6 +55,7 @@ def one_sentence(result):
         ("--config.optim.lrr=1", ["'optim.lrr'", "did you mean 'optim.lr'?"]),
         ("--config.optm.lr=1", ["'optm.lr'", "did you mean 'optim.lr'?"]),
         ("--config.method.tau=1", ["'method.tau'"]),
+        ("--config.method.temperature=1", ["'method.temperature'", "did you mean 'method."]),
         ("--config.optim.lr=fast", ["--config.optim.lr=fast", "could not convert"]),
         ("--config.optim.name=sdg", ["optim.name 'sdg'", "did you mean 'sgd'?"]),
         ("--config.train.epochs=3", ["Exactly one of train.epochs, train.steps and train.examples"]),

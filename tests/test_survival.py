@@ -253,6 +253,17 @@ def test_process_killed_while_it_writes_a_checkpoint(tmp_path, whole, capsys):
 
 
 # orbax leaves coroutines of the reads that it gave up
+def test_a_folder_that_can_no_longer_be_written_ends_the_process(tmp_path):
+    """Orbax's threads would keep it from its end for minutes."""
+    workdir = tmp_path / "run"
+    with Processes(workdir, "seed", 200) as process:
+        assert process.reached(newest_checkpoint)
+        (workdir / "checkpoints").rename(workdir / "elsewhere")
+        (workdir / "checkpoints").write_text("")
+        assert process.wait(timeout=60.0) == [1]
+        assert "cannot be written to" in process.said().splitlines()[-1]
+
+
 def test_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, whole, capsys):
     run(tmp_path / "run")
     for file in (tmp_path / "run" / "checkpoints" / "20" / "model" / "d").iterdir():

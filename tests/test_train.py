@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -312,6 +313,21 @@ def test_a_run_is_the_start_of_another(tmp_path):
     (tmp_path / "probe" / "manifest.json").write_text(json.dumps(older))
     workdir.write_manifest(tmp_path / "probe", init=manifest["init"])
     assert workdir.load_run(tmp_path / "probe").step == 6
+
+
+def test_lost_lines_of_metrics_are_told(tmp_path, crash, monkeypatch, capsys):
+    with monkeypatch.context(), pytest.raises(RuntimeError, match="power cut"):
+        crash(5)
+        run(tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
+    whole = (tmp_path / metrics.FILE).read_text()
+    for kept, told in ((whole, False), (whole.splitlines(keepends=True)[0], True), ("", True)):
+        (tmp_path / metrics.FILE).write_text(kept)
+        shutil.rmtree(tmp_path / "checkpoints" / "6", ignore_errors=True)
+        run(tmp_path)
+        lost = f"metrics.jsonl ends at step {1 if kept else 0}: its lines up to step 3 are lost"
+        assert (lost in capsys.readouterr().out) == told
 
 
 def test_metrics_are_on_the_disk_before_a_checkpoint_counts_on_them(tmp_path, monkeypatch):

@@ -56,3 +56,25 @@ def test_processes_of_different_runs_end(two_processes):
         ]
         assert f"data.fingerprint is {fingerprint} here" in sentence
         assert "optim.lr is " in sentence and sentence.count(" here") == 2
+
+
+ONE_FAILS = """
+import jax
+from seed_jax import parallel
+from seed_jax.errors import UserError
+
+def start():
+    if jax.process_index():
+        raise UserError("there is no folder here.")
+
+parallel.start()
+with parallel.ending_with_the_others("start again"):
+    parallel.together(start)
+"""
+
+
+def test_a_process_that_cannot_start_ends_the_others(two_processes):
+    """They would wait for it until JAX counts it as dead, and aborts them."""
+    first, second = two_processes(ONE_FAILS)
+    assert "Another process cannot start, and says why" in first
+    assert "there is no folder here." in second

@@ -12,7 +12,6 @@ photograph is a tile of?
 import argparse
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from absl import logging
 from configs import seed_lite0_to_mbv3s
 from seed_jax import config as config_lib
 from seed_jax import parallel, pretrained, report, state, train, workdir
-from seed_jax.errors import command
+from seed_jax.errors import command, leave
 from seed_jax.evals import final
 from seed_jax.report.tables import Table
 
@@ -113,4 +112,4 @@ def _report(options, results, minutes: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -13,14 +13,13 @@ import argparse
 import importlib
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 from absl import logging
 
 from seed_jax import files
-from seed_jax.errors import command
+from seed_jax.errors import command, leave
 
 RUNS = {
     "teacher (MoCo-v2)": "digits_teacher",
@@ -127,4 +126,4 @@ def _report(out: Path, *, seeds, hardware: str, minutes: float, results) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -86,6 +86,8 @@ def pack(
 
 
 def _same(out, theirs, plan):
+    if not any(theirs.values()):
+        raise UserError(f"{out} holds no pack that can be read: give another folder.")
     differ = [
         f"{key} is {theirs.get(key)} there and {plan[key]} here"
         for key in plan

@@ -65,11 +65,13 @@ class BadImages:
     def check(self, count: int, names: Iterable[str] | None = None) -> None:
         """Raise `UserError` if so many bad images, `names` among them, are too many."""
         if images.too_many_bad(count, len(self.source), self.limit):
-            names = self.names.values() if names is None else names
-            reason = next(iter(self.errors.values()), "read by another process")
+            with self._lock:
+                names = list(self.names.values() if names is None else names)[:3]
+                reasons = {self.names[i]: error for i, error in self.errors.items()}
+            reason = next((reasons[name] for name in names if name in reasons), "read by another process")
             raise UserError(
                 f"More than {100 * self.limit:g} % of the {len(self.source)} images of a split cannot be "
-                f"read, {', '.join(list(names)[:3])} among them ({reason}); repair or remove them."
+                f"read, {', '.join(names)} among them ({reason}); repair or remove them."
             )
 
 

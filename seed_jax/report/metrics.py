@@ -76,19 +76,22 @@ class MetricsWriter:
             with self._writing():
                 os.fsync(self._file.fileno())
 
-    def truncate(self, step: int) -> None:
+    def truncate(self, step: int) -> int:
         """Drop the lines after `step`, from which a run resumes; the file is replaced atomically.
+
+        Returns the step of the last line that is left, 0 without one; in other processes than 0 `step`.
 
         With a negative step, for a run that begins anew, the lines are kept in `metrics.jsonl.old`, after
         what lies there already.
         TensorBoard hides its events after `step`; W&B is left as it is.
         """
         if not self._active:
-            return
+            return step
         rows = read(self.path)
-        kept = sum(row["step"] <= step for row in rows)
-        if kept == len(rows):
-            return
+        kept = [row["step"] for row in rows if row["step"] <= step]
+        last = int(max(kept, default=0))
+        if len(kept) == len(rows):
+            return last
         with self._writing():
             self._file.close()
             if step < 0:
@@ -99,6 +102,7 @@ class MetricsWriter:
             if self._tensorboard is not None:
                 self._tensorboard.close()
                 self._tensorboard = _start_tensorboard(self.path.parent, purge_step=step + 1)
+        return last
 
     def score(self, step: int) -> float | None:
         """The score that is written at `step`; None without one, and in other processes than 0."""

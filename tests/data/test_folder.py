@@ -141,7 +141,7 @@ def test_filelist(tmp_path):
 def test_labels_below_0_are_none(tmp_path):
     for label, expected in (("-1", -1), ("-20", -1), ("0", 0), ("2147483647", 2**31 - 1)):
         (tmp_path / "list.txt").write_text(f"a.png\t3\nb.png\t{label}\n")
-        source = open_source("filelist", "all", dir=str(tmp_path / "list.txt"))
+        source = folders.open_filelist(str(tmp_path / "list.txt"))
         assert source.labels().tolist() == [3, expected]
         assert (source.num_classes, source.class_names) == (max(3, expected) + 1, ())
 
@@ -236,3 +236,19 @@ def test_the_systems_errors_are_no_bad_images(tmp_path, monkeypatch, number):
         damage(tmp_path / "data" / "a.png")
         with pytest.raises(images.BadImage):
             source[0]
+
+
+def test_odd_lists(tmp_path):
+    """A byte order mark and tabs without labels are no part of a list; labels far past the images told."""
+    for i in range(2):
+        touch(tmp_path / f"{i}.png")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf0.png\t\n1.png\t\n")
+    source = open_source("filelist", "all", dir=str(tmp_path / "list.txt"))
+    assert (source.num_classes, source.labels().tolist()) == (0, [-1, -1])
+    assert source[0].image == (tmp_path / "0.png").read_bytes()
+    (tmp_path / "list.txt").write_text("0.png\tcat\n1.png\t\n")
+    with pytest.raises(UserError, match="1.png in .* has no label and others have"):
+        open_source("filelist", "all", dir=str(tmp_path / "list.txt"))
+    (tmp_path / "list.txt").write_text("0.png\t0\n1.png\t42000000\n")
+    with pytest.raises(UserError, match="labels up to 42,000,000 and only 2 images: number the classes from"):
+        open_source("filelist", "all", dir=str(tmp_path / "list.txt"))

@@ -1,6 +1,7 @@
 import io
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -311,5 +312,24 @@ def test_user_errors(pets, tmp_path):
             UserError, match=r"no finished pack \((its metadata.json is that of|Expecting value)"
         ):
             open_source("arrayrecord", "all", dir=str(pets))
-        with pytest.raises(UserError, match="pets holds another pack: .*: give another folder"):
+        with pytest.raises(UserError, match="pets holds no pack that can be read: give another folder"):
             pack(source, pets)
+
+
+def test_the_ways_out_of_a_damaged_pack(pets, tmp_path):
+    """What an error tells the user to do leads out of it."""
+    source = open_source("folder", "all", dir=str(pets))
+    pack(source, tmp_path / "out")
+    kept = (tmp_path / "out" / "metadata.json").read_bytes()
+    (tmp_path / "out" / "metadata.json").write_text("")
+    with pytest.raises(UserError, match="no finished pack .* after removing what is there, or copy it"):
+        open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
+    with pytest.raises(UserError, match="holds no pack that can be read: give another folder"):
+        pack(source, tmp_path / "out")
+    (tmp_path / "out" / "metadata.json").write_bytes(kept)
+    (shard,) = (tmp_path / "out").glob("*.array_record")
+    shard.write_bytes(shard.read_bytes()[:-50])
+    with pytest.raises(UserError, match="not whole; copy .* again, or remove it and pack it again"):
+        pack(source, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    assert len(pack(source, tmp_path / "out")[0]) == len(source)

@@ -140,7 +140,7 @@ def test_labels_are_whole_and_within_bounds(tmp_path):
     members = {"a.json": b'{"label": 2.0}', "b.json": b'{"label": -7}', "c.json": b'{"label": "4"}'}
     members |= {"d.cls": b"2147483647\n", "e.cls": b"-1"}
     shard(tmp_path / "x.tar", members | {f"{x}.png": b"x" for x in "abcde"})
-    labels = open_source("webdataset", "all", dir=str(tmp_path)).labels()
+    labels = webdataset.WebDataset(tmp_path).labels()
     assert labels.tolist() == [2, -1, 4, 2**31 - 1, -1]
     wrong = {
         "json": ["[3]", "1.7", "NaN", "1e400", "3000000000", '"x"'],

@@ -51,6 +51,7 @@ READERS = {
     "arrayrecord": ArrayRecord,
 }
 SOURCES = (*EMBEDDED, *READERS, "photographs", "tfds:NAME")
+MANY_CLASSES = 100_000  # more than that, and than there are images, is a mistake
 FILES = {".npz": "npz", ".tar": "webdataset", ".txt": "filelist"}
 
 
@@ -101,6 +102,11 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
     if not len(source):
         raise UserError(
             f"data split {split!r} of {dir or name} is empty; add images to it or choose another split."
+        )
+    if source.num_classes > max(len(source), MANY_CLASSES):
+        raise UserError(
+            f"data split {split!r} of {dir or name} has labels up to {source.num_classes - 1:,} and only "
+            f"{len(source):,} images: number the classes from 0 on."
         )
     return take_subset(source, subset, seed) if subset else source
 

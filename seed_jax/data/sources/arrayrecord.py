@@ -33,9 +33,12 @@ class ArrayRecord:
             if not isinstance(self.metadata, dict) or not self.metadata.keys() >= _KEYS:
                 raise ValueError(f"its {METADATA} is that of something else")
         except (OSError, ValueError) as error:
+            way_out = "which goes on where it stopped"
+            if not isinstance(error, OSError):
+                way_out = "after removing what is there, or copy it again"
             raise UserError(
                 f"data.dir: {root} is no finished pack ({error}); write it with `python -m seed_jax.data "
-                f"pack SOURCE {root}`, which goes on where it stopped."
+                f"pack SOURCE {root}`, {way_out}."
             ) from None
         index = cache.load(os.path.join(root, INDEX))
         listed = self.metadata["shards"]  # [name, records, bytes], the last since packs have it
@@ -44,7 +47,8 @@ class ArrayRecord:
         lost += [path for path, (_, _, *size) in zip(paths, listed, strict=True) if not is_whole(path, *size)]
         if lost:
             raise UserError(
-                f"data.dir: {lost[0]} is missing or not whole; copy {root} again, or pack it again."
+                f"data.dir: {lost[0]} is missing or not whole; copy {root} again, or remove it and "
+                "pack it again."
             )
         shards = [_Shard(path, 0, count, count) for path, (_, count, *_) in zip(paths, listed, strict=True)]
         self.records, self.shards = grain_sources.ArrayRecordDataSource(shards), shards

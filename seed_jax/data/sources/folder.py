@@ -103,19 +103,20 @@ def open_filelist(path: str) -> Files:
     Raises `UserError`.
     """
     try:
-        text = epath.Path(path).read_text()
+        text = epath.Path(path).read_text().removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.dir: the file list {path} cannot be read ({error}).") from None
     lines = [line.split("\t") for line in text.splitlines() if line.strip()]
     paths, given = [line[0] for line in lines], [line[1].strip() for line in lines if len(line) > 1]
     if not paths:
         raise UserError(f"data.dir: the file list {path} is empty; write one image file a line.")
-    if given and len(given) != len(paths):
-        first = next(line[0] for line in lines if len(line) == 1)
+    if any(given) and (len(given) != len(paths) or not all(given)):
+        first = next(line[0] for line in lines if len(line) == 1 or not line[1].strip())
         raise UserError(f"data.dir: {first} in {path} has no label and others have: give all or none.")
     if len(set(paths)) != len(paths):
         twice, _ = collections.Counter(paths).most_common(1)[0]
         raise UserError(f"data.dir: {twice} is in {path} twice; name each file once.")
+    given = given if any(given) else []
     names = sorted(set(given))
     if all(re.fullmatch(r"-?\d+", name) for name in names):
         found = [as_label(n, f"{p} in {path}") for n, p in zip(given, paths, strict=True)] if given else -1
