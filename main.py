@@ -14,7 +14,10 @@ import sys  # noqa: E402
 
 
 def end(number, frame):
-    """A signal outside the loop, where there is nothing to save: the exit codes are those within it."""
+    """A signal outside the loop, where there is nothing to save: the exit codes are those within it.
+
+    While processes join it ends them as it does by default, for JAX waits outside Python (`parallel.py`).
+    """
     del frame
     os.write(2, b"\nStopped outside the training: the same command starts it or goes on.\n")
     os._exit(0 if number == signal.SIGTERM else 130)

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
@@ -32,19 +33,20 @@ class Checkpoints:
     Args:
       directory: the `checkpoints` folder; made when missing.
       keep: how many of the newest stay; the one with the highest probe score stays too.
+      score: what the metrics say was the score at a step, for a checkpoint whose own is damaged.
 
     Raises:
       UserError: the folder cannot be made or written.
     """
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: Path, keep: int, score: Callable[[int], float | None] = lambda step: None):
         self.directory, self._keep = directory, keep
         self.damaged: list[str] = []
         self._failure: BaseException | None = None
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
-                self._mend()
+                self._mend(score)
             parallel.wait_for_all("checkpoints mended")
             self._open()
         except OSError as error:
@@ -54,7 +56,7 @@ class Checkpoints:
             ) from error
         logging.getLogger("absl").addFilter(self._note_failure)
 
-    def _mend(self):
+    def _mend(self, score):
         """Take away what keeps Orbax from its start: damaged scores, checkpoints with a damaged window."""
         damaged = _damaged_files(self.directory)
         lost = [path.parent.name for path in damaged if path.name == WINDOW]
@@ -65,8 +67,10 @@ class Checkpoints:
             )
         for path in damaged:
             if path.name != WINDOW:
-                shutil.rmtree(path.parent)
-                self.damaged.append(f"The score of {path.parent.parent} was damaged and was removed")
+                found = score(int(path.parent.parent.name))
+                shutil.rmtree(path.parent) if found is None else _write_score(path, found)
+                how = "removed" if found is None else "taken from the metrics"
+                self.damaged.append(f"The score of {path.parent.parent} was damaged and was {how}")
         for step in lost:
             self._set_aside(step, f"The checkpoint {self.directory}/{step} is damaged (its window)")
 
@@ -170,8 +174,7 @@ class Checkpoints:
             written = self.directory.with_name("score")
             with self._writing(step):
                 written.mkdir(exist_ok=True)
-                with files.whole(written / "metrics", "w") as file:
-                    json.dump({"score": score}, file)
+                _write_score(written / "metrics", score)
                 written.rename(folder / "metrics")
         parallel.wait_for_all("checkpoint rated")
         self._orbax.reload()
@@ -318,6 +321,11 @@ def _damaged_files(directory: Path) -> list[Path]:
     """The scores and windows that cannot be read: Orbax reads all of them at its start."""
     small = (directory / step / name for step in _steps(directory) for name in (SCORE, WINDOW))
     return [path for path in small if path.exists() and not _is_whole(path)]
+
+
+def _write_score(path: Path, score: float) -> None:
+    with files.whole(path, "w") as file:
+        json.dump({"score": score}, file)
 
 
 def _is_whole(path: Path) -> bool:

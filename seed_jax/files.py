@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict:
             raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read ({why}): restore it, or use another --workdir.") from error
+        raise UserError(f"{path} cannot be read ({why}): restore it, or use another folder.") from error
     return found
 
 

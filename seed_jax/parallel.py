@@ -2,14 +2,13 @@
 
 import contextlib
 import ctypes
-import hashlib
 import os
 import re
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -164,19 +163,27 @@ def together(function: Callable[[], Result]) -> Result:
         result = function()
     except UserError as raised:
         error = raised
-    if anywhere(error is not None):
-        raise error or UserError("Another process cannot start, and says why: mend that and start all again.")
+    try:
+        failed = anywhere(error is not None)
+    finally:
+        if error is not None:
+            raise error
+    if failed:
+        raise UserError("Another process cannot start, and says why: mend that and start all again.")
     return result
 
 
-def differing(facts: Mapping[str, object]) -> list[str]:
-    """The names whose values are not the same in all processes; all of them give the same names."""
+def gather(text: str) -> list[str]:
+    """The text of every process, of any lengths; all of them give one."""
     if jax.process_count() == 1:
-        return []
-    digests = [hashlib.blake2b(repr(value).encode(), digest_size=8).digest() for value in facts.values()]
-    everywhere = multihost_utils.process_allgather(np.frombuffer(b"".join(digests), np.uint32))
-    same = (everywhere == everywhere[0]).all(axis=0).reshape(-1, 2).all(axis=1)
-    return [name for name, agreed in zip(facts, same, strict=True) if not agreed]
+        return [text]
+    mine = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(mine), np.int32))
+    padded = np.pad(mine, (0, int(lengths.max()) - len(mine)))
+    return [
+        row[:length].tobytes().decode()
+        for row, length in zip(multihost_utils.process_allgather(padded), lengths, strict=True)
+    ]
 
 
 def _keep_freed_memory() -> None:

@@ -48,8 +48,8 @@ def run(
     config = config_lib.resolve(raw)
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh), _ending_with_the_others(directory):
-        sources, loaded = parallel.together(lambda: build.open_inputs(config))
-        prepared = _prepare(config, raw, Path(directory), mesh, sources, loaded, name)
+        prepared = parallel.together(lambda: _prepare(config, Path(directory), mesh, name))
+        workdir.agree(prepared.directory, raw, prepared.facts)
         with workdir.hold(prepared.directory):
             workdir.claim(prepared.directory, raw)
             workdir.write_manifest(prepared.directory, **prepared.facts)
@@ -75,8 +75,9 @@ class _Prepared:
     teacher_probe: OnlineProbe | None
 
 
-def _prepare(config, raw, directory, mesh, sources, loaded, name) -> _Prepared:
-    """Everything that can fail before compiling."""
+def _prepare(config, directory, mesh, name) -> _Prepared:
+    """Everything that can fail before compiling, in each process for itself."""
+    sources, loaded = build.open_inputs(config)
     length = build.lengths(config, len(sources.train))
     training = build.training(config, mesh, length, sources.train.num_classes, loaded)
     probe = teacher_probe = None
@@ -103,7 +104,6 @@ def _prepare(config, raw, directory, mesh, sources, loaded, name) -> _Prepared:
         "steps": length.total,
         "steps_per_epoch": length.epoch,
     }
-    workdir.agree(directory, raw, facts)
     return _Prepared(
         config=config,
         directory=directory,
@@ -113,7 +113,7 @@ def _prepare(config, raw, directory, mesh, sources, loaded, name) -> _Prepared:
         length=length,
         training=training,
         facts=facts,
-        teacher_variables=jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh)),
+        teacher_variables=loaded.variables if loaded else {},
         probe=probe,
         teacher_probe=teacher_probe,
     )
@@ -143,11 +143,14 @@ def _first_state(p: _Prepared, checkpoints: Checkpoints):
 def _loop(p: _Prepared, started: float):
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        checkpoints = enter(contextlib.closing(Checkpoints(p.directory / "checkpoints", p.config.train.keep)))
-        current, begin = _first_state(p, checkpoints)
-        earlier = checkpoints.log() if begin else {}
+        teacher_variables = jax.device_put(p.teacher_variables, parallel.replicated(p.mesh))
+        p = dataclasses.replace(p, teacher_variables=teacher_variables)
         log = p.config.log
         writer = enter(MetricsWriter(p.directory, tensorboard=log.tensorboard, wandb=log.wandb or None))
+        checkpoints = Checkpoints(p.directory / "checkpoints", p.config.train.keep, writer.score)
+        enter(contextlib.closing(checkpoints))
+        current, begin = _first_state(p, checkpoints)
+        earlier = checkpoints.log() if begin else {}
         written = begin - len(earlier.get("window", [])) if begin else -1
         found = writer.truncate(written)
         if found < written:

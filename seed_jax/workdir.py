@@ -42,7 +42,8 @@ PLACES = {"data.dir": "data.fingerprint", "teacher.weights": "teacher.sha256"}
 def hold(workdir: Path):
     """A context in which no other run can take the workdir, which is made when missing.
 
-    However this process ends, the system lets go of it. Where the file system has no locks there is none.
+    However this process ends, the system lets go of it; on a network's file system not always when the host
+    dies. Where the file system has no locks there is none.
 
     Raises:
       UserError: another run holds it, or it cannot be a folder.
@@ -55,7 +56,8 @@ def hold(workdir: Path):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"Another run is under way in {workdir}: wait for it, or give another --workdir."
+                f"Another run is under way in {workdir}: wait for it, or give another --workdir; if its host "
+                f"died, remove {workdir}/.lock."
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
@@ -68,20 +70,23 @@ def hold(workdir: Path):
 def agree(workdir: Path, raw: ml_collections.ConfigDict, facts: dict) -> None:
     """Make sure that all processes have the same workdir and run, and facts of `write_manifest`.
 
-    The `log` section, `data.workers`, and where data and teacher lie may differ, as in `claim`.
+    What does not change what they do together may differ: `data.workers`, where metrics are mirrored, and
+    where data and teacher lie.
 
     Raises:
       UserError: they do not (names the keys), in every process.
     """
     mine = {"--workdir": str(workdir)} | _resolved(_plain(raw)) | _flat(_as_json(facts))
-    places = {*PLACES, "data.workers", "teacher.source", "teacher.file"}
-    compared = {k: v for k, v in mine.items() if k not in places and not k.startswith("log.")}
-    if differ := parallel.differing(compared):
-        values = "; ".join(f"{key} is {compared[key]} here" for key in differ[:5])
-        raise UserError(
-            f"The processes are not of one run: {values} and something else in another process: give all of "
-            "them the same config, data and teacher."
-        )
+    free = {*PLACES, "data.workers", "log.tensorboard", "log.wandb", "teacher.source", "teacher.file"}
+    compared = {key: value for key, value in mine.items() if key not in free}
+    first, *others = map(json.loads, parallel.gather(json.dumps(compared)))
+    for number, other in enumerate(others, start=1):
+        if other != first:
+            raise UserError(
+                "The processes are not of one run: "
+                f"{_differences(first, other, 'in process 0', f'in process {number}')}: give all of them the "
+                "same config, data and teacher."
+            )
 
 
 def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
@@ -104,15 +109,11 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
             _flat(files.read_json(workdir / "manifest.json")) if (workdir / "manifest.json").exists() else {}
         )
         places = {key for key, content in PLACES.items() if known.get(content)}
-        differ = [
-            f"{k} is {theirs.get(k, 'absent')} there and {mine.get(k, 'absent')} here"
-            for k in sorted({*theirs, *mine} - places - {"data.workers"})
-            if not k.startswith("log.") and theirs.get(k) != mine.get(k)
-        ]
-        if differ:
-            more = f" (and {len(differ) - 5} more keys)" if len(differ) > 5 else ""
+        free = places | {"data.workers"} | {key for key in theirs | mine if key.startswith("log.")}
+        theirs, mine = ({k: v for k, v in run.items() if k not in free} for run in (theirs, mine))
+        if theirs != mine:
             raise UserError(
-                f"{workdir} holds a run of another config: {'; '.join(differ[:5])}{more}: "
+                f"{workdir} holds a run of another config: {_differences(theirs, mine, 'there', 'here')}: "
                 "use another --workdir, or the config of that run."
             )
         return
@@ -195,6 +196,14 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
     variables, step = checkpoint.load_model(workdir, like, best=best)
     return Run(network, variables, config, manifest, step)
+
+
+def _differences(a: dict, b: dict, where_a: str, where_b: str) -> str:
+    keys = [key for key in sorted({*a, *b}) if a.get(key, "absent") != b.get(key, "absent")]
+    shown = "; ".join(
+        f"{key} is {a.get(key, 'absent')} {where_a} and {b.get(key, 'absent')} {where_b}" for key in keys[:5]
+    )
+    return shown + (f" (and {len(keys) - 5} more keys)" if len(keys) > 5 else "")
 
 
 def _has_checkpoint(workdir: Path) -> bool:

@@ -178,6 +178,20 @@ def test_a_damaged_score_costs_no_checkpoint(two, damaged):
     assert [path.name for path in two.parent.iterdir()] == ["checkpoints"]
 
 
+def test_a_damaged_score_of_the_best_is_taken_from_the_metrics(tmp_path):
+    """Without it, the best would go with the next save."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step, score in [(1, 0.9), (2, 0.5)]:
+        checkpoints.save(make(step), step, score)
+    checkpoints.close()
+    (tmp_path / "1" / "metrics" / "metrics").write_text("")
+    checkpoints = Checkpoints(tmp_path, 1, {1: 0.9}.get)
+    checkpoints.save(make(3), 3, 0.6)
+    checkpoints.close()
+    assert checkpoints.damaged == [f"The score of {tmp_path}/1 was damaged and was taken from the metrics"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
+
+
 def test_the_only_one_is_not_moved_for_its_window(two):
     shutil.rmtree(two / "1")
     (two / "2" / "_CHECKPOINT_METADATA").write_text("{")

@@ -252,7 +252,6 @@ def test_process_killed_while_it_writes_a_checkpoint(tmp_path, whole, capsys):
     assert differences(tmp_path / "cut", whole, 20) == {"network": 0, "train state": 0, "metrics": 0}
 
 
-# orbax leaves coroutines of the reads that it gave up
 def test_a_folder_that_can_no_longer_be_written_ends_the_process(tmp_path):
     """Orbax's threads would keep it from its end for minutes."""
     workdir = tmp_path / "run"

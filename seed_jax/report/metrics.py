@@ -147,7 +147,7 @@ def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
     try:
         complete, _, _ = path.read_text().rpartition("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it, or use another --workdir.") from error
+        raise UserError(f"{path} cannot be read ({error}); restore it, or use another folder.") from error
     rows = []
     for number, line in enumerate(complete.splitlines(), start=1):
         try:

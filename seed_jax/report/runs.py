@@ -141,7 +141,6 @@ def compare(
                 name=f"plot{len(figures)}",
             )
         )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     for metric, figure in zip(curves, figures, strict=True):
         picture = Path(path).parent / f"{metric.replace('/', '_')}.svg"
         html.save(picture, html.standalone(figure))

@@ -314,6 +314,8 @@ def test_what_lies_at_a_path_is_recognised(tmp_path, bucket):
     }
     for path, count in counts.items():
         assert len(open_source(found[path], "all", dir=str(tmp_path / path))) == count
-    assert recognise("photos6") is None
+    (tmp_path / "unpacked" / "train").mkdir(parents=True)
+    (tmp_path / "unpacked" / "train.tar").touch()
+    assert (recognise("photos6"), recognise(str(tmp_path / "unpacked"))) == (None, "folder")
     bucket.pipe_file("gs://x/in/a.png", b"")
     assert (recognise("gs://x/in"), recognise("gs://x/out")) == ("folder", None)

@@ -71,7 +71,11 @@ def recognise(path: str) -> str | None:
     endings = {os.path.splitext(name)[1].lower() for name in names}
     if METADATA in names and ".array_record" in endings:
         return "arrayrecord"
-    return "webdataset" if ".tar" in endings and not endings & {*EXTENSIONS} else "folder"
+    if ".tar" not in endings or endings & {*EXTENSIONS}:
+        return "folder"
+    with _errors_named(path):  # archives may lie beside the folders that were unpacked from them
+        folders = any((folder / name).is_dir() for name in names if not os.path.splitext(name)[1])
+    return "folder" if folders else "webdataset"
 
 
 def open_source(name: str, split: str, *, dir: str | None = None, subset: str = "", seed: int = 0) -> Source:
