@@ -247,7 +247,7 @@ def images_of_one_of_two_vanish(folder, variant, repeats) -> Result:
             raise Failed(f"no checkpoint came:\n{running.said()[-3000:]}")
         shutil.rmtree(folder / "images1")
         seconds = _ended(running, DEATH_SECONDS, {})
-        if "images cannot be read" not in running.said(1):
+        if "images of a split cannot be read" not in running.said(1):
             raise Failed(f"process 1 does not say what is wrong:\n{running.said(1)[-3000:]}")
     return Result("process 1 says so; both end, exit code not 0", {"seconds": (seconds, DEATH_SECONDS)}, [])
 
