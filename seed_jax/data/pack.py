@@ -54,16 +54,15 @@ def pack(
     }
     try:
         if (out / METADATA).exists():
-            done = _read(out / METADATA)
+            done = files.read_json(out / METADATA)
             _same(out, {key: done.get("plan", {}).get(key) for key in plan}, plan)
             progress(f"{out} is packed already")
             return ArrayRecord(out)
         out.mkdir(parents=True, exist_ok=True)
         if (out / PLAN).exists():
-            _same(out, _read(out / PLAN), plan)
-        elif any(
-            not path.match(f"{PLAN}.*.tmp") for path in out.iterdir()
-        ):  # left when its writer was killed
+            _same(out, files.read_json(out / PLAN), plan)
+        # A plan's temporary file is left when its writer was killed.
+        elif any(not path.match(f"{PLAN}.*.tmp") for path in out.iterdir()):
             raise UserError(f"{out} is not empty: give a folder of its own.")
         else:
             _write(out / PLAN, json.dumps(plan, indent=2).encode())
@@ -227,15 +226,6 @@ def _finish(source, out, names, plan):
     for left in out.glob("*.tmp"):  # by a process that was killed
         left.unlink()
     (out / PLAN).unlink()
-
-
-def _read(path: Path) -> dict:
-    """A file's JSON object; empty where it holds none."""
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _write(path: Path, content: bytes):
