@@ -75,7 +75,8 @@ def parse(argv):
 
 def main(argv):
     del argv
-    from seed_jax import parallel, plan, train
+    from seed_jax import parallel
+    from seed_jax.train import loop, plan
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
@@ -90,7 +91,7 @@ def main(argv):
             )
             return 0
         parallel.start()
-        train.run(CONFIG.value, WORKDIR.value, started=STARTED)
+        loop.run(CONFIG.value, WORKDIR.value, started=STARTED)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from seed_jax import files
+from seed_jax.data import files
 from seed_jax.errors import UserError
 
 Result = TypeVar("Result")

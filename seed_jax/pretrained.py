@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
-from seed_jax import weights, workdir
+from seed_jax import weights
 from seed_jax.errors import UserError
 from seed_jax.models.network import Joined
+from seed_jax.train import workdir
 from seed_jax.weights.preparation import Preparation
 
 

@@ -13,8 +13,9 @@ from absl import flags
 from absl.testing import flagsaver
 
 import main
-from seed_jax import models, optim, parallel
+from seed_jax import models, parallel
 from seed_jax.report import metrics
+from seed_jax.train import optim
 
 ROOT = Path(__file__).parent.parent
 TINY = "--config=tests/tiny.py:seed"

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.benchmarks.timing import ceiling, device, median_ms, peak_memory
-from seed_jax import optim, parallel, state
+from seed_jax import parallel
 from seed_jax import queue as queues
 from seed_jax.config import Data, Optim
 from seed_jax.data import photometric
@@ -33,7 +33,8 @@ from seed_jax.models import create
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined
 from seed_jax.report.tables import Table
-from seed_jax.step import make_step
+from seed_jax.train import optim, state
+from seed_jax.train.step import make_step
 
 
 def main(arguments=None) -> int:

@@ -20,10 +20,11 @@ from absl import logging
 
 from configs import seed_lite0_to_mbv3s
 from seed_jax import config as config_lib
-from seed_jax import parallel, pretrained, report, state, train, workdir
+from seed_jax import parallel, pretrained, report
 from seed_jax.errors import command, leave
 from seed_jax.evals import final
 from seed_jax.report.tables import Table
+from seed_jax.train import loop, state, workdir
 
 PIXELS, TEACHER = "raw pixels", "teacher, EfficientNet-Lite0"
 BEFORE, AFTER = "student before", "student after SEED"
@@ -68,7 +69,7 @@ def _one_seed(options, seed: int) -> dict:
     raw = seed_lite0_to_mbv3s.get_config(options.variant)
     raw.train.seed = seed
     directory = options.out / f"seed{seed}"
-    train.run(raw, directory, name=f"SEED, seed {seed}")
+    loop.run(raw, directory, name=f"SEED, seed {seed}")
     run = workdir.load_run(directory)
     fresh = parallel.jit_once(lambda: state.init_variables(run.network, raw.data.image_size, seed))
     scores = {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import logging
 
-from seed_jax import files
+from seed_jax.data import files
 from seed_jax.errors import command, leave
 
 RUNS = {
@@ -78,8 +78,9 @@ def _parse(arguments):
 
 def _one_seed(options, seed: int) -> dict:
     """Three runs and their probes on the test split: {row: {parameters, knn, linear, seconds}}."""
-    from seed_jax import parallel, state, train, workdir
+    from seed_jax import parallel
     from seed_jax.evals import final
+    from seed_jax.train import loop, state, workdir
 
     scores = {}
     for name, file in RUNS.items():
@@ -89,7 +90,7 @@ def _one_seed(options, seed: int) -> dict:
         if config.teacher.weights and not options.variant:
             config.teacher.weights = str(options.out / f"seed{seed}" / "digits_teacher")
         directory = options.out / f"seed{seed}" / file
-        train.run(config, directory, name=f"{name}, seed {seed}")
+        loop.run(config, directory, name=f"{name}, seed {seed}")
         scores[name] = {**final.evaluate(directory), "seconds": time.time() - began}
     run = workdir.load_run(directory)
     fresh = parallel.jit_once(lambda: state.init_variables(run.network, config.data.image_size, seed))

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from seed_jax import files
-from seed_jax.data import images
+from seed_jax.data import files, images
 from seed_jax.data.sources import ArrayRecord, Source, cache
 from seed_jax.data.sources.arrayrecord import INDEX, METADATA, is_whole
 from seed_jax.data.sources.base import Strings, check_local

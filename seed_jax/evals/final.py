@@ -6,7 +6,7 @@ import os
 import jax
 import numpy as np
 
-from seed_jax import parallel, workdir
+from seed_jax import parallel
 from seed_jax.config import Config, check_splits
 from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import open_source
@@ -16,6 +16,7 @@ from seed_jax.evals.features import Extractor
 from seed_jax.evals.knn import knn
 from seed_jax.evals.online import evenly, feature_names
 from seed_jax.models.network import Network
+from seed_jax.train import workdir
 
 SPLITS = ("test", "val")  # what can be reported
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from seed_jax import files
+from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.report.plots import Figure
 from seed_jax.report.tables import Table

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from seed_jax import files
+from seed_jax.data import files
 from seed_jax.errors import UserError
 
 FILE = "metrics.jsonl"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from seed_jax import files
+from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.report import html, metrics, plots
 from seed_jax.report.tables import Table

@@ -124,7 +124,7 @@ def _first(offered):
 
 
 def _run(path, best=False):
-    from seed_jax import workdir  # the checkpoint library takes seconds to import
+    from seed_jax.train import workdir  # the checkpoint library takes seconds to import
 
     return workdir.load_run(path, best=best)
 

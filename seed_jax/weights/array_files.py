@@ -9,7 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from seed_jax import files
+from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.weights import mapped
 

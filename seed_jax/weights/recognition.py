@@ -251,6 +251,6 @@ def of_run(run) -> Recognised:
 
 
 def _run(path):
-    from seed_jax import workdir  # the checkpoint library takes seconds to import
+    from seed_jax.train import workdir  # the checkpoint library takes seconds to import
 
     return workdir.load_run(path)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tiny
 
-from seed_jax import models, train
+from seed_jax import models
 from seed_jax.data.sources import open_source
 from seed_jax.evals.__main__ import main
+from seed_jax.train import loop
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def trained(tmp_path_factory):
         raw = tiny.get_config("supervised")
         raw.data.source, raw.data.dir = "npz", str(folder / "digits.npz")
         raw.train.steps = 2
-        train.run(raw, folder / "run")
+        loop.run(raw, folder / "run")
         yield folder / "run", folder / "digits.npz"
 
 

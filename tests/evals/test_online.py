@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from seed_jax import build, config, parallel
+from seed_jax import config, parallel
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import final
 from seed_jax.evals.online import OnlineProbe, evenly
+from seed_jax.train import build
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,10 @@ import pytest
 from absl import logging
 from flax import traverse_util
 
-from seed_jax import config, pretrained, state, weights, workdir
-from seed_jax.checkpoint import Checkpoints
+from seed_jax import config, pretrained, weights
 from seed_jax.errors import UserError
+from seed_jax.train import state, workdir
+from seed_jax.train.checkpoint import Checkpoints
 from seed_jax.weights import __main__ as command
 from seed_jax.weights import array_files, loading, provenance, source
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seed_jax import files
+from seed_jax.data import files
 from seed_jax.data.sources.base import digest
 
 FORMAT = 3  # raise it when what is kept means something else: what was kept before is never read again

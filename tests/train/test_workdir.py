@@ -2,8 +2,8 @@
 
 import pytest
 
-from seed_jax import workdir
 from seed_jax.errors import UserError
+from seed_jax.train import workdir
 
 
 def test_a_workdir_is_of_one_run_at_a_time(tmp_path):
@@ -33,7 +33,8 @@ DIFFERENT = """
 import sys
 import jax
 import tiny
-from seed_jax import parallel, workdir
+from seed_jax import parallel
+from seed_jax.train import workdir
 
 parallel.start()
 raw = tiny.get_config("seed")

@@ -25,10 +25,11 @@ from experiments.reliability.processes import (
     newest_checkpoint,
     rows,
 )
-from seed_jax import models, monitor, parallel, train
+from seed_jax import models, parallel
 from seed_jax.data.pipeline import eval_batches
 from seed_jax.evals import online
-from seed_jax.stop import Stopped, StopRequest
+from seed_jax.train import loop, monitor
+from seed_jax.train.stop import Stopped, StopRequest
 
 LENGTH = {"train.steps": 20, "train.checkpoint_epochs": EVERY / PASS}  # one program for all tests
 
@@ -41,7 +42,7 @@ def tiny_model(monkeypatch):
 def run(directory, **changes):
     raw = tiny.get_config("seed")
     raw.update_from_flattened_dict(LENGTH | changes)
-    return train.run(raw, directory)
+    return loop.run(raw, directory)
 
 
 def steps_kept(directory):

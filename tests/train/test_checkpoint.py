@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from seed_jax import parallel, queue, state
-from seed_jax.checkpoint import Checkpoints, load_model
+from seed_jax import parallel, queue
 from seed_jax.errors import UserError
+from seed_jax.train import state
+from seed_jax.train.checkpoint import Checkpoints, load_model
 
 
 def make(step, features=3):
@@ -258,7 +259,7 @@ from pathlib import Path
 from seed_jax import parallel
 parallel.start()
 import jax
-from seed_jax.checkpoint import Checkpoints, load_model
+from seed_jax.train.checkpoint import Checkpoints, load_model
 from test_checkpoint import sharded
 
 checkpoints = Checkpoints(Path(sys.argv[1]), keep=2)
@@ -287,7 +288,8 @@ def test_all_processes_end_when_one_cannot_write(two_processes, tmp_path, victim
 READING = """
 import contextlib, sys
 from pathlib import Path
-from seed_jax import checkpoint, parallel
+from seed_jax import parallel
+from seed_jax.train import checkpoint
 parallel.start()
 import jax
 from test_checkpoint import sharded

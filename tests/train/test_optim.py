@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from seed_jax import optim
 from seed_jax.config import Optim
+from seed_jax.train import optim
 
 
 def rates(o, *, batch_size=256, epochs=20, steps_per_epoch=78):

@@ -1,6 +1,6 @@
 import pytest
 
-from seed_jax import files
+from seed_jax.data import files
 from seed_jax.errors import UserError
 
 

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from seed_jax import config, models, plan
+from seed_jax import config, models
 from seed_jax.errors import UserError
 from seed_jax.report.plan import text
+from seed_jax.train import plan
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MIB = 2**20
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from seed_jax import build, models, optim, state, teacher
 from seed_jax import config as config_lib
+from seed_jax import models
 from seed_jax.config import Config
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
@@ -19,6 +19,7 @@ from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined
 from seed_jax.queue import Queue
 from seed_jax.report.plan import Memory, Plan, text
+from seed_jax.train import build, optim, state, teacher
 
 ASSUMED_CLASSES = 1000
 

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seed_jax import monitor as monitor_lib
 from seed_jax import rng
 from seed_jax.data.pipeline import BadImages
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
-from seed_jax.monitor import Monitor
 from seed_jax.report.metrics import MetricsWriter, read
+from seed_jax.train import monitor as monitor_lib
+from seed_jax.train.monitor import Monitor
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from seed_jax import build, config, state, weights
+from seed_jax import config, weights
 from seed_jax.data.images import BadImage
 from seed_jax.data.sources import Arrays
 from seed_jax.errors import UserError
+from seed_jax.train import build, state
 from seed_jax.weights import loading, parity
 
 NARROW = {"width": 0.125}

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from seed_jax import models, optim, parallel, pretrained, state, teacher
+from seed_jax import models, parallel, pretrained
 from seed_jax.config import Config, check_splits
 from seed_jax.data.images import BadImage
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
@@ -15,7 +15,8 @@ from seed_jax.data.sources import Source, open_source
 from seed_jax.errors import UserError
 from seed_jax.methods.base import TeacherNeed
 from seed_jax.models.network import LinenNetwork, Network
-from seed_jax.step import make_step
+from seed_jax.train import optim, state, teacher
+from seed_jax.train.step import make_step
 
 
 @dataclasses.dataclass(frozen=True)

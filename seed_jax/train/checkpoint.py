@@ -17,9 +17,10 @@ from pathlib import Path
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from seed_jax import files, parallel
+from seed_jax import parallel
+from seed_jax.data import files
 from seed_jax.errors import UserError
-from seed_jax.state import TrainState
+from seed_jax.train.state import TrainState
 
 SCORE, WINDOW = "metrics/metrics", "_CHECKPOINT_METADATA"  # Orbax's names
 policies = ocp.training.preservation_policies

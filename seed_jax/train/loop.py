@@ -9,17 +9,18 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from seed_jax import build, parallel, report, workdir
 from seed_jax import config as config_lib
-from seed_jax.build import Lengths, Sources, Training
-from seed_jax.checkpoint import Checkpoints
+from seed_jax import parallel, report
 from seed_jax.config import Config
 from seed_jax.data.pipeline import BadImages, prefetch, train_batches
 from seed_jax.errors import UserError
 from seed_jax.evals.online import Abandoned, OnlineProbe
-from seed_jax.monitor import Monitor, NotFinite, say
 from seed_jax.report.metrics import MetricsWriter, last_score, read
-from seed_jax.stop import Stopped, StopRequest
+from seed_jax.train import build, workdir
+from seed_jax.train.build import Lengths, Sources, Training
+from seed_jax.train.checkpoint import Checkpoints
+from seed_jax.train.monitor import Monitor, NotFinite, say
+from seed_jax.train.stop import Stopped, StopRequest
 
 
 def run(

@@ -18,14 +18,15 @@ import pytest
 import tiny
 
 from experiments.reliability.processes import checkpoint, rows
-from seed_jax import config, models, monitor, optim, rng, train, workdir
-from seed_jax.checkpoint import Checkpoints
+from seed_jax import config, models, rng
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import Subset, open_source
 from seed_jax.errors import UserError
 from seed_jax.report import metrics
+from seed_jax.train import loop, monitor, optim, workdir
+from seed_jax.train.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def tiny_model(monkeypatch):
 def run(directory, variant="seed", **overrides):
     raw = tiny.get_config(variant)
     raw.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
-    return train.run(raw, directory)
+    return loop.run(raw, directory)
 
 
 def steps_kept(directory):

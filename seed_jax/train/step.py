@@ -8,7 +8,7 @@ from seed_jax import rng
 from seed_jax.data import photometric
 from seed_jax.methods.base import Batch, Method, Nets
 from seed_jax.models.network import Network
-from seed_jax.state import TrainState
+from seed_jax.train.state import TrainState
 
 
 def make_step(method: Method, student: Network, teacher: Network | None, tx, rate, views, seed: int):

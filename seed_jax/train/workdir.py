@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from seed_jax import checkpoint, files, parallel, state
 from seed_jax import config as config_lib
+from seed_jax import parallel
+from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.models.network import Network
+from seed_jax.train import checkpoint, state
 
 PACKAGES = (
     "jax",

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
-from seed_jax import config, models, optim, parallel, state, teacher
+from seed_jax import config, models, parallel
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import open_source
-from seed_jax.step import make_step
+from seed_jax.train import optim, state, teacher
+from seed_jax.train.step import make_step
 
 
 @functools.cache
