@@ -51,6 +51,20 @@ class Data:
     photometric: str = "mocov2"
     workers: int = 0
 
+    def check(self) -> None:
+        _choice("data.photometric", self.photometric, PRESETS)
+        for name in ("batch_size", "image_size"):
+            _above_0("data", self, name)
+        scale = self.crop_scale
+        _require(
+            "data.crop_scale",
+            scale,
+            len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1,
+            "two shares of the area, 0 < low <= high <= 1",
+        )
+        _require("data.flip", self.flip, 0 <= self.flip <= 1, "0 to 1")
+        _not_below_0("data", self, "workers")
+
 
 @dataclasses.dataclass(frozen=True)
 class Student:
@@ -68,6 +82,9 @@ class Student:
     options: dict = dataclasses.field(default_factory=dict)
     image_size: int = 0
     init: str = ""
+
+    def check(self) -> None:
+        _not_below_0("student", self, "image_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +105,9 @@ class Teacher:
     options: dict = dataclasses.field(default_factory=dict)
     image_size: int = 0
     dim: int = 128
+
+    def check(self) -> None:
+        _not_below_0("teacher", self, "image_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +142,22 @@ class Optim:
     update: str = "step"
     clip_norm: float = 0.0
 
+    def check(self) -> None:
+        _choice("optim.name", self.name, ("sgd", "adamw", "lars"))
+        _choice("optim.decay", self.decay, ("all", "kernels"))
+        _choice("optim.schedule", self.schedule, ("cosine", "steps", "constant"))
+        _choice("optim.warmup_from", self.warmup_from, ("zero", "lr"))
+        _choice("optim.update", self.update, ("step", "epoch"))
+        _require(
+            "optim.milestones",
+            self.milestones,
+            all(0 < m < 1 for m in self.milestones),
+            "shares of the run, above 0 and below 1",
+        )
+        _require("optim.momentum", self.momentum, 0 <= self.momentum < 1, "0 to less than 1")
+        for name in ("lr", "lr_batch", "weight_decay", "clip_norm", "warmup_epochs"):
+            _not_below_0("optim", self, name)
+
 
 @dataclasses.dataclass(frozen=True)
 class Train:
@@ -145,6 +181,20 @@ class Train:
     checkpoint_epochs: float = 1.0
     keep: int = 2
 
+    def check(self) -> None:
+        given = [k for k in ("epochs", "steps", "examples") if getattr(self, k)]
+        if len(given) != 1:
+            raise UserError(
+                "Exactly one of train.epochs, train.steps and train.examples must not be 0, "
+                f"and {len(given)} are: set the others to 0."
+            )
+        _choice("train.precision", self.precision, ("fp32", "bf16"))
+        for name in ("checkpoint_epochs", "keep"):
+            _above_0("train", self, name)
+        _require("train.seed", self.seed, 0 <= self.seed < 2**32, "0 to 2**32 - 1")
+        for name in ("epochs", "steps", "examples"):
+            _not_below_0("train", self, name)
+
 
 @dataclasses.dataclass(frozen=True)
 class Evals:
@@ -166,6 +216,11 @@ class Evals:
     feature: str = "pooled"
     batch_size: int = 256
 
+    def check(self) -> None:
+        for name in ("every_epochs", "batch_size", "k"):
+            _above_0("evals", self, name)
+        _not_below_0("evals", self, "bank_size")
+
 
 @dataclasses.dataclass(frozen=True)
 class Log:
@@ -174,6 +229,9 @@ class Log:
     every_steps: int = 50
     tensorboard: bool = True
     wandb: str = ""
+
+    def check(self) -> None:
+        _above_0("log", self, "every_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,68 +343,30 @@ def _section(name: str, cls, values: dict):
 
 
 def _check(c: Config) -> None:
-    given = [k for k in ("epochs", "steps", "examples") if getattr(c.train, k)]
-    if len(given) != 1:
-        raise UserError(
-            "Exactly one of train.epochs, train.steps and train.examples must not be 0, "
-            f"and {len(given)} are: set the others to 0."
-        )
-    choices = {
-        "data.photometric": (c.data.photometric, PRESETS),
-        "optim.name": (c.optim.name, ("sgd", "adamw", "lars")),
-        "optim.decay": (c.optim.decay, ("all", "kernels")),
-        "optim.schedule": (c.optim.schedule, ("cosine", "steps", "constant")),
-        "optim.warmup_from": (c.optim.warmup_from, ("zero", "lr")),
-        "optim.update": (c.optim.update, ("step", "epoch")),
-        "train.precision": (c.train.precision, ("fp32", "bf16")),
-    }
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise unknown(key, value, allowed)
-    positive = {
-        "data.batch_size": c.data.batch_size,
-        "data.image_size": c.data.image_size,
-        "train.checkpoint_epochs": c.train.checkpoint_epochs,
-        "train.keep": c.train.keep,
-        "evals.every_epochs": c.evals.every_epochs,
-        "evals.batch_size": c.evals.batch_size,
-        "evals.k": c.evals.k,
-        "log.every_steps": c.log.every_steps,
-    }
-    for key, value in positive.items():
-        if value <= 0:
-            raise UserError(f"{key} is {value}: it must be above 0.")
-    scale, inf = c.data.crop_scale, float("inf")
-    ranges = {
-        "data.crop_scale": (
-            "two shares of the area, 0 < low <= high <= 1",
-            len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1,
-        ),
-        "data.flip": ("0 to 1", 0 <= c.data.flip <= 1),
-        "optim.milestones": (
-            "shares of the run, above 0 and below 1",
-            all(0 < m < 1 for m in c.optim.milestones),
-        ),
-        "optim.momentum": ("0 to less than 1", 0 <= c.optim.momentum < 1),
-        "train.seed": ("0 to 2**32 - 1", 0 <= c.train.seed < 2**32),
-    }
-    not_negative = {
-        "data": ("workers",),
-        "student": ("image_size",),
-        "teacher": ("image_size",),
-        "optim": ("lr", "lr_batch", "weight_decay", "clip_norm", "warmup_epochs"),
-        "evals": ("bank_size",),
-        "train": ("epochs", "steps", "examples"),
-    }
-    for section, names in not_negative.items():
-        values = {name: getattr(getattr(c, section), name) for name in names}
-        ranges |= {f"{section}.{name}": ("0 or more", 0 <= value < inf) for name, value in values.items()}
-    for key, (what, fits) in ranges.items():
-        if not fits:
-            section, name = key.split(".")
-            raise UserError(f"{key} is {getattr(getattr(c, section), name)}: it must be {what}.")
+    for name in SECTIONS:
+        getattr(c, name).check()
     if c.train.bn_group and c.data.batch_size % c.train.bn_group:
         raise UserError(
             f"train.bn_group is {c.train.bn_group}, which does not divide data.batch_size "
             f"({c.data.batch_size}): use a divisor of it, or 0."
         )
+
+
+def _choice(key: str, value, allowed) -> None:
+    if value not in allowed:
+        raise unknown(key, value, allowed)
+
+
+def _require(key: str, value, fits: bool, what: str) -> None:
+    if not fits:
+        raise UserError(f"{key} is {value}: it must be {what}.")
+
+
+def _above_0(section: str, values, name: str) -> None:
+    value = getattr(values, name)
+    _require(f"{section}.{name}", value, 0 < value < float("inf"), "above 0")
+
+
+def _not_below_0(section: str, values, name: str) -> None:
+    value = getattr(values, name)
+    _require(f"{section}.{name}", value, 0 <= value < float("inf"), "0 or more")
