@@ -168,6 +168,10 @@ class Train:
       precision: 'fp32' (on GPUs XLA's default, TF32), or 'bf16' for convolutions and matrix products.
       bn_group: BatchNorm statistics over groups of so many samples, as on the papers' eight GPUs of 32
         images each; 0 for the whole batch.
+      accumulate: shares that a batch is computed in, one after the other, to save memory; the gradients are
+        averaged. Methods with a queue refuse it.
+      ema: decay of a moving average of the student's weights and statistics, updated after each step, which
+        is then probed, exported and loaded by later runs; 0 for none.
       checkpoint_epochs: epochs between checkpoints, each with a probe.
       keep: how many of the newest checkpoints stay, beside the best by probe.
     """
@@ -178,6 +182,8 @@ class Train:
     seed: int = 0
     precision: str = "fp32"
     bn_group: int = 32
+    accumulate: int = 1
+    ema: float = 0.0
     checkpoint_epochs: float = 1.0
     keep: int = 2
 
@@ -189,8 +195,9 @@ class Train:
                 f"and {len(given)} are: set the others to 0."
             )
         _choice("train.precision", self.precision, ("fp32", "bf16"))
-        for name in ("checkpoint_epochs", "keep"):
+        for name in ("checkpoint_epochs", "keep", "accumulate"):
             _above_0("train", self, name)
+        _require("train.ema", self.ema, 0 <= self.ema < 1, "0 to less than 1")
         _require("train.seed", self.seed, 0 <= self.seed < 2**32, "0 to 2**32 - 1")
         for name in ("epochs", "steps", "examples"):
             _not_below_0("train", self, name)
@@ -283,10 +290,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.train.bn_group = min(config.train.bn_group, 4)
     config.log.every_steps = 2
     config.student.model = SMALLEST.get(config.student.model, config.student.model)
-    if "queue_size" in config.method:
-        config.method.queue_size = 64
-    if "patch_size" in config.method:
-        config.method.patch_size, config.method.patches = 16, min(config.method.patches, 2)
+    for name, bound in METHODS[config.method.name].smoke.items():
+        config.method[name] = min(config.method[name], bound)
     if config.teacher.weights:
         config.teacher.weights, config.teacher.model = "random", "resnet18"
         config.teacher.options = ml_collections.ConfigDict()
