@@ -78,12 +78,12 @@ def _measure(options, mesh, possible):
 
     def fresh():
         variables = state.init_variables(student, options.size, 0)
-        tx = optim.optimizer(Optim(), rate, variables["params"], method.frozen)
+        tx = optim.optimizer(Optim(), rate, method.frozen)
         return state.init_state(variables, method, tx, seed=0, batch_size=options.batch, teacher_dim=128)
 
     shardings = state.shardings(mesh, jax.eval_shape(fresh))
     current = parallel.jit_once(fresh, out_shardings=shardings)()
-    tx = optim.optimizer(Optim(), rate, current.params, method.frozen)
+    tx = optim.optimizer(Optim(), rate, method.frozen)
     sample = jnp.zeros((2, options.size, options.size, 3))
     init_teacher = parallel.jit_once(teacher.init, out_shardings=parallel.replicated(mesh))
     teacher_variables = init_teacher(jax.random.key(1), sample)

@@ -160,12 +160,13 @@ def training(config: Config, mesh, length: Lengths, num_classes: int, loaded) ->
     rate = optim.schedule(
         config.optim, batch_size=d.batch_size, steps=length.total, steps_per_epoch=length.epoch
     )
+    milestones = optim.milestone_steps(config.optim, length.total, length.epoch)
+    tx = optim.optimizer(config.optim, rate, config.method.frozen, milestones=milestones)
 
     def fresh(start):
         variables = state.init_variables(student, d.image_size, t.seed)
         if start is not None:
             variables = state.with_backbone(variables, start, config.student.init)
-        tx = optim.optimizer(config.optim, rate, variables["params"], config.method.frozen)
         return state.init_state(
             variables, config.method, tx, seed=t.seed, batch_size=d.batch_size, teacher_dim=dim
         )
@@ -173,7 +174,6 @@ def training(config: Config, mesh, length: Lengths, num_classes: int, loaded) ->
     start, init = _start(config, student.backbone) if config.student.init else (None, None)
     abstract = jax.eval_shape(fresh, start)
     shardings = state.shardings(mesh, abstract)
-    tx = optim.optimizer(config.optim, rate, abstract.params, config.method.frozen)
     views = config.method.views(d)
     step = jax.jit(
         make_step(config.method, student, loaded and loaded.network, tx, rate, views, t.seed),

@@ -55,7 +55,7 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
 
     def fresh():
         made = state.init_variables(student, size, 0)
-        tx = optim.optimizer(c.optim, rate, made["params"], c.method.frozen)
+        tx = optim.optimizer(c.optim, rate, c.method.frozen)
         return state.init_state(made, c.method, tx, seed=0, batch_size=batch_size, teacher_dim=dim)
 
     shapes = jax.eval_shape(fresh)

@@ -34,13 +34,13 @@ class Setting:
 
         def fresh():
             variables = state.init_variables(network, 16, 0)
-            tx = optim.optimizer(c.optim, rate, variables["params"], c.method.frozen)
+            tx = optim.optimizer(c.optim, rate, c.method.frozen)
             return state.init_state(variables, c.method, tx, seed=0, batch_size=16, teacher_dim=dim)
 
         abstract = jax.eval_shape(fresh)
         self.shardings = state.shardings(mesh, abstract)
         self.start = jax.device_get(jax.jit(fresh)())
-        tx = optim.optimizer(c.optim, rate, abstract.params, c.method.frozen)
+        tx = optim.optimizer(c.optim, rate, c.method.frozen)
         step = make_step(c.method, network, loaded and loaded.network, tx, rate, self.views, 0)
         self.step = jax.jit(
             step,
