@@ -74,6 +74,30 @@ class LinenNetwork:
     def apply(self, variables, x, train, keys=None):
         return _apply(self.module, variables, self._preprocess(x), train, keys)
 
+    @property
+    def layers(self) -> int | None:
+        """Number of the module's last layer; None if the module does not number its layers."""
+        return getattr(self.module, "layers", None)
+
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer, 0 to `layers`, of the parameter at `path` inside the module.
+
+        Only for modules that number their layers: check that `layers` is not None.
+
+        >>> from seed_jax.models import create
+        >>> network = create("vit_small")
+        >>> network.layer(("pos_embed",)), network.layer(("block3", "attn", "qkv", "kernel")), network.layers
+        (0, 4, 13)
+        """
+        return self.module.layer(path)
+
+    @property
+    def undecayed(self) -> frozenset[str]:
+        """Names of the parameters that weight decay leaves alone although they are not vectors: position
+        tables and tokens.
+        """
+        return getattr(self.module, "undecayed", frozenset())
+
     def _preprocess(self, x):
         if self.size and x.shape[1:3] != (self.size, self.size):
             x = jax.image.resize(x, (len(x), self.size, self.size, x.shape[3]), "linear")
