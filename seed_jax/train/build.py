@@ -144,10 +144,11 @@ def assemble(
     _check_batch(config, mesh, given)
     network = student.network(config, given)
     views = method.views(d)
-    rate = optim.schedule(
-        o, batch_size=d.batch_size, steps=given.steps, steps_per_epoch=given.steps_per_epoch
+    length = {"steps": given.steps, "steps_per_epoch": given.steps_per_epoch}
+    rate = optim.schedule(o, batch_size=d.batch_size, **length)
+    tx = optim.optimizer(
+        o, rate, method.frozen, **_layers(network), milestones=optim.milestone_steps(o, **length)
     )
-    tx = optim.optimizer(o, rate, method.frozen)
 
     def fresh(backbone):
         variables = student.init_variables(network, d.image_size, t.seed)
@@ -290,6 +291,19 @@ def _check_batch(config: Config, mesh, given: Given) -> None:
             f"train.accumulate is {t.accumulate}: a share of data.batch_size ({d.batch_size}) must be a "
             f"whole number, and a multiple of the {mesh.size} devices and of train.bn_group ({t.bn_group})."
         )
+
+
+def _layers(network: Network) -> dict:
+    """How the optimizer numbers the parameters of the student: parts are in the backbone's last layer."""
+    backbone = network.backbone
+    last = backbone.layers
+    if last is None:
+        return {"undecayed": backbone.undecayed}
+
+    def layer(path):
+        return backbone.layer(path[1:]) if path[0] == "backbone" else last
+
+    return {"layer": layer, "layers": last, "undecayed": backbone.undecayed}
 
 
 def _plain(features) -> dict:
