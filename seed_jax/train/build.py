@@ -102,13 +102,13 @@ def _open_sources(config: Config) -> Sources:
     train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
     if not train.num_classes:
         return Sources(train, None, None)
-    if config.evals.knn:
+    if "knn" in config.evals.names:
         check_splits(d)
     open_split(d.test)  # what will be reported must be there before the time is spent
     sources = Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
     used = [train] if config.method.needs_labels else []
-    used += [sources.val] if config.method.needs_labels or config.evals.knn else []
-    used += [sources.bank] if config.evals.knn and sources.bank not in used else []
+    used += [sources.val] if config.method.needs_labels or "knn" in config.evals.names else []
+    used += [sources.bank] if "knn" in config.evals.names and sources.bank not in used else []
     for source in used:
         _check_labels(source)
     return sources
@@ -121,7 +121,7 @@ def _check_labels(source: Source) -> None:
         raise UserError(
             f"data.source: {len(missing)} of {len(source)} images have no label, such as "
             f"{source.name(without)}: label them or leave them out; without labels, SEED and MoCo "
-            "train with --config.evals.knn=False."
+            "train with --config.evals.names=top1."
         )
 
 

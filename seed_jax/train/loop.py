@@ -14,7 +14,8 @@ from seed_jax import parallel, report
 from seed_jax.config import Config
 from seed_jax.data.pipeline import BadImages, prefetch, train_batches
 from seed_jax.errors import UserError
-from seed_jax.evals.online import Abandoned, OnlineProbe
+from seed_jax.evals.base import Abandoned
+from seed_jax.evals.online import OnlineProbe
 from seed_jax.report.metrics import MetricsWriter, last_score, read
 from seed_jax.train import build, workdir
 from seed_jax.train.build import Lengths, Sources, Training
@@ -89,7 +90,7 @@ def _prepare(config, directory, mesh, name) -> _Prepared:
             teacher_probe = OnlineProbe(
                 loaded.network, loaded.variables, mesh, config, sources.bank, sources.val
             )
-    elif config.evals.knn:
+    elif config.evals.names:
         say(f"{name}: data.source has no labels, so there is no probe during training")
 
     facts = {
