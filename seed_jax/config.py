@@ -11,6 +11,7 @@ import ml_collections
 
 from seed_jax.data.photometric import PRESETS
 from seed_jax.errors import UserError, unknown
+from seed_jax.evals import EVALUATORS
 from seed_jax.methods import METHODS
 
 
@@ -251,18 +252,20 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evals:
-    """The online probe.
+    """The probe during training; it needs labels.
 
     Attributes:
-      knn: whether to run it, where there are labels. A classifier's top-1 is always taken where there is one.
-      every_epochs: epochs between probes; there is one at step 0 and one at the end too.
-      k: neighbours, majority vote.
-      bank_size: of the bank split, at most so many images; 0 for all.
-      feature: entry of the features that is probed.
-      batch_size: of the forward passes.
+      names: the evaluators that a probe runs, keys of `seed_jax.evals.EVALUATORS`; () for no probe. 'knn' is
+        the majority vote of the nearest images in the bank; 'top1' scores the network's own classifiers, if
+        it has any. On the command line: knn,top1.
+      every_epochs: epochs between probes; step 0 and the last step have one too.
+      k: neighbours that vote in kNN.
+      bank_size: use this many images of the bank split, evenly spaced; 0 for all.
+      feature: entry of the features that evaluators read, e.g. 'pooled' or 'embedding'.
+      batch_size: images per forward, over all devices.
     """
 
-    knn: bool = True
+    names: tuple[str, ...] = ("knn", "top1")
     every_epochs: float = 1.0
     k: int = 10
     bank_size: int = 0
@@ -270,6 +273,8 @@ class Evals:
     batch_size: int = 256
 
     def check(self) -> None:
+        for name in self.names:
+            _choice("evals.names", name, EVALUATORS)
         for name in ("every_epochs", "batch_size", "k"):
             _above_0("evals", self, name)
         _not_below_0("evals", self, "bank_size")
@@ -381,7 +386,7 @@ def check_splits(data: Data) -> None:
         key = "data.bank" if data.bank else "data.train"
         raise UserError(
             f"{key} is '{bank}', which holds the images of data.val or data.test: use --config.{key}=train, "
-            "or --config.evals.knn=False to train without a probe."
+            "or --config.evals.names=top1 to train without kNN."
         )
 
 
@@ -390,7 +395,15 @@ def _section(name: str, cls, values: dict):
     for key in values:
         if key not in known:
             raise unknown("config key", f"{name}.{key}", [f"{name}.{k}" for k in known])
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return cls(**{key: _as_field(known[key].type, value) for key, value in values.items()})
+
+
+def _as_field(kind, value):
+    """A config's value as its field has it: lists become tuples, and 'knn,top1' a tuple of two names."""
+    if kind == tuple[str, ...]:
+        texts = [value] if isinstance(value, str) else value
+        return tuple(name for text in texts for name in text.split(",") if name)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check(c: Config) -> None:

@@ -259,7 +259,7 @@ def _check_labels(source: Source) -> None:
         raise UserError(
             f"data.source: {len(missing)} of {len(source)} images have no label, such as "
             f"{source.name(without)}: label them or leave them out; SEED and MoCo train without labels "
-            "with --config.evals.names=."
+            "with --config.evals.names=top1."
         )
 
 

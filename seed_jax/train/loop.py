@@ -11,7 +11,7 @@ from seed_jax import config as config_lib
 from seed_jax import parallel, report
 from seed_jax.data.pipeline import BadImages, prefetch, train_batches
 from seed_jax.errors import UserError
-from seed_jax.evals.online import Abandoned
+from seed_jax.evals.base import Abandoned
 from seed_jax.report.metrics import MetricsWriter, last_score, read
 from seed_jax.train import build, state, workdir
 from seed_jax.train.build import Prepared

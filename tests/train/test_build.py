@@ -67,7 +67,7 @@ def test_images_without_a_label_are_told_where_labels_are_used(tmp_path, variant
     labels[::5] = -1
     np.savez(tmp_path / "x.npz", image=np.zeros((400, 8, 8, 3), np.uint8), label=labels)
     raw = config.default(variant)
-    raw.train.epochs, raw.evals.knn = 1, knn
+    raw.train.epochs, raw.evals.names = 1, ("knn",) if knn else ("top1",)
     raw.data.source, raw.data.dir = "npz", str(tmp_path / "x.npz")
     if not told:
         assert build._open_sources(config.resolve(raw)).train.num_classes == 3

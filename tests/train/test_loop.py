@@ -114,7 +114,11 @@ def test_killed_process_resumes_bitwise(tmp_path, capsys):
 def test_step_compiles_once_in_a_run_with_probes_and_checkpoints(tmp_path, caplog):
     with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
         score = run(
-            tmp_path, evals__knn=True, evals__every_epochs=2 / 78, evals__bank_size=32, evals__batch_size=64
+            tmp_path,
+            evals__names=("knn",),
+            evals__every_epochs=2 / 78,
+            evals__bank_size=32,
+            evals__batch_size=64,
         )
     compiled = [message for message in caplog.messages if message.startswith("Compiling jit(step)")]
     assert len(compiled) == 1
@@ -127,7 +131,7 @@ def test_step_compiles_once_in_a_run_with_probes_and_checkpoints(tmp_path, caplo
 
 
 def test_finished_run_run_again_changes_nothing(tmp_path):
-    probe = {"evals__knn": True, "evals__bank_size": 32, "evals__batch_size": 64}
+    probe = {"evals__names": ("knn",), "evals__bank_size": 32, "evals__batch_size": 64}
     score = run(tmp_path, **probe)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")}
     lines = (tmp_path / "metrics.jsonl").read_text()
