@@ -119,16 +119,16 @@ class Optim:
       name: 'sgd', 'adamw' or 'lars'.
       lr: learning rate for a batch of `lr_batch`; the rate used is lr * batch_size / lr_batch (Goyal et al.
         2017).
-      lr_batch: images; 0 uses `lr` and `lr_min` unscaled.
+      lr_batch: batch size that `lr` and `lr_min` are given for; 0 uses them unscaled.
       lr_min: the rate that 'cosine' and 'poly' decay to, scaled as `lr` is.
       momentum: of sgd and lars.
       nesterov: Nesterov momentum, sgd only (PyTorch's formula).
       restart_momentum: set the momentum buffer to zero at each of `milestones`, sgd with 'steps' only. Codes
-        that rebuild their optimizer when the rate drops do this, such as BYOT's.
+        that rebuild their optimizer when the rate drops do this (szagoruyko/attention-transfer).
       weight_decay: added to the gradient by sgd and lars, decoupled in adamw.
       decay: weight decay for 'all' parameters, as in SEED and MoCo, or for 'kernels': parameters with more
         than one axis, except position tables and tokens, as in MAE.
-      layer_decay: ratio of the rates of a layer and the next, for networks that number their layers; 1 for
+      layer_decay: rate of each layer divided by that of the next, in networks with layer numbers; 1 for
         none (BEiT, MAE).
       schedule: 'cosine', 'steps', 'poly' or 'constant'.
       milestones: where 'steps' multiplies the rate by `factor`, in rising order: shares of the run, all below
