@@ -222,7 +222,7 @@ def lengths(config: Config, images: int) -> Lengths:
       UserError: the images do not fill one batch.
     """
     t, batch_size = config.train, config.data.batch_size
-    epoch = steps_per_epoch(images, batch_size, config.data.last)
+    epoch = steps_per_epoch(images, batch_size)
     return Lengths(
         total=t.steps or -(-t.examples // batch_size) or max(1, round(t.epochs * epoch)),
         epoch=epoch,
@@ -277,7 +277,7 @@ def _check_batch(config: Config, mesh, given: Given) -> None:
     d, t, why = config.data, config.train, config.method.whole_batch()
     if d.batch_size % mesh.size:
         raise UserError(f"data.batch_size ({d.batch_size}) must be a multiple of the {mesh.size} devices.")
-    for key, value, plain in (("train.accumulate", t.accumulate, 1), ("data.last", d.last, "drop")):
+    for key, value, plain in (("train.accumulate", t.accumulate, 1), ("data.last", "drop", "drop")):
         if value != plain and why:
             raise UserError(
                 f"{key} is {value!r}, but {config.method_name} cannot compute a batch in shares: {why}: "

@@ -112,14 +112,15 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
         first = step == begin + 1
         if first:
             say(f"{name}: compiling for {p.mesh.size} x {jax.devices()[0].device_kind}")
-        with monitor.pause() if first else contextlib.nullcontext(), profiler.step(step):
+        with monitor.pause() if first else contextlib.nullcontext(), profiler.step(step) as last_traced:
             asked = time.perf_counter()
             samples, batch = next(batches)
             waited = time.perf_counter() - asked
             with jax.transfer_guard("allow" if first else "disallow"):
                 current, metrics = training.step(current, teacher_variables, batch)
-            if first:
+            if first or last_traced:
                 jax.block_until_ready(current)
+            if first:
                 say(f"{name}: first step done {time.time() - started:.1f} s after the start")
         monitor.step(step, metrics, samples, None if first else waited)
 
@@ -200,7 +201,6 @@ def _batches(p: Prepared, begin: int, bad: BadImages):
             begin,
             workers=d.workers,
             bad=bad,
-            last=d.last,
         ),
         lambda batch: ({k: batch[k] for k in ("id", "bad")}, parallel.to_devices(p.mesh, batch)),
     )

@@ -20,13 +20,14 @@ class Profiler:
 
     @contextlib.contextmanager
     def step(self, number: int):
-        """A context around the work of one step."""
+        """A context around the work of one step; True for the last traced one, which is to be waited for."""
         if self._count and number == self._first:
             jax.profiler.start_trace(self._directory)
             self._running = True
+        last = self._running and number == self._first + self._count - 1
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
-            yield
-        if self._running and number == self._first + self._count - 1:
+            yield last
+        if last:
             self._end()
 
     def __enter__(self) -> "Profiler":
@@ -38,6 +39,5 @@ class Profiler:
 
     def _end(self):
         self._running = False
-        jax.block_until_ready(jax.live_arrays())  # the steps are traced to their end
         jax.profiler.stop_trace()
         say(f"The trace is in {self._directory}: open it with TensorBoard's profile plugin or Perfetto.")

@@ -296,7 +296,7 @@ def test_a_run_is_the_teacher_of_another(tmp_path):
     run(tmp_path / "student", teacher__weights=str(tmp_path / "teacher"))
     written = json.loads((tmp_path / "student" / "manifest.json").read_text())
     assert written["teacher"]["source"] == str(tmp_path / "teacher")
-    assert written["teacher_dim"] == 12
+    assert written["teacher_features"]["embedding"] == {"shape": [16, 12], "dtype": "float32"}
     assert written["data"]["images"] == len(open_source("digits", "train"))
     assert written["steps"] == 6
 
@@ -344,10 +344,10 @@ def test_metrics_are_on_the_disk_before_a_checkpoint_counts_on_them(tmp_path, mo
         fsync(file)
         synced[os.fstat(file).st_ino] = os.fstat(file).st_size
 
-    def look(self, *args):
+    def look(self, *args, **options):
         found = (tmp_path / metrics.FILE).stat()
         behind.append(found.st_size - synced.get(found.st_ino, 0))
-        save(self, *args)
+        save(self, *args, **options)
 
     monkeypatch.setattr(os, "fsync", note)
     monkeypatch.setattr(Checkpoints, "save", look)
@@ -363,6 +363,8 @@ def test_folders_that_are_no_finished_run(tmp_path, path, words):
     (tmp_path / "started").mkdir()
     raw = tiny.get_config("seed")
     workdir.claim(tmp_path / "started", raw)
-    workdir.write_manifest(tmp_path / "started", teacher_dim=8, data={"num_classes": 10})
+    workdir.write_manifest(
+        tmp_path / "started", data={"num_classes": 10}, steps=6, steps_per_epoch=78, teacher_dim=8
+    )
     with pytest.raises(UserError, match=words):
         workdir.load_run(tmp_path / path)
