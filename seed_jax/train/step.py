@@ -27,7 +27,8 @@ def make_step(method: Method, student: Network, teacher: Network | None, tx, rat
         keys = rng.sample_keys(rng.stream(seed, "sample"), batch["id"], batch["pass_"])
         pixels, count = [], 0
         for spec, images in zip(views, batch["views"], strict=True):
-            pixels.append(photometric.augment(spec.photometric, images, rng.fold(keys, 0), spec.flip, count))
+            x, _ = photometric.augment(spec.photometric, images, rng.fold(keys, 0), spec.flip, count)
+            pixels.append(x)
             count += spec.count
         seen = Batch(tuple(pixels), batch["label"], rng.fold(keys, 1))
 
