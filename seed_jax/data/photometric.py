@@ -26,7 +26,9 @@ class Preset:
     An operation whose strength or probability is 0 is not compiled.
 
     Attributes:
-      brightness: strength s; the factor is drawn from U(1 - s, 1 + s). So for `contrast` and `saturation`.
+      brightness: strength s; the factor is drawn from U(1 - s, 1 + s).
+      contrast: as brightness.
+      saturation: as brightness.
       hue: strength s; the shift is drawn from U(-s, s) turns.
       jitter: probability of the four operations above, applied together in random order.
       grey: probability of replacing the colours by their grey.
