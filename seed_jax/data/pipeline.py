@@ -43,9 +43,9 @@ class ViewSpec:
       ratio: range of the crop's width / height; used by 'random' only.
       flip: probability of mirroring a view left to right, on the device.
       photometric: key of `photometric.PRESETS`.
-      crop: 'random' cuts a random-resized crop (`images.crop_box`). 'centre' is `images.eval_view`. 'pad' adds
-        `padding` black pixels on each side of `images.eval_view` and cuts a random window from the result, as
-        torchvision's `RandomCrop(size, padding)`; an image of `size x size` is not resized before.
+      crop: 'random' cuts a random-resized crop (`images.crop_box`). 'centre' is `images.eval_view`. 'pad'
+        adds `padding` black pixels on each side of `images.eval_view` and cuts a random window from the
+        result, as torchvision's `RandomCrop(size, padding)`; `eval_view` keeps an image of `size x size`.
       padding: black pixels added on each side; used by 'pad' only.
     """
 
