@@ -96,11 +96,11 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
     """
     sources, loaded = open_inputs(config)
     length = lengths(config, len(sources.train))
-    _check_last(config, mesh, len(sources.train))
     classes = sources.train.num_classes
     known = given(config, length, classes, loaded)
     backbone, init = start.load(config, student.network(config, known).backbone)
     training = assemble(config, mesh, known, loaded and loaded.network, backbone)
+    _check_last(config, mesh, len(sources.train))
     probe = teacher_probe = None
     if sources.val is not None:
         network, shapes = student.served(config.method, training.student, known)
