@@ -28,7 +28,7 @@ def packed(tmp_path):
 @pytest.mark.parametrize("damage", [cut_short, os.unlink, lambda path: path.write_bytes(b"")])
 def test_a_shard_that_is_not_whole_is_named_when_the_pack_is_opened(packed, damage):
     damage(packed[1])
-    with pytest.raises(UserError, match=r"images-00001-of-00002.array_record is missing or not whole"):
+    with pytest.raises(UserError, match=r"images-00001-of-00002.array_record is missing or incomplete"):
         open_source("arrayrecord", "all", dir=str(packed[1].parent))
 
 

@@ -36,7 +36,7 @@ def test_as_many_may_be_left_out_as_a_run_skips(tmp_path, capsys, total, most):
     (tmp_path / "in" / f"{most:03}.png").write_bytes(b"")
     for _ in range(2):  # made, and packed already
         assert main([*command, str(tmp_path / "b")]) == 1
-        assert f"More than 1 % of the {total} images were left out: train with" in capsys.readouterr().err
+        assert f"More than 1 % of the {total} images were left out: train on" in capsys.readouterr().err
     assert len(open_source("arrayrecord", "all", dir=str(tmp_path / "b"))) == total - most - 1
     with pytest.raises(UserError, match=f"More than 1 % of the {total} images"):
         run()
@@ -49,7 +49,7 @@ def test_a_pack_of_nothing_is_an_error(tmp_path, capsys):
     for _ in range(2):
         assert main(["pack", "folder", "--dir", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
         said = capsys.readouterr().err
-        assert "none of the 3 images can be packed, such as 0.png: an empty file: mend them" in said
+        assert "none of the 3 images can be packed (the first: 0.png: an empty file): fix them" in said
     assert not (tmp_path / "out" / "metadata.json").exists()
 
 

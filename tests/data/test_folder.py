@@ -247,8 +247,8 @@ def test_odd_lists(tmp_path):
     assert (source.num_classes, source.labels().tolist()) == (0, [-1, -1])
     assert source[0].image == (tmp_path / "0.png").read_bytes()
     (tmp_path / "list.txt").write_text("0.png\tcat\n1.png\t\n")
-    with pytest.raises(UserError, match="1.png in .* has no label and others have"):
+    with pytest.raises(UserError, match="1.png in .* has no label, but other files have"):
         open_source("filelist", "all", dir=str(tmp_path / "list.txt"))
     (tmp_path / "list.txt").write_text("0.png\t0\n1.png\t42000000\n")
-    with pytest.raises(UserError, match="labels up to 42,000,000 and only 2 images: number the classes from"):
+    with pytest.raises(UserError, match="labels up to 42,000,000 but only 2 images: number the classes from"):
         open_source("filelist", "all", dir=str(tmp_path / "list.txt"))

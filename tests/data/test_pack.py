@@ -189,7 +189,7 @@ def test_a_stopped_pack_goes_on(pets, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         packing.pack(source, out, shard_size=5, progress=stop)
-    with pytest.raises(UserError, match="no finished pack.*goes on"):
+    with pytest.raises(UserError, match="not a finished pack.*resumes a stopped"):
         open_source("arrayrecord", "all", dir=str(out))
     (out / "images-00001-of-00005.tmp").write_bytes(b"half a shard")
     (first,) = out.glob("*.array_record")
@@ -199,7 +199,7 @@ def test_a_stopped_pack_goes_on(pets, tmp_path):
     assert first.stat().st_mtime_ns == written
     assert [tuple(r) for r in packed] == [tuple(r) for r in whole]
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
-    assert pack(source, out, shard_size=5)[1] == [f"{out} is packed already"]
+    assert pack(source, out, shard_size=5)[1] == [f"{out} is already packed"]
 
 
 def test_a_killed_pack_goes_on(pets, tmp_path):
@@ -271,7 +271,7 @@ def test_a_shard_is_on_the_disk_before_it_has_its_name(pets, tmp_path, monkeypat
 
 def test_the_size_of_a_shard_is_that_which_it_was_written_with(pets, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="array_record is missing or not whole"):
+    with pytest.raises(UserError, match="array_record is missing or incomplete"):
         packing.pack(
             open_source("imagefolder", "all", dir=str(pets)),
             out,
@@ -284,7 +284,7 @@ def test_a_full_disk_is_one_sentence_and_the_pack_goes_on(pets, tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
     try:
-        with pytest.raises(UserError, match=r"out cannot be written \(.*File too large\): mend that[^\n]*$"):
+        with pytest.raises(UserError, match=r"out cannot be written \(.*File too large\): fix this[^\n]*$"):
             pack(source, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -296,27 +296,27 @@ def test_user_errors(pets, tmp_path):
     with pytest.raises(UserError, match="is not empty"):
         pack(source, pets)
     pack(source, tmp_path / "out")
-    with pytest.raises(UserError, match="holds another pack: short_side is 0 there and 8 here"):
+    with pytest.raises(UserError, match="contains a different pack .its short_side is 0, not 8."):
         pack(source, tmp_path / "out", short_side=8)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         pack(source, tmp_path / "file")
     next((tmp_path / "out").glob("*.array_record")).unlink()
-    with pytest.raises(UserError, match="array_record is missing or not whole; copy"):
+    with pytest.raises(UserError, match="array_record is missing or incomplete: copy"):
         open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
-    with pytest.raises(UserError, match="no finished pack"):
+    with pytest.raises(UserError, match="not a finished pack"):
         open_source("arrayrecord", "all", dir=str(pets))
     none, unread = (
-        "holds no pack that can be read: give",
+        "contains no readable pack: give",
         "metadata.json cannot be read .*: restore it, or use",
     )
-    for foreign, way_out in (("{}", none), ("[1]", unread), ('{"shards": []}', none), ("text", unread)):
+    for foreign, fix in (("{}", none), ("[1]", unread), ('{"shards": []}', none), ("text", unread)):
         (pets / "metadata.json").write_text(foreign)
         with pytest.raises(
-            UserError, match=r"no finished pack \((its metadata.json is that of|Expecting value)"
+            UserError, match=r"not a finished pack \((its metadata.json was not|Expecting value)"
         ):
             open_source("arrayrecord", "all", dir=str(pets))
-        with pytest.raises(UserError, match=rf"pets.{way_out} another folder"):
+        with pytest.raises(UserError, match=rf"pets.{fix} another folder"):
             pack(source, pets)
 
 
@@ -326,14 +326,14 @@ def test_the_ways_out_of_a_damaged_pack(pets, tmp_path):
     pack(source, tmp_path / "out")
     kept = (tmp_path / "out" / "metadata.json").read_bytes()
     (tmp_path / "out" / "metadata.json").write_text("")
-    with pytest.raises(UserError, match="no finished pack .* after removing what is there, or copy it"):
+    with pytest.raises(UserError, match="not a finished pack .* copy it again, or remove it"):
         open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
     with pytest.raises(UserError, match="metadata.json cannot be read .*: restore it, or use another folder"):
         pack(source, tmp_path / "out")
     (tmp_path / "out" / "metadata.json").write_bytes(kept)
     (shard,) = (tmp_path / "out").glob("*.array_record")
     shard.write_bytes(shard.read_bytes()[:-50])
-    with pytest.raises(UserError, match="not whole; copy .* again, or remove it and pack it again"):
+    with pytest.raises(UserError, match="incomplete: copy .* again, or remove it and pack again"):
         pack(source, tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
     assert len(pack(source, tmp_path / "out")[0]) == len(source)

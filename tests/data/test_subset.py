@@ -61,9 +61,11 @@ def test_lists_name_files_with_or_without_folders(tmp_path):
 
     assert chosen("3.png\n2.png\n") == ["a/2.png", "b/3.png"]
     assert chosen("b/1.png\n\na/2.png") == ["a/2.png", "b/1.png"]
-    with pytest.raises(UserError, match="1 of the 2 names in .* are not in the data, such as 9.png"):
+    with pytest.raises(UserError, match="1 of the 2 names in .* are not in the data, for example 9.png"):
         chosen("3.png\n9.png")
-    with pytest.raises(UserError, match="such as 9.png"):  # though as many images are found as names asked
+    with pytest.raises(
+        UserError, match="for example 9.png"
+    ):  # though as many images are found as names asked
         chosen("1.png\n9.png")
     with pytest.raises(UserError, match="none of the 1 names"):
         chosen("9.png")
