@@ -1,4 +1,4 @@
-"""tensorflow-datasets' sets, without TensorFlow."""
+"""Sets of tensorflow-datasets, without TensorFlow."""
 
 import numpy as np
 import pytest
@@ -10,9 +10,10 @@ from seed_jax.errors import UserError
 
 
 def write_tfds(path, examples, names=(), form="array_record", **more):
-    """A prepared CIFAR-10 of our own making, written without TensorFlow; `more` are further splits.
+    """Write a small CIFAR-10 as tensorflow-datasets prepares it, without TensorFlow; `more`: further splits.
 
-    With `names` of the training files it is ImageNet, whose records carry them. `form` is what it says it is.
+    With `names`, the file names of the training images, it writes ImageNet, whose records have file names.
+    `form` is the format that the metadata name.
     """
     tfds = pytest.importorskip("tensorflow_datasets")
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -62,7 +63,7 @@ def test_tfds_gives_encoded_bytes_without_tensorflow(tmp_path):
         open_source("tfds:cifar10", "validation", dir=str(tmp_path / "tfds"))
 
 
-def test_tfds_ids_are_the_same_in_every_split_that_holds_the_image(tmp_path):
+def test_the_id_of_an_image_is_the_same_in_every_tfds_split(tmp_path):
     content = [(bytes([n + 1]), n) for n in range(8)]
     write_tfds(tmp_path, content[:5], test=content[5:])
     seen = {}
@@ -87,7 +88,7 @@ def test_a_tfds_set_is_read_once_for_its_labels_and_names(tmp_path, monkeypatch)
     monkeypatch.setattr(sources.tfds, "read", lambda *a: pytest.fail("read again"))
     assert opened() == ([4, 9], ["n01_7.JPEG", "n02_5.JPEG"])
     monkeypatch.undo()
-    assert opened("test") == ([1], ["5.1.0:test[0]"])  # its place, as it has no name
+    assert opened("test") == ([1], ["5.1.0:test[0]"])  # no file name
 
 
 def test_one_name_of_a_tfds_set_reads_one_record(tmp_path, monkeypatch):
@@ -100,8 +101,8 @@ def test_one_name_of_a_tfds_set_reads_one_record(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("indexed", [False, True])
-def test_a_damaged_record_of_a_tfds_set_is_a_bad_image(tmp_path, indexed):
-    """As in a pack: skipped, counted and named by its place; the labels and names of the others are there."""
+def test_a_damaged_record_of_a_tfds_set_gives_a_bad_image(tmp_path, indexed):
+    """The record is skipped, counted and named by its index; other labels and names are read."""
     Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "red.png")
     content = [((tmp_path / "red.png").read_bytes(), n) for n in range(200)]
     content[7] = (np.random.default_rng(0).bytes(200_000), 7)
@@ -154,7 +155,7 @@ def test_tfds_errors(tmp_path, name, message):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10:3.0.2"])
 def test_a_tfds_set_that_was_prepared_as_tfrecord(tmp_path, name):
-    """tfds's default; with a version it takes another way through tfds."""
+    """tfds's default; with a version it takes another path through tfds."""
     write_tfds(tmp_path, [(b"x", 4)], form="tfrecord")
     with pytest.raises(
         UserError,
@@ -173,8 +174,8 @@ def test_a_tfds_set_that_cannot_be_read(tmp_path):
         open_source("tfds:cifar10", "train", dir=str(tmp_path))
 
 
-def test_a_tfds_set_that_only_the_web_knows(tmp_path, monkeypatch):
-    """Online, tfds takes the sizes of splits from there, before anything is prepared."""
+def test_a_tfds_set_that_is_not_prepared_but_known_online(tmp_path, monkeypatch):
+    """With a connection, tfds knows the sizes of splits before the set is prepared."""
     tfds = pytest.importorskip("tensorflow_datasets")
     write_tfds(tmp_path / "prepared", [(b"x", 4)])
     splits = tfds.builder("cifar10", data_dir=tmp_path / "prepared").info.splits
