@@ -63,7 +63,7 @@ def main(arguments=None) -> int:
         "--index", type=int, default=0, help="also time the start with a folder of this many files"
     )
     parser.add_argument(
-        "--grain", action="store_true", help="only compare our reading processes with grain's"
+        "--grain", action="store_true", help="compare our reading processes with grain's, and nothing else"
     )
     options = parser.parse_args(arguments)
     source = Memory(jpegs(options.images, options.quality))
