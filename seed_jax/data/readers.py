@@ -3,8 +3,8 @@
 A worker has nothing to save, so the parent ends it with SIGKILL. When the parent ends, however it ends, the
 pipe to the worker breaks and the worker exits. When a worker ends, the parent raises an error. Workers block
 SIGINT and SIGTERM: terminals and clusters send these to the whole process group, and the parent needs batches
-until it has saved its state. grain's `mp_prefetch` is as fast, but its workers end at these signals and outlive a
-killed parent (experiments/benchmarks/README.md).
+until it has saved its state. grain's `mp_prefetch` is as fast, but its workers end at these signals and
+outlive a killed parent (experiments/benchmarks/README.md).
 """
 
 import atexit

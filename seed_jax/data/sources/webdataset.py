@@ -32,7 +32,7 @@ class WebDataset:
 
     The index is built once and cached. The id of an image is a hash of its name in the shard, or of shard and
     name if several shards have the same name. The label is the number in NAME.cls, or `label` in NAME.json.
-    A shard with the word train, val or test in its name belongs to that split.
+    If the words train and val or test occur in names of shards, each shard belongs to the split in its name.
 
     Args:
       pattern: a folder of .tar files, one .tar file, or a pattern with `*`, `?`, `{a,b}` or `{000..146}`.
