@@ -125,6 +125,7 @@ class EfficientNet(nn.Module):
     small_stem: bool = False
     dropout: float = 0.2
     drop_path: float = 0.2
+    remat: bool = False
     bn_epsilon: float = 1e-3
     bn_momentum: float = 0.99
     bn_group: int | None = None
@@ -146,12 +147,13 @@ class EfficientNet(nn.Module):
         x = act(norm("stem_bn", x))
         features = {"stem": x}
         stage, index = 0, 0
+        block_class = layers.block_class(MBConv, self.remat, train)
         for number, row in enumerate(STAGES, start=1):
             stage += row.stride == 2
             for i in range(repeats[number - 1]):
                 stride = 1 if i > 0 or (self.small_stem and stage == 1) else row.stride
                 pad, size = static_same(size, row.kernel, stride)
-                x = MBConv(
+                x = block_class(
                     features=layers.make_divisible(row.channels * self.width),
                     kernel=row.kernel,
                     stride=stride,

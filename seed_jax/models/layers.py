@@ -233,6 +233,15 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
+def block_class(block: type[nn.Module], remat: bool, train: bool) -> type[nn.Module]:
+    """`block`, or with `remat` in train mode a form of it that keeps only its inputs for the backward pass.
+
+    The backward pass computes the block again. Parameter names, values and dropout masks stay the same.
+    `block` is called as `block(x, train)` or `block(x, train, keys)`.
+    """
+    return nn.remat(block, static_argnums=(2,)) if remat and train else block
+
+
 def layer_number(name: str, stem: Collection[str], blocks: Sequence[str]) -> int:
     """Layer of a submodule or parameter of an architecture, for learning rates that grow with depth.
 

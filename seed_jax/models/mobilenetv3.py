@@ -114,6 +114,7 @@ class MobileNetV3(nn.Module):
     width: float = 1.0
     small_stem: bool = False
     dropout: float = 0.2
+    remat: bool = False
     bn_epsilon: float = 1e-5
     bn_momentum: float = 0.9
     bn_group: int | None = None
@@ -130,10 +131,11 @@ class MobileNetV3(nn.Module):
         x = layers.h_swish(norm("stem_bn", x))
         features = {"stem": x}
         stage = 0
+        block_class = layers.block_class(InvertedResidual, self.remat, train)
         for i, block in enumerate(self.blocks, start=1):
             stage += block.stride == 2
             hidden = layers.make_divisible(x.shape[-1] * block.expand)
-            x = InvertedResidual(
+            x = block_class(
                 hidden=hidden,
                 features=layers.make_divisible(block.channels * self.width),
                 kernel=block.kernel,

@@ -70,6 +70,7 @@ class ResNet(nn.Module):
     num_classes: int | None = None
     width: float = 1.0
     small_stem: bool = False
+    remat: bool = False
     bn_group: int | None = None
     dtype: Any = jnp.float32
 
@@ -82,10 +83,11 @@ class ResNet(nn.Module):
         features = {"stem": x}
         if not self.small_stem:
             x = max_pool(x, window=3, stride=2)
+        block_class = layers.block_class(self.block, self.remat, train)
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
-                block = self.block(
+                block = block_class(
                     base * 2**stage, stride, self.bn_group, self.dtype, name=f"layer{stage + 1}_{i}"
                 )
                 x = block(x, train)

@@ -93,6 +93,7 @@ class VisionTransformer(nn.Module):
     num_classes: int | None = None
     pool: str = "cls"
     drop_path: float = 0.0
+    remat: bool = False
     dtype: Any = jnp.float32
 
     undecayed: ClassVar[frozenset[str]] = frozenset({"pos_embed", "cls_token", "register_tokens"})
@@ -103,9 +104,10 @@ class VisionTransformer(nn.Module):
         pool_mean = _choice("pool", self.pool, {"cls": False, "mean": True})
         x = self._embed(form, x)
         features = {"stem": x}
+        block_class = layers.block_class(Block, self.remat, train)
         for i in range(self.depth):
             rate = self.drop_path * i / (self.depth - 1)
-            x = Block(self.heads, form, rate, self.dtype, name=f"block{i}")(x, train, keys)
+            x = block_class(self.heads, form, rate, self.dtype, name=f"block{i}")(x, train, keys)
             if (i + 1) % (self.depth // 4) == 0:
                 features[f"stage{4 * (i + 1) // self.depth}"] = x
         if pool_mean:

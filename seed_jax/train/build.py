@@ -184,7 +184,7 @@ def training(config: Config, mesh, length: Lengths, num_classes: int, loaded) ->
 
 
 # What other arrays, or training alone, differ by.
-NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", "dropout", "drop_path", "bn_momentum"}
+NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", "dropout", "drop_path", "bn_momentum", "remat"}
 
 
 def _settings(network: LinenNetwork) -> dict:
