@@ -107,11 +107,11 @@ def _rows_dot(a, b):
 
 
 def _seed_terms(tau_s, tau_t, student, teacher, queue, valid):
-    start = (
+    own = (
         (_rows_dot(student, teacher) / tau_s, teacher),
         (_rows_dot(teacher, teacher) / tau_t, teacher),
     )
-    (lse, predicted), (_, target) = readout((student, teacher), (tau_s, tau_t), start, queue, valid)
+    (lse, predicted), (_, target) = readout((student, teacher), (tau_s, tau_t), own, queue, valid)
     return lse - _rows_dot(student, target) / tau_s, (predicted - target) / tau_s
 
 

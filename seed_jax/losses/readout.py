@@ -20,14 +20,13 @@ from jax.sharding import PartitionSpec as P
 BLOCK = 2048  # rows at a time: enough for efficient matrix products, few enough to stay in the cache
 
 
-def readout(queries, temperatures, start, queue, valid):
+def readout(queries, temperatures, own, queue, valid):
     """Log-sum-exp and softmax mean of several sets of queries over one queue.
 
     Args:
       queries: tuple of float32 `[N, D]`, one for each set.
       temperatures: a float for each set.
-      start: for each set a logit `[N]` and an entry `[N, D]`, each query's own entry in addition to the
-        queue.
+      own: for each set a logit `[N]` and an entry `[N, D]`: each query's own entry, besides the queue.
       queue: float32 `[S, B, D]` or `[K, D]`.
       valid: bool `[S]`, `[S, B]` or `[K]`, which entries of the queue count; None if all do.
 
@@ -52,15 +51,15 @@ def readout(queries, temperatures, start, queue, valid):
     if queue.ndim == 2:
         queue, valid = queue[None], valid[None]
 
-    own = tuple(logit for logit, _ in start)
+    own_logits = tuple(logit for logit, _ in own)
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1 and queue.shape[1] % mesh.size == 0:
         axes = mesh.axis_names
 
-        def sharded(queries, own, queue, valid):
+        def sharded(queries, own_logits, queue, valid):
             merged = []
-            for top, total, weighted in _stream(queries, temperatures, own, queue, valid):
+            for top, total, weighted in _stream(queries, temperatures, own_logits, queue, valid):
                 highest = lax.pmax(top, axes)
                 scale = jnp.exp(top - highest)
                 merged.append(
@@ -69,27 +68,27 @@ def readout(queries, temperatures, start, queue, valid):
             return tuple(merged)
 
         columns = P(None, axes)
-        partial = jax.shard_map(
+        partials = jax.shard_map(
             sharded, mesh=mesh, in_specs=(P(), P(), columns, columns), out_specs=P(), check_vma=False
-        )(queries, own, queue, valid)
+        )(queries, own_logits, queue, valid)
     else:
-        partial = _stream(queries, temperatures, own, queue, valid)
+        partials = _stream(queries, temperatures, own_logits, queue, valid)
 
     results = []
-    for (top, total, weighted), (logit, entry) in zip(partial, start, strict=True):
+    for (top, total, weighted), (logit, entry) in zip(partials, own, strict=True):
         share = jnp.exp(logit - top)
         total = total + share
         results.append((top + jnp.log(total), (weighted + share[:, None] * entry) / total[:, None]))
     return tuple(results)
 
 
-def _stream(queries, temperatures, own, queue, valid):
+def _stream(queries, temperatures, own_logits, queue, valid):
     """Running (maximum, sum, weighted sum) over the rows of this device, from the own logits on."""
     queue, valid = queue.reshape(-1, queue.shape[-1]), valid.reshape(-1)
     rows = queue.shape[0]
     block = min(BLOCK, rows)
 
-    def step(carry, first):
+    def read_block(carry, first):
         begin = jnp.minimum(first, rows - block)  # the last block overlaps the one before: masked below
         entries = lax.dynamic_slice_in_dim(queue, begin, block)
         mask = lax.dynamic_slice_in_dim(valid, begin, block) & (begin + jnp.arange(block) >= first)
@@ -106,6 +105,6 @@ def _stream(queries, temperatures, own, queue, valid):
 
     empty = tuple(
         (logit, jnp.zeros_like(logit), jnp.zeros_like(query))
-        for logit, query in zip(own, queries, strict=True)
+        for logit, query in zip(own_logits, queries, strict=True)
     )
-    return lax.scan(step, empty, jnp.arange(0, rows, block))[0]
+    return lax.scan(read_block, empty, jnp.arange(0, rows, block))[0]

@@ -160,8 +160,8 @@ def _depthwise_dkernel(stride, pad, x, kernel, dy):
     k, (batch, height, width, channels) = kernel.shape[0], dy.shape
     x = _pad(x, pad, 0, extra=stride - 1)
 
-    def add_products(step, totals):
-        h, tap = step // (k * k), step % (k * k)
+    def add_products(index, totals):
+        h, tap = index // (k * k), index % (k * k)
         start = (0, h * stride + tap // k, tap % k, 0)
         x_row = lax.dynamic_slice(x, start, (batch, 1, stride * width, channels))[:, 0, ::stride]
         dy_row = lax.dynamic_index_in_dim(dy, h, axis=1, keepdims=False)

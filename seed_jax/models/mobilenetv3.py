@@ -168,8 +168,8 @@ class MobileNetV3(nn.Module):
         x = layers.h_swish(norm("last_bn", conv("last_conv", x, hidden, 1)))
         features["stage4"] = x
         x = layers.global_average(x)
-        width = layers.make_divisible(self.pooled_features * max(self.width, 1.0))
-        x = layers.h_swish(layers.narrow_linear(width, "classifier", self.dtype)(x))
+        pooled_features = layers.make_divisible(self.pooled_features * max(self.width, 1.0))
+        x = layers.h_swish(layers.narrow_linear(pooled_features, "classifier", self.dtype)(x))
         x = layers.Dropout(self.dropout, name="dropout")(x.astype(jnp.float32), train, keys)
         features["pooled"] = x
         if self.num_classes is not None:

@@ -221,12 +221,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool, keys):
-        parts = (
+        sublayers = (
             Attention(self.heads, self.dtype, name="attn"),
             MLP(self.form.quick_gelu, self.dtype, name="mlp"),
         )
-        for i, part in enumerate(parts, start=1):
-            y = part(_layer_norm(self.form, f"norm{i}")(x)).astype(jnp.float32)
+        for i, sublayer in enumerate(sublayers, start=1):
+            y = sublayer(_layer_norm(self.form, f"norm{i}")(x)).astype(jnp.float32)
             if self.form.layer_scale:
                 y = LayerScale(name=f"ls{i}")(y)
             x = x + layers.DropPath(self.drop_path, name=f"drop_path{i}")(y, train, keys)
