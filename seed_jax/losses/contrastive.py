@@ -6,7 +6,7 @@ queue]:
     L_i = -sum_j p_ij log softmax(z_i . d_j / tau)_j = lse_i - z_i . (sum_j p_ij d_j) / tau
     dL_i / dz_i = (sum_j softmax_ij d_j - sum_j p_ij d_j) / tau
 
-Both therefore need only log-sum-exps and softmax means over the queue (`readout.py`). No `[B, K]` array is
+Both therefore need only log-sum-exps and softmax means over the queue (`readout.py`). No `[N, K]` array is
 formed, nor kept for the backward pass. Everything is float32, matrix products at the highest precision: in
 bfloat16 the values just below 1 are 0.0039 apart, which is 0.39 logits at temperature 0.01.
 """
@@ -124,7 +124,7 @@ def _info_nce_terms(tau, query, key, queue, valid):
 def _with_streamed_gradient(terms, temperatures: int):
     """A loss with a gradient for z alone, from `terms(*temperatures, z, …) -> (loss [N], dloss/dz [N, D])`.
 
-    The forward computes the gradient too, so the backward pass reads the queue no second time.
+    The forward computes the gradient too, so the backward pass does not read the queue again.
     """
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=tuple(range(temperatures)))

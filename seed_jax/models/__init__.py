@@ -50,9 +50,7 @@ def create(
       precision: `fp32` or `bf16`, of convolutions and matrix products.
       bn_group: samples per group of batch statistics (`layers.BatchNorm`); None for the whole batch. It has
         no effect on an architecture without batch norm.
-      **options: fields of the architecture's module, such as `num_classes`, `width`, `small_stem`, `dropout`
-      or
-        `remat`.
+      **options: fields of the architecture's module, such as `num_classes`, `width`, `small_stem` or `remat`.
 
     Raises:
       UserError: the name, the precision or an option is unknown; the message names the nearest known one.
