@@ -9,6 +9,8 @@ import pytest
 
 from seed_jax import models
 from seed_jax.models import efficientnet, mobilenetv3, resnet, vit
+from seed_jax.weights import saving
+from seed_jax.weights.recognition import Recognised
 
 BLOCKS = (
     mobilenetv3.Block(3, 1, 8, True, "relu", 1),
@@ -69,3 +71,17 @@ def test_eval_mode_is_the_same_program():
         for network in (plain, remat)
     ]
     assert programs[0] == programs[1]
+
+
+def test_a_trained_network_can_be_exported_as_without_remat():
+    network = models.create("resnet18", width=0.125)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = {
+        collection: {"backbone": jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), tree)}
+        for collection, tree in shapes.items()
+    }
+    names = [
+        saving.offered(Recognised("resnet", "resnet18", options, None, "torchvision"), variables).keys()
+        for options in ({"width": 0.125}, {"width": 0.125, "remat": True})
+    ]
+    assert names[0] == names[1] >= {"torchvision", "moco"}
