@@ -153,12 +153,12 @@ class Joined:
 
     def apply(self, variables, x, train, keys=None):
         backbone, state = self.backbone.apply(
-            _of_part(variables, "backbone"), x, train and self.backbone_train, keys
+            _of(variables, "backbone"), x, train and self.backbone_train, keys
         )
         features, states = backbone, {"backbone": state}
         for name, part in self.parts.items():
             part_keys = None if keys is None else rng_lib.fold(keys, zlib.crc32(name.encode()))
-            added, states[name] = _apply(part, _of_part(variables, name), features, train, part_keys)
+            added, states[name] = _apply(part, _of(variables, name), features, train, part_keys)
             features = _with(features, added, name, backbone)
         return features, _by_collection(states)
 
@@ -209,11 +209,14 @@ def _apply(module, variables, inputs, train, keys):
 
 
 def _by_collection(trees):
-    """{part: {collection: tree}} -> {collection: {part: tree}}."""
-    collections = sorted({name for tree in trees.values() for name in tree})
-    return {name: {part: tree[name] for part, tree in trees.items() if name in tree} for name in collections}
+    """{name: {collection: tree}} -> {collection: {name: tree}}, for the backbone and the parts."""
+    collections = sorted({collection for tree in trees.values() for collection in tree})
+    return {
+        collection: {name: tree[collection] for name, tree in trees.items() if collection in tree}
+        for collection in collections
+    }
 
 
-def _of_part(variables, part):
-    """{collection: {part: tree}} -> {collection: tree} of one part."""
-    return {name: trees[part] for name, trees in variables.items() if part in trees}
+def _of(variables, name):
+    """{collection: {name: tree}} -> {collection: tree} of the backbone or of one part."""
+    return {collection: trees[name] for collection, trees in variables.items() if name in trees}

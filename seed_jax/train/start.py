@@ -10,7 +10,7 @@ from seed_jax.errors import UserError
 from seed_jax.models.network import LinenNetwork
 
 # Settings that describe other arrays, or matter to training alone.
-NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", "dropout", "drop_path", "bn_momentum"}
+NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", "dropout", "drop_path", "bn_momentum", "remat"}
 
 
 def load(config: Config, backbone: LinenNetwork):

@@ -1,8 +1,8 @@
 """Parameter counts, shapes, and forward parity with the PyTorch models that SEED's authors released.
 
-The golden numbers were computed with jacobswan1/SEED @f236cac (seed/architectures/moco/moco_resnet.py and
-mobilenet/mobilenetv3.py; torch 2.13 CPU, 10 classes, dropout off), every tensor of the state_dict being
-`tensor(key, shape)` below and the images `images()`, NCHW there.
+The golden numbers come from jacobswan1/SEED @f236cac (seed/architectures/moco/moco_resnet.py and
+mobilenet/mobilenetv3.py) on torch 2.13 CPU, with 10 classes and without dropout. Each tensor of the
+state_dict is `tensor(key, shape)` below, and the images are `images()` in NCHW.
 """
 
 import functools
@@ -37,8 +37,8 @@ PARAMETERS = {
     "efficientnet_lite2": 6_092_072,
 }
 
-# First four logits of the first image in eval and in train mode; after the latter, the first three
-# running variances of the last batch norm.
+# The first four logits of the first image in eval and in train mode, the last batch norm, and its first three
+# running variances after the forward in train mode.
 GOLDEN = {
     "resnet18": (
         [1.2155627, 1.0229986, -4.4547205, 1.0211108],
@@ -77,7 +77,7 @@ def images():
 
 
 def torch_module(name, path, unexpanded):
-    """The name in the PyTorch model of the layer at a path of ours."""
+    """Name in the PyTorch model of our layer at `path`."""
     if name.startswith("resnet"):
         path = path.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
         return re.sub(r"layer(\d)_(\d+)/", r"layer\1.\2.", path)
@@ -110,7 +110,7 @@ def torch_module(name, path, unexpanded):
 
 
 def filled(name, shapes):
-    """Our variables with the values that `tensor` gives the same ones of the PyTorch model."""
+    """Our variables with the values that `tensor` gives the tensors of the PyTorch model."""
     flat = flax.traverse_util.flatten_dict(shapes, sep="/")
     blocks = {path.split("/")[1] for path in flat if "/block" in path}
     unexpanded = {block for block in blocks if f"params/{block}/expand_conv/kernel" not in flat}

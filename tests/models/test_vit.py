@@ -202,7 +202,7 @@ def test_drop_path_drops_whole_samples_by_their_keys():
 
 def test_drop_path_without_keys_is_an_error():
     network, x = tiny(drop_path=0.5), images()
-    with pytest.raises(UserError, match="one key a sample"):
+    with pytest.raises(UserError, match="one key per sample"):
         network.apply(drawn(network, x), x, train=True)
 
 
@@ -274,11 +274,13 @@ def test_layers_of_a_depth_of_12_as_in_mae():
 
 
 def test_what_does_not_fit_is_said():
-    with pytest.raises(UserError, match="side of 10 is no multiple of patch=4"):
+    with pytest.raises(UserError, match="side is 10 pixels, which is not a multiple of patch=4: use 8"):
         tiny().init(jax.random.key(0), images(10))
-    with pytest.raises(UserError, match="Unknown form='dinov3'"):
+    with pytest.raises(
+        UserError, match="Unknown form of a vision transformer 'dinov3': did you mean 'dinov2'"
+    ):
         tiny(form="dinov3").init(jax.random.key(0), images())
-    with pytest.raises(UserError, match="Unknown pool='max'"):
+    with pytest.raises(UserError, match="Unknown pool of a vision transformer 'max': "):
         tiny(pool="max").init(jax.random.key(0), images())
     with pytest.raises(UserError, match="option of vit_base 'width'"):
         models.create("vit_base", width=2)
