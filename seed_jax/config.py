@@ -1,4 +1,4 @@
-"""Turns an `ml_collections.ConfigDict`, which config files and the command line edit, into frozen dataclasses.
+"""Turns the `ml_collections.ConfigDict` that config files and the command line edit into frozen dataclasses.
 
 No other file sees a ConfigDict. Every section is built as `Section(**section)`, so that a misspelt or unused
 key is an error.
@@ -337,7 +337,7 @@ def default(method: str) -> ml_collections.ConfigDict:
 
 
 def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """The variant that `--config=configs/x.py:NAME` names: '' is the config itself; every file has 'smoke'."""
+    """The variant NAME of `--config=configs/x.py:NAME`: '' is the config itself; every file has 'smoke'."""
     if name in ("", "smoke"):
         return smoke(config) if name else config
     raise UserError(f"Unknown config variant '{name}': use 'smoke', or a variant from the file's header.")
@@ -370,7 +370,7 @@ def resolve(raw: ml_collections.ConfigDict) -> Config:
     """The frozen form of a ConfigDict.
 
     Raises:
-      UserError: an unknown section, key or method, or a value that cannot be; names the nearest that exists.
+      UserError: a section, key or method is unknown (names the nearest known one), or a value is not allowed.
     """
     values = raw.to_dict()
     for name in values:
@@ -390,19 +390,19 @@ def resolve(raw: ml_collections.ConfigDict) -> Config:
 
 
 def keys() -> list[str]:
-    """The keys of all sections, with those of every method."""
+    """All keys, `section.name`, those of every method included."""
     sections = [*SECTIONS.items(), *(("method", method) for method in METHODS.values())]
-    found = {f"{name}.{field.name}" for name, cls in sections for field in dataclasses.fields(cls)}
-    return sorted(found | {"method.name"})
+    names = {f"{name}.{field.name}" for name, cls in sections for field in dataclasses.fields(cls)}
+    return sorted(names | {"method.name"})
 
 
 def check_splits(data: Data) -> None:
-    """Raises `UserError` when the bank that probes learn from holds the images that they are tested on."""
+    """Raise `UserError` if the bank that probes learn from contains the images that they are tested on."""
     bank = data.bank or data.train
     if bank in ("all", data.val, data.test):
         key = "data.bank" if data.bank else "data.train"
         raise UserError(
-            f"{key} is '{bank}', which holds the images of data.val or data.test: use --config.{key}=train, "
+            f"{key} is '{bank}', which contains the images of data.val or data.test: use --config.{key}=train, "
             "or --config.evals.names=top1 to train without kNN."
         )
 
