@@ -57,7 +57,7 @@ TFLOPS = flags.DEFINE_float("tflops", None, "With --plan: peak TFLOP/s of one de
 
 
 def parse(argv):
-    """Parse as absl does; a mistake in the command line or the config file is one sentence and exit code 1."""
+    """Parse as absl does, but a mistake of the user prints one sentence and ends with exit code 1."""
     try:
         arguments = flags.FLAGS(argv)
         CONFIG.value.keys()  # an unreadable file raises only here

@@ -402,8 +402,8 @@ def check_splits(data: Data) -> None:
     if bank in ("all", data.val, data.test):
         key = "data.bank" if data.bank else "data.train"
         raise UserError(
-            f"{key} is '{bank}', which contains the images of data.val or data.test: use --config.{key}=train, "
-            "or --config.evals.names=top1 to train without kNN."
+            f"{key} is '{bank}', which contains the images of data.val or data.test: use "
+            f"--config.{key}=train, or --config.evals.names=top1 to train without kNN."
         )
 
 
