@@ -13,7 +13,7 @@ def test_a_file_appears_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_was_there_stays_when_writing_fails(tmp_path):
+def test_the_old_content_stays_when_writing_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), files.whole(path) as file:
@@ -24,7 +24,7 @@ def test_what_was_there_stays_when_writing_fails(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", None])
-def test_what_is_no_json_object_is_one_sentence(tmp_path, content):
+def test_anything_but_a_json_object_is_an_error_of_one_sentence(tmp_path, content):
     path = tmp_path / "config.json"
     if content is None:
         path.mkdir()
