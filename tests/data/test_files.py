@@ -4,7 +4,7 @@ from seed_jax.data import files
 from seed_jax.errors import UserError
 
 
-def test_a_file_appears_whole(tmp_path):
+def test_a_file_appears_at_the_end_with_all_its_content(tmp_path):
     path = tmp_path / "a.txt"
     with files.whole(path, "w") as file:
         file.write("new")
