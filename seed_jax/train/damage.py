@@ -55,11 +55,8 @@ def repair(directory: Path, score: Callable[[int], float | None]) -> list[str]:
         )
     sentences = [_repair_score(path, score) for path in damaged if path.name != WINDOW]
     for path in windows:
-        sentences.append(
-            set_aside(
-                directory, int(path.parent.name), f"The checkpoint {path.parent} is damaged (its window)"
-            )
-        )
+        reason = f"The checkpoint {path.parent} is damaged (its window)"
+        sentences.append(set_aside(directory, int(path.parent.name), reason))
     return sentences
 
 
