@@ -52,6 +52,9 @@ STAGES = (
 )
 
 
+STEM = {"stem_conv", "stem_bn"}
+
+
 class SqueezeExcite(nn.Module):
     """Channel gates from the pooled map: Linear to `hidden`, swish, Linear back, sigmoid."""
 
@@ -174,6 +177,25 @@ class EfficientNet(nn.Module):
             features["logits"] = fc(x).astype(jnp.float32)
         return features
 
+    @property
+    def layers(self) -> int:
+        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
+        return 1 + len(self._blocks())
+
+    @nn.nowrap
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer of the parameter at a path such as `('block2_0', 'project_conv', 'kernel')`.
+
+        Layer 0 is the stem: `stem_conv`, `stem_bn`. Block i, counted from 0, is layer
+        i + 1. Everything behind the blocks is layer `layers`.
+        """
+        return layers.layer_number(path[0], STEM, self._blocks())
+
+    @nn.nowrap
+    def _blocks(self):
+        return [f"block{stage}_{i}" for stage, n in enumerate(self._repeats(), start=1) for i in range(n)]
+
+    @nn.nowrap
     def _repeats(self):
         scaled = [math.ceil(self.depth * stage.repeats) for stage in STAGES]
         return [1, *scaled[1:-1], 1] if self.lite else scaled

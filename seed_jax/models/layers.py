@@ -3,6 +3,7 @@
 import functools
 import math
 import zlib
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -230,6 +231,20 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     """`channels` rounded to a multiple of `divisor`, but never below 90 % of it (d-li14/mobilenetv3)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def layer_number(name: str, stem: Collection[str], blocks: Sequence[str]) -> int:
+    """Layer of a submodule or parameter of an architecture, for learning rates that grow with depth.
+
+    0 if `name` is in `stem`, i + 1 for `blocks[i]`, `len(blocks) + 1` for everything else (norms, heads), as
+    in BEiT (Bao et al. 2022; microsoft/unilm, beit/optim_factory.py) and MAE (util/lr_decay.py).
+
+    >>> [layer_number(name, {"conv1"}, ["block0", "block1"]) for name in ("conv1", "block0", "block1", "fc")]
+    [0, 1, 2, 3]
+    """
+    if name in stem:
+        return 0
+    return 1 + (blocks.index(name) if name in blocks else len(blocks))
 
 
 def _channels(vector: jax.Array, ndim: int) -> jax.Array:

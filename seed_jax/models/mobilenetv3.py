@@ -60,6 +60,7 @@ SMALL = (
     Block(5, 6, 96, True, "h_swish", 1),
 )
 
+STEM = {"stem_conv", "stem_bn"}
 ACTIVATIONS = {"relu": nn.relu, "h_swish": layers.h_swish}
 
 
@@ -157,6 +158,24 @@ class MobileNetV3(nn.Module):
             fc = layers.narrow_linear(self.num_classes, "fc", self.dtype)
             features["logits"] = fc(x).astype(jnp.float32)
         return features
+
+    @property
+    def layers(self) -> int:
+        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
+        return 1 + len(self._blocks())
+
+    @nn.nowrap
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer of the parameter at a path such as `('block1', 'project_conv', 'kernel')`.
+
+        Layer 0 is the stem: `stem_conv`, `stem_bn`. Block i, counted from 0, is layer
+        i + 1. Everything behind the blocks is layer `layers`.
+        """
+        return layers.layer_number(path[0], STEM, self._blocks())
+
+    @nn.nowrap
+    def _blocks(self):
+        return [f"block{i}" for i in range(1, len(self.blocks) + 1)]
 
 
 def _conv_and_norm(module, batch_norm, train):

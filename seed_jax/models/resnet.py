@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from seed_jax.models import layers
 from seed_jax.models.conv import max_pool
 
+STEM = {"conv1", "bn1"}
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a skip; `features` channels out."""
@@ -93,6 +95,24 @@ class ResNet(nn.Module):
             fc = layers.torch_linear(self.num_classes, x.shape[-1], "fc", self.dtype)
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
+
+    @property
+    def layers(self) -> int:
+        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
+        return 1 + len(self._blocks())
+
+    @nn.nowrap
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer of the parameter at a path such as `('layer1_0', 'conv1', 'kernel')`.
+
+        Layer 0 is the stem: `conv1`, `bn1`. Block i, counted from 0, is layer
+        i + 1. Everything behind the blocks is layer `layers`.
+        """
+        return layers.layer_number(path[0], STEM, self._blocks())
+
+    @nn.nowrap
+    def _blocks(self):
+        return [f"layer{stage}_{i}" for stage, depth in enumerate(self.depths, start=1) for i in range(depth)]
 
 
 def _conv_and_norm(module, train):

@@ -18,7 +18,7 @@ mlp/fc2}`, `norm` (or `fc_norm`), `fc` for `head`; CLIP's `ln_pre` is `norm_pre`
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -60,6 +60,8 @@ FORMS = {
     "dinov2_registers": Form(layer_scale=True, registers=4, antialias=True),
 }
 
+STEM = {"patch_embed", "cls_token", "pos_embed", "register_tokens", "norm_pre"}
+
 # timm's `trunc_normal_(std=0.02)`, which cuts at +-2, a hundred deviations away.
 token_init = nn.initializers.normal(0.02)
 
@@ -93,6 +95,8 @@ class VisionTransformer(nn.Module):
     drop_path: float = 0.0
     dtype: Any = jnp.float32
 
+    undecayed: ClassVar[frozenset[str]] = frozenset({"pos_embed", "cls_token", "register_tokens"})
+
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
         form = _choice("form", self.form, FORMS)
@@ -114,6 +118,24 @@ class VisionTransformer(nn.Module):
             fc = _linear(self.num_classes, "fc", self.dtype)
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
+
+    @property
+    def layers(self) -> int:
+        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
+        return 1 + len(self._blocks())
+
+    @nn.nowrap
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer of the parameter at a path such as `('block3', 'attn', 'qkv', 'kernel')`.
+
+        Layer 0 is the stem: patches, tokens, positions, CLIP's first norm. Block i, counted from 0, is layer
+        i + 1. Everything behind the blocks is layer `layers`.
+        """
+        return layers.layer_number(path[0], STEM, self._blocks())
+
+    @nn.nowrap
+    def _blocks(self):
+        return [f"block{i}" for i in range(self.depth)]
 
     def _embed(self, form, x):
         """Patches, cls token and positions, then registers and CLIP's norm."""

@@ -1,8 +1,8 @@
 """Save checkpoints asynchronously with Orbax, keep the newest and the best, restore them exactly.
 
-A checkpoint has two trees: `model` (parameters and model state, which a later run can load as its teacher or
-student) and `train` (step, optimizer state, aux). The position in the data follows from the step
-(`data/pipeline.py`), so a run resumes from these two trees alone.
+A checkpoint has two trees: `model` (parameters and model state) and `train` (step, optimizer state, aux,
+EMA). A third tree, `served`, has the variables for later runs where these are not those of `model`. The
+position in the data follows from the step (`data/pipeline.py`), so a run resumes from these trees alone.
 """
 
 import contextlib
@@ -62,7 +62,9 @@ class Checkpoints:
         newest = self._orbax.latest
         return None if newest is None else newest.step
 
-    def save(self, state: TrainState, step: int, score: float | None, log: dict | None = None) -> None:
+    def save(
+        self, state: TrainState, step: int, score: float | None, log: dict | None = None, served=None
+    ) -> None:
         """Start to write a checkpoint.
 
         The arrays are copied before this returns, so the caller may donate `state` right away.
@@ -70,6 +72,7 @@ class Checkpoints:
         Args:
           score: the probe's score at this step, if there is one.
           log: the monitor's state; must be JSON.
+          served: variables `{'params': …, …}` for later runs; None for the state's own.
 
         Raises:
           UserError: the previous checkpoint could not be written, or this one cannot be started, for example
@@ -77,6 +80,8 @@ class Checkpoints:
         """
         self.wait()
         trees = {"model": _model(state), "train": _train(state)}
+        if served is not None and not _same_arrays(_split(served), trees["model"]):
+            trees["served"] = _split(served)
         metrics = None if score is None else {"score": score}
         with self._writing(step):
             self._orbax.save_checkpointables_async(
@@ -101,7 +106,12 @@ class Checkpoints:
         steps = [saved.step for saved in self._orbax.checkpoints][::-1]
         for step in steps:
             read = functools.partial(
-                _load, self._orbax.load_checkpointables, step, self.directory, _model(like), _train(like)
+                _load,
+                self._orbax.load_checkpointables,
+                step,
+                self.directory,
+                model=_model(like),
+                train=_train(like),
             )
             trees, error, stuck = damage.read_together(read, self.directory / str(step))
             if error is None:
@@ -215,7 +225,7 @@ class Checkpoints:
 
 
 def load_model(workdir: Path, like: dict, *, best: bool = False) -> tuple[dict, int]:
-    """Load the student's variables from a run.
+    """Load the variables of a run for later use: its `served` tree, or `model` where there is no other.
 
     Args:
       like: variables `{'params': …, …}`, arrays or abstract arrays, with the shapes, dtypes and shardings to
@@ -243,14 +253,14 @@ def load_model(workdir: Path, like: dict, *, best: bool = False) -> tuple[dict, 
         if saved is None:
             which = "scored" if best else "finished"
             raise UserError(f"{workdir} holds no {which} checkpoint: let its run reach the first one.")
-        model = {"params": like["params"], "model_state": {k: v for k, v in like.items() if k != "params"}}
+        name = "served" if (directory / str(saved.step) / "served").exists() else "model"
         try:
-            trees = _load(orbax.load_checkpointables, saved.step, directory, model)
+            trees = _load(orbax.load_checkpointables, saved.step, directory, **{name: _split(like)})
         except UserError as error:
             raise UserError(
                 f"{error}; start its run again, which resumes from the newest checkpoint that can be read."
             ) from error
-    return {"params": trees["model"]["params"], **trees["model"]["model_state"]}, saved.step
+    return {"params": trees[name]["params"], **trees[name]["model_state"]}, saved.step
 
 
 def _model(state):
@@ -258,12 +268,23 @@ def _model(state):
 
 
 def _train(state):
-    return {"step": state.step, "opt_state": state.opt_state, "aux": state.aux}
+    ema = {"ema": state.ema} if state.ema else {}
+    return {"step": state.step, "opt_state": state.opt_state, "aux": state.aux, **ema}
 
 
-def _load(load, step, directory, model, train=None):
-    abstract = {"model": model} if train is None else {"model": model, "train": train}
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract)
+def _split(variables):
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+    return {"params": variables["params"], "model_state": state}
+
+
+def _same_arrays(a, b):
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    return all(x is y for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def _load(load, step, directory, **trees):
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trees)
     try:
         return load(step, abstract)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -27,7 +27,7 @@ from experiments.reliability.processes import (
 )
 from seed_jax import models, parallel
 from seed_jax.data.pipeline import eval_batches
-from seed_jax.evals import online
+from seed_jax.evals import base
 from seed_jax.train import loop, monitor
 from seed_jax.train.stop import Stopped, StopRequest
 
@@ -100,7 +100,7 @@ def test_stopped_run_saves_and_resumes_bitwise(tmp_path, send, whole, capsys):
 
 
 PROBED = {
-    "evals.knn": True,
+    "evals.names": ("knn",),
     "evals.every_epochs": 4 / PASS,  # probes at multiples of 4, and of 5 with the checkpoints
     "evals.bank_size": 32,
     "evals.batch_size": 64,
@@ -181,7 +181,7 @@ def test_a_stop_abandons_a_probe_and_the_resumed_run_repeats_it(tmp_path, monkey
                     os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(online, "eval_batches", batches)
+    monkeypatch.setattr(base, "eval_batches", batches)
     options = {"log.every_steps": 50}
     with pytest.raises(Stopped) as stopped:
         run(tmp_path / "cut", **PROBED, **options)
