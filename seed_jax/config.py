@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from seed_jax.data.photometric import PRESETS
+from seed_jax.data.pipeline import CROPS, LAST
 from seed_jax.errors import UserError, unknown
 from seed_jax.evals import EVALUATORS
 from seed_jax.methods import METHODS
@@ -17,25 +18,29 @@ from seed_jax.methods import METHODS
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where images come from and how a view is cut.
+    """The source of the images and the views that are cut from them.
 
     Attributes:
       source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'filelist',
-        'npz', 'webdataset', 'arrayrecord', 'tfds:NAME'; or 'photographs': a folder where there is a dir,
-        else 'photos6'.
-      dir: the folder, the file or pattern, or the tfds data_dir.
-      subset: share of the training split, such as '1%' of each class, drawn by train.seed or as '1%@3' by 3,
-        or a file that lists its images; '' for all of it.
-      train: split that is trained on.
-      val: split that probes during training look at, and that choices are made on.
-      test: split that is reported, at the end only.
+        'npz', 'webdataset', 'arrayrecord', 'tfds:NAME'; or 'photographs', which means 'folder' when `dir` is
+        set, else 'photos6'.
+      dir: the folder, file or pattern, or the data_dir of tensorflow-datasets.
+      subset: share of the training split, such as '1%' of each class, drawn by train.seed, or by seed 3 as
+        '1%@3'; or a file that lists the images; '' for the whole split.
+      train: split to train on.
+      val: split for probes during training and for choices.
+      test: split for the scores reported at the end.
       bank: split that the online kNN searches; '' for the training split.
       batch_size: over all devices.
       image_size: side of a view, pixels.
-      crop_scale: range of the crop's share of the image area, within (0, 1].
-      flip: probability of a horizontal flip.
+      crop_scale: range of the crop's share of the image area, within (0, 1]; used by crop 'random' only.
+      flip: probability of mirroring a view left to right.
       photometric: preset of `data/photometric.py`.
-      workers: reading processes of each training process; 0 for threads alone. The batches are the same.
+      workers: reading processes per training process; 0 reads in threads. The batches are the same.
+      crop: 'random' (random-resized crop), 'pad' (pad with black, then a random window, usual for CIFAR) or
+        'centre' (as in evaluation); see `ViewSpec`.
+      padding: black pixels added on each side; used by crop 'pad' only.
+      last: 'drop' leaves out the incomplete last batch of an epoch, 'keep' trains on it as a shorter batch.
     """
 
     source: str = "digits"
@@ -51,9 +56,14 @@ class Data:
     flip: float = 0.5
     photometric: str = "mocov2"
     workers: int = 0
+    crop: str = "random"
+    padding: int = 4
+    last: str = "drop"
 
     def check(self) -> None:
         _choice("data.photometric", self.photometric, PRESETS)
+        _choice("data.crop", self.crop, CROPS)
+        _choice("data.last", self.last, LAST)
         for name in ("batch_size", "image_size"):
             _above_0("data", self, name)
         scale = self.crop_scale
@@ -64,7 +74,8 @@ class Data:
             "two shares of the area, 0 < low <= high <= 1",
         )
         _require("data.flip", self.flip, 0 <= self.flip <= 1, "0 to 1")
-        _not_below_0("data", self, "workers")
+        for name in ("workers", "padding"):
+            _not_below_0("data", self, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +226,8 @@ class Train:
       precision: 'fp32' (on GPUs XLA's default, TF32), or 'bf16' for convolutions and matrix products.
       bn_group: BatchNorm statistics over groups of so many samples, as on the papers' eight GPUs of 32
         images each; 0 for the whole batch.
-      accumulate: shares that a batch is computed in, one after the other, to save memory; the gradients are
-        averaged. Methods with a queue refuse it.
+      accumulate: micro-batches per step, computed one after the other to save memory; their gradients are
+        averaged. Methods with a queue refuse more than 1.
       ema: decay of a moving average of the student's weights and statistics, updated after each step, which
         is then probed, exported and loaded by later runs; 0 for none.
       checkpoint_epochs: epochs between checkpoints, each with a probe.

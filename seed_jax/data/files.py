@@ -1,4 +1,4 @@
-"""Write files atomically, read JSON, and find the user's cache folder."""
+"""Writing files atomically, reading JSON, and the user's cache folder."""
 
 import contextlib
 import json
@@ -10,12 +10,13 @@ from seed_jax.errors import UserError
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike, mode: str = "wb"):
-    """A context with an open file that replaces `path` in one step at the end.
+    """Open a temporary file for writing and rename it to `path` when the block ends.
 
-    If the block raises or the machine stops, `path` keeps its old content.
+    If the block raises or the machine stops, `path` keeps its old content, or still does not exist.
 
     Args:
-      mode: as for `open`.
+      path: the file to replace or create.
+      mode: "wb" for bytes, "w" for text.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -31,14 +32,14 @@ def whole(path: str | os.PathLike, mode: str = "wb"):
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON object; raise `UserError` if the file cannot be read or contains anything else."""
+    """The JSON object in a file; raises `UserError` if it cannot be read or is not a JSON object."""
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read ({why}): restore it, or use another folder.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}): restore it, or use another folder.") from error
     return content
 
 

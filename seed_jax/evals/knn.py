@@ -29,8 +29,8 @@ class Knn:
 
     def run(self, variables) -> dict[str, float]:
         """`{'knn': accuracy in [0, 1]}`."""
-        bank, bank_labels = self._features.get("bank", variables)
         queries, query_labels = self._features.get("queries", variables)
+        bank, bank_labels = self._features.get("bank", variables)
         accuracy = knn(
             bank[self._feature],
             bank_labels,

@@ -4,7 +4,7 @@ from seed_jax.data import files
 from seed_jax.errors import UserError
 
 
-def test_a_file_appears_at_the_end_with_all_its_content(tmp_path):
+def test_a_file_appears_in_one_step(tmp_path):
     path = tmp_path / "a.txt"
     with files.whole(path, "w") as file:
         file.write("new")
@@ -13,7 +13,7 @@ def test_a_file_appears_at_the_end_with_all_its_content(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_old_content_stays_when_writing_fails(tmp_path):
+def test_the_old_file_stays_when_writing_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), files.whole(path) as file:
@@ -24,7 +24,7 @@ def test_the_old_content_stays_when_writing_fails(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", None])
-def test_anything_but_a_json_object_is_an_error_of_one_sentence(tmp_path, content):
+def test_a_file_without_a_json_object_is_a_user_error(tmp_path, content):
     path = tmp_path / "config.json"
     if content is None:
         path.mkdir()
