@@ -122,7 +122,9 @@ def read_npz(path) -> dict[str, np.ndarray]:
         members = mapped.zip_members(path, file)
         return {name.removesuffix(".npy"): _npy(mapped.view(file, *span)) for name, span in members.items()}
     except ValueError as error:
-        raise UserError(f"{path} cannot be read as an .npz file ({error}): write it with np.savez.") from error
+        raise UserError(
+            f"{path} cannot be read as an .npz file ({error}): write it with np.savez."
+        ) from error
 
 
 def _npy(data):

@@ -1,5 +1,5 @@
-"""Tensor names of EfficientNet: lukemelas/EfficientNet-PyTorch's, which the Lite package shares; SEED's, which
-call the classifier `fc`; torchvision's; timm's.
+"""Tensor names of EfficientNet in lukemelas/EfficientNet-PyTorch, the Lite package, torchvision and timm, and
+in SEED, which calls the classifier `fc`.
 
 timm gives its TensorFlow form (`tf_efficientnet_b0`, our `efficientnet_b0`) and its own form
 (`efficientnet_b0`, our `efficientnet_b0_torchvision`) the same tensor names, so the user must say which form

@@ -28,10 +28,12 @@ TIMM_SEPARABLE = TIMM_EXPANDED | {
 
 
 def torchvision(block: str, layer: str, paths: Collection[str]) -> str | None:
-    """Return the layer's name, e.g. `block.1.1` for `depthwise_bn`; it numbers the sublayers that the block has."""
+    """Return the layer's name, e.g. `block.1.1` for `depthwise_bn`; missing sublayers are not counted."""
     sublayers = [sublayer for sublayer, leaf in SUBLAYERS.items() if f"{block}/{leaf}" in paths]
     sublayer, _, kind = layer.replace("/", "_").partition("_")
-    return f"block.{sublayers.index(sublayer)}.{TORCHVISION[kind]}" if sublayer in sublayers and kind in TORCHVISION else None
+    if sublayer not in sublayers or kind not in TORCHVISION:
+        return None
+    return f"block.{sublayers.index(sublayer)}.{TORCHVISION[kind]}"
 
 
 def timm(block: str, layer: str, paths: Collection[str]) -> str | None:

@@ -21,8 +21,8 @@ def load(spec, network, *, where: str = "teacher.weights", part: str | None = No
     A head or classifier in the file that the network lacks is left out.
 
     Args:
-      spec: a `.pth`, `.pth.tar`, `.pt`, `.safetensors` or `.npz` file, the workdir of a run, or `pip:NAME` for
-        a name in `source.PACKAGES`. An `.npz` has our own names, e.g. `params/backbone/conv1/kernel`.
+      spec: a `.pth`, `.pth.tar`, `.pt`, `.safetensors` or `.npz` file, the workdir of a run, or `pip:NAME`
+        for a name in `source.PACKAGES`. An `.npz` has our own names, e.g. `params/backbone/conv1/kernel`.
       network: the `Joined` network to load.
       where: the config key or argument to name in messages.
       part: which network to read from a file with two: `student` or `teacher`. By default the student of
@@ -40,8 +40,8 @@ def load(spec, network, *, where: str = "teacher.weights", part: str | None = No
         listed = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in faults.items())
         likeliest = recognition.candidates(path, state, None)[0]
         raise UserError(
-            f"{where}: {path} does not fit the network ({listed}): the file has {likeliest}{likeliest.advice}; "
-            "configure that network or give another file."
+            f"{where}: {path} does not fit the network ({listed}): configure the network in the file, "
+            f"{likeliest}{likeliest.advice}, or give another file."
         )
     variables = {}
     for name in traverse_util.flatten_dict(template, sep="/"):
@@ -73,8 +73,8 @@ def match(
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Match the tensors of a file with the leaves of a network, given as shapes by path.
 
-    Returns (arrays, faults): views in our layout by leaf; and what does not fit, as lists of names in the file
-    under `missing`, `unexpected` and `of another shape`, empty lists left out.
+    Returns (arrays, faults). `arrays`: views in our layout, by leaf. `faults`: the names in the file that are
+    `missing`, `unexpected` and `of another shape`; empty lists are left out.
     """
     names = heads.names(state.naming, state.head_style, leaves)
     arrays, missing, misshaped = {}, [], []

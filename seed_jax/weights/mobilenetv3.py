@@ -1,4 +1,4 @@
-"""Tensor names of MobileNetV3 in d-li14/mobilenetv3.pytorch, and in SEED, which calls the last Linear `fc`."""
+"""Tensor names of MobileNetV3 in d-li14/mobilenetv3.pytorch and in SEED, which calls the last Linear `fc`."""
 
 import re
 from collections.abc import Mapping

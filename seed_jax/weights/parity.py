@@ -1,8 +1,8 @@
 """Compare our networks and converters with reference implementations in PyTorch.
 
-A golden file has a few values, at drawn positions, of what the reference computed, and no weights: `draw` draws
-the same weights again by tensor name. They pass through our converter and our network, which must give the
-same values.
+A golden file stores a few values, at drawn positions, of what the reference computed. It stores no weights:
+`draw` makes the same weights again from the tensor names. They pass through our converter and our network,
+which must give the same values.
 """
 
 import dataclasses

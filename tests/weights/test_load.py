@@ -244,7 +244,8 @@ def test_names_that_do_not_fit_are_listed(tmp_path, moco_file):
 def test_another_network_is_told_what_the_file_holds(moco_file, arch, head):
     _, path = moco_file
     with pytest.raises(
-        UserError, match=r"teacher\.weights: .*The file holds resnet18, width=0\.125 with .*hidden=64"
+        UserError,
+        match=r"teacher\.weights: .*the network in the file, resnet18, width=0\.125 with .*hidden=64",
     ):
         weights.load(path, network(arch, head))
 

@@ -222,7 +222,7 @@ def test_clip_expects_its_own_images():
 
 
 def test_names_without_their_tensors():
-    with pytest.raises(UserError, match="vit, as timm names it, but lacks some of its tensors"):
+    with pytest.raises(UserError, match="vit under timm's names but lacks some of its tensors"):
         recognised(
             "a.pth", {"cls_token": (1,), "blocks.0.attn.qkv.weight": (1,), "patch_embed.proj.bias": (1,)}
         )
@@ -258,14 +258,14 @@ def test_timms_names_do_not_tell_how_a_network_pads(arch, others, words):
         found, network = recognised("a.pth", shapes, arch=asked)
         assert network.arch == asked
         assert loading.match(found, naming.leaves(loading.shapes(network.network())))[1] == {}
-    with pytest.raises(UserError, match=f"and not resnet18: use --config.teacher.model={arch}"):
+    with pytest.raises(UserError, match=f", not resnet18: use --config.teacher.model={arch}"):
         recognised("a.pth", shapes, arch="resnet18")
 
 
 def test_names_that_tell_need_no_architecture_and_take_no_other():
     shapes = timm_classifier("efficientnet_b0", "lukemelas")
     assert recognised("a.pth", shapes)[1].arch == "efficientnet_b0"
-    with pytest.raises(UserError, match="and not efficientnet_b0_torchvision"):
+    with pytest.raises(UserError, match=", not efficientnet_b0_torchvision: use --config"):
         recognised("a.pth", shapes, arch="efficientnet_b0_torchvision")
 
 

