@@ -26,8 +26,8 @@ class Naming:
       layouts: (pattern of leaves, layout) pairs for exceptions to the usual layouts. `conv1x1`: a 1x1 filter
         there, a matrix here; `same`: a matrix that is not transposed; `squeezed`: without our leading axes of
         length 1.
-      alike: (arch, options) from `describe` -> every network that has these names and shapes but computes
-        something else, as (arch, options, name in the code base). None when the names identify the network.
+      alike: (arch, options) from `describe` -> all networks that have these names and shapes but compute
+        different things, as (arch, options, name in the code base). None when names identify the network.
     """
 
     family: str

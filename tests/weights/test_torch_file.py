@@ -56,7 +56,7 @@ def test_every_kind_of_tensor_comes_back_bitwise(tmp_path, legacy):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_what_training_scripts_put_beside_the_weights_is_passed_over(tmp_path, legacy, key):
+def test_other_objects_of_training_scripts_are_skipped(tmp_path, legacy, key):
     net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))  # has OrderedDict._metadata
     optimizer = torch.optim.Adam(net.parameters())
     net(torch.randn(4, 3)).sum().backward()
@@ -111,7 +111,7 @@ def test_a_pickled_module_is_refused_by_name(tmp_path):
 
 
 class LegacyPickler(pickle.Pickler):
-    """Writes a `(dtype name, key, numel)` tuple under 'persistent' as torch's persistent id of a storage."""
+    """Write a `("persistent", storage type, key, numel)` tuple as torch's persistent id of a storage."""
 
     def persistent_id(self, obj):
         if isinstance(obj, tuple) and obj[:1] == ("persistent",):
@@ -205,7 +205,7 @@ def test_broken_files_are_refused_without_allocating(tmp_path, content, says):
         (b".", "damaged"),
     ],
 )
-def test_pickles_that_attack_the_reader(pickled, says):
+def test_hostile_pickles(pickled, says):
     def load():
         return inert_pickle.load(io.BytesIO(pickled), torch_file.KNOWN, lambda pid: pid)
 
