@@ -13,7 +13,7 @@ import re
 
 from seed_jax.models.efficientnet import LITE_MEAN, LITE_STD
 from seed_jax.weights import inverted_residual
-from seed_jax.weights.naming import LEAVES, Naming
+from seed_jax.weights.naming import Naming, tensor_name
 
 LUKEMELAS = {
     "expand_conv": "_expand_conv",
@@ -37,7 +37,7 @@ def _to_torch(block_name, outer, path, paths):
     name = outer.get(module.removeprefix("backbone/")) if module.startswith("backbone/") else None
     if match := re.fullmatch(BLOCK, module):
         name = block_name(match[1], int(match[2]), int(match[3]), match[4], paths)
-    return name and f"{name}.{LEAVES[leaf]}"
+    return tensor_name(name, leaf)
 
 
 def _lukemelas(block, stage, i, layer, paths):

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping
 
-from seed_jax.weights.naming import LEAVES, Naming
+from seed_jax.weights.naming import Naming, tensor_name
 
 # Names of a Sequential, whose numbering counts activations too; a single Linear has the name itself.
 # In this order: SwAV; MoCo, SEED and SimCLR; MoCo v3's ViTs.
@@ -39,17 +39,15 @@ def names(naming: Naming, style: str, paths: Collection[str]) -> dict[str, str |
 def to_torch(style: str, path: str, paths: Collection[str]) -> str | None:
     """Return the tensor name of a leaf such as `head/linear1/kernel`; None for leaves outside `head`."""
     match = re.fullmatch(r"head/(linear|bn)(\d+)/(\w+)", path)
-    if match is None:
+    if match is None or style == MATRIX:
         return None
-    kind, number, leaf = match[1], int(match[2]), LEAVES[match[3]]
-    if style == MATRIX:
-        return None
+    kind, number, leaf = match[1], int(match[2]), match[3]
     if style == FC_BN:
-        return f"{FC_BN}.{'fc' if kind == 'linear' else 'bn'}{number}.{leaf}"
+        return tensor_name(f"{FC_BN}.{'fc' if kind == 'linear' else 'bn'}{number}", leaf)
     if "head/linear2/kernel" not in paths:
-        return f"{style}.{leaf}" if kind == "linear" else None
+        return tensor_name(style, leaf) if kind == "linear" else None
     index = sum(2 + (f"head/bn{i}/mean" in paths) for i in range(1, number)) + (kind == "bn")
-    return f"{style}.{index}.{leaf}"
+    return tensor_name(f"{style}.{index}", leaf)
 
 
 def neutral(path: str, names: Mapping[str, str | None], tensors: Collection[str]) -> float | None:

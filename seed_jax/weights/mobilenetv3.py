@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from seed_jax.weights.naming import LEAVES, Naming
+from seed_jax.weights.naming import Naming, tensor_name
 
 MODULES = {
     "backbone/stem_conv": "features.0.0",
@@ -46,8 +46,9 @@ def _to_torch(fc):
             name = fc
         elif match := re.fullmatch(r"backbone/block(\d+)/(.+)", module):
             expanded = f"backbone/block{match[1]}/expand_conv/kernel" in paths
-            name = f"features.{match[1]}.conv.{(EXPANDED if expanded else NOT_EXPANDED).get(match[2])}"
-        return name and f"{name}.{LEAVES[leaf]}"
+            layer = (EXPANDED if expanded else NOT_EXPANDED).get(match[2])
+            name = layer and f"features.{match[1]}.conv.{layer}"
+        return tensor_name(name, leaf)
 
     return to_torch
 

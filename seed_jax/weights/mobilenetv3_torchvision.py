@@ -10,7 +10,7 @@ import functools
 import re
 
 from seed_jax.weights import inverted_residual, mobilenetv3
-from seed_jax.weights.naming import LEAVES, Naming
+from seed_jax.weights.naming import Naming, tensor_name
 
 # The keys are the number of blocks. TIMM_STAGES: blocks in each of timm's stages.
 ARCHITECTURES = {15: "mobilenetv3_large_torchvision", 11: "mobilenetv3_small_torchvision"}
@@ -32,7 +32,7 @@ def _torchvision(path, paths):
     if match := re.fullmatch(r"(backbone/block(\d+))/(.+)", module):
         layer = inverted_residual.torchvision(match[1], match[3], paths)
         name = layer and f"features.{match[2]}.{layer}"
-    return name and f"{name}.{LEAVES[leaf]}"
+    return tensor_name(name, leaf)
 
 
 def _timm(path, paths):
@@ -52,7 +52,7 @@ def _timm(path, paths):
         number = dict(enumerate(numbers, start=1)).get(int(match[2]))
         layer = inverted_residual.timm(match[1], match[3], paths)
         name = number and layer and f"blocks.{number}.{layer}"
-    return name and f"{name}.{LEAVES[leaf]}"
+    return tensor_name(name, leaf)
 
 
 def _count_blocks(paths):

@@ -8,7 +8,14 @@ import numpy as np
 from flax import traverse_util
 
 Reading = tuple[str, dict, str]
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    "gamma": "gamma",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +51,11 @@ class Naming:
         return self.alike(arch, options) if self.alike else ((arch, options, ""),)
 
 
+def tensor_name(module: str | None, leaf: str) -> str | None:
+    """Return PyTorch's name of our leaf `kernel`, `scale`, ... in its module; None if either has no name."""
+    return f"{module}.{LEAVES[leaf]}" if module and leaf in LEAVES else None
+
+
 def by_rules(*rules: tuple[str, str]) -> Callable[[str, Collection[str]], str | None]:
     """Return a `to_torch` that uses the first (pattern, replacement) pair to match the whole module path."""
 
@@ -51,7 +63,7 @@ def by_rules(*rules: tuple[str, str]) -> Callable[[str, Collection[str]], str | 
         module, _, leaf = path.rpartition("/")
         for pattern, replacement in rules:
             if match := re.fullmatch(pattern, module):
-                return f"{match.expand(replacement)}.{LEAVES[leaf]}"
+                return tensor_name(match.expand(replacement), leaf)
         return None
 
     return to_torch

@@ -11,7 +11,7 @@ and in CLIP's files every tensor whose name does not start with `visual.`.
 import re
 
 from seed_jax.models.vit import CLIP_MEAN, CLIP_STD
-from seed_jax.weights.naming import LEAVES, Naming
+from seed_jax.weights.naming import LEAVES, Naming, tensor_name
 
 ARCHITECTURES = {(384, 12): "vit_small", (768, 12): "vit_base", (1024, 24): "vit_large"}
 
@@ -41,8 +41,7 @@ def timm_name(path, paths):
     module, _, leaf = path.rpartition("/")
     if path in ("backbone/cls_token", "backbone/pos_embed", "backbone/register_tokens"):
         return leaf
-    name = _replace(TIMM_MODULES, module)
-    return name and f"{name}.{'gamma' if leaf == 'gamma' else LEAVES[leaf]}"
+    return tensor_name(_replace(TIMM_MODULES, module), leaf)
 
 
 def clip_name(path, paths):
@@ -52,10 +51,9 @@ def clip_name(path, paths):
         return "visual.proj"
     if module == "backbone" and leaf in CLIP_TOKENS:
         return CLIP_TOKENS[leaf]
-    if match := re.fullmatch(r"backbone/block(\d+)/attn/qkv", module):
+    if leaf in LEAVES and (match := re.fullmatch(r"backbone/block(\d+)/attn/qkv", module)):
         return f"visual.transformer.resblocks.{match[1]}.attn.in_proj_{LEAVES[leaf]}"
-    name = _replace(CLIP_MODULES, module)
-    return name and f"{name}.{LEAVES[leaf]}"
+    return tensor_name(_replace(CLIP_MODULES, module), leaf)
 
 
 def _replace(rules, module):

@@ -6,7 +6,7 @@ import pytest
 
 from seed_jax import models
 from seed_jax.models.efficientnet import LITE_MEAN, LITE_STD
-from seed_jax.weights import efficientnet, mobilenetv3_torchvision, parity
+from seed_jax.weights import efficientnet, mobilenetv3, mobilenetv3_torchvision, parity
 from seed_jax.weights import naming as naming_lib
 
 NAMINGS = (*mobilenetv3_torchvision.NAMINGS, *efficientnet.NAMINGS)
@@ -50,9 +50,12 @@ def test_names_equal_the_references_and_identify_the_network(golden):
     assert naming.describe(shapes) == (arch, options)
 
 
-@pytest.mark.parametrize("naming", NAMINGS, ids=lambda naming: f"{naming.family}-{naming.name}")
+@pytest.mark.parametrize(
+    "naming", (*mobilenetv3.NAMINGS, *NAMINGS), ids=lambda naming: f"{naming.family}-{naming.name}"
+)
 def test_unknown_leaves_and_shapes(naming):
-    for path in ("head/linear1/kernel", "backbone/other/kernel", "backbone/layer1_0/conv1/kernel"):
+    modules = ("head/linear1", "backbone/other", "backbone/layer1_0/conv1", "backbone/block1/other")
+    for path in (*(f"{module}/kernel" for module in modules), "backbone/stem_conv/other"):
         assert naming.to_torch(path, ()) is None
     arch, _ = naming.describe(dict.fromkeys(naming.signature, (1, 1, 1, 1)))
     assert arch not in models.MODELS

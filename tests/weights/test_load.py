@@ -291,6 +291,15 @@ def test_files_of_no_known_family(tmp_path):
         weights.recognise(tmp_path / "a.npz")
 
 
+@pytest.mark.parametrize("module", ["backbone/conv1", "head/linear1", "backbone/block1/attn/qkv"])
+def test_unknown_leaves_under_our_own_names(tmp_path, module):
+    flat = traverse_util.flatten_dict(loading.shapes(network(head=V2)), sep="/")
+    arrays = {name: np.ones(leaf.shape, np.float32) for name, leaf in flat.items()}
+    np.savez(tmp_path / "a.npz", **arrays, **{f"params/{module}/k\xfcrnel": np.ones(2, np.float32)})
+    with pytest.raises(UserError, match="a.npz has no network of a known family"):
+        weights.recognise(tmp_path / "a.npz")
+
+
 def test_the_same_tensor_twice(tmp_path):
     torch.save({"module.conv1.weight": torch.ones(2), "conv1.weight": torch.ones(2)}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="several prefixes"):
