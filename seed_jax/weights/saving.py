@@ -23,7 +23,17 @@ from seed_jax.weights.recognition import Recognised
 TRAINING = {"moco": "module.encoder_q.", "seed": "module.student."}
 # Options that a naming need not show. A wrong width or number of classes does not fit the shapes; mean, std
 # and small_stem are in the metadata; the others matter in training only.
-NOT_COMPARED = {"width", "dropout", "drop_path", "bn_momentum", "mean", "std", "num_classes", "small_stem"}
+NOT_COMPARED = {
+    "width",
+    "dropout",
+    "drop_path",
+    "bn_momentum",
+    "remat",
+    "mean",
+    "std",
+    "num_classes",
+    "small_stem",
+}
 CLASSIFIER = re.compile(r"(backbone|classifier)/fc/")
 LAYOUT = "NCHW, RGB in [0, 1], then (x - mean) / std"
 
