@@ -34,6 +34,9 @@ from seed_jax.errors import UserError, leave, unknown  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file in configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, report.")
+PROFILE = flags.DEFINE_integer(
+    "profile", 0, "Steps to trace into the workdir's profile folder, for TensorBoard.", lower_bound=0
+)
 PLAN = flags.DEFINE_bool("plan", False, "Print what the run needs; touch no accelerator and start nothing.")
 DEVICES = flags.DEFINE_integer("devices", 8, "With --plan: devices of the run.", lower_bound=1)
 IMAGES = flags.DEFINE_integer("images", None, "With --plan: training images, where the data is not here.")
@@ -91,7 +94,7 @@ def main(argv):
             )
             return 0
         parallel.start()
-        loop.run(CONFIG.value, WORKDIR.value, started=STARTED)
+        loop.run(CONFIG.value, WORKDIR.value, started=STARTED, profile=PROFILE.value)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -24,5 +24,5 @@ def get_config(variant: str = ""):
     c.optim.weight_decay = 0.0
     c.optim.schedule, c.optim.milestones = "steps", (0.6, 0.8)
     c.train.epochs = 100.0
-    c.evals.knn = False
+    c.evals.names = ("top1",)
     return config.variant(c, variant)

@@ -12,6 +12,7 @@ import ml_collections
 from seed_jax.data.photometric import PRESETS
 from seed_jax.data.pipeline import CROPS, LAST
 from seed_jax.errors import UserError, unknown
+from seed_jax.evals import EVALUATORS
 from seed_jax.methods import METHODS
 
 
@@ -127,27 +128,47 @@ class Optim:
 
     Attributes:
       name: 'sgd', 'adamw' or 'lars'.
-      lr: for a batch of `lr_batch`; the rate used is lr * batch_size / lr_batch (Goyal et al. 2017).
-      lr_batch: 0 uses `lr` as it is.
+      lr: learning rate for a batch of `lr_batch`; the rate used is lr * batch_size / lr_batch (Goyal et al.
+        2017).
+      lr_batch: batch size that `lr` and `lr_min` are given for; 0 uses them unscaled.
+      lr_min: the rate that 'cosine' and 'poly' decay to, scaled as `lr` is.
       momentum: of sgd and lars.
-      weight_decay: added to the gradient by sgd, decoupled in adamw.
-      decay: 'all' parameters, as SEED and MoCo do, or 'kernels' only.
-      schedule: 'cosine', 'steps' (x0.1 at each of `milestones`) or 'constant'.
-      milestones: shares of the whole run, between 0 and 1.
-      warmup_epochs: of linear warm-up.
-      warmup_from: 'zero', or 'lr' (the unscaled rate), as the released SEED code does.
+      nesterov: Nesterov momentum, sgd only (PyTorch's formula).
+      restart_momentum: set the momentum buffer to zero at each of `milestones`, sgd with 'steps' only. Codes
+        that rebuild their optimizer when the rate drops do this (szagoruyko/attention-transfer).
+      weight_decay: added to the gradient by sgd and lars, decoupled in adamw.
+      decay: weight decay for 'all' parameters, as in SEED and MoCo, or for 'kernels': parameters with more
+        than one axis, except position tables and tokens, as in MAE.
+      layer_decay: rate of each layer divided by that of the next, in networks with layer numbers; 1 for
+        none (BEiT, MAE).
+      schedule: 'cosine', 'steps', 'poly' or 'constant'.
+      milestones: where 'steps' multiplies the rate by `factor`, in rising order: shares of the run, all below
+        1, or epochs, all 1 or more.
+      factor: of 'steps'.
+      power: 'poly' is (1 - share of the run) ** power.
+      decay_from: 'cosine' and 'poly' count from the 'start' of the run, so that warm-up hides the first part
+        of the decay, or from the end of 'warmup', as timm's warmup_prefix.
+      warmup_epochs: epochs of linear warm-up.
+      warmup_from: 'zero', or 'lr' (the unscaled rate), as in the released SEED code.
       update: the rate changes every 'step' or every 'epoch'.
-      clip_norm: global gradient norm; 0 for none.
+      clip_norm: largest global norm of the gradient; 0 for no limit.
     """
 
     name: str = "sgd"
     lr: float = 0.03
     lr_batch: int = 256
+    lr_min: float = 0.0
     momentum: float = 0.9
+    nesterov: bool = False
+    restart_momentum: bool = False
     weight_decay: float = 1e-4
     decay: str = "all"
+    layer_decay: float = 1.0
     schedule: str = "cosine"
     milestones: tuple[float, ...] = (0.6, 0.8)
+    factor: float = 0.1
+    power: float = 0.9
+    decay_from: str = "start"
     warmup_epochs: float = 0.0
     warmup_from: str = "zero"
     update: str = "step"
@@ -156,18 +177,44 @@ class Optim:
     def check(self) -> None:
         _choice("optim.name", self.name, ("sgd", "adamw", "lars"))
         _choice("optim.decay", self.decay, ("all", "kernels"))
-        _choice("optim.schedule", self.schedule, ("cosine", "steps", "constant"))
+        _choice("optim.schedule", self.schedule, ("cosine", "steps", "poly", "constant"))
+        _choice("optim.decay_from", self.decay_from, ("start", "warmup"))
         _choice("optim.warmup_from", self.warmup_from, ("zero", "lr"))
         _choice("optim.update", self.update, ("step", "epoch"))
+        for name in ("lr", "lr_batch", "lr_min", "weight_decay", "clip_norm", "warmup_epochs"):
+            _not_below_0("optim", self, name)
+        for name in ("factor", "power"):
+            _above_0("optim", self, name)
+        _require("optim.momentum", self.momentum, 0 <= self.momentum < 1, "0 to less than 1")
+        _require("optim.layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "above 0 and at most 1")
+        _require("optim.lr_min", self.lr_min, self.lr_min <= self.lr, f"at most optim.lr ({self.lr})")
+        m = self.milestones
         _require(
             "optim.milestones",
-            self.milestones,
-            all(0 < m < 1 for m in self.milestones),
-            "shares of the run, above 0 and below 1",
+            m,
+            (all(0 < x < 1 for x in m) or all(1 <= x < float("inf") for x in m))
+            and list(m) == sorted(set(m)),
+            "shares of the run, all above 0 and below 1, or epochs, all 1 or more, in rising order",
         )
-        _require("optim.momentum", self.momentum, 0 <= self.momentum < 1, "0 to less than 1")
-        for name in ("lr", "lr_batch", "weight_decay", "clip_norm", "warmup_epochs"):
-            _not_below_0("optim", self, name)
+        has_momentum = self.name == "sgd" and self.momentum > 0
+        _require(
+            "optim.nesterov",
+            self.nesterov,
+            has_momentum or not self.nesterov,
+            "False unless optim.name is 'sgd' and optim.momentum above 0",
+        )
+        _require(
+            "optim.restart_momentum",
+            self.restart_momentum,
+            (has_momentum and self.schedule == "steps") or not self.restart_momentum,
+            "False unless optim.name is 'sgd', optim.momentum above 0 and optim.schedule 'steps'",
+        )
+        _require(
+            "optim.decay_from",
+            self.decay_from,
+            self.decay_from == "start" or self.schedule != "steps",
+            "'start' when optim.schedule is 'steps', whose milestones count from the start of the run",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +226,10 @@ class Train:
       precision: 'fp32' (on GPUs XLA's default, TF32), or 'bf16' for convolutions and matrix products.
       bn_group: BatchNorm statistics over groups of so many samples, as on the papers' eight GPUs of 32
         images each; 0 for the whole batch.
+      accumulate: micro-batches per step, computed one after the other to save memory; their gradients are
+        averaged. Methods with a queue refuse more than 1.
+      ema: decay of a moving average of the student's weights and statistics, updated after each step, which
+        is then probed, exported and loaded by later runs; 0 for none.
       checkpoint_epochs: epochs between checkpoints, each with a probe.
       keep: how many of the newest checkpoints stay, beside the best by probe.
     """
@@ -189,6 +240,8 @@ class Train:
     seed: int = 0
     precision: str = "fp32"
     bn_group: int = 32
+    accumulate: int = 1
+    ema: float = 0.0
     checkpoint_epochs: float = 1.0
     keep: int = 2
 
@@ -200,8 +253,9 @@ class Train:
                 f"and {len(given)} are: set the others to 0."
             )
         _choice("train.precision", self.precision, ("fp32", "bf16"))
-        for name in ("checkpoint_epochs", "keep"):
+        for name in ("checkpoint_epochs", "keep", "accumulate"):
             _above_0("train", self, name)
+        _require("train.ema", self.ema, 0 <= self.ema < 1, "0 to less than 1")
         _require("train.seed", self.seed, 0 <= self.seed < 2**32, "0 to 2**32 - 1")
         for name in ("epochs", "steps", "examples"):
             _not_below_0("train", self, name)
@@ -209,18 +263,20 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evals:
-    """The online probe.
+    """The probe during training; it needs labels.
 
     Attributes:
-      knn: whether to run it, where there are labels. A classifier's top-1 is always taken where there is one.
-      every_epochs: epochs between probes; there is one at step 0 and one at the end too.
-      k: neighbours, majority vote.
-      bank_size: of the bank split, at most so many images; 0 for all.
-      feature: entry of the features that is probed.
-      batch_size: of the forward passes.
+      names: the evaluators that a probe runs, keys of `seed_jax.evals.EVALUATORS`; () for no probe. 'knn' is
+        the majority vote of the nearest images in the bank; 'top1' scores the network's own classifiers, if
+        it has any. On the command line: knn,top1.
+      every_epochs: epochs between probes; step 0 and the last step have one too.
+      k: neighbours that vote in kNN.
+      bank_size: use this many images of the bank split, evenly spaced; 0 for all.
+      feature: entry of the features that evaluators read, e.g. 'pooled' or 'embedding'.
+      batch_size: images per forward, over all devices.
     """
 
-    knn: bool = True
+    names: tuple[str, ...] = ("knn", "top1")
     every_epochs: float = 1.0
     k: int = 10
     bank_size: int = 0
@@ -228,6 +284,8 @@ class Evals:
     batch_size: int = 256
 
     def check(self) -> None:
+        for name in self.names:
+            _choice("evals.names", name, EVALUATORS)
         for name in ("every_epochs", "batch_size", "k"):
             _above_0("evals", self, name)
         _not_below_0("evals", self, "bank_size")
@@ -294,10 +352,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.train.bn_group = min(config.train.bn_group, 4)
     config.log.every_steps = 2
     config.student.model = SMALLEST.get(config.student.model, config.student.model)
-    if "queue_size" in config.method:
-        config.method.queue_size = 64
-    if "patch_size" in config.method:
-        config.method.patch_size, config.method.patches = 16, min(config.method.patches, 2)
+    for name, bound in METHODS[config.method.name].smoke.items():
+        config.method[name] = min(config.method[name], bound)
     if config.teacher.weights:
         config.teacher.weights, config.teacher.model = "random", "resnet18"
         config.teacher.options = ml_collections.ConfigDict()
@@ -341,7 +397,7 @@ def check_splits(data: Data) -> None:
         key = "data.bank" if data.bank else "data.train"
         raise UserError(
             f"{key} is '{bank}', which holds the images of data.val or data.test: use --config.{key}=train, "
-            "or --config.evals.knn=False to train without a probe."
+            "or --config.evals.names=top1 to train without kNN."
         )
 
 
@@ -350,7 +406,15 @@ def _section(name: str, cls, values: dict):
     for key in values:
         if key not in known:
             raise unknown("config key", f"{name}.{key}", [f"{name}.{k}" for k in known])
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return cls(**{key: _as_field(known[key].type, value) for key, value in values.items()})
+
+
+def _as_field(kind, value):
+    """A config's value as its field has it: lists become tuples, and 'knn,top1' a tuple of two names."""
+    if kind == tuple[str, ...]:
+        texts = [value] if isinstance(value, str) else value
+        return tuple(name for text in texts for name in text.split(",") if name)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check(c: Config) -> None:

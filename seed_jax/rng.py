@@ -1,8 +1,15 @@
-"""Every random number of the project is keyed here.
+"""Keys of every random number in the project.
 
-The house rule: a random choice about a sample is a function of (seed, id, pass, view) and of nothing else, so
-not of the batch position, the device count, the host count or the number of workers. On the host that
-is a counter-based NumPy generator; on the device it is `fold_in` of the same numbers, one key a sample.
+A random choice about a sample is a function of (seed, id, pass, view) alone. It does not depend on the place
+in the batch or on the number of devices, processes or workers. On the host the key goes to a counter-based
+NumPy generator; on the device `fold_in` of the same numbers makes one key per sample.
+
+>>> ids = split_id(np.array([7, 8, 9]))
+>>> passes = jnp.zeros(3, jnp.int32)
+>>> keys = sample_keys(stream(0, "sample"), jnp.asarray(ids), passes)
+>>> alone = sample_keys(stream(0, "sample"), jnp.asarray(ids[1:2]), passes[:1])
+>>> bool(keys[1] == alone[0])
+True
 """
 
 import zlib
@@ -13,20 +20,32 @@ import numpy as np
 
 
 def stream(seed: int, name: str) -> jax.Array:
-    """The key of a named stream, e.g. `stream(seed, 'init')`: names keep streams apart."""
+    """The key of a named stream: streams of different names are independent.
+
+    >>> bool(stream(0, "init") == stream(0, "init")), bool(stream(0, "init") == stream(0, "aux"))
+    (True, False)
+    """
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def split_id(ids: np.ndarray) -> np.ndarray:
-    """int64 ids `[...]` as uint32 words `[..., 2]`, low and high: devices have no 64-bit integers."""
+    """int64 ids `[...]` as uint32 words `[..., 2]`, low word first: JAX has no 64-bit integers by default.
+
+    >>> split_id(np.array([7, 2**32 + 7]))
+    array([[7, 0],
+           [7, 1]], dtype=uint32)
+    """
     ids = np.asarray(ids, np.int64).view(np.uint64)
     return np.stack([ids & np.uint64(0xFFFFFFFF), ids >> np.uint64(32)], axis=-1).astype(np.uint32)
 
 
 def sample_keys(key: jax.Array, ids: jax.Array, pass_: jax.Array) -> jax.Array:
-    """One key a sample, `[B]`, from a stream's key, id words `[B, 2]` and pass numbers `[B]`.
+    """One typed key per sample, `[B]`. Views and uses fold in one more number (`fold`).
 
-    Views and uses are told apart by folding in a further number.
+    Args:
+      key: of a stream.
+      ids: uint32 words `[B, 2]` (`split_id`).
+      pass_: integer `[B]`, how many times each sample has been seen before.
     """
 
     def one(words, times_seen):
@@ -37,12 +56,22 @@ def sample_keys(key: jax.Array, ids: jax.Array, pass_: jax.Array) -> jax.Array:
 
 
 def fold(keys: jax.Array, number: int) -> jax.Array:
-    """`fold_in` of one number into every key of an array of keys `[B]`."""
+    """`keys`, typed `[B]`, with one number folded into each.
+
+    >>> keys = jax.random.split(jax.random.key(0), 2)
+    >>> bool(fold(keys, 5)[1] == jax.random.fold_in(keys[1], 5))
+    True
+    """
     return jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
 
 
 def host_generator(seed: int, sample_id: int, pass_: int, view: int) -> np.random.Generator:
-    """A NumPy generator keyed by (seed, id, pass, view); Philox is counter-based, so making one is cheap."""
+    """A NumPy generator keyed by (seed, id, pass, view). Philox is counter-based, so making one is cheap.
+
+    >>> draws = [host_generator(0, 7, 0, view).random() for view in (0, 1, 0)]
+    >>> draws[0] == draws[2], draws[0] == draws[1]
+    (True, False)
+    """
     mask = (1 << 64) - 1
     key = [seed & mask, sample_id & mask]
     counter = [0, 0, pass_ & mask, view & mask]

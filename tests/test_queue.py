@@ -73,6 +73,23 @@ def test_unknown_start():
         queue.init(8, 4, 2, start="full")
 
 
+@pytest.mark.parametrize(
+    "embeddings", [jnp.ones((1, 3)), jnp.ones((2, 4)), jnp.ones(3), jnp.ones((2, 3), jnp.int32)]
+)
+def test_embeddings_that_do_not_fit_a_slot_are_refused(embeddings):
+    with pytest.raises(AssertionError, match=r"\[Chex\]"):
+        jax.eval_shape(queue.enqueue, queue.init(4, 2, 3), embeddings)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"batch_size": 0}, {"dim": 0}, {"start": "noise", "rng": jax.random.split(jax.random.key(0), 2)}],
+)
+def test_arguments_that_make_no_queue_are_refused(arguments):
+    with pytest.raises(AssertionError, match=r"\[Chex\]"):
+        queue.init(**{"size": 4, "batch_size": 2, "dim": 3} | arguments)
+
+
 def test_on_8_devices_it_stays_sharded_in_place_and_nothing_is_communicated():
     mesh = parallel.make_mesh()
     everywhere = parallel.replicated(mesh)

@@ -46,6 +46,6 @@ def get_config(variant: str = "seed"):
         c.method.queue_size = 64
     c.optim.lr, c.optim.lr_batch = 0.1, 0
     c.train.steps, c.train.checkpoint_epochs, c.train.bn_group = 6, 3 / 78, 8
-    c.evals.knn = False
+    c.evals.names = ("top1",)
     c.log.every_steps, c.log.tensorboard = 1, False
     return c

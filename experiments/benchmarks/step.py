@@ -14,27 +14,21 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.benchmarks.timing import ceiling, device, median_ms, peak_memory
-from seed_jax import parallel
+from seed_jax import config, parallel
 from seed_jax import queue as queues
-from seed_jax.config import Data, Optim
 from seed_jax.data import photometric
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import Arrays
 from seed_jax.losses import seed_loss
-from seed_jax.methods.seed import Seed
-from seed_jax.models import create
-from seed_jax.models.heads import ProjectionHead
-from seed_jax.models.network import Joined
 from seed_jax.report.tables import Table
-from seed_jax.train import optim, state
-from seed_jax.train.step import make_step
+from seed_jax.train import build
+from seed_jax.train import teacher as teachers
 
 
 def main(arguments=None) -> int:
@@ -70,31 +64,24 @@ def _parse(arguments):
 
 
 def _measure(options, mesh, possible):
-    method = Seed(queue_size=options.queue)
-    data = Data(batch_size=options.batch, image_size=options.size)
-    teacher = Joined(create(options.teacher, precision=options.precision), {"head": ProjectionHead()})
-    student = method.network(create(options.student, precision=options.precision), 0, 128)
-    rate = optim.schedule(Optim(), batch_size=options.batch, steps=1000, steps_per_epoch=100)
+    raw = config.default("seed")
+    raw.student.model = options.student
+    raw.teacher.model, raw.teacher.weights = options.teacher, "random"
+    raw.method.queue_size = options.queue
+    raw.data.batch_size, raw.data.image_size = options.batch, options.size
+    raw.train.steps, raw.train.precision, raw.train.bn_group = 1000, options.precision, 0
+    c = config.resolve(raw)
+    loaded = teachers.load(c.teacher, image_size=options.size, seed=1, precision=options.precision)
+    given = build.given(c, build.Lengths(1000, 100, 100, 100), 0, loaded)
+    training = build.assemble(c, mesh, given, loaded.network)
+    current = parallel.jit_once(training.fresh, out_shardings=training.shardings)(None)
+    teacher, student, views = loaded.network, training.student, training.views
+    teacher_variables = jax.device_put(loaded.variables, parallel.replicated(mesh))
 
-    def fresh():
-        variables = state.init_variables(student, options.size, 0)
-        tx = optim.optimizer(Optim(), rate, variables["params"], method.frozen)
-        return state.init_state(variables, method, tx, seed=0, batch_size=options.batch, teacher_dim=128)
-
-    shardings = state.shardings(mesh, jax.eval_shape(fresh))
-    current = parallel.jit_once(fresh, out_shardings=shardings)()
-    tx = optim.optimizer(Optim(), rate, current.params, method.frozen)
-    sample = jnp.zeros((2, options.size, options.size, 3))
-    init_teacher = parallel.jit_once(teacher.init, out_shardings=parallel.replicated(mesh))
-    teacher_variables = init_teacher(jax.random.key(1), sample)
-
-    views = method.views(data)
     pixels = np.random.default_rng(0).integers(0, 256, (512, 256, 256, 3), np.uint8)
     host = train_batches(Arrays("noise", pixels, None), views, options.batch, seed=0)
     batch = parallel.to_devices(mesh, next(host))
-    step = make_step(method, student, teacher, tx, rate, views, seed=0)
-    step = jax.jit(step, out_shardings=(shardings, parallel.replicated(mesh)), donate_argnums=0)
-    program = step.lower(current, teacher_variables, batch).compile()
+    program = training.step.lower(current, teacher_variables, batch).compile()
     flops = program.cost_analysis()["flops"]
 
     def whole():

@@ -24,7 +24,7 @@ from seed_jax import parallel, pretrained, report
 from seed_jax.errors import command, leave
 from seed_jax.evals import final
 from seed_jax.report.tables import Table
-from seed_jax.train import loop, state, workdir
+from seed_jax.train import loop, student, workdir
 
 PIXELS, TEACHER = "raw pixels", "teacher, EfficientNet-Lite0"
 BEFORE, AFTER = "student before", "student after SEED"
@@ -71,7 +71,7 @@ def _one_seed(options, seed: int) -> dict:
     directory = options.out / f"seed{seed}"
     loop.run(raw, directory, name=f"SEED, seed {seed}")
     run = workdir.load_run(directory)
-    fresh = parallel.jit_once(lambda: state.init_variables(run.network, raw.data.image_size, seed))
+    fresh = parallel.jit_once(lambda: student.init_variables(run.network, raw.data.image_size, seed))
     scores = {
         AFTER: final.probe(run.network, run.variables, run.config),
         BEFORE: final.probe(run.network, fresh(), run.config),

@@ -80,7 +80,7 @@ def _one_seed(options, seed: int) -> dict:
     """Three runs and their probes on the test split: {row: {parameters, knn, linear, seconds}}."""
     from seed_jax import parallel
     from seed_jax.evals import final
-    from seed_jax.train import loop, state, workdir
+    from seed_jax.train import loop, student, workdir
 
     scores = {}
     for name, file in RUNS.items():
@@ -93,7 +93,7 @@ def _one_seed(options, seed: int) -> dict:
         loop.run(config, directory, name=f"{name}, seed {seed}")
         scores[name] = {**final.evaluate(directory), "seconds": time.time() - began}
     run = workdir.load_run(directory)
-    fresh = parallel.jit_once(lambda: state.init_variables(run.network, config.data.image_size, seed))
+    fresh = parallel.jit_once(lambda: student.init_variables(run.network, config.data.image_size, seed))
     scores[UNTRAINED] = final.probe(run.network, fresh(), run.config)
     return scores
 

@@ -39,7 +39,7 @@ UNEVEN = {
     "log.every_steps": 7,
     "train.checkpoint_epochs": 10 / PASS,
     "evals.every_epochs": 6 / PASS,
-    "evals.knn": True,
+    "evals.names": "knn",
     "evals.bank_size": 64,
 }
 # Each process writes more than LIMIT bytes of a queue of noise, which cannot be compressed; no other file of

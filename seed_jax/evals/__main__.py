@@ -1,4 +1,4 @@
-"""`python -m seed_jax.evals WORKDIR…`: kNN and linear accuracy of runs on their test split."""
+"""`python -m seed_jax.evals WORKDIR…`: accuracies of runs on the test split."""
 
 import argparse
 import sys
@@ -10,25 +10,38 @@ from seed_jax.errors import command
 from seed_jax.evals.final import SPLITS, evaluate
 from seed_jax.report.tables import Table
 
+COLUMNS = {"knn": "kNN", "linear": "linear probe", "top1": "classifier"}
+
 
 @command
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seed_jax.evals", description=__doc__.split(": ", 1)[1])
     parser.add_argument("workdir", nargs="+", help="the --workdir of a run")
-    parser.add_argument("--best", action="store_true", help="the best checkpoint by probe, not the last")
-    parser.add_argument("--dir", default="", help="where the data lies now, if it has moved")
     parser.add_argument(
-        "--split", choices=SPLITS, default="test", help="what is reported: data.test or data.val"
+        "--best",
+        action="store_true",
+        help="use the checkpoint with the best score during training (default: the newest)",
+    )
+    parser.add_argument("--dir", default="", help="the new place of the data, if it has moved")
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="test",
+        help="the split to measure on, data.test or data.val (default: test)",
     )
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     parallel.start()
-    rows = []
-    for workdir in options.workdir:
-        found = evaluate(workdir, best=options.best, dir=options.dir, split=options.split)
-        size = f"{found['parameters']:,}"
-        rows.append([workdir, size, found["knn"], found["linear"], found.get("top1")])
-    columns = [f"{what}, {options.split} %" for what in ("kNN", "linear probe", "classifier")]
+    results = [
+        evaluate(workdir, best=options.best, dir=options.dir, split=options.split)
+        for workdir in options.workdir
+    ]
+    names = list(COLUMNS) + sorted({name for scores in results for name in scores} - {*COLUMNS, "parameters"})
+    rows = [
+        [workdir, f"{scores['parameters']:,}", *(scores.get(name) for name in names)]
+        for workdir, scores in zip(options.workdir, results, strict=True)
+    ]
+    columns = [f"{COLUMNS.get(name, name)}, {options.split} %" for name in names]
     print(Table(["run", "parameters", *columns], rows).markdown())
     return 0
 

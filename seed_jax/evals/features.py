@@ -1,6 +1,6 @@
-"""Features of a whole split from a frozen network, every example exactly once."""
+"""Extract the features of a whole split with a frozen network, each example exactly once."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,15 @@ from seed_jax.errors import UserError
 
 
 class Extractor:
-    """Runs one network in eval mode over batches that are sharded over the mesh.
+    """Runs one network in eval mode on batches that are sharded over the mesh.
 
-    Make one per network and keep it: it holds the jitted forward pass, compiled once per batch shape.
+    Make one per network and keep it: its jitted forward is compiled once per batch shape.
 
     Args:
       network: has `apply(variables, x, train=False) -> (features, model_state)`, with `x` float32
         `[B, H, W, 3]` in [0, 1].
       mesh: from `parallel.make_mesh`.
-      keys: the entries of the features dict that are wanted; the others are not computed.
+      keys: the entries of the features to compute.
     """
 
     def __init__(self, network, mesh: jax.sharding.Mesh, keys: tuple[str, ...] = ("pooled",)):
@@ -33,7 +33,7 @@ class Extractor:
             missing = [key for key in self.keys if key not in features]
             if missing:
                 raise UserError(
-                    f"the network has no feature {missing[0]!r}; it has {', '.join(sorted(features))}."
+                    f"The network has no feature {missing[0]!r}: use one of {', '.join(sorted(features))}."
                 )
             return {key: features[key].astype(jnp.float32) for key in self.keys}
 
@@ -44,51 +44,56 @@ class Extractor:
         )
 
     def __call__(
-        self, variables: Mapping, batches: Iterable[Mapping[str, np.ndarray]]
+        self,
+        variables: Mapping,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        keys: Collection[str] | None = None,
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """Features, labels and ids of the examples whose `mask` is true.
 
-        With several processes each passes its own share, in equally many batches of one size, and each gets
-        all rows, those of process 0 first.
+        With several processes, each process passes its own rows, in equally many batches of one size. Each
+        process gets the rows of all processes, in the order of the processes.
 
         Args:
           variables: of the network; host arrays or arrays on the mesh.
           batches: dicts of `image`, uint8 `[B, H, W, 3]` or float32 as the network takes it, `label` int
             `[B]`, `id` int `[B, ...]` and `mask` bool `[B]`.
+          keys: the entries to return, of those in the constructor; None returns all of them.
 
         Returns:
           Features, labels and ids in batch order: a dict of float32 `[N, ...]`, int `[N]`, int `[N, ...]`.
 
         Raises:
-          UserError: there are no batches, or the network lacks a wanted feature.
+          UserError: there are no batches, or the network lacks one of the constructor's `keys`.
         """
         variables = jax.device_put(variables, parallel.replicated(self.mesh))
+        keys = self.keys if keys is None else keys
         rows, pending = [], None
         for batch in batches:
             running = self._dispatch(variables, batch)
             if pending is not None:
-                rows.append(_fetch(*pending))
+                rows.append(_fetch(*pending, keys))
             pending = running
         if pending is None:
-            raise UserError("there is nothing to evaluate: the split is empty.")
-        rows.append(_fetch(*pending))
-        table = jax.tree.map(lambda *parts: _all_processes(np.concatenate(parts)), *rows)
+            raise UserError("The split has no images, so there is nothing to evaluate: choose another split.")
+        rows.append(_fetch(*pending, keys))
+        table = jax.tree.map(lambda *batches: _all_processes(np.concatenate(batches)), *rows)
         table = jax.tree.map(lambda column: column[table["mask"]], table)
         return table["features"], table["label"], table["id"]
 
     def _dispatch(self, variables, batch):
-        # The batch may be indivisible by the devices; the added rows never leave `_fetch`.
+        # The devices may not divide the batch; `_fetch` removes the added rows.
         size = len(batch["mask"])
         padding = -size % self.mesh.local_mesh.size
         image = np.pad(batch["image"], ((0, padding), (0, 0), (0, 0), (0, 0)))
         return self._forward(variables, parallel.to_devices(self.mesh, image)), batch
 
 
-def _fetch(features, batch) -> dict:
-    """This process's rows of a batch as host arrays."""
+def _fetch(features, batch, keys) -> dict:
+    """This process's rows of a batch as host arrays, with the entries `keys` of the features."""
     size = len(batch["mask"])
     columns = {name: np.asarray(batch[name]) for name in ("label", "id", "mask")}
-    return {"features": {key: _local_rows(value)[:size] for key, value in features.items()}, **columns}
+    return {"features": {key: _local_rows(features[key])[:size] for key in keys}, **columns}
 
 
 def _local_rows(x: jax.Array) -> np.ndarray:
@@ -97,7 +102,7 @@ def _local_rows(x: jax.Array) -> np.ndarray:
 
 
 def _all_processes(x: np.ndarray) -> np.ndarray:
-    """Rows of every process. They travel as bytes: devices would cut 64-bit integers to 32 bits."""
+    """The rows of all processes. They travel as bytes: devices would cut 64-bit integers to 32 bits."""
     if jax.process_count() == 1:
         return x
     raw = np.ascontiguousarray(x).view(np.uint8).reshape(len(x), -1)
@@ -106,10 +111,22 @@ def _all_processes(x: np.ndarray) -> np.ndarray:
 
 
 def check(features: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """`features` as float32 `[N, D]` and `labels` as int32 `[N]`.
+    """Convert `features` to float32 `[N, D]` and `labels` to int32 `[N]`, and check them.
+
+    >>> features, labels = check([[1, 2], [3, 4]], [0, 1], "bank")
+    >>> features.dtype, features.shape, labels.dtype
+    (dtype('float32'), (2, 2), dtype('int32'))
+    >>> check([[1, 2], [3, 4]], [0, -1], "bank")
+    Traceback (most recent call last):
+        ...
+    seed_jax.errors.UserError: The bank set has examples without a label: evaluate on a labelled split.
+
+    Args:
+      name: of the set, for messages.
 
     Raises:
-      UserError: a label is missing, or a feature is not finite.
+      UserError: the set is empty, a label is missing (below 0), or a feature is not finite.
+      ValueError: the shapes are not `[N, D]` and `[N]`.
     """
     features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int32)
     if features.ndim != 2 or labels.shape != features.shape[:1]:
@@ -117,9 +134,12 @@ def check(features: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarr
             f"{name}: features {features.shape} and labels {labels.shape} are not [N, D] and [N]."
         )
     if not len(features):
-        raise UserError(f"the {name} set is empty, so there is nothing to evaluate.")
+        raise UserError(f"The {name} set is empty, so there is nothing to evaluate: choose another split.")
     if labels.min() < 0:
-        raise UserError(f"the {name} set has examples without a label; evaluate on a labelled split.")
+        raise UserError(f"The {name} set has examples without a label: evaluate on a labelled split.")
     if not np.isfinite(features).all():
-        raise UserError(f"the features of the {name} set are not finite; the network has diverged.")
+        raise UserError(
+            f"The features of the {name} set are not finite because the network has diverged: train it again "
+            "with a lower learning rate."
+        )
     return features, labels

@@ -1,4 +1,4 @@
-"""The fast linear probe: softmax regression on cached features, all learning rates of a sweep at once."""
+"""The fast linear probe: softmax regression on extracted features, at several learning rates at once."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ import optax
 from seed_jax import rng
 from seed_jax.errors import UserError
 from seed_jax.evals.features import check
+from seed_jax.evals.top1 import top1
 
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -20,7 +21,11 @@ LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 class LinearProbe:
     """A linear classifier of raw features: `features @ kernel + bias`.
 
-    `kernel` is float32 `[D, C]`, `bias` float32 `[C]`; `lr` gave `val_accuracy`, the validation top-1.
+    Attributes:
+      kernel: float32 `[D, C]`.
+      bias: float32 `[C]`.
+      lr: the learning rate it was trained at.
+      val_accuracy: its top-1 accuracy on the validation set, in [0, 1].
     """
 
     kernel: np.ndarray
@@ -28,20 +33,22 @@ class LinearProbe:
     lr: float
     val_accuracy: float = float("nan")
 
-    def accuracy(self, features: np.ndarray, labels: np.ndarray, top: int = 1) -> float:
-        """Share in [0, 1] of the examples whose class has one of the `top` largest logits.
+    def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
+        """Top-1 accuracy in [0, 1], as `top1` computes it from the logits.
 
-        Equal logits rank by class number. Features are `[N, D]`, labels int `[N]`.
+        >>> probe = LinearProbe(np.eye(2), np.zeros(2), lr=0.1)
+        >>> probe.accuracy(np.array([[3.0, 1.0], [2.0, 5.0]]), np.array([0, 0]))
+        0.5
+
+        Args:
+          features: float `[N, D]`.
+          labels: int `[N]`.
 
         Raises:
-          UserError: a label is missing, or a feature is not finite.
+          UserError: the set is empty, a label is missing, or a feature is not finite.
         """
         features, labels = check(features, labels, "probed")
-        logits = features @ self.kernel + self.bias
-        own = np.take_along_axis(logits, labels[:, None], axis=1)
-        earlier = np.arange(logits.shape[1]) < labels[:, None]
-        rank = np.sum((logits > own) | ((logits == own) & earlier), axis=1)
-        return float(np.mean(rank < top))
+        return top1(features @ self.kernel + self.bias, labels)
 
 
 def fit(
@@ -56,35 +63,54 @@ def fit(
     batch_size: int = 256,
     seed: int = 0,
 ) -> LinearProbe:
-    """The probe of the learning rate with the best validation top-1; of equals, the first in `lrs`.
+    """Train a linear probe at each learning rate, and return the one with the best validation top-1.
 
-    SGD with momentum 0.9, no weight decay, the rate times 0.1 after 60 % and 80 % of the epochs, as in MoCo's
-    `main_lincls.py`. Unlike there, the features are standardised by the training mean and variance, as by the
-    BatchNorm before the classifier of MAE (He et al. 2022, arXiv 2111.06377, §A.1): the useful rates are then
-    the same for all networks, whereas on raw features they differ a hundredfold (30 for MoCo, 0.3 for SwAV).
-    Standardisation is folded into the returned kernel and bias.
+    Of equally good learning rates, the first in `lrs` is taken.
 
-    This is a quick check without augmentation. The papers' linear evaluation is a training run of its own.
+    SGD with momentum 0.9 and no weight decay; the rate is multiplied by 0.1 after 60 % and again after 80 %
+    of the epochs, as in `main_lincls.py` of facebookresearch/moco. We differ in one point: features are
+    standardised by the mean and variance of the training set, as by the BatchNorm before MAE's classifier (He
+    et al. 2022, arXiv 2111.06377, §A.1). Then the same learning rates suit all networks, whereas on raw
+    features they differ a hundredfold (30 for MoCo, 0.3 for SwAV). The standardisation is folded into the
+    returned kernel and bias.
+
+    This is a quick check without augmentation. The linear evaluation of the papers is a training run of its
+    own: `configs/linear_imagenet.py`.
+
+    >>> x, labels = np.array([[0.0, 5.0], [1.0, 5.0], [8.0, 5.0], [9.0, 5.0]]), np.array([0, 0, 1, 1])
+    >>> probe = fit(x, labels, x, labels, num_classes=2)
+    >>> probe.val_accuracy
+    1.0
+    >>> probe.accuracy(np.array([[2.0, 5.0], [7.0, 5.0]]), np.array([0, 1]))
+    1.0
 
     Args:
-      train_features: float `[N, D]`; with labels int `[N]` in `[0, num_classes)`.
-      val_features: `[M, D]`, apart from both the training examples and those on which accuracy is reported.
-      seed: of the order of the examples. Each epoch is a permutation without its incomplete last batch.
+      train_features: float `[N, D]`.
+      train_labels: int `[N]` in `[0, num_classes)`.
+      val_features: float `[M, D]`, of images that are neither trained on nor reported.
+      val_labels: int `[M]` in `[0, num_classes)`.
+      num_classes: columns of the kernel.
+      lrs: learning rates to try.
+      epochs: each epoch is a permutation of the training set, without its incomplete last batch.
+      batch_size: examples per step; the whole training set if that is smaller.
+      seed: draws the permutations; they are the same for all learning rates.
 
     Raises:
-      UserError: a label is missing or too large, a feature is not finite, or there is no learning rate.
+      UserError: a set is empty, a label is missing or too large, a feature is not finite, or `lrs` is empty.
     """
     x, labels = check(train_features, train_labels, "training")
     val_x, val_labels = check(val_features, val_labels, "validation")
-    if max(labels.max(), val_labels.max()) >= num_classes:
+    largest = int(max(labels.max(), val_labels.max()))
+    if largest >= num_classes:
         raise UserError(
-            f"there are labels beyond num_classes = {num_classes}; set it to the data set's number."
+            f"num_classes is {num_classes}, but there are labels up to {largest}: set it to at least "
+            f"{largest + 1}."
         )
     if not lrs:
-        raise UserError("lrs is empty; name at least one learning rate.")
+        raise UserError("lrs is empty: give at least one learning rate.")
 
     mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
-    # The small share of the mean variance keeps channels that hardly vary from being blown up.
+    # Without the share of the mean variance, channels that hardly vary would be blown up.
     scale = np.sqrt(variance + 1e-8 * variance.mean() + 1e-12)
     kernels, biases = _train(
         ((x - mean) / scale).astype(np.float32),

@@ -1,4 +1,4 @@
-"""Losses: pure functions of arrays, a value for each sample, no state and no config."""
+"""Losses: pure functions of arrays that return one value per sample."""
 
 from seed_jax.losses.contrastive import info_nce, seed_loss
 

@@ -1,18 +1,19 @@
 """Losses over a queue of embeddings: SEED (arXiv 2101.04731) and InfoNCE as in MoCo (arXiv 1911.05722).
 
-Both are cross-entropies of a target distribution p against the student's softmax over D+ = [own positive;
+Both are cross-entropies of a target distribution p with the student's softmax over D+ = [own positive;
 queue]:
 
     L_i = -sum_j p_ij log softmax(z_i . d_j / tau)_j = lse_i - z_i . (sum_j p_ij d_j) / tau
     dL_i / dz_i = (sum_j softmax_ij d_j - sum_j p_ij d_j) / tau
 
-so a softmax mean over the queue (`readout.py`) is all that is needed, and no `[B, K]` array is ever formed
-or kept for the backward pass. Everything is float32 with matrix products at the highest precision: bfloat16
-values just below 1 lie 0.0039 apart, 0.39 logits at temperature 0.01.
+Both therefore need only log-sum-exps and softmax means over the queue (`readout.py`). No `[N, K]` array is
+formed, nor kept for the backward pass. Everything is float32, matrix products at the highest precision: in
+bfloat16 the values just below 1 are 0.0039 apart, which is 0.39 logits at temperature 0.01.
 """
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -20,45 +21,85 @@ from seed_jax.losses.readout import readout
 
 
 def seed_loss(student, teacher, queue, valid=None, *, tau_student: float = 0.2, tau_teacher: float = 0.01):
-    """Cross-entropy of the teacher's similarity distribution against the student's (SEED eq. 2-6).
+    """Cross-entropy of the student's similarity distribution with the teacher's as target (SEED eq. 2-6).
 
-    The entries are the queue and, as one more, the sample's own teacher embedding; the order of entries
-    does not matter. As `tau_teacher` goes to 0 this becomes `info_nce` with the own teacher embedding as
-    the positive.
+    Each distribution is over the entries of the queue and the sample's own teacher embedding, as one more
+    entry. The order of the entries does not matter. As `tau_teacher` goes to 0, the loss becomes `info_nce`
+    with the own teacher embedding as the positive.
+
+    On several devices, call it inside `jax.set_mesh` with the queue sharded on its batch axis, as the trainer
+    does: devices then exchange only embeddings. Outside of it XLA gathers the queue.
 
     Args:
-      student: `[B, D]` unit rows; the only argument that receives a gradient.
-      teacher: `[B, D]` unit rows.
-      queue: `[S, B, D]` or `[K, D]` unit rows.
-      valid: bool `[S]`, `[S, B]` or `[K]`: entries of the queue that count; None for all.
+      student: `[N, D]` rows of length 1. Only this argument receives a gradient.
+      teacher: `[N, D]` rows of length 1.
+      queue: `[S, B, D]` or `[K, D]` rows of length 1.
+      valid: bool `[S]`, `[S, B]` or `[K]`, which entries of the queue count; None if all do.
       tau_student: temperature of the student's distribution.
-      tau_teacher: temperature of the teacher's. The paper's is 0.01; the released code's default is 1e-4.
-
-    Over several devices, call it inside `jax.set_mesh` with the queue sharded on its batch axis, as the
-    trainer does: then only embeddings travel. Outside, XLA decides, and gathers the queue.
+      tau_teacher: temperature of the teacher's distribution: 0.01 in the paper, 1e-4 as default of the
+        released code (jacobswan1/SEED).
 
     Returns:
-      float32 `[B]`: a loss for each sample. It never approaches 0: a uniform student has log(K + 1).
+      float32 `[N]`, a loss for each sample. It does not approach 0: the loss of a student that is equally
+      similar to all K + 1 entries is log(K + 1).
+
+    Raises:
+      AssertionError: shapes or dtypes differ from the above; checked while tracing.
+
+    The student of the first sample agrees with its teacher, that of the second does not:
+
+    >>> teacher = jnp.eye(2, 4)
+    >>> student = jnp.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    >>> queue = jnp.eye(4)[2:].reshape(2, 1, 4)  # two slots of one embedding each
+    >>> np.asarray(seed_loss(student, teacher, queue)).round(3)
+    array([0.013, 5.013], dtype=float32)
+
+    With the queue empty, only the own teacher embedding is left to choose:
+
+    >>> np.asarray(seed_loss(student, teacher, queue, valid=jnp.array([False, False]))).round(3)
+    array([0., 0.], dtype=float32)
     """
+    _check(student, teacher, queue, valid)
     student, teacher, queue = (x.astype(jnp.float32) for x in (student, teacher, queue))
     return _seed(float(tau_student), float(tau_teacher), student, teacher, queue, valid)
 
 
 def info_nce(query, key, queue, valid=None, *, temperature: float):
-    """InfoNCE with one positive a query and the queue as negatives (MoCo eq. 1).
+    """InfoNCE with one positive per query and the queue as negatives (MoCo eq. 1).
 
     Args:
-      query: `[B, D]` unit rows; the only argument that receives a gradient.
-      key: `[B, D]` unit rows, the positives.
-      queue: `[S, B, D]` or `[K, D]` unit rows.
+      query: `[N, D]` rows of length 1. Only this argument receives a gradient.
+      key: `[N, D]` rows of length 1, the positives.
+      queue: `[S, B, D]` or `[K, D]` rows of length 1, the negatives.
       valid: as in `seed_loss`.
-      temperature: of the softmax; MoCo-v2 uses 0.2.
+      temperature: of the softmax; 0.2 in MoCo v2.
 
     Returns:
-      float32 `[B]`: a loss for each sample.
+      float32 `[N]`, a loss for each query.
+
+    Raises:
+      AssertionError: shapes or dtypes differ from the above; checked while tracing.
+
+    The loss of a query that equals its key and is orthogonal to two negatives is log(1 + 2 / e^(1 / 0.2)):
+
+    >>> query = key = jnp.eye(1, 3)
+    >>> np.asarray(info_nce(query, key, jnp.eye(3)[1:], temperature=0.2)).round(4)
+    array([0.0134], dtype=float32)
     """
+    _check(query, key, queue, valid)
     query, key, queue = (x.astype(jnp.float32) for x in (query, key, queue))
     return _info_nce(float(temperature), query, key, queue, valid)
+
+
+def _check(rows, positives, queue, valid):
+    chex.assert_rank([rows, queue], [2, {2, 3}])
+    chex.assert_equal_shape([rows, positives])
+    chex.assert_type([rows, positives, queue], float)
+    chex.assert_axis_dimension(queue, -1, rows.shape[1])
+    if valid is not None:
+        chex.assert_rank(valid, set(range(1, queue.ndim)))
+        chex.assert_shape(valid, queue.shape[: valid.ndim])
+        chex.assert_type(valid, bool)
 
 
 def _rows_dot(a, b):
@@ -66,11 +107,11 @@ def _rows_dot(a, b):
 
 
 def _seed_terms(tau_s, tau_t, student, teacher, queue, valid):
-    start = (
+    own = (
         (_rows_dot(student, teacher) / tau_s, teacher),
         (_rows_dot(teacher, teacher) / tau_t, teacher),
     )
-    (lse, predicted), (_, target) = readout((student, teacher), (tau_s, tau_t), start, queue, valid)
+    (lse, predicted), (_, target) = readout((student, teacher), (tau_s, tau_t), own, queue, valid)
     return lse - _rows_dot(student, target) / tau_s, (predicted - target) / tau_s
 
 
@@ -81,7 +122,10 @@ def _info_nce_terms(tau, query, key, queue, valid):
 
 
 def _with_streamed_gradient(terms, temperatures: int):
-    """A custom-VJP loss of `terms(*temperatures, z, …) -> (loss [B], dloss/dz [B, D])`, in z alone."""
+    """A loss with a gradient for z alone, from `terms(*temperatures, z, …) -> (loss [N], dloss/dz [N, D])`.
+
+    The forward computes the gradient too, so the backward pass does not read the queue again.
+    """
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=tuple(range(temperatures)))
     def loss(*args):

@@ -1,17 +1,15 @@
-"""The streaming core of every loss over a queue: log-sum-exp and softmax readout, without the `[B, K]`
-similarities.
+"""Log-sum-exp and softmax mean over a queue, block by block, without the `[N, K]` similarities.
 
 For queries q and entries d_j, with logits q . d_j / temperature, one pass over blocks of the queue gives
 
-    lse  = log sum_j exp(logit_j)          [B]
-    mean = sum_j softmax(logit)_j d_j      [B, D]
+    lse  = log sum_j exp(logit_j)          [N]
+    mean = sum_j softmax(logit)_j d_j      [N, D]
 
-which is all that InfoNCE and SEED need, values and gradients (`contrastive.py`). The running maximum, sum
-and weighted sum are those of Milakov and Gimelshein (arXiv 1805.02867); blocks keep temporaries at `[B,
-block]` whatever K is.
+InfoNCE and SEED need nothing else, for values and gradients (`contrastive.py`). The running maximum, sum and
+weighted sum follow Milakov and Gimelshein (arXiv 1805.02867). Temporaries are `[N, BLOCK]`, whatever K is.
 
-Inside `jax.set_mesh` with more than one device the queue stays where it is: each device reads its own
-columns and the partial results, `[B]` and `[B, D]`, are merged at the end. Those are the only collectives.
+Inside `jax.set_mesh` with more than one device the queue stays sharded: each device reads its own columns,
+and the devices merge their partial results, `[N]` and `[N, D]`, at the end. There are no other collectives.
 """
 
 import jax
@@ -19,22 +17,32 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-BLOCK = 2048  # queue rows a step: large enough for efficient matrix products, small enough to stay in cache
+BLOCK = 2048  # rows at a time: enough for efficient matrix products, few enough to stay in the cache
 
 
-def readout(queries, temperatures, start, queue, valid):
+def readout(queries, temperatures, own, queue, valid):
     """Log-sum-exp and softmax mean of several sets of queries over one queue.
 
     Args:
-      queries: tuple of float32 `[B, D]`.
+      queries: tuple of float32 `[N, D]`, one for each set.
       temperatures: a float for each set.
-      start: for each set a logit `[B]` and an entry `[B, D]` that take part besides the queue: the query's
-        own positive.
+      own: for each set a logit `[N]` and an entry `[N, D]`: each query's own entry, besides the queue.
       queue: float32 `[S, B, D]` or `[K, D]`.
-      valid: bool that broadcasts from the left to `queue.shape[:-1]`, or None: entries that count.
+      valid: bool `[S]`, `[S, B]` or `[K]`, which entries of the queue count; None if all do.
 
     Returns:
-      For each set `(lse [B], mean [B, D])`.
+      For each set `(lse [N], mean [N, D])`, float32.
+
+    Two queries, whose own entries have logit 0, over a queue of two; the first is close to one of the two:
+
+    >>> queries = jnp.array([[1.0, 0.0], [0.0, 0.0]])
+    >>> own = jnp.zeros(2), jnp.zeros((2, 2))
+    >>> ((lse, mean),) = readout((queries,), (0.1,), (own,), jnp.eye(2), valid=None)
+    >>> np.asarray(lse).round(3)
+    array([10.   ,  1.099], dtype=float32)
+    >>> np.asarray(mean).round(3)
+    array([[1.   , 0.   ],
+           [0.333, 0.333]], dtype=float32)
     """
     valid = jnp.ones(queue.shape[:-1], bool) if valid is None else valid
     valid = jnp.broadcast_to(
@@ -43,15 +51,15 @@ def readout(queries, temperatures, start, queue, valid):
     if queue.ndim == 2:
         queue, valid = queue[None], valid[None]
 
-    own = tuple(logit for logit, _ in start)
+    own_logits = tuple(logit for logit, _ in own)
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1 and queue.shape[1] % mesh.size == 0:
         axes = mesh.axis_names
 
-        def sharded(queries, own, queue, valid):
+        def sharded(queries, own_logits, queue, valid):
             merged = []
-            for top, total, weighted in _stream(queries, temperatures, own, queue, valid):
+            for top, total, weighted in _stream(queries, temperatures, own_logits, queue, valid):
                 highest = lax.pmax(top, axes)
                 scale = jnp.exp(top - highest)
                 merged.append(
@@ -60,30 +68,28 @@ def readout(queries, temperatures, start, queue, valid):
             return tuple(merged)
 
         columns = P(None, axes)
-        partial = jax.shard_map(
+        partials = jax.shard_map(
             sharded, mesh=mesh, in_specs=(P(), P(), columns, columns), out_specs=P(), check_vma=False
-        )(queries, own, queue, valid)
+        )(queries, own_logits, queue, valid)
     else:
-        partial = _stream(queries, temperatures, own, queue, valid)
+        partials = _stream(queries, temperatures, own_logits, queue, valid)
 
     results = []
-    for (top, total, weighted), (logit, entry) in zip(partial, start, strict=True):
+    for (top, total, weighted), (logit, entry) in zip(partials, own, strict=True):
         share = jnp.exp(logit - top)
         total = total + share
         results.append((top + jnp.log(total), (weighted + share[:, None] * entry) / total[:, None]))
     return tuple(results)
 
 
-def _stream(queries, temperatures, own, queue, valid):
-    """Running (maximum, sum, weighted sum) over this device's queue, starting at the own logits."""
+def _stream(queries, temperatures, own_logits, queue, valid):
+    """Running (maximum, sum, weighted sum) over the rows of this device, from the own logits on."""
     queue, valid = queue.reshape(-1, queue.shape[-1]), valid.reshape(-1)
     rows = queue.shape[0]
     block = min(BLOCK, rows)
 
-    def step(carry, first):
-        begin = jnp.minimum(
-            first, rows - block
-        )  # the last block reaches back over rows already seen, masked below
+    def read_block(carry, first):
+        begin = jnp.minimum(first, rows - block)  # the last block overlaps the one before: masked below
         entries = lax.dynamic_slice_in_dim(queue, begin, block)
         mask = lax.dynamic_slice_in_dim(valid, begin, block) & (begin + jnp.arange(block) >= first)
         updated = []
@@ -99,6 +105,6 @@ def _stream(queries, temperatures, own, queue, valid):
 
     empty = tuple(
         (logit, jnp.zeros_like(logit), jnp.zeros_like(query))
-        for logit, query in zip(own, queries, strict=True)
+        for logit, query in zip(own_logits, queries, strict=True)
     )
-    return lax.scan(step, empty, jnp.arange(0, rows, block))[0]
+    return lax.scan(read_block, empty, jnp.arange(0, rows, block))[0]

@@ -1,27 +1,63 @@
-"""What a method is: one paper, one file, one frozen dataclass whose fields are the paper's hyper-
-parameters.
+"""What a method is: one paper, one file, one frozen dataclass whose fields are the paper's hyper-parameters.
+
+The trainer is shared. It gives a method what it may know before the run (`Given`), the time (`Clock`), a
+`Batch` and two networks (`Nets`), and takes a loss and what is carried on (`LossOut`).
 """
 
 import dataclasses
-import enum
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from seed_jax.data.pipeline import ViewSpec
-from seed_jax.models.network import Network
+from seed_jax.models.network import Features, Network
 
 PyTree = Any
 
 
-class TeacherNeed(enum.Enum):
-    """What a method asks of its teacher."""
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a method may know before the run.
 
-    NONE = "none"
-    EMBEDDING = "embedding"
+    Attributes:
+      batch_size: images of a step, over all devices.
+      num_classes: classes of the training data; 0 without labels.
+      image_size: `data.image_size`, pixels.
+      steps, steps_per_epoch: of the run.
+      teacher: shape and dtype of each of the teacher's features for one batch; None without a teacher.
+      bn_group, dtype: for the parts that the method adds, as the backbone has them.
+    """
+
+    batch_size: int
+    num_classes: int
+    image_size: int
+    steps: int
+    steps_per_epoch: int
+    teacher: Mapping[str, jax.ShapeDtypeStruct] | None = None
+    bn_group: int | None = None
+    dtype: Any = jnp.float32
+
+
+@struct.dataclass
+class Clock:
+    """How far the run is: `step` int32, the updates made so far."""
+
+    step: jax.Array
+    steps: int = struct.field(pytree_node=False)
+    steps_per_epoch: int = struct.field(pytree_node=False)
+
+    @property
+    def progress(self) -> jax.Array:
+        """Share of the run that is done, float32 in [0, 1]."""
+        return jnp.clip(self.step / self.steps, 0.0, 1.0)
+
+    @property
+    def epoch(self) -> jax.Array:
+        """Epochs completed, int32."""
+        return self.step // self.steps_per_epoch
 
 
 @struct.dataclass
@@ -29,71 +65,111 @@ class Batch:
     """What the loss sees of a batch.
 
     Attributes:
-      views: one float32 `[B, V, H, W, 3]` in [0, 1] for each ViewSpec.
+      views: one float32 `[B, V, H, W, 3]` in [0, 1] per ViewSpec.
       label: int32 `[B]`, -1 where there is none.
-      keys: one PRNG key a sample, `[B]`, for dropout.
+      keys: one PRNG key per sample, `[B]`, for dropout.
+      targets: further targets by name, `[B, ...]`, in the coordinates of the whole image.
+      crops: one float32 `[B, V, 4]` per ViewSpec: left, top, width and height of each view's crop, as shares
+        of the image.
+      flipped: one bool `[B, V]` per ViewSpec: whether the view was mirrored after the crop.
     """
 
     views: tuple
     label: jax.Array
     keys: jax.Array
+    targets: dict = struct.field(default_factory=dict)
+    crops: tuple = ()
+    flipped: tuple = ()
 
 
 @struct.dataclass
 class LossOut:
-    """What a loss gives besides its value; each metric is `[B]` or a scalar."""
+    """What a loss returns besides its value; each metric is `[B]` or a scalar."""
 
     model_state: PyTree
     aux: PyTree
     metrics: dict
 
 
+class Teacher(Protocol):
+    """The frozen network in eval mode. Gradients stop at its variables, not at its outputs."""
+
+    def __call__(self, x: jax.Array, views: Sequence[int] | None = None) -> Features:
+        """The teacher's features of `x`, float32 `[B * len(views), H, W, 3]`.
+
+        Args:
+          views: numbers of the views that the rows of `x` are, counted over all ViewSpecs; a sample's rows
+            are neighbours. A cache may answer for them. None: the loss made these pixels itself.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
 class Nets:
-    """The two seams a loss calls, as often as its paper does.
+    """The two networks that a loss calls, as often as its paper does.
 
-    `student.apply({'params': p, **model_state}, x, train, keys)` gives features and the new model state;
-    `teacher(x)` gives the features of the frozen teacher in eval mode, without a gradient.
+    `student.apply({'params': p, **model_state}, x, train, keys)` gives features and the new model state.
     """
 
     student: Network
-    teacher: Callable[[jax.Array], dict] | None
+    teacher: Teacher | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Info:
-    """What `init_aux` may need: global batch size, the student's variables, the teacher's width."""
+class Method:
+    """The contract between a paper and the trainer, with the defaults that most papers share.
 
-    batch_size: int
-    variables: PyTree
-    teacher_dim: int | None
+    Attributes:
+      needs_teacher: whether `config.teacher` is loaded.
+      needs_labels: whether every training image must have a label.
+      smoke: upper bounds of its fields in a config's `:smoke` form.
+    """
 
-
-class Method(Protocol):
-    """The contract between a paper and the trainer."""
-
-    teacher: TeacherNeed
-    needs_labels: bool
+    needs_teacher: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+    smoke: ClassVar[Mapping[str, Any]] = {}
 
     def check(self, data, train) -> None:
-        """Raise `UserError` for settings of those sections that the method cannot work with."""
+        """Raise `UserError` for values of those config sections that the method cannot work with."""
+
+    def whole_batch(self) -> str:
+        """Why the loss needs whole batches ("its queue …"); '' if it is a mean over its samples.
+
+        With '' the trainer may compute a batch by micro-batches (`train.accumulate`) and keep an incomplete
+        one (`data.last`); then `aux` must not depend on the batch.
+        """
+        return ""
 
     def views(self, data) -> tuple[ViewSpec, ...]:
-        """The views of an image that the loss sees, from the data section of the config."""
+        """The views of an image that the loss sees, from the `data` section of the config."""
+        return (base_view(data),)
 
-    def network(self, backbone: Network, num_classes: int, teacher_dim: int | None) -> Network:
-        """The backbone together with whatever is trained with it."""
+    def network(self, backbone: Network, given: Given) -> Network:
+        """The backbone and the parts trained with it, as a `Joined`."""
+        raise NotImplementedError
 
-    def init_aux(self, rng: jax.Array, info: Info) -> PyTree:
-        """What is carried from step to step but not trained by gradient."""
+    def init_aux(self, rng: jax.Array, given: Given, variables: PyTree) -> PyTree:
+        """State carried from step to step that no gradient trains; `variables` are the fresh student's."""
+        return {}
 
-    def loss(self, nets: Nets, params, model_state, aux, batch: Batch, rng) -> tuple[jax.Array, LossOut]:
-        """The scalar loss of a batch. `rng` is a key of the step, for choices that are not about one
-        sample.
+    def project(self, params: PyTree, clock: Clock) -> PyTree:
+        """The parameters that a step starts from, e.g. with unit prototypes."""
+        return params
+
+    def loss(
+        self, nets: Nets, params, model_state, aux, batch: Batch, clock: Clock, rng: jax.Array
+    ) -> tuple[jax.Array, LossOut]:
+        """The scalar loss of a batch. `rng`: a key of the step, for choices not about one sample."""
+        raise NotImplementedError
+
+    def served(self, variables: PyTree, aux: PyTree) -> PyTree:
+        """The variables that are probed, exported and loaded by later runs, e.g. an EMA copy.
+
+        A part whose parameters are left out is left out of the network, too.
         """
+        return variables
 
     def frozen(self, path: tuple[str, ...]) -> bool:
         """Whether the parameter at this path is not trained; it gets no optimizer slots."""
+        return False
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -103,11 +179,13 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def base_view(data, count: int = 1) -> ViewSpec:
-    """The ViewSpec that the data section of the config describes."""
+    """`count` views of the kind that the `data` section of the config describes."""
     return ViewSpec(
         count=count,
         size=data.image_size,
         scale=tuple(data.crop_scale),
         flip=data.flip,
         photometric=data.photometric,
+        crop=data.crop,
+        padding=data.padding,
     )

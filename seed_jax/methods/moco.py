@@ -12,18 +12,18 @@ from seed_jax import queue
 from seed_jax import rng as rng_lib
 from seed_jax.errors import UserError
 from seed_jax.losses import info_nce
-from seed_jax.methods.base import Info, LossOut, TeacherNeed, base_view, unit
+from seed_jax.methods.base import LossOut, Method, base_view, unit
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCo:
-    """Two views of an image: the query's must find the key's among the keys of past batches.
+class MoCo(Method):
+    """Two views of an image: the query must find its key among the keys of past batches.
 
-    The key encoder is an exponential moving average of the query encoder. Its batch goes through in
-    shuffled order, so that with `train.bn_group` smaller than the batch a query and its key are normalised
-    among different images and cannot recognise each other by their batch statistics (facebookresearch/moco,
+    The key encoder is an exponential moving average of the query encoder. It sees its batch in shuffled
+    order, so that with `train.bn_group` smaller than the batch a query and its key are normalised among
+    different images and cannot recognise each other by their batch statistics (facebookresearch/moco,
     moco/builder.py, which shuffles across GPUs).
 
     Attributes:
@@ -42,8 +42,7 @@ class MoCo:
     dim: int = 128
     hidden: int = 0
 
-    teacher: ClassVar[TeacherNeed] = TeacherNeed.NONE
-    needs_labels: ClassVar[bool] = False
+    smoke: ClassVar = {"queue_size": 64}
 
     def check(self, data, train):
         if self.temperature <= 0:
@@ -55,17 +54,20 @@ class MoCo:
                 f"use --config.train.bn_group={max(1, data.batch_size // 8)}."
             )
 
+    def whole_batch(self):
+        return "its queue takes whole batches"
+
     def views(self, data):
         return (base_view(data, count=2),)
 
-    def network(self, backbone, num_classes, teacher_dim):
+    def network(self, backbone, given):
         return Joined(backbone, {"head": ProjectionHead(hidden=self.hidden or None, dim=self.dim)})
 
-    def init_aux(self, rng, info: Info):
-        keys = queue.init(self.queue_size, info.batch_size, self.dim, start=self.queue_start, rng=rng)
-        return {"ema": jax.tree.map(jnp.copy, info.variables), "queue": keys}
+    def init_aux(self, rng, given, variables):
+        keys = queue.init(self.queue_size, given.batch_size, self.dim, start=self.queue_start, rng=rng)
+        return {"ema": jax.tree.map(jnp.copy, variables), "queue": keys}
 
-    def loss(self, nets, params, model_state, aux, batch, rng):
+    def loss(self, nets, params, model_state, aux, batch, clock, rng):
         query_view, key_view = batch.views[0][:, 0], batch.views[0][:, 1]
         features, model_state = nets.student.apply(
             {"params": params, **model_state}, query_view, True, batch.keys
@@ -82,8 +84,4 @@ class MoCo:
 
         losses = info_nce(q, k, past.slots, queue.valid(past), temperature=self.temperature)
         aux = {"ema": {**ema_state, "params": average}, "queue": queue.enqueue(past, k)}
-        metrics = {"loss": losses, "positive_cosine": (q * k).sum(axis=1)}
-        return losses.mean(), LossOut(model_state, aux, metrics)
-
-    def frozen(self, path):
-        return False
+        return losses.mean(), LossOut(model_state, aux, {"positive_cosine": (q * k).sum(axis=1)})

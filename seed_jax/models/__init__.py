@@ -1,4 +1,4 @@
-"""Architectures by name, and `create`, which makes a network of one."""
+"""Architectures by name, and `create`, which builds a network from a name and options."""
 
 import inspect
 
@@ -41,14 +41,28 @@ NOT_OPTIONS = {"block", "depths", "blocks", "pooled_features", "bn_group", "dtyp
 def create(
     name, *, mean=IMAGENET_MEAN, std=IMAGENET_STD, size=None, precision="fp32", bn_group=None, **options
 ) -> LinenNetwork:
-    """The network of that name, e.g. `create('resnet18', num_classes=10, small_stem=True)`.
+    """Build the network of an architecture; its `init` makes the variables.
 
-    `mean`, `std`: of the images in [0, 1], three numbers each. `size`: to which other images are resized on
-    the device. `precision`: `fp32` or `bf16` for convolutions and matrix products. `bn_group`: see
-    `layers.BatchNorm`; nothing to networks without one. Options: `num_classes`, and `width`, `small_stem`,
-    `dropout` or whatever else the architecture's module has.
+    Args:
+      name: a key of `MODELS`.
+      mean, std: three numbers each, for images in [0, 1].
+      size: side in pixels to which images of another side are resized on the device; None takes any side.
+      precision: `fp32` or `bf16`, of convolutions and matrix products.
+      bn_group: samples per group of batch statistics (`layers.BatchNorm`); None for the whole batch. It has
+        no effect on an architecture without batch norm.
+      **options: fields of the architecture's module, such as `num_classes`, `width`, `small_stem` or `remat`.
 
-    Raises UserError for an unknown name, precision or option, naming the nearest known one.
+    Raises:
+      UserError: the name, the precision or an option is unknown; the message names the nearest known one.
+
+    >>> network = create("resnet18", num_classes=10, small_stem=True)
+    >>> images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    >>> variables = jax.eval_shape(network.init, jax.random.key(0), images)
+    >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    11173962
+    >>> create("resnet19")
+    Traceback (most recent call last):
+    seed_jax.errors.UserError: Unknown model 'resnet19': did you mean 'resnet18'?
     """
     constructor = _lookup("model", name, MODELS)
     parameters = inspect.signature(constructor).parameters

@@ -1,8 +1,8 @@
-"""Convolution, depthwise convolution and max pooling that are fast on a CPU too.
+"""Convolution, depthwise convolution and max pooling, in forms that are fast on a CPU too.
 
-Elsewhere these are XLA's own operations. On a CPU XLA runs grouped convolutions, convolutions over maps
-smaller than their kernel, and the gradient of pooling as plain loops, so there each is written with shifted
-elementwise products and matrix products, which compile well.
+On other platforms each is XLA's own operation. On a CPU, XLA compiles grouped convolutions, convolutions of
+maps smaller than their kernel and the gradient of pooling to plain loops. There we write them as shifted
+elementwise products and matrix products, which XLA compiles well.
 """
 
 import functools
@@ -12,38 +12,47 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pad = tuple[int, int]  # rows of zeros before and after the map, and as many columns
+Pad = tuple[int, int]  # zeros before and after the map, on each of its two axes
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad | None = None) -> jax.Array:
-    """Convolution of `[B, H, W, C]` with `[k, k, C, D]`, padded by `pad` (default: `symmetric(k)`)."""
+    """Convolve `[B, H, W, C]` with `[k, k, C, D]`, padded by `pad`; None is `symmetric(k)`.
+
+    >>> conv(jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, 5)), stride=2).shape
+    (1, 3, 3, 5)
+    """
     return _by_platform(_cpu_conv, _xla_conv, (stride, pad or symmetric(kernel.shape[0])), x, kernel)
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad | None = None) -> jax.Array:
-    """Convolution of channel c of `[B, H, W, C]` with `kernel[:, :, 0, c]`, padded as `conv`."""
+    """Convolve each channel c of `[B, H, W, C]` with `kernel[:, :, 0, c]`, padded as in `conv`.
+
+    >>> depthwise_conv(jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 1, 2)), stride=2)[0, 0, 0]  # a corner: 2 x 2
+    Array([4., 4.], dtype=float32)
+    """
     return _by_platform(_cpu_depthwise, _xla_conv, (stride, pad or symmetric(kernel.shape[0])), x, kernel)
 
 
 def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-    """Maximum over windows of `[B, H, W, C]`, padded by `(window - 1) // 2` of -inf on every side."""
+    """Maximum over windows of `[B, H, W, C]`, padded by -inf, `(window - 1) // 2` on every side."""
     return _by_platform(_cpu_max_pool, _xla_max_pool, (stride, symmetric(window), window), x)
 
 
 def symmetric(k: int) -> Pad:
-    """PyTorch's usual padding for a window of `k`, `(k - 1) // 2` on every side."""
+    """PyTorch's usual padding of a window of side `k`: `(k - 1) // 2` on every side."""
     return (k - 1) // 2, (k - 1) // 2
 
 
 def output_size(size: int, k: int, stride: int, pad: Pad) -> int:
-    """How often a window of `k` fits into `size` places and their padding."""
+    """Number of positions of a window of side `k` on a padded axis of length `size`."""
     return (size + sum(pad) - k) // stride + 1
 
 
 def _by_platform(cpu, default, settings, *arrays):
-    """`cpu(*settings, *arrays)` on a CPU and `default` elsewhere.
+    """`cpu(*settings, *arrays)` on a CPU, `default(*settings, *arrays)` on other platforms.
 
-    The choice is made again in the gradient, so that neither form keeps the other's intermediate values.
+    The gradient chooses again, so that the backward pass of one form keeps no intermediate values of the
+    other.
     """
     cpu, default = functools.partial(cpu, *settings), functools.partial(default, *settings)
 
@@ -63,7 +72,7 @@ def _gradient(f):
 
 
 def xla_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad) -> jax.Array:
-    """XLA's own operation, for either kind of convolution."""
+    """XLA's own convolution, plain or depthwise, as the shape of the kernel says."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -89,7 +98,7 @@ def _xla_conv(stride, pad, x, kernel):
 
 
 def _xla_max_pool(stride, pad, window, x):
-    """The padding is written out because exporters know windows without it only."""
+    """Pad explicitly: exporters of the program do not know pooling with padding."""
     x = _pad(x, pad, -jnp.inf)
     return nn.max_pool(x, (window, window), (stride, stride), "VALID")
 
@@ -115,9 +124,10 @@ _cpu_depthwise.defvjp(
 
 
 def _depthwise_dx(stride, pad, x, kernel, dy):
-    """Gradient of the input, one phase of the stride at a time.
+    """Gradient with respect to the input, one phase of the stride at a time.
 
-    Input row `stride * a + u` met kernel row `i` at output row `a + (u + low - i) / stride` if that is whole.
+    Input row `stride * a + u` contributed through kernel row `i` to output row `a + (u + low - i) / stride`,
+    if that is an integer.
     """
     k, low = kernel.shape[0], pad[0]
     height, width = (-(-n // stride) for n in x.shape[1:3])
@@ -141,16 +151,17 @@ def _depthwise_dx(stride, pad, x, kernel, dy):
 
 
 def _depthwise_dkernel(stride, pad, x, kernel, dy):
-    """Gradient of the filters: a loop over output rows and taps that adds products up place by place.
+    """Gradient with respect to the kernel: a loop over output rows and taps that accumulates products.
 
-    The body is elementwise, which XLA vectorises, and a reduction to one filter is not. The totals of a
-    sample stay with it, so a sharded batch is summed over devices only once, at the end.
+    The loop keeps totals per sample and column, because XLA vectorises elementwise products and not a
+    reduction to one number per channel. It also means that devices sum a sharded batch only once, after the
+    loop.
     """
     k, (batch, height, width, channels) = kernel.shape[0], dy.shape
     x = _pad(x, pad, 0, extra=stride - 1)
 
-    def add_products(step, totals):
-        h, tap = step // (k * k), step % (k * k)
+    def add_products(index, totals):
+        h, tap = index // (k * k), index % (k * k)
         start = (0, h * stride + tap // k, tap % k, 0)
         x_row = lax.dynamic_slice(x, start, (batch, 1, stride * width, channels))[:, 0, ::stride]
         dy_row = lax.dynamic_index_in_dim(dy, h, axis=1, keepdims=False)
@@ -161,7 +172,7 @@ def _depthwise_dkernel(stride, pad, x, kernel, dy):
 
 
 def _taps(stride, pad, x, k, fill=0):
-    """For each place (i, j) in a k x k window, the values of `x` that it meets, `[B, H', W', C]`."""
+    """For each tap (i, j) of a k x k window, the values of `x` under it, `[B, H', W', C]`."""
     height, width = (output_size(n, k, stride, pad) for n in x.shape[1:3])
     x = _pad(x, pad, fill)
     for i in range(k):

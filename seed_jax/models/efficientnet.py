@@ -1,21 +1,22 @@
 """EfficientNet B0 to B3 (Tan and Le 2019) and EfficientNet-Lite, in the forms whose weights are published.
 
-`efficientnet_b0` .. `b3`: lukemelas/EfficientNet-PyTorch, which SEED uses. TensorFlow's SAME padding, fixed
-by the variant's nominal image size (224, 240, 260, 300 pixels) whatever images are fed; batch norm with
-epsilon 1e-3 and momentum 0.99 (torch's 0.01). ImageNet's mean and std.
+`efficientnet_b0` .. `b3`: lukemelas/EfficientNet-PyTorch, which SEED uses. Padding is TensorFlow's SAME,
+computed for the variant's nominal image size (224, 240, 260, 300 pixels) at every image size. Batch norm has
+epsilon 1e-3 and momentum 0.99 (PyTorch's 0.01). Images are normalised with ImageNet's mean and std.
 
-`efficientnet_b0_torchvision` .. `b3`: torchvision's models/efficientnet.py. Symmetric padding, epsilon 1e-5,
-momentum 0.9 (torch's 0.1). ImageNet's mean and std, images of 224, 240, 288 and 300 pixels.
+`efficientnet_b0_torchvision` .. `b3`: torchvision's models/efficientnet.py. Padding is symmetric, epsilon
+1e-5, momentum 0.9 (PyTorch's 0.1). Images have 224, 240, 288 and 300 pixels and ImageNet's mean and std.
 
-`efficientnet_lite0`, `lite2`: package efficientnet_lite_pytorch 0.1.0. As lukemelas', for 224 and 260 pixels,
-with ReLU6 for swish, no squeeze-and-excite, and stem, head and the repeats of the first and last stage not
-scaled. The package's README shows ImageNet's mean and std for its parent's networks and none for these; its
-weights come from tensorflow/tpu, models/official/efficientnet/lite/efficientnet_lite_builder.py, with mean
-127 and std 128 of 255, `LITE_MEAN` and `LITE_STD`.
+`efficientnet_lite0`, `lite2`: package efficientnet_lite_pytorch 0.1.0. They are as in lukemelas, for 224 and
+260 pixels, but with ReLU6 for swish and without squeeze-and-excite; stem, head and the repeats of the first
+and last stage are not scaled. The README of the package shows ImageNet's mean and std for its parent's
+networks and gives none for these. Its weights come from tensorflow/tpu,
+models/official/efficientnet/lite/efficientnet_lite_builder.py, which has mean 127 and std 128 of 255:
+`LITE_MEAN` and `LITE_STD`.
 
-Names: `stem_conv`, `stem_bn`; `block{stage}_{i}` with stages from 1 and blocks from 0, with `expand_conv,
-expand_bn, depthwise_conv, depthwise_bn, se/{reduce,expand}, project_conv, project_bn`; `head_conv`,
-`head_bn`; `fc`.
+Parameter names: `stem_conv`, `stem_bn`; `block{stage}_{i}`, stages counted from 1 and blocks from 0, with
+`expand_conv, expand_bn, depthwise_conv, depthwise_bn, se/{reduce,expand}, project_conv, project_bn`;
+`head_conv`, `head_bn`; `fc`.
 """
 
 import functools
@@ -32,7 +33,7 @@ LITE_STD = (128 / 255,) * 3
 
 
 class Stage(NamedTuple):
-    """One row of the paper's table 1, before scaling; the first block has the stride, the others 1."""
+    """One row of the paper's table 1, before scaling. `stride` is of the first block; the others have 1."""
 
     repeats: int
     kernel: int
@@ -52,8 +53,11 @@ STAGES = (
 )
 
 
+STEM = {"stem_conv", "stem_bn"}
+
+
 class SqueezeExcite(nn.Module):
-    """Channel gates from the pooled map: Linear to `hidden`, swish, Linear back, sigmoid."""
+    """Scale channels by gates: average over the map, Linear to `hidden`, swish, Linear back, sigmoid."""
 
     hidden: int
     dtype: Any
@@ -68,7 +72,10 @@ class SqueezeExcite(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Expand (unless `expand` is 1), depthwise, squeeze-and-excite, project; skip if shapes allow."""
+    """Expand (unless `expand` is 1), depthwise, squeeze-and-excite, project.
+
+    There is a skip connection, with stochastic depth, if input and output have the same shape.
+    """
 
     features: int
     kernel: int
@@ -99,19 +106,27 @@ class MBConv(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """`[B, H, W, 3]` normalised -> `stem`, `stage1 .. stage4`, `pooled`, and `logits` if `num_classes`.
+    """Normalised images `[B, H, W, 3]` -> `stem`, `stage1 .. stage4`, `pooled`, `logits` if `num_classes`.
 
-    `width`, `depth`: the paper's multipliers of channels and repeats. `size`: of the images that TensorFlow's
-    padding is computed for; None for symmetric padding. `lite`: the Lite form. For sizes, means and stds of
-    the published weights see the module.
+    Each block of stride 2 begins a stage, so stages end at strides 4, 8, 16 and 32. `stage4` is the output of
+    the head convolution (1280 channels; B2 1408, B3 1536). `pooled`, float32 `[B, D]`, is its average after
+    dropout (in train mode), as the authors' classifier gets it. Parameters start with PyTorch's default
+    initialisation, as in lukemelas.
 
-    A stage ends before each stride-2 block, at strides 4, 8, 16, 32; `stage4` is the output of the head
-    convolution (1280 channels; B2 1408, B3 1536) and `pooled` its average after dropout (train mode), as the
-    authors' classifier sees it. `small_stem`, for images of 16 to 64 pixels: stride 1 in the stem and in the
-    first stride-2 block: total stride 8, not 32. `drop_path`: stochastic depth, rate `drop_path * i / n` in
-    block i of n. Torch's default init, as lukemelas'.
+    Attributes:
+      width, depth: the paper's factors on channels and on repeats.
+      size: side in pixels for which TensorFlow's padding is computed; None for symmetric padding.
+      lite: the Lite form.
+      small_stem: stride 1 in the stem and in the first block of stride 2, for images of 16 to 64 pixels. The
+        total stride is then 8 and not 32.
+      dropout: rate before the classifier.
+      drop_path: stochastic depth; block i of n, counted from 0, has rate `drop_path * i / n`.
+      remat: compute each block again in the backward pass instead of keeping its activations.
+      bn_epsilon, bn_momentum, bn_group: see `layers.BatchNorm`.
+      dtype: of the convolutions and Linear layers.
 
-    Raises UserError for images so small that a map vanishes.
+    Raises:
+      UserError: images are so small that no pixel of a map is left.
     """
 
     width: float
@@ -122,6 +137,7 @@ class EfficientNet(nn.Module):
     small_stem: bool = False
     dropout: float = 0.2
     drop_path: float = 0.2
+    remat: bool = False
     bn_epsilon: float = 1e-3
     bn_momentum: float = 0.99
     bn_group: int | None = None
@@ -143,12 +159,13 @@ class EfficientNet(nn.Module):
         x = act(norm("stem_bn", x))
         features = {"stem": x}
         stage, index = 0, 0
+        block_class = layers.block_class(MBConv, self.remat, train)
         for number, row in enumerate(STAGES, start=1):
             stage += row.stride == 2
             for i in range(repeats[number - 1]):
                 stride = 1 if i > 0 or (self.small_stem and stage == 1) else row.stride
                 pad, size = static_same(size, row.kernel, stride)
-                x = MBConv(
+                x = block_class(
                     features=layers.make_divisible(row.channels * self.width),
                     kernel=row.kernel,
                     stride=stride,
@@ -174,15 +191,37 @@ class EfficientNet(nn.Module):
             features["logits"] = fc(x).astype(jnp.float32)
         return features
 
+    @property
+    def layers(self) -> int:
+        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
+        return 1 + len(self._blocks())
+
+    @nn.nowrap
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer of the parameter at a path such as `('block2_0', 'project_conv', 'kernel')`.
+
+        Layer 0 is the stem: `stem_conv`, `stem_bn`. Block i, counted from 0, is layer
+        i + 1. Everything behind the blocks is layer `layers`.
+        """
+        return layers.layer_number(path[0], STEM, self._blocks())
+
+    @nn.nowrap
+    def _blocks(self):
+        return [f"block{stage}_{i}" for stage, n in enumerate(self._repeats(), start=1) for i in range(n)]
+
+    @nn.nowrap
     def _repeats(self):
         scaled = [math.ceil(self.depth * stage.repeats) for stage in STAGES]
         return [1, *scaled[1:-1], 1] if self.lite else scaled
 
 
 def static_same(size: int | None, kernel: int, stride: int) -> tuple[tuple[int, int] | None, int | None]:
-    """TensorFlow's SAME padding of a map of `size` as zeros (before, after), and the size of the output.
+    """TensorFlow's SAME padding of an axis of length `size`: zeros (before, after), length of the output.
 
-    (None, None), which is symmetric padding, when `size` is None.
+    (None, None) if `size` is None, which stands for symmetric padding.
+
+    >>> static_same(224, kernel=3, stride=2)
+    ((0, 1), 112)
     """
     if size is None:
         return None, None

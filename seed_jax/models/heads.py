@@ -1,4 +1,19 @@
-"""Parts that are joined to a backbone: from the features dict to new entries of it."""
+"""Parts joined to a backbone: Linen modules from the features dict to new entries of it.
+
+Each part writes one entry, named by its field `out`, so that several parts of one kind can be joined side by
+side:
+
+>>> from seed_jax.models import Joined, create
+>>> backbone = create("resnet18", width=0.125, small_stem=True)
+>>> exits = {f"exit{i}": Classifier(10, out=f"exit{i}_logits") for i in (1, 2)}
+>>> sample = jnp.zeros((1, 8, 8, 3))
+>>> network = Joined(backbone, exits)
+>>> features, _ = network.apply(network.init(jax.random.key(0), sample), sample, train=False)
+>>> {name: features[name].shape for name in ("exit1_logits", "exit2_logits")}
+{'exit1_logits': (1, 10), 'exit2_logits': (1, 10)}
+"""
+
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -7,12 +22,31 @@ from seed_jax.models import layers
 
 
 class ProjectionHead(nn.Module):
-    """`pooled` `[B, D]` -> `embedding` float32 `[B, dim]`, not normalised.
+    """Project `pooled` `[B, D]` to `out`, float32 `[B, dim]`, not normalised.
 
-    Two layers: Linear D -> `hidden` (D when None), batch norm if asked, ReLU, Linear -> `dim`; the head of
-    MoCo v2 and SEED, and with `batch_norm` that of SimCLR and SwAV. `layers=1` is MoCo v1's single Linear;
-    without `bias` that is CLIP's projection. `last_norm` adds batch norm after the last layer, as in MoCo v3.
-    Torch's default init.
+    The default is the head of MoCo v2 and SEED: Linear D -> `hidden`, ReLU, Linear -> `dim`. With
+    `batch_norm=True` it is the head of SimCLR and SwAV, with `layers=1` the single Linear of MoCo v1, with
+    `layers=1, bias=False` the projection of CLIP. Weights and biases start as PyTorch initialises a Linear.
+
+    Attributes:
+      hidden: width of the hidden layers; None for the width D of `pooled`.
+      dim: width of the output.
+      layers: number of Linear layers.
+      batch_norm: normalise between each hidden Linear and its ReLU.
+      bias: whether the Linear layers have a bias.
+      last_norm: normalise after the last Linear, as MoCo v3 does.
+      out: name of the entry added to the features.
+      bn_group: samples per group of batch statistics; None for the whole batch (`layers.BatchNorm`).
+      dtype: of the matrix products and of the values between layers. Parameters, statistics and the output
+        are float32.
+
+    >>> head = ProjectionHead(hidden=32, dim=8)
+    >>> features = {"pooled": jnp.ones((2, 16))}
+    >>> variables = head.init(jax.random.key(0), features, train=False)
+    >>> jax.tree.map(jnp.shape, variables["params"]["linear1"])
+    {'bias': (32,), 'kernel': (16, 32)}
+    >>> {name: (x.shape, str(x.dtype)) for name, x in head.apply(variables, features, train=True).items()}
+    {'embedding': ((2, 8), 'float32')}
     """
 
     hidden: int | None = None
@@ -21,37 +55,66 @@ class ProjectionHead(nn.Module):
     batch_norm: bool = False
     bias: bool = True
     last_norm: bool = False
+    out: str = "embedding"
+    bn_group: int | None = None
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features, train: bool, keys=None):
+        def linear(number, width):
+            return layers.torch_linear(width, x.shape[-1], f"linear{number}", self.dtype, self.bias)(x)
+
+        def norm(number):
+            return layers.BatchNorm(self.bn_group, dtype=self.dtype, name=f"bn{number}")(x, train)
+
         x = features["pooled"].astype(jnp.float32)
-        width = self.hidden or x.shape[-1]
-        for i in range(1, self.layers):
-            x = layers.torch_linear(width, x.shape[-1], f"linear{i}", bias=self.bias)(x)
+        hidden = self.hidden or x.shape[-1]
+        for number in range(1, self.layers):
+            x = linear(number, hidden)
             if self.batch_norm:
-                x = layers.BatchNorm(name=f"bn{i}")(x, train)
+                x = norm(number)
             x = nn.relu(x)
-        x = layers.torch_linear(self.dim, x.shape[-1], f"linear{self.layers}", bias=self.bias)(x)
+        x = linear(self.layers, self.dim)
         if self.last_norm:
-            x = layers.BatchNorm(name=f"bn{self.layers}")(x, train)
-        return {"embedding": x}
+            x = norm(self.layers)
+        return {self.out: x.astype(jnp.float32)}
 
 
 class PooledEmbedding(nn.Module):
-    """The `embedding` of a network without a head is its `pooled`."""
+    """Copy `pooled` to `out`: the embedding of a network without a head. It has no parameters.
+
+    >>> pooled = jnp.ones((2, 16))
+    >>> PooledEmbedding().apply({}, {"pooled": pooled}, train=False)["embedding"] is pooled
+    True
+    """
+
+    out: str = "embedding"
 
     @nn.compact
     def __call__(self, features, train: bool, keys=None):
-        return {"embedding": features["pooled"]}
+        return {self.out: features["pooled"]}
 
 
 class Classifier(nn.Module):
-    """`pooled` `[B, D]` -> `logits` float32 `[B, num_classes]`; weights N(0, 0.01), bias 0."""
+    """Linear from `pooled` `[B, D]` to `out`, float32 `[B, num_classes]`.
+
+    Weights start as N(0, 0.01) and biases as 0. `dtype`: of the matrix product; parameters and output are
+    float32.
+
+    >>> classifier = Classifier(num_classes=10)
+    >>> features = {"pooled": jnp.ones((2, 16))}
+    >>> variables = classifier.init(jax.random.key(0), features, train=False)
+    >>> classifier.apply(variables, features, train=False)["logits"].shape
+    (2, 10)
+    """
 
     num_classes: int
+    out: str = "logits"
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features, train: bool, keys=None):
+        pooled = features["pooled"].astype(jnp.float32)
         return {
-            "logits": layers.narrow_linear(self.num_classes, "fc")(features["pooled"].astype(jnp.float32))
+            self.out: layers.narrow_linear(self.num_classes, "fc", self.dtype)(pooled).astype(jnp.float32)
         }

@@ -1,8 +1,9 @@
-"""Layers shared by the architectures: explicit paddings, fp32 statistics, randomness per sample."""
+"""Layers shared by the architectures: explicit padding, float32 statistics, randomness per sample."""
 
 import functools
 import math
 import zlib
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,10 +22,17 @@ torch_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  
 
 
 class Conv(nn.Module):
-    """Square convolution without bias, NHWC x HWIO; the kernel is stored float32 and used in `dtype`.
+    """Square convolution without bias of `[B, H, W, C]`. The kernel, HWIO, is stored as float32.
 
-    `pad`: zeros before and after the map on both axes; None for `(kernel - 1) // 2` on every side, as in
-    torch. Raises UserError for a map that is smaller than the kernel, padding included.
+    Attributes:
+      features: channels of the output; with `depthwise` equal to those of the input.
+      kernel: side of the kernel.
+      pad: zeros before and after the map, on both axes; None for `(kernel - 1) // 2` on every side, as in
+        PyTorch.
+      dtype: of the computation and the output.
+
+    Raises:
+      UserError: the padded map is smaller than the kernel.
     """
 
     features: int
@@ -43,25 +51,39 @@ class Conv(nn.Module):
         pad = conv.symmetric(self.kernel) if self.pad is None else self.pad
         if min(conv.output_size(size, self.kernel, self.stride, pad) for size in x.shape[1:3]) < 1:
             raise UserError(
-                f"A map of {x.shape[1]} x {x.shape[2]} is too small for a {self.kernel} x {self.kernel} "
-                f"convolution padded by {pad}; use larger images or small_stem=True."
+                f"A feature map of {x.shape[1]} x {x.shape[2]} is too small for a {self.kernel} x "
+                f"{self.kernel} convolution padded by {pad}: use larger images or the option small_stem=True."
             )
         convolve = conv.depthwise_conv if self.depthwise else conv.conv
-        if self.is_initializing():  # only shapes matter, and this traces in a fifth of the time
+        if self.is_initializing():  # init needs shapes alone, and this traces in a fifth of the time
             convolve = conv.xla_conv
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pad)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, with float32 statistics; output in `dtype`.
+    """Batch normalisation over all axes but the last, with float32 statistics.
 
-    `group=None`: statistics over the whole batch, which under jit is the global batch whatever its sharding.
-    `group=G`: over groups of G consecutive samples, each normalised by its own (the per-device statistics of
-    the original codes, but the same on any number of devices); the running statistics then follow the mean
-    over groups of the groups' means and variances. As in torch the batch is normalised by the biased variance
-    and the running variance is unbiased, with the count of one group; `momentum=0.9` is torch's 0.1.
+    As in PyTorch, the biased variance normalises a batch and the running variance is unbiased.
 
-    Raises UserError when G does not divide the batch.
+    Attributes:
+      group: None takes statistics over the whole batch; under jit that is the global batch, however it is
+        sharded. G takes statistics over groups of G consecutive samples and normalises each group by its own.
+        This is what the original codes do per GPU, but it is the same on any number of devices. The running
+        statistics then follow the means over the groups of their means and unbiased variances.
+      momentum: share of the old running statistics that an update keeps; PyTorch's 0.1 is 0.9 here.
+      epsilon: added to the variance.
+      dtype: of the output.
+
+    Raises:
+      UserError: G does not divide the batch, or a channel has only one value.
+
+    >>> module, x = BatchNorm(group=2), jnp.array([[1.0], [3.0], [10.0], [30.0]])
+    >>> variables = module.init(jax.random.key(0), x, train=False)
+    >>> y, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    >>> np.asarray(y).round(2).ravel()
+    array([-1.,  1., -1.,  1.], dtype=float32)
+    >>> np.asarray(updated["batch_stats"]["mean"]).round(2)  # 0.9 * 0 + 0.1 * (2 + 20) / 2
+    array([1.1], dtype=float32)
     """
 
     group: int | None = None
@@ -87,11 +109,11 @@ class BatchNorm(nn.Module):
         group = x.shape[0] if self.group is None else self.group
         if x.shape[0] % group:
             raise UserError(
-                f"bn_group={group} does not divide the batch of {x.shape[0]}; choose a divisor of it."
+                f"bn_group is {group}, which does not divide the batch of {x.shape[0]}: use a divisor of it."
             )
         count = group * math.prod(x.shape[1:-1])
         if count == 1:
-            raise UserError("Batch normalisation needs more than one value a channel; use a larger batch.")
+            raise UserError("Batch normalisation needs more than one value per channel: use a larger batch.")
         y, mean, var = normalise(x.reshape(-1, group, *x.shape[1:]), scale, bias, self.epsilon)
         keep = self.momentum
         running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
@@ -101,10 +123,11 @@ class BatchNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalise(x, scale, bias, epsilon):
-    """`x` `[groups, ..., C]` normalised in each group; the groups' means and biased variances `[groups, C]`.
+    """Normalise `x` `[groups, ..., C]` in each group.
 
-    The gradient is written out because it then keeps only `x` and passes over it twice. The statistics
-    returned are constants to it.
+    Returns the normalised `x`, float32, and the means and biased variances of the groups, float32
+    `[groups, C]`; no gradient flows through the returned statistics. The gradient is written out because it
+    then keeps only `x` for the backward pass, and reads it only twice.
     """
     return _normalise_forward(x, scale, bias, epsilon)[0]
 
@@ -139,9 +162,16 @@ normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class Dropout(nn.Module):
-    """Dropout; a sample's mask is a function of its key and of this layer's place in the module alone.
+    """Dropout whose mask for a sample is a function of the sample's key and the path of this layer alone.
 
-    `keys`: typed keys `[B]`. Raises UserError when training without keys.
+    `keys`: typed keys `[B]`. Raises UserError in train mode without keys.
+
+    >>> x, keys = jnp.ones((2, 4)), jax.random.split(jax.random.key(0), 2)
+    >>> y = Dropout(0.5).apply({}, x, train=True, keys=keys)
+    >>> sorted({float(value) for value in y.ravel()})
+    [0.0, 2.0]
+    >>> bool((Dropout(0.5).apply({}, x[::-1], train=True, keys=keys[::-1]) == y[::-1]).all())
+    True
     """
 
     rate: float
@@ -152,9 +182,10 @@ class Dropout(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: a residual branch dropped whole, sample by sample, with keys as `Dropout`.
+    """Stochastic depth: drop the whole residual branch of a sample, with keys as in `Dropout`.
 
-    Huang et al. 2016; what EfficientNet's authors call drop-connect, and torchvision mode `row`.
+    Huang et al. 2016. EfficientNet's authors call it drop-connect, torchvision `stochastic_depth` with mode
+    `row`.
     """
 
     rate: float
@@ -165,18 +196,21 @@ class DropPath(nn.Module):
 
 
 def _drop(x, shape, rate, path, train, keys):
-    """`x` with a mask of `shape` a sample; what is kept grows by `1 / (1 - rate)`."""
+    """`x` times a mask of `shape` per sample; kept values are scaled by `1 / (1 - rate)`."""
     if not train or rate == 0:
         return x
     if keys is None:
-        raise UserError("A network with dropout needs one key a sample in train mode; pass keys to apply.")
+        raise UserError("A network with dropout needs one key per sample in train mode: pass keys to apply.")
     keys = rng_lib.fold(keys, zlib.crc32("/".join(path).encode()))
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(keys)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gates from the pooled map: Linear to `hidden`, ReLU, Linear back, h_sigmoid (MobileNetV3)."""
+    """Scale channels by gates: average over the map, Linear to `hidden`, ReLU, Linear back, h_sigmoid.
+
+    Hu et al. 2018, with the activations of MobileNetV3.
+    """
 
     hidden: int
     dtype: Dtype = jnp.float32
@@ -190,14 +224,14 @@ class SqueezeExcite(nn.Module):
 
 
 def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
-    """Linear layer with weights N(0, 0.01) and bias 0: classifiers and every Linear of MobileNetV3."""
+    """Linear layer that starts with weights N(0, 0.01) and bias 0: classifiers, Linears of MobileNetV3."""
     return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.01), name=name)
 
 
 def torch_linear(
     features: int, inputs: int, name: str, dtype: Dtype = jnp.float32, bias: bool = True
 ) -> nn.Dense:
-    """Linear layer with torch's default init, weight and bias U(-1/sqrt(inputs), 1/sqrt(inputs))."""
+    """Linear layer with PyTorch's initial values: weight and bias U(-1/sqrt(inputs), 1/sqrt(inputs))."""
     bound = 1 / math.sqrt(inputs)
 
     def init(key, shape, dtype=jnp.float32):
@@ -212,11 +246,13 @@ def global_average(x: jax.Array) -> jax.Array:
 
 
 def h_sigmoid(x: jax.Array) -> jax.Array:
+    """Piecewise linear sigmoid: `relu6(x + 3) / 6` (Howard et al. 2019)."""
     return nn.relu6(x + 3) / 6
 
 
 @jax.custom_jvp
 def h_swish(x: jax.Array) -> jax.Array:
+    """`x h_sigmoid(x)` (Howard et al. 2019). The derivative is written out: `x / 3 + 0.5` within +-3."""
     return x * h_sigmoid(x)
 
 
@@ -227,9 +263,36 @@ def _h_swish_jvp(primals, tangents):
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """`channels` rounded to a multiple of `divisor`, but never below 90 % of it (d-li14/mobilenetv3)."""
+    """`channels` rounded to a multiple of `divisor`, never below 90 % of `channels` (d-li14/mobilenetv3).
+
+    >>> [make_divisible(channels) for channels in (4, 12, 18, 33)]
+    [8, 16, 24, 32]
+    """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def block_class(block: type[nn.Module], remat: bool, train: bool) -> type[nn.Module]:
+    """`block`, or with `remat` in train mode a form of it that keeps only its inputs for the backward pass.
+
+    The backward pass computes the block again. Parameter names, values and dropout masks stay the same.
+    `block` is called as `block(x, train)` or `block(x, train, keys)`.
+    """
+    return nn.remat(block, static_argnums=(2,)) if remat and train else block
+
+
+def layer_number(name: str, stem: Collection[str], blocks: Sequence[str]) -> int:
+    """Layer of a submodule or parameter of an architecture, for learning rates that grow with depth.
+
+    0 if `name` is in `stem`, i + 1 for `blocks[i]`, `len(blocks) + 1` for everything else (norms, heads), as
+    in BEiT (Bao et al. 2022; microsoft/unilm, beit/optim_factory.py) and MAE (util/lr_decay.py).
+
+    >>> [layer_number(name, {"conv1"}, ["block0", "block1"]) for name in ("conv1", "block0", "block1", "fc")]
+    [0, 1, 2, 3]
+    """
+    if name in stem:
+        return 0
+    return 1 + (blocks.index(name) if name in blocks else len(blocks))
 
 
 def _channels(vector: jax.Array, ndim: int) -> jax.Array:

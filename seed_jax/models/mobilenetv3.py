@@ -1,11 +1,13 @@
 """MobileNetV3 (Howard et al. 2019) in two forms: SEED's, from d-li14/mobilenetv3.pytorch, and torchvision's.
 
-SEED's: squeeze-and-excite comes before the activation in expanded blocks, batch norm has epsilon 1e-5.
-torchvision's (models/mobilenetv3.py): activation first, epsilon 1e-3, momentum 0.99 (torch's 0.01). The same
-parameters; weights of one do not work in the other. Normalised with ImageNet's mean and std, 224 pixels.
+In SEED's form an expanded block applies squeeze-and-excite before the activation, and batch norm has epsilon
+1e-5. In torchvision's form (models/mobilenetv3.py) the activation comes first, epsilon is 1e-3 and momentum
+0.99 (PyTorch's 0.01). Both have the same parameters, but weights of one do not work in the other. Both take
+images of 224 pixels, normalised with ImageNet's mean and std.
 
-Names: `stem_conv`, `stem_bn`; `block{i}` from 1, with `expand_conv, expand_bn, depthwise_conv, depthwise_bn,
-se/{reduce,expand}, project_conv, project_bn`; `last_conv`, `last_bn`; `classifier`, the Linear before `fc`.
+Parameter names: `stem_conv`, `stem_bn`; `block{i}`, counted from 1, with `expand_conv, expand_bn,
+depthwise_conv, depthwise_bn, se/{reduce,expand}, project_conv, project_bn`; `last_conv`, `last_bn`;
+`classifier`, the Linear before `fc`.
 """
 
 import functools
@@ -18,7 +20,7 @@ from seed_jax.models import layers
 
 
 class Block(NamedTuple):
-    """One row of the paper's tables 1 and 2; `expand` is the expansion as a multiple of the block's input."""
+    """One row of the paper's tables 1 and 2; `expand`: hidden channels as a multiple of the input's."""
 
     kernel: int
     expand: float
@@ -60,11 +62,16 @@ SMALL = (
     Block(5, 6, 96, True, "h_swish", 1),
 )
 
+STEM = {"stem_conv", "stem_bn"}
 ACTIVATIONS = {"relu": nn.relu, "h_swish": layers.h_swish}
 
 
 class InvertedResidual(nn.Module):
-    """Expand (unless already `hidden` wide), depthwise, squeeze-and-excite, project; skip if shapes allow."""
+    """Expand (unless the input has `hidden` channels), depthwise, squeeze-and-excite, project.
+
+    There is a skip connection if input and output have the same shape. `se`: whether there is
+    squeeze-and-excite. `se_last`: whether it comes after the activation.
+    """
 
     hidden: int
     features: int
@@ -96,14 +103,24 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV3(nn.Module):
-    """`[B, H, W, 3]` normalised -> `stem`, `stage1 .. stage4`, `pooled`, and `logits` if `num_classes`.
+    """Normalised images `[B, H, W, 3]` -> `stem`, `stage1 .. stage4`, `pooled`, `logits` if `num_classes`.
 
-    A stage begins at each of the four stride-2 blocks, so stages end at strides 4, 8, 16, 32; `stage4` is the
-    output of the last 1x1 convolution. `pooled` is the representation that SEED's authors probe: pooling,
-    Linear to `pooled_features`, h_swish, dropout (train mode). `width` as in d-li14: channels rounded to
-    multiples of 8, `pooled_features` grown but never shrunk. `small_stem`, for images of 16 to 64 pixels:
-    stride 1 in the stem and in the first stride-2 block: total stride 8, not 32. `se_last`:
-    squeeze-and-excite after the activation, torchvision's form.
+    Each of the four blocks of stride 2 begins a stage, so stages end at strides 4, 8, 16 and 32. `stage4` is
+    the output of the last 1x1 convolution. `pooled`, float32 `[B, D]`, is the representation that SEED's
+    authors probe: average over the map, Linear to `pooled_features`, h_swish, dropout (in train mode).
+
+    Attributes:
+      blocks: `LARGE` or `SMALL`.
+      pooled_features: D at `width=1`.
+      se_last: squeeze-and-excite after the activation, which is torchvision's form.
+      width: factor on the channels, rounded to multiples of 8, as in d-li14. It enlarges `pooled_features`
+        and never shrinks them.
+      small_stem: stride 1 in the stem and in the first block of stride 2, for images of 16 to 64 pixels. The
+        total stride is then 8 and not 32.
+      dropout: rate before the classifier.
+      remat: compute each block again in the backward pass instead of keeping its activations.
+      bn_epsilon, bn_momentum, bn_group: see `layers.BatchNorm`.
+      dtype: of the convolutions and Linear layers.
     """
 
     blocks: tuple[Block, ...]
@@ -113,6 +130,7 @@ class MobileNetV3(nn.Module):
     width: float = 1.0
     small_stem: bool = False
     dropout: float = 0.2
+    remat: bool = False
     bn_epsilon: float = 1e-5
     bn_momentum: float = 0.9
     bn_group: int | None = None
@@ -129,10 +147,11 @@ class MobileNetV3(nn.Module):
         x = layers.h_swish(norm("stem_bn", x))
         features = {"stem": x}
         stage = 0
+        block_class = layers.block_class(InvertedResidual, self.remat, train)
         for i, block in enumerate(self.blocks, start=1):
             stage += block.stride == 2
             hidden = layers.make_divisible(x.shape[-1] * block.expand)
-            x = InvertedResidual(
+            x = block_class(
                 hidden=hidden,
                 features=layers.make_divisible(block.channels * self.width),
                 kernel=block.kernel,
@@ -149,14 +168,32 @@ class MobileNetV3(nn.Module):
         x = layers.h_swish(norm("last_bn", conv("last_conv", x, hidden, 1)))
         features["stage4"] = x
         x = layers.global_average(x)
-        width = layers.make_divisible(self.pooled_features * max(self.width, 1.0))
-        x = layers.h_swish(layers.narrow_linear(width, "classifier", self.dtype)(x))
+        pooled_features = layers.make_divisible(self.pooled_features * max(self.width, 1.0))
+        x = layers.h_swish(layers.narrow_linear(pooled_features, "classifier", self.dtype)(x))
         x = layers.Dropout(self.dropout, name="dropout")(x.astype(jnp.float32), train, keys)
         features["pooled"] = x
         if self.num_classes is not None:
             fc = layers.narrow_linear(self.num_classes, "fc", self.dtype)
             features["logits"] = fc(x).astype(jnp.float32)
         return features
+
+    @property
+    def layers(self) -> int:
+        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
+        return 1 + len(self._blocks())
+
+    @nn.nowrap
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer of the parameter at a path such as `('block1', 'project_conv', 'kernel')`.
+
+        Layer 0 is the stem: `stem_conv`, `stem_bn`. Block i, counted from 0, is layer
+        i + 1. Everything behind the blocks is layer `layers`.
+        """
+        return layers.layer_number(path[0], STEM, self._blocks())
+
+    @nn.nowrap
+    def _blocks(self):
+        return [f"block{i}" for i in range(1, len(self.blocks) + 1)]
 
 
 def _conv_and_norm(module, batch_norm, train):

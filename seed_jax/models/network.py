@@ -1,14 +1,14 @@
-"""The seam between networks and everything that uses them: two functions, `init` and `apply`.
+"""The contract between networks and everything that uses them: two functions, `init` and `apply`.
 
 A network is any object with
 
     init(rng, sample) -> variables
     apply(variables, x, train, keys=None) -> (features, new_model_state)
 
-`x` is float `[B, H, W, 3]` in [0, 1]; `variables` is `{'params': ..., 'batch_stats': ...}`; the model state
-is everything in it but `params`. `features` is a plain dict: `stem, stage1 .. stage4` (NHWC, before pooling),
-`pooled` float32 `[B, D]`, `logits` when there is a classifier, and whatever the parts of a `Joined` add.
-`keys` are typed PRNG keys `[B]`, one a sample.
+`x` is float `[B, H, W, 3]` in [0, 1]. `variables` is `{'params': ..., 'batch_stats': ...}`, and the model
+state is `variables` without `params`. `features` is a plain dict: `stem, stage1 .. stage4` (NHWC before
+pooling, or tokens `[B, T, D]`), `pooled` float32 `[B, D]`, `logits` when there is a classifier, and the
+entries that the parts of a `Joined` add. `keys` are typed PRNG keys `[B]`, one per sample.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from seed_jax import rng as rng_lib
+from seed_jax.errors import UserError
 
 Features = dict[str, jax.Array]
 Variables = dict[str, Any]
@@ -30,22 +31,36 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Network(Protocol):
-    """What trainers, methods and evaluators may ask of a network."""
+    """What trainers, methods and evaluators may call on a network."""
 
-    def init(self, rng: jax.Array, sample: jax.Array) -> Variables: ...
+    def init(self, rng: jax.Array, sample: jax.Array) -> Variables:
+        """Fresh variables for images of the shape of `sample`."""
 
     def apply(
         self, variables: Variables, x: jax.Array, train: bool, keys: jax.Array | None = None
-    ) -> tuple[Features, Variables]: ...
+    ) -> tuple[Features, Variables]:
+        """Features of `x` and the new model state; in eval mode the state is returned as passed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LinenNetwork:
-    """A Linen module called `module(x, train, keys)`, with the normalisation it was trained with.
+    """A Linen module, called as `module(x, train, keys)`, with the normalisation of its images.
 
-    `size`: images of another side are resized to it (bilinear, antialiased), so that a teacher and a student
-    of different sizes see the same pixels; None takes images as they come. In eval mode the model state
-    returned is the one passed.
+    Attributes:
+      module: the architecture.
+      mean, std: three numbers each, for images in [0, 1].
+      size: side in pixels; images of another side are resized to it (bilinear, antialiased), so that teacher
+        and student of different sizes see the same pixels. None takes images of any side.
+
+    >>> from seed_jax.models.resnet import resnet18
+    >>> network = LinenNetwork(resnet18(width=0.125, num_classes=10), size=32)
+    >>> images = jnp.ones((2, 48, 48, 3))
+    >>> variables = network.init(jax.random.key(0), images)
+    >>> features, state = network.apply(variables, images, train=False)
+    >>> features["stem"].shape, features["logits"].shape
+    ((2, 16, 16, 8), (2, 10))
+    >>> sorted(variables), sorted(state)
+    (['batch_stats', 'params'], ['batch_stats'])
     """
 
     module: nn.Module
@@ -59,6 +74,30 @@ class LinenNetwork:
     def apply(self, variables, x, train, keys=None):
         return _apply(self.module, variables, self._preprocess(x), train, keys)
 
+    @property
+    def layers(self) -> int | None:
+        """Number of the module's last layer; None if the module does not number its layers."""
+        return getattr(self.module, "layers", None)
+
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer, 0 to `layers`, of the parameter at `path` inside the module.
+
+        Only for modules that number their layers: check that `layers` is not None.
+
+        >>> from seed_jax.models import create
+        >>> network = create("vit_small")
+        >>> network.layer(("pos_embed",)), network.layer(("block3", "attn", "qkv", "kernel")), network.layers
+        (0, 4, 13)
+        """
+        return self.module.layer(path)
+
+    @property
+    def undecayed(self) -> frozenset[str]:
+        """Names of the parameters that weight decay leaves alone although they are not vectors: position
+        tables and tokens.
+        """
+        return getattr(self.module, "undecayed", frozenset())
+
     def _preprocess(self, x):
         if self.size and x.shape[1:3] != (self.size, self.size):
             x = jax.image.resize(x, (len(x), self.size, self.size, x.shape[3]), "linear")
@@ -68,12 +107,30 @@ class LinenNetwork:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Joined:
-    """A network made of a backbone and named parts (head, projector, classifier, exits), applied in order.
+    """A backbone and named parts (head, projector, classifier, exits), applied in order.
 
-    A part is a Linen module called `part(features, train, keys)` that returns the entries it adds to the
-    features. Variables lie at `params['backbone']`, `params[name]`, `batch_stats['backbone']`,
-    `batch_stats[name]`. The backbone is anything that obeys the seam. `backbone_train=False` keeps it in eval
-    mode always (running statistics, no dropout), as a linear probe wants while its part trains.
+    A part is a Linen module, called as `part(features, train, keys)`, that returns the entries it adds to the
+    features; later parts see them. Variables are stored at `params['backbone']`, `params[name]`,
+    `batch_stats['backbone']` and `batch_stats[name]`. Initial values and dropout masks of a part depend on
+    its name and not on the other parts.
+
+    `init` and `apply` raise UserError when a part would overwrite an entry.
+
+    Attributes:
+      backbone: any network, itself a `Joined` perhaps.
+      parts: modules by name.
+      backbone_train: False keeps the backbone in eval mode (running statistics, no dropout) while the parts
+        train, as a linear probe needs.
+
+    >>> from seed_jax.models import create
+    >>> from seed_jax.models.heads import ProjectionHead
+    >>> network = Joined(create("resnet18", width=0.125), {"head": ProjectionHead(dim=8)})
+    >>> images = jnp.ones((2, 32, 32, 3))
+    >>> variables = network.init(jax.random.key(0), images)
+    >>> {collection: sorted(trees) for collection, trees in variables.items()}
+    {'batch_stats': ['backbone'], 'params': ['backbone', 'head']}
+    >>> network.apply(variables, images, train=False)[0]["embedding"].shape
+    (2, 8)
     """
 
     backbone: Network
@@ -88,38 +145,59 @@ class Joined:
         if not self.parts:
             return _by_collection(trees)
         shapes, _ = jax.eval_shape(lambda v, x: self.backbone.apply(v, x, False), trees["backbone"], sample)
-        features = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        backbone = features = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         for name, part in self.parts.items():
-            new, trees[name] = part.init_with_output(key(name), features, train=False, keys=None)
-            features = features | new
+            added, trees[name] = part.init_with_output(key(name), features, train=False, keys=None)
+            features = _with(features, added, name, backbone)
         return _by_collection(trees)
 
     def apply(self, variables, x, train, keys=None):
-        features, state = self.backbone.apply(
-            _of_part(variables, "backbone"), x, train and self.backbone_train, keys
+        backbone, state = self.backbone.apply(
+            _of(variables, "backbone"), x, train and self.backbone_train, keys
         )
-        states = {"backbone": state}
+        features, states = backbone, {"backbone": state}
         for name, part in self.parts.items():
             part_keys = None if keys is None else rng_lib.fold(keys, zlib.crc32(name.encode()))
-            new, states[name] = _apply(part, _of_part(variables, name), features, train, part_keys)
-            features = features | new
+            added, states[name] = _apply(part, _of(variables, name), features, train, part_keys)
+            features = _with(features, added, name, backbone)
         return features, _by_collection(states)
 
 
 def for_views(network: Network, count: int) -> Network:
-    """The same network for `[B * count]` rows, `count` views of each sample, one sample after another.
+    """The same network for `[B * count]` rows: `count` views of each sample, all views of a sample adjacent.
 
-    A BatchNorm group still consists of as many samples, now each with all its views, as it did on one GPU of
-    the original codes.
+    A BatchNorm group still consists of as many samples, now with all their views, as it did on one GPU of the
+    original codes: `bn_group` of the backbone and of every part is multiplied by `count`. Networks without
+    groups are returned unchanged.
+
+    >>> from seed_jax.models import create
+    >>> for_views(create("resnet18", bn_group=32), count=6).module.bn_group
+    192
     """
     if isinstance(network, Joined):
-        return dataclasses.replace(network, backbone=for_views(network.backbone, count))
-    group = getattr(getattr(network, "module", None), "bn_group", None)
-    return (
-        dataclasses.replace(network, module=network.module.clone(bn_group=count * group))
-        if group
-        else network
-    )
+        parts = {name: _with_group(part, count) for name, part in network.parts.items()}
+        return dataclasses.replace(network, backbone=for_views(network.backbone, count), parts=parts)
+    module = getattr(network, "module", None)
+    scaled = _with_group(module, count)
+    return network if scaled is module else dataclasses.replace(network, module=scaled)
+
+
+def _with_group(module, count):
+    group = getattr(module, "bn_group", None)
+    return module.clone(bn_group=count * group) if group else module
+
+
+def _with(features, added, name, backbone):
+    """`features` with the entries that the part `name` adds; `backbone`: the entries of the backbone."""
+    for entry in added.keys() & features.keys():
+        if entry == "logits" and entry in backbone:
+            reason = "which the backbone gives: leave num_classes out of student.options."
+        elif entry in backbone:
+            reason = "which the backbone gives: give the part another name for its output, `out`."
+        else:
+            reason = "which an earlier part gives: give one of the two another name for its output, `out`."
+        raise UserError(f"The part '{name}' would overwrite '{entry}', {reason}")
+    return features | added
 
 
 def _apply(module, variables, inputs, train, keys):
@@ -131,11 +209,14 @@ def _apply(module, variables, inputs, train, keys):
 
 
 def _by_collection(trees):
-    """{part: {collection: tree}} -> {collection: {part: tree}}."""
-    collections = sorted({name for tree in trees.values() for name in tree})
-    return {name: {part: tree[name] for part, tree in trees.items() if name in tree} for name in collections}
+    """{name: {collection: tree}} -> {collection: {name: tree}}, for the backbone and the parts."""
+    collections = sorted({collection for tree in trees.values() for collection in tree})
+    return {
+        collection: {name: tree[collection] for name, tree in trees.items() if collection in tree}
+        for collection in collections
+    }
 
 
-def _of_part(variables, part):
-    """{collection: {part: tree}} -> {collection: tree} of one part."""
-    return {name: trees[part] for name, trees in variables.items() if part in trees}
+def _of(variables, name):
+    """{collection: {name: tree}} -> {collection: tree} of the backbone or of one part."""
+    return {collection: trees[name] for collection, trees in variables.items() if name in trees}

@@ -1,4 +1,4 @@
-"""ResNet v1.5 with torchvision's layout (He et al. 2016; a bottleneck strides in its 3x3 convolution).
+"""ResNet v1.5 with torchvision's layout (He et al. 2016; the 3x3 convolution of a bottleneck has the stride).
 
 Parameter names follow torchvision's: `conv1`, `bn1`, `layer1_0/conv1` for `layer1.0.conv1`, `downsample_conv`
 and `downsample_bn` for `downsample.0` and `downsample.1`, `fc`.
@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from seed_jax.models import layers
 from seed_jax.models.conv import max_pool
 
+STEM = {"conv1", "bn1"}
+
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a skip; `features` channels out."""
+    """Two 3x3 convolutions and a skip connection: `[B, H, W, C]` -> `[B, H', W', features]`."""
 
     expansion = 1
 
@@ -33,7 +35,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions and a skip; `4 * features` channels out."""
+    """1x1, 3x3, 1x1 convolutions and a skip connection: `[B, H, W, C]` -> `[B, H', W', 4 * features]`."""
 
     expansion = 4
 
@@ -52,15 +54,22 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Normalised `[B, H, W, 3]` -> `stem` (before pooling), `stage1 .. stage4`, `pooled`, perhaps `logits`.
+    """Normalised images `[B, H, W, 3]` -> `stem`, `stage1 .. stage4`, `pooled`, `logits` if `num_classes`.
 
-    `pooled` is 512 wide with BasicBlock and 2048 with Bottleneck, times `width`. The published weights take
-    images of 224 pixels; torchvision's, MoCo's and SEED's are normalised by ImageNet's mean and std, SwAV's
-    by a std of 0.228 in red, SimCLR's not at all.
+    `stem` is the map before max pooling. `pooled` is float32 `[B, D]`; D is 512 with BasicBlock and 2048 with
+    Bottleneck, times `width`. The published weights take images of 224 pixels. Torchvision, MoCo and SEED
+    normalise them with ImageNet's mean and std, SwAV with a std of 0.228 in red, SimCLR not at all.
 
-    `width` multiplies every stage and the stem, as SwAV and SimCLR do (the base of 64 rounded to a multiple
-    of 8). `small_stem`: 3x3 stride 1 and no max pool, for small images (SimCLR's CIFAR variant): total stride
-    8, not 32.
+    Attributes:
+      block: `BasicBlock` or `Bottleneck`.
+      depths: number of blocks in each stage.
+      width: factor on the channels of the stem and of every stage, as in SwAV and SimCLR; the base of 64 is
+        rounded to a multiple of 8.
+      small_stem: a stem of 3x3, stride 1, without max pooling, for small images (SimCLR's CIFAR variant). The
+        total stride is then 8 and not 32.
+      remat: compute each block again in the backward pass instead of keeping its activations.
+      bn_group: samples per group of batch statistics (`layers.BatchNorm`).
+      dtype: of the convolutions and of the classifier.
     """
 
     block: Any
@@ -68,6 +77,7 @@ class ResNet(nn.Module):
     num_classes: int | None = None
     width: float = 1.0
     small_stem: bool = False
+    remat: bool = False
     bn_group: int | None = None
     dtype: Any = jnp.float32
 
@@ -80,10 +90,11 @@ class ResNet(nn.Module):
         features = {"stem": x}
         if not self.small_stem:
             x = max_pool(x, window=3, stride=2)
+        block_class = layers.block_class(self.block, self.remat, train)
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
-                block = self.block(
+                block = block_class(
                     base * 2**stage, stride, self.bn_group, self.dtype, name=f"layer{stage + 1}_{i}"
                 )
                 x = block(x, train)
@@ -93,6 +104,24 @@ class ResNet(nn.Module):
             fc = layers.torch_linear(self.num_classes, x.shape[-1], "fc", self.dtype)
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
+
+    @property
+    def layers(self) -> int:
+        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
+        return 1 + len(self._blocks())
+
+    @nn.nowrap
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer of the parameter at a path such as `('layer1_0', 'conv1', 'kernel')`.
+
+        Layer 0 is the stem: `conv1`, `bn1`. Block i, counted from 0, is layer
+        i + 1. Everything behind the blocks is layer `layers`.
+        """
+        return layers.layer_number(path[0], STEM, self._blocks())
+
+    @nn.nowrap
+    def _blocks(self):
+        return [f"layer{stage}_{i}" for stage, depth in enumerate(self.depths, start=1) for i in range(depth)]
 
 
 def _conv_and_norm(module, train):

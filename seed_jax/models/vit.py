@@ -8,17 +8,18 @@
 | OpenCLIP (GELU)    | `clip_gelu`                  | 14, 16  | 224          | `CLIP_MEAN`, `CLIP_STD` |
 | DINOv2             | `dinov2`, `dinov2_registers` | 14      | 518          | ImageNet's mean and std |
 
-Their authors evaluate on the centre 224 of images resized bicubically (MoCo v3: bilinearly) to a shorter side
-of 256 (CLIP: 224).
-MoCo v3's small network has `heads=12`. `pooled` is 384, 768 and 1024 wide for small, base and large.
+The authors evaluate on the central 224 x 224 pixels of images resized bicubically (MoCo v3: bilinearly) to a
+shorter side of 256 (CLIP: 224). MoCo v3's small network has `heads=12`. The width D is 384, 768 and 1024 for
+small, base and large.
 
-Names follow timm's: `cls_token`, `pos_embed`, `patch_embed`, `block0/{norm1,attn/qkv,attn/proj,norm2,mlp/fc1,
-mlp/fc2}`, `norm` (or `fc_norm`), `fc` for `head`; CLIP's `ln_pre` is `norm_pre`.
+Parameter names follow timm's: `cls_token`, `pos_embed`, `patch_embed`, `norm` (or `fc_norm`) and
+`block0/{norm1,attn/qkv,attn/proj,norm2,mlp/fc1,mlp/fc2}`, but `fc` for `head` and `norm_pre` for CLIP's
+`ln_pre`.
 """
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from seed_jax.errors import UserError
+from seed_jax.errors import UserError, unknown
 from seed_jax.models import layers
 
 # github.com/openai/CLIP, clip/clip.py.
@@ -35,10 +36,16 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Form(NamedTuple):
-    """What the published networks differ in beside their size.
+    """The differences between the published networks, apart from their size.
 
-    `norm_pre`: layer norm before the first block. `registers`: tokens between cls and patches that have no
-    position. `offset`, `antialias`: of the position embedding's resizing, see `bicubic`.
+    Attributes:
+      patch_bias: whether the patch embedding has a bias.
+      norm_pre: layer norm before the first block.
+      quick_gelu: `x sigmoid(1.702 x)` for GELU.
+      epsilon: of the layer norms.
+      layer_scale: a learnt factor per channel on what a block adds.
+      registers: number of tokens without a position, between the cls token and the patches.
+      offset, antialias: how position embeddings are resized (`bicubic`).
     """
 
     patch_bias: bool = True
@@ -60,26 +67,45 @@ FORMS = {
     "dinov2_registers": Form(layer_scale=True, registers=4, antialias=True),
 }
 
-# timm's `trunc_normal_(std=0.02)`, which cuts at +-2, a hundred deviations away.
+STEM = {"patch_embed", "cls_token", "pos_embed", "register_tokens", "norm_pre"}
+
+# timm's `trunc_normal_(std=0.02)`: it truncates at +-2, which is a hundred deviations, so never.
 token_init = nn.initializers.normal(0.02)
 
 
 class VisionTransformer(nn.Module):
-    """Normalised `[B, H, W, 3]` -> tokens; `H` and `W` are any multiples of `patch`.
+    """Normalised images `[B, H, W, 3]` -> tokens and `pooled`. `H` and `W` are any multiples of `patch`.
 
-    Features, of T = 1 + registers + H / patch * W / patch tokens in that order: `stem` `[B, T, D]`, what the
-    first block gets; `stage1 .. stage4` `[B, T, D]`, what each quarter of the blocks gives; `tokens`
-    `[B, T, D]`, the last after the final layer norm; `pooled` `[B, D]`, the cls token of those; `logits` if
-    `num_classes`. All are float32, as are layer norms, softmax and sums; matrix products and GELU are in
-    `dtype`. With `pool='mean'`, as MAE fine-tunes, `tokens` are not normalised and `pooled` is the normalised
-    mean over the patches.
+    There are T = 1 + registers + H / patch * W / patch tokens: cls, registers, patches in reading order. The
+    features are
 
-    `image_size`: of the square images that the position embedding belongs to; it is resized bicubically for
-    others, as the form's authors do at load time (`deit`: facebookresearch/mae, util/pos_embed.py; `clip`:
-    mlfoundations/open_clip, resize_pos_embed) or at run time (DINO, DINOv2: vision_transformer.py).
-    `drop_path`: the rate of the last block; it grows linearly from 0 at the first.
+      stem             `[B, T, D]`, the input of the first block
+      stage1 .. stage4 `[B, T, D]`, the output of each quarter of the blocks
+      tokens           `[B, T, D]`, the output of the last block after the final layer norm
+      pooled           `[B, D]`, the cls token of `tokens`
+      logits           `[B, num_classes]`, if `num_classes` is given
 
-    Raises UserError for an unknown `form` or `pool`, and for sizes that `patch` does not divide.
+    All of them are float32, and so are layer norms, softmax and residual sums.
+
+    Attributes:
+      dim: D.
+      depth: number of blocks.
+      heads: attention heads per block.
+      patch: side of a patch, pixels.
+      form: a key of `FORMS`.
+      image_size: side of the square images for which the position embedding is stored. For other images it is
+        resized bicubically, as the form's authors do when loading weights (`deit`: facebookresearch/mae,
+        util/pos_embed.py; `clip`: mlfoundations/open_clip, resize_pos_embed) or in each forward (DINO,
+        DINOv2: vision_transformer.py).
+      pool: 'cls', or 'mean' as MAE fine-tunes: then `tokens` are not normalised, and `pooled` is the
+        normalised mean over the patches.
+      drop_path: stochastic depth; the rate grows linearly from 0 in the first block to this in the last.
+      remat: compute each block again in the backward pass instead of keeping its activations.
+      dtype: of matrix products and GELU.
+      undecayed: names of the position table and tokens, which weight decay leaves alone.
+
+    Raises:
+      UserError: `form` or `pool` is unknown, or `patch` does not divide a size.
     """
 
     dim: int
@@ -91,7 +117,10 @@ class VisionTransformer(nn.Module):
     num_classes: int | None = None
     pool: str = "cls"
     drop_path: float = 0.0
+    remat: bool = False
     dtype: Any = jnp.float32
+
+    undecayed: ClassVar[frozenset[str]] = frozenset({"pos_embed", "cls_token", "register_tokens"})
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
@@ -99,9 +128,10 @@ class VisionTransformer(nn.Module):
         pool_mean = _choice("pool", self.pool, {"cls": False, "mean": True})
         x = self._embed(form, x)
         features = {"stem": x}
+        block_class = layers.block_class(Block, self.remat, train)
         for i in range(self.depth):
             rate = self.drop_path * i / (self.depth - 1)
-            x = Block(self.heads, form, rate, self.dtype, name=f"block{i}")(x, train, keys)
+            x = block_class(self.heads, form, rate, self.dtype, name=f"block{i}")(x, train, keys)
             if (i + 1) % (self.depth // 4) == 0:
                 features[f"stage{4 * (i + 1) // self.depth}"] = x
         if pool_mean:
@@ -115,11 +145,33 @@ class VisionTransformer(nn.Module):
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
 
+    @property
+    def layers(self) -> int:
+        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
+        return 1 + len(self._blocks())
+
+    @nn.nowrap
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer of the parameter at a path such as `('block3', 'attn', 'qkv', 'kernel')`.
+
+        Layer 0 is the stem: patches, tokens, positions, CLIP's first norm. Block i, counted from 0, is layer
+        i + 1. Everything behind the blocks is layer `layers`.
+        """
+        return layers.layer_number(path[0], STEM, self._blocks())
+
+    @nn.nowrap
+    def _blocks(self):
+        return [f"block{i}" for i in range(self.depth)]
+
     def _embed(self, form, x):
-        """Patches, cls token and positions, then registers and CLIP's norm."""
+        """The tokens that the first block gets: float32 `[B, T, D]`."""
         for size in (self.image_size, *x.shape[1:3]):
             if size % self.patch:
-                raise UserError(f"An image side of {size} is no multiple of patch={self.patch}.")
+                nearest = max(1, round(size / self.patch)) * self.patch
+                raise UserError(
+                    f"An image side is {size} pixels, which is not a multiple of patch={self.patch}: "
+                    f"use {nearest}."
+                )
         grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
         stored = self.image_size // self.patch
         cls = self.param("cls_token", token_init, (1, 1, self.dim), jnp.float32)
@@ -160,7 +212,7 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a perceptron of width 4 D, each after a layer norm and added to the stream."""
+    """Attention, then a perceptron of width 4 D, each on a layer norm of the stream and added to it."""
 
     heads: int
     form: Form
@@ -169,12 +221,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool, keys):
-        parts = (
+        sublayers = (
             Attention(self.heads, self.dtype, name="attn"),
             MLP(self.form.quick_gelu, self.dtype, name="mlp"),
         )
-        for i, part in enumerate(parts, start=1):
-            y = part(_layer_norm(self.form, f"norm{i}")(x)).astype(jnp.float32)
+        for i, sublayer in enumerate(sublayers, start=1):
+            y = sublayer(_layer_norm(self.form, f"norm{i}")(x)).astype(jnp.float32)
             if self.form.layer_scale:
                 y = LayerScale(name=f"ls{i}")(y)
             x = x + layers.DropPath(self.drop_path, name=f"drop_path{i}")(y, train, keys)
@@ -182,7 +234,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Softmax attention among all tokens of `[B, T, D]`; the softmax is float32."""
+    """Softmax attention among all tokens of `[B, T, D]`, with a float32 softmax."""
 
     heads: int
     dtype: Any
@@ -213,7 +265,7 @@ class MLP(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learnt factor a channel (Touvron et al. 2021), from 1e-5 on as DINOv2 trains."""
+    """A learnt factor per channel (Touvron et al. 2021), initially 1e-5 as in DINOv2."""
 
     @nn.compact
     def __call__(self, x):
@@ -222,7 +274,11 @@ class LayerScale(nn.Module):
 
 
 def resize_positions(positions, grid: tuple[int, int], offset: float, antialias: bool) -> jax.Array:
-    """Position embeddings `[n * n, D]` of a square grid -> `[height * width, D]`, bicubically in float32."""
+    """Resize position embeddings `[n * n, D]` of a square grid to `[height * width, D]`: bicubic, float32.
+
+    >>> resize_positions(jnp.ones((4, 8)), grid=(3, 5), offset=0.0, antialias=False).shape
+    (15, 8)
+    """
     stored = math.isqrt(len(positions))
     rows, columns = (jnp.asarray(bicubic(stored, size, offset, antialias)) for size in grid)
     square = positions.reshape(stored, stored, -1)
@@ -232,10 +288,13 @@ def resize_positions(positions, grid: tuple[int, int], offset: float, antialias:
 
 @functools.cache
 def bicubic(inputs: int, outputs: int, offset: float = 0.0, antialias: bool = False) -> np.ndarray:
-    """The float32 matrix `[outputs, inputs]` of torch's `interpolate(mode='bicubic', align_corners=False)`.
+    """The float32 matrix `[outputs, inputs]` of PyTorch's `interpolate(mode='bicubic', align_corners=False)`.
 
-    `offset`: added to `outputs` for the scale alone, as DINO does (its issue 8): the samples lie a little
-    closer. `antialias`: Keys' kernel with a = -0.5, widened when the grid shrinks; without, a = -0.75.
+    Args:
+      inputs, outputs: lengths of the axis before and after.
+      offset: added to `outputs` when the scale is computed, as in DINO (its issue 8). The samples are then a
+        little closer together.
+      antialias: use Keys' kernel with a = -0.5, widened when the axis shrinks; otherwise a = -0.75.
     """
     scale = inputs / (outputs + offset)
     centres = scale * (np.arange(outputs) + 0.5) - 0.5
@@ -271,7 +330,7 @@ def _uniform(key, shape, bound):
 
 def _choice(what, name, table):
     if name not in table:
-        raise UserError(f"Unknown {what}={name!r} of a vision transformer; use one of {', '.join(table)}.")
+        raise unknown(f"{what} of a vision transformer", name, table)
     return table[name]
 
 

@@ -1,52 +1,125 @@
 """The learning-rate schedule and the optimizer, from the config's `optim` section."""
 
+import functools
 import math
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from seed_jax.config import Optim
+from seed_jax.errors import UserError
 
 
-def schedule(o: Optim, *, batch_size: int, steps: int, steps_per_epoch: int):
-    """The learning rate as a function of the step, linear scaling, warm-up and decay included."""
-    peak = o.lr * batch_size / o.lr_batch if o.lr_batch else o.lr
+def schedule(o: Optim, *, batch_size: int, steps: int, steps_per_epoch: int) -> Callable:
+    """Return `rate(step)`, the learning rate of a step.
+
+    `rate` takes an integer or an integer array (steps, counted from 0), traced or not, and returns float32 of
+    the same shape. After the last step, 'cosine' and 'poly' stay at `optim.lr_min`.
+
+    'steps' and 'poly' are torch's MultiStepLR and PolynomialLR. 'cosine' with `optim.decay_from='warmup'` is
+    timm's CosineLRScheduler with `warmup_prefix=True` and `t_initial` the number of steps after warm-up
+    (SwinTransformer/Feature-Distillation lr_scheduler.py, which uses each rate one step later than we do).
+
+    Args:
+      o: the `optim` section.
+      batch_size: images per step, over all devices; scales `optim.lr` and `optim.lr_min`.
+      steps: length of the run.
+      steps_per_epoch: of the training data; the unit of warm-up, of milestones in epochs and of
+        `optim.update='epoch'`.
+    """
+    peak, floor = (lr * batch_size / o.lr_batch if o.lr_batch else lr for lr in (o.lr, o.lr_min))
     warmup = o.warmup_epochs * steps_per_epoch
-    begin = 0.0 if o.warmup_from == "zero" else o.lr
+    warmup_start = 0.0 if o.warmup_from == "zero" else o.lr
+    decay_start = warmup if o.decay_from == "warmup" else 0
+    decay_steps = max(steps - decay_start, 1)
+    milestones = milestone_steps(o, steps, steps_per_epoch)
 
     def rate(step):
         step = jnp.asarray(step, jnp.int32)
         if o.update == "epoch":
             step = step // steps_per_epoch * steps_per_epoch
-        share = jnp.clip(step / steps, 0.0, 1.0)
+        share = jnp.clip((step - decay_start) / decay_steps, 0.0, 1.0)
         if o.schedule == "cosine":
-            value = peak * 0.5 * (1 + jnp.cos(math.pi * share))
+            value = floor + (peak - floor) * 0.5 * (1 + jnp.cos(math.pi * share))
+        elif o.schedule == "poly":
+            value = floor + (peak - floor) * (1 - share) ** o.power
         elif o.schedule == "steps":
-            passed = sum((step >= round(m * steps)).astype(jnp.float32) for m in o.milestones)
-            value = peak * 0.1**passed
+            passed = sum(((step >= m).astype(jnp.float32) for m in milestones), jnp.zeros_like(share))
+            value = peak * o.factor**passed
         else:
             value = jnp.full_like(share, peak)
         if warmup:
-            value = jnp.where(step < warmup, begin + (peak - begin) * step / warmup, value)
+            value = jnp.where(step < warmup, warmup_start + (peak - warmup_start) * step / warmup, value)
         return value
 
     return rate
 
 
-def optimizer(o: Optim, rate, params, frozen) -> optax.GradientTransformation:
-    """The gradient transformation; parameters whose path `frozen` accepts get neither updates nor slots.
+def milestone_steps(o: Optim, steps: int, steps_per_epoch: int) -> tuple[int, ...]:
+    """Return the first step of the lower rate for each of `optim.milestones`, counted from 0.
+
+    With `optim.update='epoch'` a milestone within an epoch takes effect at the start of the next epoch.
+    """
+    unit = steps if all(m < 1 for m in o.milestones) else steps_per_epoch
+    found = (round(m * unit) for m in o.milestones)
+    if o.update == "epoch":
+        return tuple(-(-m // steps_per_epoch) * steps_per_epoch for m in found)
+    return tuple(found)
+
+
+def optimizer(
+    o: Optim,
+    rate: Callable,
+    frozen: Callable[[tuple[str, ...]], bool],
+    *,
+    layer: Callable[[tuple[str, ...]], int] | None = None,
+    layers: int = 0,
+    undecayed: Collection[str] = frozenset(),
+    milestones: tuple[int, ...] = (),
+) -> optax.GradientTransformation:
+    """Return the gradient transformation for a tree of nested dicts of parameters.
+
+    A path is the tuple of keys from the root of that tree to a parameter.
 
     SGD adds weight decay to the gradient before momentum and multiplies by the rate last, as PyTorch does.
+    LARS multiplies by the rate before momentum (You et al. 2017), where MAE's code does it after. The trust
+    ratio of LARS applies to parameters with more than one axis.
+
+    Layer decay multiplies every update, weight decay included, by `layer_decay ** (layers - layer(path))`, as
+    BEiT, MAE and Feature-Distillation (optimizer.py) scale the peak rate. We scale `optim.lr_min` and the
+    start of warm-up with it; in Feature-Distillation these are the same for all layers.
+
+    Args:
+      o: the `optim` section.
+      rate: the learning rate of a step, from `schedule`.
+      frozen: whether the parameter at a path stays as it is; it gets neither updates nor optimizer slots.
+      layer: the layer number of the parameter at a path, 0 to `layers`; None if the network has none. In a
+        ViT: 0 for the patch embedding, tokens and position table, i + 1 for block i, depth + 1 for the rest.
+      layers: the highest layer number, whose scale is 1; depth + 1 for a ViT.
+      undecayed: last keys of the paths that `optim.decay='kernels'` exempts from weight decay whatever their
+        shape, such as 'pos_embed'.
+      milestones: from `milestone_steps`; only read with `optim.restart_momentum`.
+
+    Raises:
+      UserError: `optim.layer_decay` is set and `layer` is None.
     """
-
-    def kernels(tree):
-        return jax.tree.map(lambda p: p.ndim > 1, tree)
-
-    mask = None if o.decay == "all" else kernels
+    if o.layer_decay != 1 and layer is None:
+        raise UserError(
+            f"optim.layer_decay is {o.layer_decay}, but the network of student.model has no layer numbers: "
+            "use --config.optim.layer_decay=1.0, or a ViT as --config.student.model."
+        )
+    mask = None if o.decay == "all" else functools.partial(_kernels, undecayed=undecayed)
     if o.name == "sgd":
+        momentum = optax.trace(o.momentum, o.nesterov) if o.momentum else optax.identity()
+        if o.restart_momentum:
+            momentum = _restarted(momentum, milestones)
+        # Nested as optax.sgd nests it: checkpoints store this structure.
         main = optax.chain(
-            optax.add_decayed_weights(o.weight_decay, mask), optax.sgd(rate, o.momentum or None)
+            optax.add_decayed_weights(o.weight_decay, mask),
+            optax.chain(momentum, optax.scale_by_learning_rate(rate)),
         )
     elif o.name == "adamw":
         main = optax.adamw(rate, weight_decay=o.weight_decay, mask=mask)
@@ -55,12 +128,53 @@ def optimizer(o: Optim, rate, params, frozen) -> optax.GradientTransformation:
             rate,
             weight_decay=o.weight_decay,
             weight_decay_mask=True if mask is None else mask,
-            trust_ratio_mask=kernels,
+            trust_ratio_mask=_kernels,
             momentum=o.momentum,
         )
     if o.clip_norm:
         main = optax.chain(optax.clip_by_global_norm(o.clip_norm), main)
-    labels = jax.tree_util.tree_map_with_path(
-        lambda path, _: "frozen" if frozen(tuple(k.key for k in path)) else "trained", params
+    if o.layer_decay != 1:
+        main = optax.chain(main, _scaled(lambda path: o.layer_decay ** (layers - layer(path))))
+    return optax.partition(
+        {"trained": main, "frozen": optax.set_to_zero()},
+        lambda tree: _map(lambda path, _: "frozen" if frozen(path) else "trained", tree),
     )
-    return optax.partition({"trained": main, "frozen": optax.set_to_zero()}, labels)
+
+
+def _map(function: Callable, tree):
+    """`function(path, leaf)` of every leaf."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(tuple(k.key for k in path), leaf), tree
+    )
+
+
+def _kernels(tree, undecayed: Collection[str] = frozenset()):
+    """Whether each parameter has more than one axis and a last key that is not in `undecayed`."""
+    return _map(lambda path, leaf: leaf.ndim > 1 and path[-1] not in undecayed, tree)
+
+
+def _scaled(scale: Callable[[tuple[str, ...]], float]) -> optax.GradientTransformation:
+    """Multiply each update by the scale of its path."""
+    return optax.stateless(lambda updates, _: _map(lambda path, leaf: scale(path) * leaf, updates))
+
+
+class RestartState(NamedTuple):
+    """The number of updates so far, int32, and the state that is restarted."""
+
+    step: jax.Array
+    inner: optax.OptState
+
+
+def _restarted(inner: optax.GradientTransformation, milestones: tuple[int, ...]):
+    """Set the state of `inner` to zero before the update of each step in `milestones`."""
+
+    def init(params):
+        return RestartState(jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates, state, params=None):
+        restart = jnp.isin(state.step, jnp.asarray(milestones, jnp.int32))
+        kept = jax.tree.map(lambda x: jnp.where(restart, jnp.zeros_like(x), x), state.inner)
+        updates, kept = inner.update(updates, kept, params)
+        return updates, RestartState(state.step + 1, kept)
+
+    return optax.GradientTransformation(init, update)

@@ -4,22 +4,21 @@ Nothing is computed or compiled and no accelerator is touched: shapes come from 
 XLA's analysis of the lowered, uncompiled program.
 """
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from seed_jax import config as config_lib
-from seed_jax import models
+from seed_jax import parallel
 from seed_jax.config import Config
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
-from seed_jax.methods.base import Batch, Nets, TeacherNeed
-from seed_jax.models.heads import ProjectionHead
-from seed_jax.models.network import Joined
+from seed_jax.methods.base import Batch, Clock, Given, Nets
 from seed_jax.queue import Queue
 from seed_jax.report.plan import Memory, Plan, text
-from seed_jax.train import build, optim, state, teacher
+from seed_jax.train import build, teacher
 
 ASSUMED_CLASSES = 1000
 
@@ -42,24 +41,18 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
     Raises:
       UserError: the devices do not divide the batch, or the number of images is not known.
     """
-    batch_size, size = c.data.batch_size, c.data.image_size
+    batch_size = c.data.batch_size
     if devices <= 0 or batch_size % devices:
         raise UserError(f"data.batch_size ({batch_size}) must be a multiple of the {devices} devices.")
     notes = []
     images, classes = _data(c, images, notes)
     length = build.lengths(c, images)
-
-    network, variables, dim = _teacher(c, notes)
-    student = state.student_network(c, classes, dim)
-    rate = optim.schedule(c.optim, batch_size=batch_size, steps=length.total, steps_per_epoch=length.epoch)
-
-    def fresh():
-        made = state.init_variables(student, size, 0)
-        tx = optim.optimizer(c.optim, rate, made["params"], c.method.frozen)
-        return state.init_state(made, c.method, tx, seed=0, batch_size=batch_size, teacher_dim=dim)
-
-    shapes = jax.eval_shape(fresh)
-    teacher_flops, all_flops, kept, pixels = _one_step(c, student, shapes, network, variables)
+    loaded = _teacher(c, notes)
+    given = build.given(c, length, classes, loaded)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    training = build.assemble(c, mesh, given, loaded and loaded.network)
+    shapes, variables = training.abstract, loaded.variables if loaded else {}
+    teacher_flops, all_flops, kept, pixels = _one_step(c, training, given, loaded)
     queues = [x for x in jax.tree.leaves(shapes.aux, is_leaf=_is_queue) if _is_queue(x)]
     copies = jax.tree.map(lambda x: None if _is_queue(x) else x, shapes.aux, is_leaf=_is_queue)
 
@@ -75,7 +68,7 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
         replicated("student: running statistics", shapes.model_state),
         replicated(f"optimizer ({c.optim.name})", shapes.opt_state),
         replicated("teacher: variables", variables),
-        replicated("moving averages of the method", copies),
+        replicated("moving averages", (copies, shapes.ema)),
         sharded(f"queues ({len(queues)})", _bytes(queues)),
         sharded("views, uint8 and float32", 5 * pixels),
         sharded("activations kept for the backward pass", kept),
@@ -108,44 +101,44 @@ def _data(c: Config, images: int | None, notes: list) -> tuple[int, int]:
     return len(source) if images is None else images, source.num_classes
 
 
-def _teacher(c: Config, notes: list):
-    """The teacher's network, the shapes of its variables, the width of its embedding."""
-    if c.method.teacher is TeacherNeed.NONE:
-        return None, {}, None
+def _teacher(c: Config, notes: list) -> teacher.Loaded | None:
+    """The teacher; shapes stand for its variables."""
+    if not c.method.needs_teacher:
+        return None
     t, size = c.teacher, c.data.image_size
     here = Path(t.weights).exists() or t.weights.startswith("pip:")
     if t.weights not in ("", "random") and here:
         loaded = teacher.load(t, image_size=size, seed=0, precision=c.train.precision)
-        return loaded.network, jax.eval_shape(lambda: loaded.variables), loaded.dim
+        return dataclasses.replace(loaded, variables=jax.eval_shape(lambda: loaded.variables))
     if not t.model:
         raise UserError(
             f"teacher.weights: there is no {t.weights} here: fetch it, or name the architecture by "
             "--config.teacher.model."
         )
-    backbone = models.create(t.model, size=t.image_size or None, precision=c.train.precision, **t.options)
-    network = Joined(backbone, {"head": ProjectionHead(dim=t.dim)})
+    network = teacher.undrawn(t, c.train.precision)
     if t.weights != "random":
         notes.append(
             f"teacher.weights is not here: counted as {t.model} with a head of two layers to {t.dim}."
         )
-    sample = jnp.zeros((2, size, size, 3))
-    return network, jax.eval_shape(lambda: network.init(jax.random.key(0), sample)), t.dim
+    sample = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    return teacher.Loaded(network, jax.eval_shape(network.init, jax.random.key(0), sample), {})
 
 
-def _one_step(c: Config, student, shapes, network, variables):
+def _one_step(c: Config, training: build.Training, given: Given, loaded: teacher.Loaded | None):
     """FLOPs of the teacher and of all, bytes kept for the backward pass, and pixels, of one global batch."""
-    size, asked = c.data.batch_size, []
+    size, shapes, seen_by_teacher = given.batch_size, training.abstract, []
+    variables = loaded.variables if loaded else {}
 
-    def embed(variables, x):
-        return network.apply(variables, x, False)[0]
+    def features(variables, x):
+        return loaded.network.apply(variables, x, False)[0]
 
-    def loss(params, model_state, aux, variables, seen, key):
-        def ask(x):
-            asked.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
-            return jax.lax.stop_gradient(embed(variables, x))
+    def loss(params, model_state, aux, variables, seen, clock, key):
+        def ask(x, views=None):
+            seen_by_teacher.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
+            return features(jax.lax.stop_gradient(variables), x)
 
-        nets = Nets(student, ask if network is not None else None)
-        return c.method.loss(nets, params, model_state, aux, seen, key)
+        nets = Nets(training.student, ask if loaded else None)
+        return c.method.loss(nets, params, model_state, aux, seen, clock, key)
 
     def kept(*arguments):
         backward = jax.vjp(lambda params: loss(params, *arguments[1:]), arguments[0], has_aux=True)[1]
@@ -154,16 +147,17 @@ def _one_step(c: Config, student, shapes, network, variables):
 
     views = [
         jax.ShapeDtypeStruct((size, spec.count, spec.size, spec.size, 3), jnp.float32)
-        for spec in c.method.views(c.data)
+        for spec in training.views
     ]
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
     seen = Batch(tuple(views), jax.ShapeDtypeStruct((size,), jnp.int32), keys)
+    clock = Clock(jax.ShapeDtypeStruct((), jnp.int32), given.steps, given.steps_per_epoch)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments = (shapes.params, shapes.model_state, shapes.aux, variables, seen, key)
+    arguments = (shapes.params, shapes.model_state, shapes.aux, variables, seen, clock, key)
     residuals = jax.eval_shape(kept, *arguments)
-    asked.clear()
+    seen_by_teacher.clear()
     everything = _flops(jax.grad(loss, has_aux=True), *arguments)
-    of_teacher = sum(_flops(embed, variables, x) for x in asked)
+    of_teacher = sum(_flops(features, variables, x) for x in seen_by_teacher)
     return of_teacher, everything, _bytes(residuals), sum(x.size for x in views)
 
 

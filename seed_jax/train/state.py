@@ -8,73 +8,47 @@ from flax import struct
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from seed_jax import models, parallel, rng
-from seed_jax.errors import UserError
-from seed_jax.methods.base import Info, Method
-from seed_jax.models.network import Network
+from seed_jax import parallel, rng
+from seed_jax.methods.base import Given, Method
 from seed_jax.queue import Queue
 
 
 @struct.dataclass
 class TrainState:
-    """`step` int32: updates made so far; `aux`: what the method carries besides (queue, EMA copy)."""
+    """The state of a run.
+
+    Attributes:
+      step: int32, updates made so far.
+      params, model_state: the student's variables.
+      opt_state: the optimizer's.
+      aux: what the method carries besides, such as a queue.
+      ema: moving average of the student's variables; an empty dict without one.
+    """
 
     step: jax.Array
     params: Any
     model_state: Any
     opt_state: Any
     aux: Any
+    ema: Any = struct.field(default_factory=dict)
 
 
-def student_network(config, num_classes: int, teacher_dim: int | None, *, precision: str | None = None):
-    """The network that a run trains: the student's backbone and what the method trains with it."""
-    s, t = config.student, config.train
-    backbone = models.create(
-        s.model,
-        size=s.image_size or None,
-        precision=precision or t.precision,
-        bn_group=t.bn_group or None,
-        **s.options,
-    )
-    return config.method.network(backbone, num_classes, teacher_dim)
-
-
-def init_variables(network: Network, image_size: int, seed: int):
-    """Fresh variables of a network."""
-    return network.init(rng.stream(seed, "init"), jnp.zeros((2, image_size, image_size, 3), jnp.float32))
-
-
-def with_backbone(variables, backbone, origin: str):
-    """`variables` with the backbone of another network, `{collection: tree}`.
-
-    Raises:
-      UserError: it is another network; `origin` says where it came from.
-    """
-    own = {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}
-    if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, backbone):
-        raise UserError(
-            f"student.init ({origin}) holds another network than student.model and student.options describe: "
-            f"`python -m seed_jax.weights inspect {origin}` says which."
-        )
-    return {
-        name: {**trees, "backbone": backbone[name]} if name in backbone else trees
-        for name, trees in variables.items()
-    }
-
-
-def init_state(
-    variables, method: Method, tx, *, seed: int, batch_size: int, teacher_dim: int | None
-) -> TrainState:
-    """The state at step 0."""
+def init(variables, method: Method, given: Given, tx, *, seed: int, ema: bool) -> TrainState:
+    """The state at step 0, from the student's fresh variables."""
     params = variables["params"]
-    info = Info(batch_size, variables, teacher_dim)
     return TrainState(
         step=jnp.int32(0),
         params=params,
         model_state={k: v for k, v in variables.items() if k != "params"},
         opt_state=tx.init(params),
-        aux=method.init_aux(rng.stream(seed, "aux"), info),
+        aux=method.init_aux(rng.stream(seed, "aux"), given, variables),
+        ema=jax.tree.map(jnp.copy, variables) if ema else {},
     )
+
+
+def served(method: Method, state: TrainState):
+    """The variables that are probed, exported and loaded by later runs: of the EMA if there is one."""
+    return method.served(state.ema or {"params": state.params, **state.model_state}, state.aux)
 
 
 def shardings(mesh, state: TrainState):

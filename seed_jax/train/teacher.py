@@ -1,6 +1,7 @@
 """The frozen teacher: found before anything is compiled, loaded once, never trained."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,26 +10,40 @@ import jax.numpy as jnp
 from seed_jax import config, models, parallel, pretrained, rng
 from seed_jax.errors import UserError
 from seed_jax.models.heads import PooledEmbedding, ProjectionHead
-from seed_jax.models.network import Joined, Network
+from seed_jax.models.network import Features, Joined, Network
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A teacher: its network, its variables, the width of its embedding, and where it came from."""
+    """A teacher: its network, its variables (arrays or shapes), and where they came from."""
 
     network: Network
     variables: Any
-    dim: int
     provenance: dict
+
+    def features(self, batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of its features for a batch of square images."""
+        x = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
+        return jax.eval_shape(lambda v, x: self.network.apply(v, x, False)[0], self.variables, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """The teacher as a loss calls it (`methods.base.Teacher`): eval mode, no gradient to its variables."""
+
+    network: Network
+    variables: Any
+
+    def __call__(self, x: jax.Array, views: Sequence[int] | None = None) -> Features:
+        with jax.named_scope("teacher"):
+            return self.network.apply(jax.lax.stop_gradient(self.variables), x, False)[0]
 
 
 def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Loaded:
     """The teacher that the config names: what `pretrained.load` takes, or random weights.
 
-    The embedding of a teacher without a head is its pooled feature.
-
     Raises:
-      UserError: there is no such file, or it is none of these.
+      UserError: there are no such weights, or they cannot be read.
     """
     if not t.weights:
         raise UserError(
@@ -36,26 +51,33 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
             "--config.teacher.weights=PATH."
         )
     if t.weights == "random":
-        network = Joined(
-            models.create(t.model, size=t.image_size or None, precision=precision, **t.options),
-            {"head": ProjectionHead(dim=t.dim)},
-        )
+        network = undrawn(t, precision)
         sample = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
         variables = parallel.jit_once(network.init)(rng.stream(seed, "teacher"), sample)
-        provenance = {"source": "random weights"}
-    else:
-        found = pretrained.load(
-            t.weights,
-            model=t.model,
-            options=t.options,
-            size=t.image_size,
-            precision=precision,
-            part="teacher",
-        )
-        network, variables, provenance = found.network, found.variables, found.provenance
-    sample = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
-    features, _ = jax.eval_shape(lambda v, x: network.apply(v, x, False), variables, sample)
-    if "embedding" not in features:
-        network = dataclasses.replace(network, parts={**network.parts, "embedding": PooledEmbedding()})
-        features["embedding"] = features["pooled"]
-    return Loaded(network, variables, features["embedding"].shape[1], provenance)
+        return Loaded(network, variables, {"source": "random weights"})
+    found = pretrained.load(
+        t.weights,
+        model=t.model,
+        options=t.options,
+        size=t.image_size,
+        precision=precision,
+        part="teacher",
+    )
+    return prepare(Loaded(found.network, found.variables, found.provenance), image_size)
+
+
+def undrawn(t: config.Teacher, precision: str) -> Joined:
+    """The network that the config describes, with a head of `dim`; it has no weights yet."""
+    backbone = models.create(t.model, size=t.image_size or None, precision=precision, **t.options)
+    return Joined(backbone, {"head": ProjectionHead(dim=t.dim)})
+
+
+def prepare(loaded: Loaded, image_size: int) -> Loaded:
+    """A loaded teacher made ready for the step. Whatever speeds it up belongs here.
+
+    A teacher without a head gets its pooled feature as its embedding.
+    """
+    if "embedding" in loaded.features(2, image_size):
+        return loaded
+    parts = {**loaded.network.parts, "embedding": PooledEmbedding()}
+    return dataclasses.replace(loaded, network=dataclasses.replace(loaded.network, parts=parts))

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from seed_jax import config as config_lib
-from seed_jax import parallel
+from seed_jax import models, parallel
 from seed_jax.data import files
 from seed_jax.errors import UserError
+from seed_jax.methods.base import Given
 from seed_jax.models.network import Network
-from seed_jax.train import checkpoint, state
+from seed_jax.train import checkpoint, student
 
 PACKAGES = (
     "jax",
@@ -186,18 +187,34 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
         raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
     config = config_lib.resolve(ml_collections.ConfigDict(files.read_json(workdir / "config.json")))
     manifest = files.read_json(workdir / "manifest.json")
-    if not {"data", "teacher_dim"} <= manifest.keys():
+    if not {"data", "steps", "steps_per_epoch"} <= manifest.keys():
         raise UserError(f"{workdir}/manifest.json is not of a run: restore it.")
-    network = state.student_network(
-        config, manifest["data"]["num_classes"], manifest["teacher_dim"], precision=precision
-    )
-    side = config.data.image_size
-    sample = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-    like = jax.eval_shape(network.init, jax.random.key(0), sample)
+    given = _given(config, manifest)
+    trained = student.network(config, given, precision=precision)
+    network, shapes = student.served(config.method, trained, given)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
     variables, step = checkpoint.load_model(workdir, like, best=best)
     return Run(network, variables, config, manifest, step)
+
+
+def _given(config: config_lib.Config, manifest: dict) -> Given:
+    """What the run's method was given, from its manifest; an older one knows only the embedding's width."""
+    features = manifest.get("teacher_features")
+    if features is None and manifest.get("teacher_dim"):
+        shape = [config.data.batch_size, manifest["teacher_dim"]]
+        features = {"embedding": {"shape": shape, "dtype": "float32"}}
+    return Given(
+        batch_size=config.data.batch_size,
+        num_classes=manifest["data"]["num_classes"],
+        image_size=config.data.image_size,
+        steps=manifest["steps"],
+        steps_per_epoch=manifest["steps_per_epoch"],
+        teacher=features
+        and {name: jax.ShapeDtypeStruct(x["shape"], jnp.dtype(x["dtype"])) for name, x in features.items()},
+        bn_group=config.train.bn_group or None,
+        dtype=models.DTYPES[config.train.precision],
+    )
 
 
 def _differences(a: dict, b: dict, where_a: str, where_b: str) -> str:

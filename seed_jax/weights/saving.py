@@ -23,7 +23,7 @@ from seed_jax.weights.recognition import Recognised
 TRAINING = {"moco": "module.encoder_q.", "seed": "module.student."}
 # Options that a reader cannot get wrong unnoticed (`width`: the shapes would not fit), or that only
 # the metadata tell: of training, of the images, of what is small for small images.
-UNTOLD = {"width", "dropout", "drop_path", "bn_momentum", "mean", "std", "num_classes", "small_stem"}
+UNTOLD = {"width", "dropout", "drop_path", "bn_momentum", "remat", "mean", "std", "num_classes", "small_stem"}
 CLASSIFIER = re.compile(r"(backbone|classifier)/fc/")
 LAYOUT = "NCHW, RGB in [0, 1], then (x - mean) / std"
 

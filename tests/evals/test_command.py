@@ -34,7 +34,7 @@ def numbers(capsys):
     return lines[0], [cell.strip() for cell in lines[-1].strip("|").split("|")]
 
 
-def test_the_data_may_lie_elsewhere(trained, tmp_path, capsys):
+def test_the_data_may_have_moved(trained, tmp_path, capsys):
     run, data = trained
     assert main([str(run)]) == 0
     header, before = numbers(capsys)
@@ -65,5 +65,5 @@ def test_other_data_is_one_sentence(trained, tmp_path, capsys):
     np.savez(tmp_path / "other.npz", **arrays)
     assert main([str(run), "--dir", str(tmp_path / "other.npz")]) == 1
     said = capsys.readouterr().err
-    assert f"{run} was trained on other data than {tmp_path / 'other.npz'} holds" in said
+    assert f"{run} was trained on other data than {tmp_path / 'other.npz'} has" in said
     assert said.count("\n") == 1

@@ -44,6 +44,17 @@ def test_every_example_is_counted_once(devices, batch_size):
     np.testing.assert_array_equal(ids, np.arange(21) + 2**40)
 
 
+def test_only_the_entries_asked_for_are_returned_and_nothing_is_compiled_again():
+    images = np.full((8, 4, 4, 3), 51, np.uint8)
+    extract = Extractor(Mean(), parallel.make_mesh(), keys=("pooled", "embedding"))
+    variables = {"params": {"scale": np.float32(2)}}
+    both, _, _ = extract(variables, batches(images, 8))
+    before = Mean.traces
+    one, _, _ = extract(variables, batches(images, 8), keys=("embedding",))
+    assert list(one) == ["embedding"] and Mean.traces == before
+    np.testing.assert_array_equal(one["embedding"], both["embedding"])
+
+
 def test_is_compiled_once():
     images = np.zeros((21, 4, 4, 3), np.uint8)
     extract = Extractor(Mean(), parallel.make_mesh())
@@ -55,7 +66,7 @@ def test_is_compiled_once():
 
 def test_mistakes_are_named():
     extract = Extractor(Mean(), parallel.make_mesh(), keys=("pooler",))
-    with pytest.raises(UserError, match="'pooler'; it has embedding, pooled, unused"):
+    with pytest.raises(UserError, match="'pooler': use one of embedding, pooled, unused"):
         extract({"params": {"scale": np.float32(1)}}, batches(np.zeros((3, 4, 4, 3), np.uint8), 8))
-    with pytest.raises(UserError, match="empty"):
+    with pytest.raises(UserError, match="no images"):
         extract({}, [])

@@ -1,23 +1,27 @@
-"""The probe during training and the one that is reported, on a network whose features are known."""
+"""Evaluators, the probe during training and the final one, on networks whose features are known."""
 
 import dataclasses
+import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 from sklearn.neighbors import KNeighborsClassifier
 
 from seed_jax import config, parallel
+from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
-from seed_jax.evals import final
+from seed_jax.evals import EVALUATORS, base, final
 from seed_jax.evals.online import OnlineProbe, evenly
 from seed_jax.train import build
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """Features are the pixels, less their mean; the classifier always answers 3."""
+    """Features are the pixels minus their mean; the classifier always answers 3."""
 
     def apply(self, variables, x, train, keys=None):
         flat = x.reshape(x.shape[0], -1)
@@ -58,16 +62,128 @@ def test_online_probe_equals_sklearn():
     np.testing.assert_allclose(scores["top1"], np.mean(pixels("val")[1] == 3))
 
 
+@dataclasses.dataclass(frozen=True)
+class TwoClassifiers(Pixels):
+    """`Pixels` with an early exit that always answers 7, and with a classifier of other classes."""
+
+    def apply(self, variables, x, train, keys=None):
+        features, state = super().apply(variables, x, train, keys)
+        exit1 = jnp.zeros((x.shape[0], 10)).at[:, 7].set(1.0)
+        return features | {"exit1_logits": exit1, "imagenet_logits": jnp.zeros((x.shape[0], 1000))}, state
+
+
+def digits_probe(network, **evals):
+    bank, queries = open_source("digits", "train"), open_source("digits", "val")
+    return OnlineProbe(network, VARIABLES, parallel.make_mesh(), resolved(**evals), bank, queries)
+
+
+def test_each_classifier_of_these_classes_has_a_score():
+    scores = digits_probe(TwoClassifiers(), names=("top1",))(VARIABLES)
+    labels = open_source("digits", "val").labels()
+    assert scores == {"top1": np.mean(labels == 3), "exit1_top1": np.mean(labels == 7)}
+
+
+class Toy:
+    """The largest label of the bank, and the share of queries with a negative feature."""
+
+    def __init__(self, features, evals):
+        self.features, self.entry = features, evals.feature
+        features.want("bank", evals.feature)
+        features.want("queries", evals.feature)
+
+    def run(self, variables):
+        _, bank_labels = self.features.get("bank", variables)
+        queries, _ = self.features.get("queries", variables)
+        negative = (queries[self.entry] < 0).any(axis=1)
+        return {"largest_label": int(bank_labels.max()), "negative": float(negative.mean())}
+
+
+def test_a_new_evaluator_is_one_entry_of_the_table(monkeypatch):
+    with pytest.raises(UserError, match="Unknown evals.names 'toy'"):
+        resolved(names=("toy",))
+    monkeypatch.setitem(EVALUATORS, "toy", Toy)
+    assert digits_probe(Pixels(), names=("toy",))(VARIABLES) == {"largest_label": 9, "negative": 1.0}
+
+
+def test_each_split_passes_through_the_network_once(monkeypatch):
+    monkeypatch.setitem(EVALUATORS, "toy", Toy)
+    lengths = []
+
+    def batches(source, *args):
+        lengths.append(len(source))
+        return eval_batches(source, *args)
+
+    monkeypatch.setattr(base, "eval_batches", batches)
+    probe = digits_probe(Pixels(), names=("knn", "top1", "toy"), bank_size=50)
+    for probes in (1, 2):
+        assert set(probe(VARIABLES)) == {"knn", "top1", "largest_label", "negative"}
+        assert sorted(lengths) == sorted([50, len(open_source("digits", "val"))] * probes)
+
+
+def test_features_belong_to_the_variables():
+    class Scaled(Pixels):
+        def apply(self, variables, x, train, keys=None):
+            return {"pooled": variables["scale"] * jnp.ones((x.shape[0], 2))}, {}
+
+    one, two = ({"scale": np.float32(scale)} for scale in (1, 2))
+    val = open_source("digits", "val")
+    features = base.SharedFeatures(Scaled(), one, parallel.make_mesh(), resolved(), {"queries": val})
+    features.want("queries", "pooled")
+    for variables in (one, two, one):
+        found, labels = features.get("queries", variables)
+        np.testing.assert_array_equal(found["pooled"], np.full((len(val), 2), variables["scale"]))
+        np.testing.assert_array_equal(labels, val.labels())
+
+
+def test_a_stopped_probe_has_no_scores_and_the_next_one_is_whole():
+    probe = digits_probe(Pixels(), batch_size=64)
+    whole = probe(VARIABLES)
+    answers = iter([False, False, True])
+    with pytest.raises(base.Abandoned):
+        probe(VARIABLES, lambda: next(answers))
+    assert probe(VARIABLES) == whole
+
+
+@pytest.mark.parametrize(
+    ("argument", "names"),
+    [("top1", ("top1",)), ("", ()), ("()", ()), ("knn,top1", ("knn", "top1")), ("('knn',)", ("knn",))],
+)
+def test_names_on_the_command_line(monkeypatch, argument, names):
+    command = ["main.py", f"--config.evals.names={argument}", "--config.train.epochs=1.0"]
+    monkeypatch.setattr(sys, "argv", command)  # which ml_collections reads
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config.default("moco"), flag_values=values)
+    values(command)
+    assert config.resolve(values["config"].value).evals.names == names
+
+
+def test_a_misspelt_evaluator_is_named():
+    with pytest.raises(UserError, match="Unknown evals.names 'top2': did you mean 'top1'"):
+        resolved(names=("knn", "top2"))
+
+
+def test_without_evaluators_or_features_there_is_nothing_to_run():
+    class Embedding(Pixels):
+        def apply(self, variables, x, train, keys=None):
+            features, state = super().apply(variables, x, train, keys)
+            return {"pooled": features["pooled"]}, state
+
+    assert digits_probe(Pixels(), names=())(VARIABLES) == {}
+    assert digits_probe(Embedding(), names=("top1",))(VARIABLES) == {}
+
+
 def test_final_probe_reports_the_test_split():
-    scores = final.probe(Pixels(), VARIABLES, resolved(k=1))
+    scores = final.probe(TwoClassifiers(), VARIABLES, resolved(k=1))
+    assert set(scores) == {"parameters", "knn", "linear", "top1", "exit1_top1"}
     want = KNeighborsClassifier(1).fit(*pixels("train")).score(*pixels("test"))
     np.testing.assert_allclose(scores["knn"], 100 * want)
     np.testing.assert_allclose(scores["top1"], 100 * np.mean(pixels("test")[1] == 3))
+    np.testing.assert_allclose(scores["exit1_top1"], 100 * np.mean(pixels("test")[1] == 7))
     assert scores["linear"] > 90
     assert scores["parameters"] == 5
 
 
-def test_unknown_feature_is_told():
+def test_an_unknown_feature_is_named():
     train = open_source("digits", "train")
     with pytest.raises(UserError, match="evals.feature is 'poold', but the network gives logits, pooled"):
         OnlineProbe(Pixels(), VARIABLES, parallel.make_mesh(), resolved(feature="poold"), train, train)
@@ -75,13 +191,13 @@ def test_unknown_feature_is_told():
 
 @pytest.mark.parametrize("key", ["train", "bank"])
 @pytest.mark.parametrize("split", ["all", "val", "test"])
-def test_a_bank_with_the_images_it_is_asked_about_is_refused(key, split):
+def test_a_bank_that_contains_the_queries_is_refused(key, split):
     raw = config.default("moco")
     raw.train.epochs = 1.0
     raw.data[key] = split
     with pytest.raises(UserError, match=f"data.{key} is '{split}'.*--config.data.{key}=train"):
         build.open_inputs(config.resolve(raw))
-    raw.evals.knn = False
+    raw.evals.names = ("top1",)
     build.open_inputs(config.resolve(raw))
 
 

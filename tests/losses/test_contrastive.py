@@ -2,6 +2,7 @@
 form.
 """
 
+import functools
 import math
 import re
 
@@ -153,6 +154,44 @@ def test_only_the_student_receives_a_gradient():
     grads = jax.grad(lambda s, t, q: seed_loss(s, t, q, valid).sum(), argnums=(0, 1, 2))(*args)
     assert float(jnp.abs(grads[0]).sum()) > 0
     chex.assert_trees_all_equal(grads[1:], jax.tree.map(jnp.zeros_like, tuple(args[1:])))
+
+
+@pytest.mark.parametrize("loss", [seed_loss, functools.partial(info_nce, temperature=0.2)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"student": (4, 7)},
+        {"student": (1, 8)},
+        {"teacher": (3, 8)},
+        {"student": (1, 4, 8), "teacher": (1, 4, 8)},
+        {"queue": (3, 4, 7)},
+        {"queue": (8,)},
+        {"valid": (4,)},
+        {"valid": (1,)},
+        {"valid": (3, 4, 8)},
+        {"valid": ()},
+        {"queue": (12, 8), "valid": (3,)},
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_while_tracing(loss, wrong):
+    shapes = {"student": (4, 8), "teacher": (4, 8), "queue": (3, 4, 8), "valid": (3,)} | wrong
+    dtypes = {"valid": bool}
+    args = [jax.ShapeDtypeStruct(shape, dtypes.get(name, jnp.float32)) for name, shape in shapes.items()]
+    with pytest.raises(AssertionError, match=r"\[Chex\]"):
+        jax.eval_shape(loss, *args)
+
+
+@pytest.mark.parametrize("loss", [seed_loss, functools.partial(info_nce, temperature=0.2)])
+@pytest.mark.parametrize("which", range(4))
+def test_dtypes_that_do_not_fit_are_refused_while_tracing(loss, which):
+    shapes = [(4, 8), (4, 8), (3, 4, 8), (3,)]
+    for dtype in (jnp.int32, jnp.uint8):
+        dtypes = [jnp.bfloat16, jnp.float16, jnp.float32, bool]
+        args = list(map(jax.ShapeDtypeStruct, shapes, dtypes))
+        assert jax.eval_shape(loss, *args).dtype == jnp.float32
+        args[which] = jax.ShapeDtypeStruct(shapes[which], dtype)
+        with pytest.raises(AssertionError, match=r"\[Chex\]"):
+            jax.eval_shape(loss, *args)
 
 
 def test_limits_of_the_loss():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seed_jax.methods.base import Batch
+from seed_jax.methods.base import Batch, Clock, Given
 
 
 class FakeNetwork:
@@ -24,6 +24,15 @@ class FakeNetwork:
         if train:
             state = {"batch_stats": {"seen": state["batch_stats"]["seen"] + 1}}
         return {"embedding": x.reshape(len(x), -1) @ variables["params"]["w"]}, state
+
+
+CLOCK = Clock(jnp.int32(0), steps=10, steps_per_epoch=5)
+
+
+def given(size: int, dim: int | None = None, num_classes: int = 4) -> Given:
+    """A run of ten steps at batch `size`, with a teacher whose embedding is `dim` wide if there is one."""
+    teacher = {"embedding": jax.ShapeDtypeStruct((size, dim), jnp.float32)} if dim else None
+    return Given(size, num_classes, 2, 10, 5, teacher)
 
 
 def batch(size: int, views: int = 1, side: int = 2, seed: int = 0) -> Batch:

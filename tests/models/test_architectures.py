@@ -1,10 +1,11 @@
 """Parameter counts, shapes, and forward parity with the PyTorch models that SEED's authors released.
 
-The golden numbers were computed with jacobswan1/SEED @f236cac (seed/architectures/moco/moco_resnet.py and
-mobilenet/mobilenetv3.py; torch 2.13 CPU, 10 classes, dropout off), every tensor of the state_dict being
-`tensor(key, shape)` below and the images `images()`, NCHW there.
+The golden numbers come from jacobswan1/SEED @f236cac (seed/architectures/moco/moco_resnet.py and
+mobilenet/mobilenetv3.py) on torch 2.13 CPU, with 10 classes and without dropout. Each tensor of the
+state_dict is `tensor(key, shape)` below, and the images are `images()` in NCHW.
 """
 
+import functools
 import re
 import zlib
 
@@ -36,8 +37,8 @@ PARAMETERS = {
     "efficientnet_lite2": 6_092_072,
 }
 
-# First four logits of the first image in eval and in train mode; after the latter, the first three
-# running variances of the last batch norm.
+# The first four logits of the first image in eval and in train mode, the last batch norm, and its first three
+# running variances after the forward in train mode.
 GOLDEN = {
     "resnet18": (
         [1.2155627, 1.0229986, -4.4547205, 1.0211108],
@@ -76,7 +77,7 @@ def images():
 
 
 def torch_module(name, path, unexpanded):
-    """The name in the PyTorch model of the layer at a path of ours."""
+    """Name in the PyTorch model of our layer at `path`."""
     if name.startswith("resnet"):
         path = path.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
         return re.sub(r"layer(\d)_(\d+)/", r"layer\1.\2.", path)
@@ -109,7 +110,7 @@ def torch_module(name, path, unexpanded):
 
 
 def filled(name, shapes):
-    """Our variables with the values that `tensor` gives the same ones of the PyTorch model."""
+    """Our variables with the values that `tensor` gives the tensors of the PyTorch model."""
     flat = flax.traverse_util.flatten_dict(shapes, sep="/")
     blocks = {path.split("/")[1] for path in flat if "/block" in path}
     unexpanded = {block for block in blocks if f"params/{block}/expand_conv/kernel" not in flat}
@@ -132,6 +133,7 @@ def filled(name, shapes):
     return flax.traverse_util.unflatten_dict(values, sep="/")
 
 
+@functools.cache
 def shapes_of(name, size=64, **options):
     network = models.create(name, **options)
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
@@ -177,6 +179,69 @@ def test_forward_parity_with_torch(name):
     np.testing.assert_allclose(evaluated[0, :4], golden_eval, atol=1e-4)
     np.testing.assert_allclose(trained[0, :4], golden_train, atol=5e-4)
     np.testing.assert_allclose(stats["var"][:3], golden_var, rtol=1e-4)
+
+
+VIT_FORMS = {"vit_small": "dinov2_registers", "vit_base": "clip"}
+
+
+@pytest.mark.parametrize("name", [*PARAMETERS, *VIT_FORMS])
+def test_every_parameter_has_a_layer_and_blocks_follow_one_another(name):
+    options = {"form": VIT_FORMS[name]} if name in VIT_FORMS else {}
+    network = models.create(name, **options)
+    size = {"size": 224} if name in VIT_FORMS else {}
+    params = shapes_of(name, **size, num_classes=1000, **options)["params"]
+    by_module = {}
+    for path in flax.traverse_util.flatten_dict(params):
+        by_module.setdefault(path[0], set()).add(network.layer(path))
+    assert all(len(numbers) == 1 for numbers in by_module.values())
+    numbers = {module: number for module, (number,) in by_module.items()}
+
+    def order(module):  # the numbers in a name, as they count up through the network
+        return [int(digits) for digits in re.findall(r"\d+", module)]
+
+    blocks = sorted((m for m in numbers if re.fullmatch(r"block[\d_]+|layer\d_\d+", m)), key=order)
+    assert [numbers[module] for module in blocks] == list(range(1, len(blocks) + 1))
+    assert network.layers == len(blocks) + 1
+    assert set(numbers.values()) == set(range(network.layers + 1))
+    ends = {module: number for module, number in numbers.items() if module not in blocks}
+    first = {
+        *("conv1", "bn1", "stem_conv", "stem_bn"),
+        *("patch_embed", "cls_token", "pos_embed", "register_tokens", "norm_pre"),
+    }
+    assert ends == {module: 0 if module in first else network.layers for module in ends}
+
+
+def test_layers_by_hand():
+    resnet = models.create("resnet50")
+    assert resnet.layers == 17
+    paths = [("conv1", "kernel"), ("layer1_0", "bn1", "scale"), ("layer2_0", "downsample_conv", "kernel")]
+    assert [resnet.layer(path) for path in (*paths, ("layer4_2", "conv3", "kernel"), ("fc", "bias"))] == [
+        *(0, 1, 4, 16, 17)
+    ]
+    mobilenet = models.create("mobilenetv3_large")
+    paths = [("stem_bn", "bias"), ("block1", "se", "reduce", "kernel"), ("block15", "project_bn", "scale")]
+    assert [
+        mobilenet.layer(path) for path in (*paths, ("last_conv", "kernel"), ("classifier", "kernel"))
+    ] == [*(0, 1, 15, 16, 16)]
+    efficientnet = models.create("efficientnet_b0")
+    paths = [
+        ("stem_conv", "kernel"),
+        ("block1_0", "se", "reduce", "kernel"),
+        ("block2_0", "project_bn", "scale"),
+    ]
+    assert [efficientnet.layer(path) for path in (*paths, ("block7_0", "se", "expand", "bias"))] == [
+        0,
+        1,
+        2,
+        16,
+    ]
+    assert efficientnet.layer(("head_bn", "scale")) == efficientnet.layers == 17
+
+
+def test_a_module_without_layers_has_none():
+    network = models.LinenNetwork(layers.Dropout(0.5))
+    assert network.layers is None
+    assert network.undecayed == frozenset() == models.create("resnet18").undecayed
 
 
 RESNET50 = {

@@ -109,7 +109,7 @@ def test_dropout_is_a_function_of_the_sample_key():
     assert set(np.unique(y)) == {np.float32(0), np.float32(1.25)}
     assert abs(float((y == 0).mean()) - 0.2) < 0.03
     np.testing.assert_array_equal(dropout.apply({}, x, train=False, keys=None), x)
-    with pytest.raises(UserError, match="one key a sample"):
+    with pytest.raises(UserError, match="one key per sample"):
         dropout.apply({}, x, train=True, keys=None)
 
 
@@ -124,13 +124,13 @@ def test_drop_path_drops_whole_samples_by_their_keys():
     order = np.arange(400)[::-1]
     np.testing.assert_array_equal(layer.apply({}, x, train=True, keys=keys[order]), y[order])
     np.testing.assert_array_equal(layer.apply({}, x, train=False, keys=None), x)
-    with pytest.raises(UserError, match="one key a sample"):
+    with pytest.raises(UserError, match="one key per sample"):
         layer.apply({}, x, train=True, keys=None)
 
 
 def test_convolution_of_a_map_that_is_too_small():
     layer = layers.Conv(4, kernel=5, stride=2, pad=(1, 2))
-    with pytest.raises(UserError, match="use larger images or small_stem"):
+    with pytest.raises(UserError, match="use larger images or the option small_stem"):
         jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 1, 1, 3)))
 
 

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -123,10 +124,71 @@ def test_frozen_backbone_keeps_its_statistics_and_has_no_dropout():
 
 def test_a_joined_network_is_a_backbone_too():
     x, _ = inputs()
-    network = models.Joined(joined(), {"second": heads.ProjectionHead(dim=2, layers=1)})
+    network = models.Joined(joined(), {"second": heads.ProjectionHead(dim=2, layers=1, out="second")})
     variables = init(network, x)
     assert set(variables["params"]["backbone"]) == {"backbone", "head", "classifier"}
-    assert network.apply(variables, x, train=False)[0]["embedding"].shape == (8, 2)
+    assert network.apply(variables, x, train=False)[0]["second"].shape == (8, 2)
+
+
+def test_parts_of_one_kind_stand_side_by_side():
+    x, _ = inputs()
+    network = models.Joined(
+        models.LinenNetwork(Small()),
+        {
+            "exit1": heads.Classifier(5, out="exit1_logits"),
+            "exit2": heads.Classifier(7, out="exit2_logits"),
+            "copy": heads.PooledEmbedding(out="copy"),
+            "head": heads.ProjectionHead(dim=3, out="z"),
+        },
+    )
+    variables = init(network, x)
+    features, _ = network.apply(variables, x, train=False)
+    shapes = {name: leaf.shape for name, leaf in features.items()}
+    assert shapes == {
+        "pooled": (8, 4),
+        "exit1_logits": (8, 5),
+        "exit2_logits": (8, 7),
+        "copy": (8, 4),
+        "z": (8, 3),
+    }
+    fc = variables["params"]["exit2"]["fc"]
+    np.testing.assert_allclose(
+        features["exit2_logits"], features["pooled"] @ fc["kernel"] + fc["bias"][None], rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "parts", "message"),
+    [
+        (
+            {"num_classes": 4},
+            {"classifier": heads.Classifier(5)},
+            "The part 'classifier' would overwrite 'logits', which the backbone gives: leave num_classes out "
+            "of student.options.",
+        ),
+        (
+            {},
+            {"copy": heads.PooledEmbedding(out="stem")},
+            "The part 'copy' would overwrite 'stem', which the backbone gives: give the part another name",
+        ),
+        (
+            {},
+            {"exit1": heads.Classifier(5), "exit2": heads.Classifier(5)},
+            "The part 'exit2' would overwrite 'logits', which an earlier part gives: give one of the two ",
+        ),
+    ],
+)
+def test_a_part_that_would_overwrite_an_entry_is_refused(backbone, parts, message):
+    network = models.Joined(models.create("resnet18", width=0.125, **backbone), parts)
+    alone = models.Joined(network.backbone, {"head": heads.ProjectionHead(dim=3)})
+    x, _ = inputs(size=32)
+    with pytest.raises(UserError, match=re.escape(message)):
+        jax.eval_shape(network.init, jax.random.key(0), x)
+    variables = jax.eval_shape(alone.init, jax.random.key(0), x)
+    params = {name: {"fc": {"kernel": jnp.zeros((64, 5)), "bias": jnp.zeros(5)}} for name in parts}
+    variables = variables | {"params": params | {"backbone": variables["params"]["backbone"]}}
+    with pytest.raises(UserError, match=re.escape(message)):
+        jax.eval_shape(lambda v, x: network.apply(v, x, False), variables, x)
 
 
 def test_groups_of_several_views_are_of_as_many_samples():
@@ -141,6 +203,39 @@ def test_groups_of_several_views_are_of_as_many_samples():
     np.testing.assert_allclose(whole["embedding"], np.concatenate(halves), atol=1e-5)
     plain = models.LinenNetwork(Small())
     assert for_views(plain, 3) is plain  # no groups: the whole batch, whatever is in it
+
+
+def test_groups_of_several_views_in_a_part():
+    part = heads.ProjectionHead(dim=3, batch_norm=True, last_norm=True, bn_group=2)
+    network = models.Joined(models.LinenNetwork(Tiny(dropout=0.0, bn_group=2)), {"head": part})
+    x = jax.random.uniform(jax.random.key(1), (4 * 3, 8, 8, 3))
+    variables = init(network, x)
+    whole, state = for_views(network, 3).apply(variables, x, True)
+    alone = models.Joined(models.LinenNetwork(Tiny(dropout=0.0)), {"head": part.clone(bn_group=None)})
+    halves = [alone.apply(variables, half, True) for half in (x[:6], x[6:])]
+    embeddings = [features["embedding"] for features, _ in halves]
+    np.testing.assert_allclose(whole["embedding"], np.concatenate(embeddings), atol=1e-4)
+    means = [np.asarray(half["batch_stats"]["head"]["bn1"]["mean"]) for _, half in halves]
+    np.testing.assert_allclose(state["batch_stats"]["head"]["bn1"]["mean"], np.mean(means, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "part", [heads.ProjectionHead(hidden=64, dim=32, batch_norm=True), heads.Classifier(32)]
+)
+def test_parts_in_bfloat16_keep_parameters_and_output_in_float32(part):
+    features = {"pooled": jax.random.normal(jax.random.key(1), (16, 48))}
+    variables = part.init(jax.random.key(0), features, train=False)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    half = part.clone(dtype=jnp.bfloat16)
+    (want,), (got,) = (
+        module.apply(variables, features, train=True, mutable=["batch_stats"])[0].values()
+        for module in (part, half)
+    )
+    assert got.dtype == jnp.float32
+    assert not np.array_equal(got, want)
+    np.testing.assert_allclose(got, want, atol=0.05 * float(jnp.abs(want).max()))
+    program = str(jax.make_jaxpr(lambda v: half.apply(v, features, train=False))(variables))
+    assert "bf16[16,32] = dot_general" in program
 
 
 def test_network_without_state_trains():

@@ -202,7 +202,7 @@ def test_drop_path_drops_whole_samples_by_their_keys():
 
 def test_drop_path_without_keys_is_an_error():
     network, x = tiny(drop_path=0.5), images()
-    with pytest.raises(UserError, match="one key a sample"):
+    with pytest.raises(UserError, match="one key per sample"):
         network.apply(drawn(network, x), x, train=True)
 
 
@@ -246,12 +246,41 @@ def test_initial_values():
     np.testing.assert_array_equal(params["block0"]["ls1"]["gamma"], np.full(64, 1e-5, np.float32))
 
 
+def test_layers_of_a_depth_of_12_as_in_mae():
+    """facebookresearch/mae, util/lr_decay.py: `get_layer_id_for_vit` with num_layers = 13."""
+    network = models.create("vit_base", num_classes=10)
+    want = {
+        ("cls_token",): 0,
+        ("pos_embed",): 0,
+        ("patch_embed", "kernel"): 0,
+        ("patch_embed", "bias"): 0,
+        ("block0", "norm1", "scale"): 1,
+        ("block3", "attn", "qkv", "kernel"): 4,
+        ("block11", "mlp", "fc2", "bias"): 12,
+        ("norm", "scale"): 13,
+        ("fc_norm", "bias"): 13,
+        ("fc", "kernel"): 13,
+    }
+    assert {path: network.layer(path) for path in want} == want
+    assert network.layers == 13
+    registers = models.create("vit_base", form="dinov2_registers")
+    assert (
+        registers.layer(("register_tokens",))
+        == models.create("vit_base", form="clip").layer(("norm_pre", "bias"))
+        == 0
+    )
+    params = jax.eval_shape(registers.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))["params"]
+    assert registers.undecayed == {name for name, leaf in params.items() if not isinstance(leaf, dict)}
+
+
 def test_what_does_not_fit_is_said():
-    with pytest.raises(UserError, match="side of 10 is no multiple of patch=4"):
+    with pytest.raises(UserError, match="side is 10 pixels, which is not a multiple of patch=4: use 8"):
         tiny().init(jax.random.key(0), images(10))
-    with pytest.raises(UserError, match="Unknown form='dinov3'"):
+    with pytest.raises(
+        UserError, match="Unknown form of a vision transformer 'dinov3': did you mean 'dinov2'"
+    ):
         tiny(form="dinov3").init(jax.random.key(0), images())
-    with pytest.raises(UserError, match="Unknown pool='max'"):
+    with pytest.raises(UserError, match="Unknown pool of a vision transformer 'max': "):
         tiny(pool="max").init(jax.random.key(0), images())
     with pytest.raises(UserError, match="option of vit_base 'width'"):
         models.create("vit_base", width=2)

@@ -7,7 +7,9 @@ from seed_jax import config, weights
 from seed_jax.data.images import BadImage
 from seed_jax.data.sources import Arrays
 from seed_jax.errors import UserError
-from seed_jax.train import build, state
+from seed_jax.methods.base import Given
+from seed_jax.train import build, student
+from seed_jax.train import start as start_lib
 from seed_jax.weights import loading, parity
 
 NARROW = {"width": 0.125}
@@ -28,7 +30,8 @@ def start(tmp_path):
         raw.student.model, raw.student.options = model, options
         raw.student.init = str(tmp_path / "a.safetensors")
         resolved = config.resolve(raw)
-        found, came_from = build._start(resolved, state.student_network(resolved, 10, None).backbone)
+        given = Given(256, 10, 224, 10, 10)
+        found, came_from = start_lib.load(resolved, student.network(resolved, given).backbone)
         expected = {name: trees["backbone"] for name, trees in variables.items()}
         jax.tree.map(np.testing.assert_array_equal, found, expected)
         assert came_from["sha256"] == weights.sha256(tmp_path / "a.safetensors")
@@ -67,7 +70,7 @@ def test_images_without_a_label_are_told_where_labels_are_used(tmp_path, variant
     labels[::5] = -1
     np.savez(tmp_path / "x.npz", image=np.zeros((400, 8, 8, 3), np.uint8), label=labels)
     raw = config.default(variant)
-    raw.train.epochs, raw.evals.knn = 1, knn
+    raw.train.epochs, raw.evals.names = 1, ("knn",) if knn else ("top1",)
     raw.data.source, raw.data.dir = "npz", str(tmp_path / "x.npz")
     if not told:
         assert build._open_sources(config.resolve(raw)).train.num_classes == 3

@@ -260,7 +260,7 @@ from seed_jax import parallel
 parallel.start()
 import jax
 from seed_jax.train.checkpoint import Checkpoints, load_model
-from test_checkpoint import sharded
+from train.test_checkpoint import sharded
 
 checkpoints = Checkpoints(Path(sys.argv[1]), keep=2)
 checkpoints.save(sharded(1), 1, None)
@@ -289,12 +289,12 @@ READING = """
 import contextlib, sys
 from pathlib import Path
 from seed_jax import parallel
-from seed_jax.train import checkpoint
+from seed_jax.train import checkpoint, damage
 parallel.start()
 import jax
-from test_checkpoint import sharded
+from train.test_checkpoint import sharded
 
-checkpoint.PATIENCE_SECONDS = 1
+damage.PATIENCE_SECONDS = 1
 directory = Path(sys.argv[1])
 with contextlib.closing(checkpoint.Checkpoints(directory, keep=2)) as checkpoints:
     for step in range(1, 1 + int(sys.argv[2])):

@@ -114,7 +114,11 @@ def test_killed_process_resumes_bitwise(tmp_path, capsys):
 def test_step_compiles_once_in_a_run_with_probes_and_checkpoints(tmp_path, caplog):
     with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
         score = run(
-            tmp_path, evals__knn=True, evals__every_epochs=2 / 78, evals__bank_size=32, evals__batch_size=64
+            tmp_path,
+            evals__names=("knn",),
+            evals__every_epochs=2 / 78,
+            evals__bank_size=32,
+            evals__batch_size=64,
         )
     compiled = [message for message in caplog.messages if message.startswith("Compiling jit(step)")]
     assert len(compiled) == 1
@@ -127,7 +131,7 @@ def test_step_compiles_once_in_a_run_with_probes_and_checkpoints(tmp_path, caplo
 
 
 def test_finished_run_run_again_changes_nothing(tmp_path):
-    probe = {"evals__knn": True, "evals__bank_size": 32, "evals__batch_size": 64}
+    probe = {"evals__names": ("knn",), "evals__bank_size": 32, "evals__batch_size": 64}
     score = run(tmp_path, **probe)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")}
     lines = (tmp_path / "metrics.jsonl").read_text()
@@ -292,7 +296,7 @@ def test_a_run_is_the_teacher_of_another(tmp_path):
     run(tmp_path / "student", teacher__weights=str(tmp_path / "teacher"))
     written = json.loads((tmp_path / "student" / "manifest.json").read_text())
     assert written["teacher"]["source"] == str(tmp_path / "teacher")
-    assert written["teacher_dim"] == 12
+    assert written["teacher_features"]["embedding"] == {"shape": [16, 12], "dtype": "float32"}
     assert written["data"]["images"] == len(open_source("digits", "train"))
     assert written["steps"] == 6
 
@@ -340,10 +344,10 @@ def test_metrics_are_on_the_disk_before_a_checkpoint_counts_on_them(tmp_path, mo
         fsync(file)
         synced[os.fstat(file).st_ino] = os.fstat(file).st_size
 
-    def look(self, *args):
+    def look(self, *args, **options):
         found = (tmp_path / metrics.FILE).stat()
         behind.append(found.st_size - synced.get(found.st_ino, 0))
-        save(self, *args)
+        save(self, *args, **options)
 
     monkeypatch.setattr(os, "fsync", note)
     monkeypatch.setattr(Checkpoints, "save", look)
@@ -359,6 +363,8 @@ def test_folders_that_are_no_finished_run(tmp_path, path, words):
     (tmp_path / "started").mkdir()
     raw = tiny.get_config("seed")
     workdir.claim(tmp_path / "started", raw)
-    workdir.write_manifest(tmp_path / "started", teacher_dim=8, data={"num_classes": 10})
+    workdir.write_manifest(
+        tmp_path / "started", data={"num_classes": 10}, steps=6, steps_per_epoch=78, teacher_dim=8
+    )
     with pytest.raises(UserError, match=words):
         workdir.load_run(tmp_path / path)

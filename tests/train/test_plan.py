@@ -54,7 +54,7 @@ def test_parameters_optimizer_and_queue_of_seed():
     assert rows["queues (1)"] == (slots + next_and_filled, (slots + next_and_filled) // 8)
     pixels = 16 * 16 * 16 * 3
     assert rows["views, uint8 and float32"] == (5 * pixels, 5 * pixels // 8)
-    assert "moving averages of the method" not in rows
+    assert "moving averages" not in rows
     assert p.device_bytes == sum(per_device for _, per_device in rows.values())
 
 
@@ -69,7 +69,7 @@ def test_the_moving_average_of_moco_is_a_second_network():
     rows = memory(p)
     student = BACKBONE + 8 * 8 + 8 + 8 * 128 + 128
     assert p.student_parameters == student
-    assert rows["moving averages of the method"][1] == 4 * (student + STATISTICS)
+    assert rows["moving averages"][1] == 4 * (student + STATISTICS)
     assert rows["queues (1)"][0] == 4 * 64 * 128 + 8
     assert p.teacher_parameters == 0
     assert p.teacher_flops == 0

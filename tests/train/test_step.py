@@ -8,45 +8,28 @@ import numpy as np
 import pytest
 import tiny
 
-from seed_jax import config, models, parallel
+from seed_jax import config, parallel
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import open_source
-from seed_jax.train import optim, state, teacher
-from seed_jax.train.step import make_step
+from seed_jax.train import build, teacher
 
 
 @functools.cache
 class Setting:
-    """A method with what the loop puts around it, on so many devices; compiled once for all tests."""
+    """A run on so many devices, assembled as the loop does it; compiled once for all tests."""
 
-    def __init__(self, variant, devices=1, **method):
+    def __init__(self, variant, devices=1, **overrides):
         raw = tiny.get_config(variant)
-        raw.method.update(method)
+        raw.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
         c = config.resolve(raw)
         loaded = None
-        if variant == "seed":
+        if c.method.needs_teacher:
             loaded = teacher.load(c.teacher, image_size=16, seed=0, precision="fp32")
-        dim = loaded and loaded.dim
         mesh = self.mesh = parallel.make_mesh(jax.devices()[:devices])
-        network = c.method.network(models.create("tiny", bn_group=8), 10, dim)
-        rate = optim.schedule(c.optim, batch_size=16, steps=6, steps_per_epoch=78)
-        self.views = c.method.views(c.data)
-
-        def fresh():
-            variables = state.init_variables(network, 16, 0)
-            tx = optim.optimizer(c.optim, rate, variables["params"], c.method.frozen)
-            return state.init_state(variables, c.method, tx, seed=0, batch_size=16, teacher_dim=dim)
-
-        abstract = jax.eval_shape(fresh)
-        self.shardings = state.shardings(mesh, abstract)
-        self.start = jax.device_get(jax.jit(fresh)())
-        tx = optim.optimizer(c.optim, rate, abstract.params, c.method.frozen)
-        step = make_step(c.method, network, loaded and loaded.network, tx, rate, self.views, 0)
-        self.step = jax.jit(
-            step,
-            out_shardings=(self.shardings, parallel.replicated(mesh)),
-            donate_argnums=0,
-        )
+        given = build.given(c, build.lengths(c, len(source())), 10, loaded)
+        training = build.assemble(c, mesh, given, loaded and loaded.network)
+        self.views, self.shardings, self.step = training.views, training.shardings, training.step
+        self.start = jax.device_get(jax.jit(training.fresh)(None))
         self.teacher = jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh))
 
     def run(self, steps):
@@ -101,7 +84,8 @@ def test_compiled_once_with_the_same_types_and_shardings_in_and_out(variant):
 
 
 @pytest.mark.parametrize(
-    ("variant", "method"), [("seed", {}), ("seed", {"patches": 3, "patch_size": 12}), ("moco", {})]
+    ("variant", "method"),
+    [("seed", {}), ("seed", {"method__patches": 3, "method__patch_size": 12}), ("moco", {})],
 )
 def test_one_and_eight_devices_agree(variant, method):
     """Five steps: parameters, statistics, optimizer, queue, average and metrics."""
@@ -123,7 +107,7 @@ def test_every_parameter_moves_and_the_metrics_are_scalars():
 
 
 def test_linear_probe_changes_the_classifier_alone():
-    s = Setting("supervised", freeze="backbone")
+    s = Setting("supervised", method__freeze="backbone")
     current, _ = s.run(4)
     chex.assert_trees_all_equal(jax.device_get(current.params["backbone"]), s.start.params["backbone"])
     chex.assert_trees_all_equal(jax.device_get(current.model_state), s.start.model_state)

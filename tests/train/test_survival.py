@@ -27,7 +27,7 @@ from experiments.reliability.processes import (
 )
 from seed_jax import models, parallel
 from seed_jax.data.pipeline import eval_batches
-from seed_jax.evals import online
+from seed_jax.evals import base
 from seed_jax.train import loop, monitor
 from seed_jax.train.stop import Stopped, StopRequest
 
@@ -97,7 +97,7 @@ def test_stopped_run_saves_and_goes_on_bitwise(tmp_path, send, whole, capsys):
 
 
 PROBED = {
-    "evals.knn": True,
+    "evals.names": ("knn",),
     "evals.every_epochs": 4 / PASS,  # probes at multiples of 4, and of 5 with the checkpoints
     "evals.bank_size": 32,
     "evals.batch_size": 64,
@@ -178,7 +178,7 @@ def test_a_probe_is_abandoned_at_once_and_run_again(tmp_path, monkeypatch, probe
                     os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(online, "eval_batches", batches)
+    monkeypatch.setattr(base, "eval_batches", batches)
     options = {"log.every_steps": 50}
     with pytest.raises(Stopped) as stopped:
         run(tmp_path / "cut", **PROBED, **options)

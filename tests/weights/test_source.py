@@ -11,7 +11,8 @@ from flax import traverse_util
 
 from seed_jax import config, pretrained, weights
 from seed_jax.errors import UserError
-from seed_jax.train import state, workdir
+from seed_jax.methods.base import Given
+from seed_jax.train import state, student, workdir
 from seed_jax.train.checkpoint import Checkpoints
 from seed_jax.weights import __main__ as command
 from seed_jax.weights import array_files, loading, provenance, source
@@ -37,10 +38,17 @@ def run(tmp_path_factory):
     raw.train.epochs, raw.student.model, raw.student.options = 1, "resnet18", OPTIONS
     raw.data.image_size = 32
     workdir.claim(directory, raw)
-    data = {"num_classes": 10}
-    workdir.write_manifest(directory, data=data, teacher=TEACHER, teacher_dim=16, init=INIT)
-    network = state.student_network(config.resolve(raw), 10, 16)
-    variables = state.init_variables(network, 32, seed=0)
+    embedding = jax.ShapeDtypeStruct((256, 16), jnp.float32)
+    given = Given(256, 10, 32, 4, 4, {"embedding": embedding})
+    facts = {
+        "data": {"num_classes": 10},
+        "teacher_features": {"embedding": {"shape": [256, 16], "dtype": "float32"}},
+        "steps": 4,
+        "steps_per_epoch": 4,
+    }
+    workdir.write_manifest(directory, teacher=TEACHER, init=INIT, **facts)
+    network = student.network(config.resolve(raw), given)
+    variables = student.init_variables(network, 32, seed=0)
     stats = {name: tree for name, tree in variables.items() if name != "params"}
     checkpoints = Checkpoints(directory / "checkpoints", keep=1)
     one = jnp.int32(1)

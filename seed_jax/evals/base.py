@@ -1,0 +1,120 @@
+"""The contract of an evaluator, and the features that the evaluators of one probe share."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seed_jax.data.pipeline import eval_batches
+from seed_jax.data.sources import Source
+from seed_jax.errors import UserError
+from seed_jax.evals.features import Extractor
+
+
+class Abandoned(Exception):
+    """The run was told to stop during a probe, so the probe has no scores."""
+
+
+class SharedFeatures:
+    """The features of one network on named splits. A split passes through the network once per probe.
+
+    Evaluators say in their constructors which entries they need (`want`) and fetch them in `run` (`get`).
+
+    Args:
+      network: has `apply(variables, x, train) -> (features, model_state)`.
+      variables: of the network, or their shapes.
+      mesh: from `parallel.make_mesh`.
+      config: gives `data.image_size`, `evals.batch_size` and `evals.feature`.
+      splits: labelled sources by name. Scores are measured on 'queries'; 'bank' is the split that an
+        evaluator may learn from or search.
+
+    Attributes:
+      entries: shape and dtype of each entry of the features, for a batch of 2.
+      num_classes: of the queries.
+
+    Raises:
+      UserError: the network lacks the entry that `evals.feature` names.
+    """
+
+    def __init__(self, network, variables, mesh, config, splits: Mapping[str, Source]):
+        self._network, self.mesh = network, mesh
+        self._image_size, self._batch_size = config.data.image_size, config.evals.batch_size
+        self._splits = dict(splits)
+        self.num_classes = splits["queries"].num_classes
+        sample = jax.ShapeDtypeStruct((2, self._image_size, self._image_size, 3), jnp.float32)
+        self.entries = jax.eval_shape(lambda v, x: network.apply(v, x, False)[0], variables, sample)
+        if config.evals.feature not in self.entries:
+            raise UserError(
+                f"evals.feature is '{config.evals.feature}', but the network gives "
+                f"{', '.join(sorted(self.entries))}: use --config.evals.feature with one of these."
+            )
+        self._wanted = {split: set() for split in splits}
+        self._stop = lambda: False
+        self._variables, self._extracted = None, {}
+
+    def want(self, split: str, *entries: str) -> None:
+        """Make `get(split, …)` return these entries too. Call it before the first `get`."""
+        self._wanted[split].update(entries)
+
+    def get(self, split: str, variables) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The wanted entries of a split, float32 `[N, ...]` each, and its labels, int32 `[N]`.
+
+        The result is kept until the next call with other variables, or until `stopped_by` ends.
+
+        Raises:
+          Abandoned: see `stopped_by`.
+          UserError: the split is empty.
+        """
+        if variables is not self._variables:
+            self._variables, self._extracted = variables, {}
+        if split not in self._extracted:
+            batches = self._batches(self._splits[split])
+            features, labels, _ = self._extractor(variables, batches, keys=self._wanted[split])
+            self._extracted[split] = features, labels
+        return self._extracted[split]
+
+    @contextlib.contextmanager
+    def stopped_by(self, stop: Callable[[], bool]):
+        """Within this context `get` asks `stop()` before each batch and raises `Abandoned` if it is true.
+
+        On leaving, all features are dropped: a bank may be large, and training needs the memory.
+        """
+        self._stop = stop
+        try:
+            yield
+        finally:
+            self._stop = lambda: False
+            self._variables, self._extracted = None, {}
+
+    @functools.cached_property
+    def _extractor(self) -> Extractor:
+        # One program for all splits, though some need fewer entries: the forward is compiled once.
+        return Extractor(self._network, self.mesh, keys=tuple(sorted(set().union(*self._wanted.values()))))
+
+    def _batches(self, source):
+        for batch in eval_batches(source, self._image_size, self._batch_size):
+            if self._stop():
+                raise Abandoned
+            yield batch
+
+
+class Evaluator(Protocol):
+    """Computes scores of one network, of which there may be many variables over a run.
+
+    The constructor calls `features.want` for what `run` will fetch. An evaluator whose features the network
+    lacks must not raise: its `run` returns no scores.
+
+    Args:
+      features: of the network that is scored, shared with the other evaluators of the probe.
+      evals: the section `evals` of the config.
+    """
+
+    def __init__(self, features: SharedFeatures, evals): ...
+
+    def run(self, variables) -> dict[str, float]:
+        """Scores by name, e.g. an accuracy in [0, 1]; the names must differ from other evaluators' names."""
+        ...

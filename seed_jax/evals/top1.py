@@ -1,0 +1,48 @@
+"""Top-1 accuracy of the classifiers that a network already has."""
+
+import numpy as np
+
+from seed_jax.evals.base import SharedFeatures
+
+
+def top1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share in [0, 1] of the examples whose largest logit is the one of their class.
+
+    Of equal logits, the one of the lowest class counts as the largest.
+
+    >>> top1(np.array([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5]]), np.array([1, 1, 0]))  # right, wrong, right
+    0.6666666666666666
+
+    Args:
+      logits: `[N, C]`.
+      labels: int `[N]`.
+    """
+    return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+class Top1:
+    """The evaluator `top1`: one score for each classifier of the network.
+
+    A classifier is an entry of the features that is called `logits` or ends in it, and that has one column
+    per class of the queries. `logits` is scored as `top1`, `exit1_logits` as `exit1_top1`.
+    """
+
+    def __init__(self, features: SharedFeatures, evals):
+        del evals
+        self._features = features
+        self._classifiers = [
+            entry
+            for entry, value in features.entries.items()
+            if entry.endswith("logits") and value.shape[1:] == (features.num_classes,)
+        ]
+        features.want("queries", *self._classifiers)
+
+    def run(self, variables) -> dict[str, float]:
+        """Top-1 accuracy in [0, 1] by name; empty when the network has no classifier of these classes."""
+        if not self._classifiers:
+            return {}
+        features, labels = self._features.get("queries", variables)
+        return {
+            f"{entry.removesuffix('logits')}top1": top1(features[entry], labels)
+            for entry in self._classifiers
+        }

@@ -1,0 +1,58 @@
+"""The student's start: the backbone of other weights, if `student.init` names some."""
+
+import dataclasses
+
+import jax
+
+from seed_jax import models, pretrained
+from seed_jax.config import Config
+from seed_jax.errors import UserError
+from seed_jax.models.network import LinenNetwork
+
+# Settings that describe other arrays, or matter to training alone.
+NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", "dropout", "drop_path", "bn_momentum", "remat"}
+
+
+def load(config: Config, backbone: LinenNetwork):
+    """The backbone that `student.init` names, `{collection: tree}` on the host, and its provenance.
+
+    Args:
+      backbone: the student's, which is to start from it.
+
+    Returns:
+      (None, None) if `student.init` is empty.
+
+    Raises:
+      UserError: there are no such weights, or their network computes something else with the same arrays.
+    """
+    s = config.student
+    if not s.init:
+        return None, None
+    # No setting that the file tells is passed on, so that it can be compared.
+    untold = {key: s.options[key] for key in ("form", "small_stem") if key in s.options}
+    loaded = pretrained.load(
+        s.init,
+        model=s.model,
+        options={"num_classes": s.options.get("num_classes"), **untold},
+        where="student.init",
+        flags=("--config.student.model", "config.student.options.form"),
+    )
+    theirs, ours = (_settings(network) for network in (loaded.network.backbone, backbone))
+    if loaded.assumed:
+        theirs |= {"mean": ours["mean"], "std": ours["std"]}
+    if differ := [key for key in theirs.keys() & ours.keys() if theirs[key] != ours[key]]:
+        there, here = (", ".join(f"{k}={v[k]!r}" for k in sorted(differ)) for v in (theirs, ours))
+        raise UserError(
+            f"student.init: the network of {s.init} has {there}, and the student {here}: set the same in "
+            "config.student.options of the config file, or its model by --config.student.model."
+        )
+    variables = jax.device_get(loaded.variables)
+    start = {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}
+    return start, loaded.provenance
+
+
+def _settings(network: LinenNetwork) -> dict:
+    """All that a backbone's output depends on besides its arrays."""
+    fields = {f.name: getattr(network.module, f.name) for f in dataclasses.fields(network.module)}
+    compared = {name: value for name, value in fields.items() if name not in NOT_COMPARED}
+    return {**compared, "mean": tuple(network.mean), "std": tuple(network.std)}

@@ -1,0 +1,63 @@
+"""The student: the network that a run trains, its fresh variables, and the network that later runs load."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from seed_jax import models, rng
+from seed_jax.config import Config
+from seed_jax.errors import UserError
+from seed_jax.methods.base import Given, Method
+from seed_jax.models.network import Network
+
+
+def network(config: Config, given: Given, *, precision: str | None = None) -> Network:
+    """The student: its backbone and the parts of the method; `precision` overrides that of the run."""
+    s = config.student
+    backbone = models.create(
+        s.model,
+        size=s.image_size or None,
+        precision=precision or config.train.precision,
+        bn_group=given.bn_group,
+        **s.options,
+    )
+    return config.method.network(backbone, given)
+
+
+def init_variables(network: Network, image_size: int, seed: int):
+    """Fresh variables of a network."""
+    return network.init(rng.stream(seed, "init"), jnp.zeros((2, image_size, image_size, 3), jnp.float32))
+
+
+def with_backbone(variables, backbone, spec: str):
+    """`variables` with the backbone of another network, `{collection: tree}`.
+
+    Raises:
+      UserError: the shapes differ; `spec` names where that backbone came from.
+    """
+    own = {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}
+    if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, backbone):
+        raise UserError(
+            f"student.init: {spec} holds another network than student.model and student.options describe: "
+            f"`python -m seed_jax.weights inspect {spec}` names it."
+        )
+    return {
+        name: {**trees, "backbone": backbone[name]} if name in backbone else trees
+        for name, trees in variables.items()
+    }
+
+
+def served(method: Method, network: Network, given: Given):
+    """The network that later runs load, and the shapes of its variables (`Method.served`)."""
+
+    def shapes():
+        variables = init_variables(network, given.image_size, 0)
+        return variables, method.served(variables, method.init_aux(jax.random.key(0), given, variables))
+
+    trained, kept = jax.eval_shape(shapes)
+    dropped = trained["params"].keys() - kept["params"].keys()
+    if dropped:
+        parts = {name: part for name, part in network.parts.items() if name not in dropped}
+        network = dataclasses.replace(network, parts=parts)
+    return network, kept
