@@ -39,7 +39,7 @@ class Monitor:
       start: the step of the state at the start, 0 for a new run.
       earlier: `state()` of the monitor whose run this one resumes; empty for a new run.
       steps: last step of the run.
-      steps_per_pass: steps of one epoch.
+      steps_per_epoch: steps of one epoch.
       every: a window ends at each multiple of this step.
       batch_size: images per step, over all devices.
     """
@@ -53,12 +53,12 @@ class Monitor:
         start: int,
         earlier: dict,
         steps: int,
-        steps_per_pass: int,
+        steps_per_epoch: int,
         every: int,
         batch_size: int,
     ):
         self._writer, self._bad, self._every, self._batch_size = writer, bad, every, batch_size
-        self._steps_per_pass = steps_per_pass
+        self._steps_per_epoch = steps_per_epoch
         self._pass, self._bad_in_pass = earlier.get("bad_in_pass", (0, 0))
         rows = [{k: np.float32(v) for k, v in row.items()} for row in earlier.get("window", [])]
         bad_images = np.array(earlier.get("bad", []), np.int32).reshape(-1, NAMED)
@@ -169,7 +169,7 @@ class Monitor:
             return {}, {}
         names = [self._bad.source.name(int(i)) for i in _bad_images(closed).ravel() if i >= 0]
         for (step, _, _), count in zip(closed, counts, strict=True):
-            epoch = (step - 1) // self._steps_per_pass
+            epoch = (step - 1) // self._steps_per_epoch
             self._bad_in_pass = int(count) + (self._bad_in_pass if epoch == self._pass else 0)
             self._pass = epoch
             self._bad.check(self._bad_in_pass, names)

@@ -103,10 +103,10 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     """
     path = workdir / "config.json"
     mine = _plain(raw)
-    if path.exists() and not {"method", "train"} <= files.read_json(path).keys():
+    if path.exists() and not {"method", "train"} <= _read_config(path).keys():
         raise UserError(f"{path} is not of a run: use another --workdir.")
     if path.exists() and _has_checkpoint(workdir):
-        theirs, mine = _resolved(files.read_json(path)), _resolved(mine)
+        theirs, mine = _resolved(_read_config(path)), _resolved(mine)
         known = (
             _flat(files.read_json(workdir / "manifest.json")) if (workdir / "manifest.json").exists() else {}
         )
@@ -188,7 +188,7 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
     workdir = Path(workdir)
     if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
         raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
-    config = config_lib.resolve(ml_collections.ConfigDict(files.read_json(workdir / "config.json")))
+    config = config_lib.resolve(ml_collections.ConfigDict(_read_config(workdir / "config.json")))
     manifest = files.read_json(workdir / "manifest.json")
     if not {"data", "steps", "steps_per_epoch"} <= manifest.keys():
         raise UserError(f"{workdir}/manifest.json is not of a run: restore the original file.")
@@ -199,6 +199,14 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
     variables, step = checkpoint.load_model(workdir, like, best=best)
     return Run(network, variables, config, manifest, step)
+
+
+def _read_config(path: Path) -> dict:
+    """A `config.json`. Older ones have the switch `evals.knn` in place of `evals.names`."""
+    raw = files.read_json(path)
+    if "knn" in raw.get("evals", {}) and not raw["evals"].pop("knn"):
+        raw["evals"]["names"] = ["top1"]
+    return raw
 
 
 def _given(config: config_lib.Config, manifest: dict) -> Given:

@@ -22,7 +22,7 @@ def make(tmp_path):
     made = []
 
     def monitor(start=0, steps=10, every=3, earlier=None):
-        options = {"start": start, "steps": steps, "steps_per_pass": 4, "every": every, "batch_size": 4}
+        options = {"start": start, "steps": steps, "steps_per_epoch": 4, "every": every, "batch_size": 4}
         options["earlier"] = earlier or {}
         made.append(Monitor(writer, bad, name="test", **options))
         return made[-1]
