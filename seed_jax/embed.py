@@ -1,4 +1,4 @@
-"""`python -m seed_jax.embed SPEC DATA OUT.npz`: the features of images, by any network that can be loaded."""
+"""`python -m seed_jax.embed SPEC DATA OUT.npz`: compute features of images with any network."""
 
 import argparse
 import dataclasses
@@ -22,10 +22,11 @@ from seed_jax.evals.features import Extractor
 FLAGS = ("--arch", "--form")
 EPILOG = """\
 SPEC   a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
-DATA   a folder of images, of tar shards, or that `python -m seed_jax.data pack` wrote; tfds:NAME; an embedded
-       set such as photos6; a .txt list of files; a .npz with `image`; a .npy of images, uint8 [N, H, W, 3]
-OUT    gets `pooled` float32 [N, D], `embedding` where the network has a head, `id`, `label` (-1: none),
-       `name`, and `network`: what made them
+DATA   a folder of images or of tar shards; a folder that `python -m seed_jax.data pack` wrote; tfds:NAME; an
+       embedded set such as photos6; a .txt list of files; a .npz with `image`; a .npy of images, uint8
+       [N, H, W, 3]
+OUT    a file with `pooled`, float32 [N, D]; `embedding`, float32 [N, E], if the network has a head; `id`,
+       uint32 [N, 2]; `label`, int [N] (-1: no label); `name`, text [N]; and `network`, JSON about the network
 
   python -m seed_jax.embed pip:efficientnet-lite0 PHOTOS photos.npz
   python -m seed_jax.embed runs/mine PHOTOS photos.npz
@@ -51,33 +52,45 @@ def _parse(arguments):
     parser.add_argument("spec", metavar="SPEC")
     parser.add_argument("data", metavar="DATA")
     parser.add_argument("out", metavar="OUT.npz", type=Path)
-    parser.add_argument("--split", default="all", help="of the data (default: all)")
-    parser.add_argument("--dir", help="tfds's data_dir")
-    parser.add_argument("--arch", default="", help="the architecture, where the file does not tell")
-    parser.add_argument("--form", default="", help="of a vision transformer, where the file does not tell")
-    parser.add_argument("--size", type=int, help="side of the images (default: the network's own)")
-    parser.add_argument("--batch-size", type=int, default=64, help="over all devices (default: 64)")
+    parser.add_argument("--split", default="all", help="the split of DATA to read (default: all)")
+    parser.add_argument("--dir", help="the data_dir of TFDS, for tfds:NAME")
+    parser.add_argument("--arch", default="", help="the architecture, if SPEC does not determine it")
     parser.add_argument(
-        "--raw", action="store_true", help="DATA is a .npy of normalised images, float [N, H, W, 3]"
+        "--form", default="", help="the form of a vision transformer, if SPEC does not determine it"
+    )
+    parser.add_argument("--size", type=int, help="side of the images in pixels (default: the network's own)")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="images per forward, over all devices (default: 64)"
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="DATA is a .npy of images that are normalised already, float [N, H, W, 3]",
     )
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
-        parser.error(f"--batch-size={options.batch_size} must be at least 1")
+        parser.error(f"--batch-size is {options.batch_size}: it must be at least 1")
     if options.size is not None and options.size < 1:
-        parser.error(f"--size={options.size} must be at least 1")
+        parser.error(f"--size is {options.size}: it must be at least 1")
     if options.raw and options.size:
-        parser.error("--size does not go with --raw, whose images are taken as they come")
+        parser.error("--size cannot be used with --raw, which does not resize images: leave one of them out")
     return options
 
 
 def embed(options) -> None:
-    """Does what the command says. Raises UserError for data or a network that cannot be read."""
+    """Run the command with its parsed arguments: extract the features and write OUT.npz.
+
+    With several processes, process 0 writes.
+
+    Raises:
+      UserError: the data or the network cannot be read, or OUT.npz cannot be written.
+    """
     if options.out.suffix != ".npz":
-        raise UserError(f"the output {options.out} must end in .npz.")
+        raise UserError(f"OUT is {options.out}, but must end in .npz: rename it.")
     if not options.out.parent.is_dir():
-        raise UserError(f"there is no folder {options.out.parent} to write to; make it first.")
-    given = {"form": options.form} if options.form else {}
-    loaded = pretrained.load(options.spec, model=options.arch, options=given, where="SPEC", flags=FLAGS)
+        raise UserError(f"OUT: the folder {options.out.parent} does not exist: make it first.")
+    form = {"form": options.form} if options.form else {}
+    loaded = pretrained.load(options.spec, model=options.arch, options=form, where="SPEC", flags=FLAGS)
     network, size = loaded.network, options.size or loaded.size
     if options.raw:
         images = _raw_images(options.data)
@@ -106,31 +119,38 @@ def embed(options) -> None:
     rows, ids = ids[order, 0], ids[order, 1:].astype(np.uint32)
     features = {key: value[order] for key, value in features.items()}
     names = [f"{options.data}[{i}]" if options.raw else source.name(i) for i in rows.tolist()]
-    about = {**loaded.provenance, "size": size, "raw": options.raw}
+    description = {**loaded.provenance, "size": size, "raw": options.raw}
     if not options.raw:
-        about |= loaded.preparation._asdict()
+        description |= loaded.preparation._asdict()
     _write(
         options.out,
         **features,
         id=ids,
         label=labels[order],
         name=np.array(names),
-        network=np.array(json.dumps(about)),
+        network=np.array(json.dumps(description)),
     )
-    widths = ", ".join(f"{key} {list(value.shape)}" for key, value in features.items())
+    shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in features.items())
     skipped = f"; {count - len(rows)} could not be read" if len(rows) < count else ""
-    print(f"{options.out}: {widths}{skipped}")
+    print(f"{options.out}: {shapes}{skipped}")
 
 
 def numbered(batches, batch_size: int):
-    """This process's batches with the rows' places in the data before their ids, int64 `[B, 3]`.
+    """Yield the batches of this process with each row's index in the data put before its id.
 
-    Several processes interleave their rows: the places tell the order again.
+    The rows of several processes are gathered process by process; the indices restore their order.
+
+    Args:
+      batches: as from `eval_batches`, with `id` uint32 `[B, 2]`.
+      batch_size: over all processes.
+
+    Yields:
+      The same batches, with `id` int64 `[B, 3]`: index and id.
     """
     rows = local_rows(batch_size)
     for n, batch in enumerate(batches):
-        places = np.arange(n * batch_size, (n + 1) * batch_size)[rows]
-        yield {**batch, "id": np.column_stack([places, batch["id"]]).astype(np.int64)}
+        indices = np.arange(n * batch_size, (n + 1) * batch_size)[rows]
+        yield {**batch, "id": np.column_stack([indices, batch["id"]]).astype(np.int64)}
 
 
 def _source(options) -> Source:
@@ -139,21 +159,23 @@ def _source(options) -> Source:
         images = _load_npy(data)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise UserError(
-                f"{data} holds {images.dtype} {list(images.shape)}: give uint8 [N, H, W, 3], or --raw for "
-                "images that are normalised already."
+                f"{data} has {images.dtype} {list(images.shape)}: give uint8 [N, H, W, 3], or use --raw if "
+                "the images are normalised already."
             )
         return Arrays(os.path.basename(data), images, None)
     if source := recognise(data):
         return open_source(source, options.split, dir=data)
     if os.sep in data and "://" not in data and not data.startswith("tfds:"):
-        raise UserError(f"DATA: there is no file or folder {data} that can be read.")
+        raise UserError(
+            f"DATA: {data} is not a file or folder we can read: give the path of existing images."
+        )
     return open_source(data, options.split, dir=options.dir)
 
 
 def _raw_images(path: str) -> np.ndarray:
     images = _load_npy(path)
     if images.dtype.kind != "f" or images.ndim != 4 or images.shape[-1] != 3:
-        raise UserError(f"{path} holds {images.dtype} {list(images.shape)}: --raw takes float [N, H, W, 3].")
+        raise UserError(f"{path} has {images.dtype} {list(images.shape)}: --raw needs float [N, H, W, 3].")
     return images
 
 
@@ -161,27 +183,40 @@ def _load_npy(path: str) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a .npy file: {error}.") from error
+        raise UserError(
+            f"DATA: {path} cannot be read as a .npy file ({error}): give an array that np.save wrote."
+        ) from error
 
 
 def raw_batches(images: np.ndarray, batch_size: int):
-    """As `eval_batches`: this process's rows of each global batch, the last one padded."""
+    """Yield batches as `eval_batches` does, from images that are normalised already.
+
+    Args:
+      images: float `[N, H, W, 3]`.
+      batch_size: over all processes.
+
+    Yields:
+      This process's rows of each batch, the last one padded: `image` float32 `[B, H, W, 3]`, `label` int
+      `[B]` (all -1), `id` uint32 `[B, 2]` (the index in `images`), and `mask` bool `[B]` (false for padding).
+    """
     rows = local_rows(batch_size)
     for start in range(0, len(images), batch_size):
-        places = np.arange(start, start + batch_size)[rows]
-        mask = places < len(images)
-        batch = np.zeros((len(places), *images.shape[1:]), np.float32)
-        batch[mask] = images[places[mask]]
-        yield {"image": batch, "label": np.full(len(places), -1), "id": rng.split_id(places), "mask": mask}
+        indices = np.arange(start, start + batch_size)[rows]
+        mask = indices < len(images)
+        batch = np.zeros((len(indices), *images.shape[1:]), np.float32)
+        batch[mask] = images[indices[mask]]
+        yield {"image": batch, "label": np.full(len(indices), -1), "id": rng.split_id(indices), "mask": mask}
 
 
 def _write(path: Path, **arrays) -> None:
-    """Whole or not at all."""
+    """Write an .npz file atomically."""
     try:
         with files.whole(path) as file:
             np.savez(file, **arrays)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): make room, or choose another OUT."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ def test_images_of_an_array(checkpoint, pictures, tmp_path):
         np.testing.assert_allclose(table[key], features[key], rtol=2e-5, atol=1e-6)
     assert table["name"][3] == "images.npy[3]"
     assert table["label"].tolist() == [-1] * 7
-    about = json.loads(str(table["network"]))
-    assert about["sha256"] == weights.sha256(path) and about["size"] == 32
+    description = json.loads(str(table["network"]))
+    assert description["sha256"] == weights.sha256(path) and description["size"] == 32
 
 
 def test_raw_arrays_are_not_normalised_again(checkpoint, pictures, tmp_path):
@@ -77,18 +77,18 @@ def test_a_folder_and_its_broken_image(checkpoint, pictures, tmp_path, capsys):
 
 def test_a_network_resized_to_another_size(checkpoint, pictures):
     path, network, variables = checkpoint
-    found = pretrained.load(str(path), size=48)
+    loaded = pretrained.load(str(path), size=48)
     x = pictures / np.float32(255)
     larger = jax.image.resize(x, (7, 48, 48, 3), "linear")
     np.testing.assert_allclose(
-        found.network.apply(found.variables, x, False)[0]["pooled"],
+        loaded.network.apply(loaded.variables, x, False)[0]["pooled"],
         network.apply(variables, larger, False)[0]["pooled"],
         rtol=1e-4,
         atol=1e-5,
     )
 
 
-def test_photographs_are_prepared_as_the_network_wants(checkpoint, tmp_path):
+def test_photographs_are_prepared_as_the_network_needs(checkpoint, tmp_path):
     path, network, variables = checkpoint
     other = tmp_path / "other.safetensors"
     recognised = dataclasses.replace(weights.recognise(path), preparation=Preparation(1.0, "bicubic"))
@@ -99,13 +99,13 @@ def test_photographs_are_prepared_as_the_network_wants(checkpoint, tmp_path):
     resized = Image.fromarray(photograph[0]).resize((48, 32), Image.Resampling.BICUBIC).crop((8, 0, 40, 32))
     features, _ = network.apply(variables, np.asarray(resized)[None] / np.float32(255), False)
     np.testing.assert_allclose(table["pooled"], features["pooled"], rtol=2e-5, atol=1e-6)
-    about = json.loads(str(table["network"]))
-    assert (about["resize"], about["interpolation"]) == (1.0, "bicubic")
+    description = json.loads(str(table["network"]))
+    assert (description["resize"], description["interpolation"]) == (1.0, "bicubic")
 
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_rows_of_several_processes(pictures, monkeypatch, raw):
-    """Each process has rows of its own; their places give back the order."""
+    """Each process has its own rows; their indices restore the order."""
     source = Arrays("pictures", pictures, None)
     floats = pictures.astype(np.float32)
 
@@ -113,26 +113,26 @@ def test_rows_of_several_processes(pictures, monkeypatch, raw):
         made = embed.raw_batches(floats, 4) if raw else eval_batches(source, 32, 4)
         return list(embed.numbered(made, 4))
 
-    whole, parts = batches(), []
+    whole, by_process = batches(), []
     for process in range(2):
         monkeypatch.setattr(jax, "process_count", lambda: 2)
         monkeypatch.setattr(jax, "process_index", lambda i=process: i)
-        parts.append(batches())
-    assert len(parts[0]) == len(parts[1]) == len(whole) == 2
+        by_process.append(batches())
+    assert len(by_process[0]) == len(by_process[1]) == len(whole) == 2
 
     def table(batches):
         joined = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
         return {key: column[joined["mask"]] for key, column in joined.items()}
 
-    found = table([*parts[0], *parts[1]])
-    assert found["id"][:, 0].tolist() == [0, 1, 4, 5, 2, 3, 6]
-    order = np.argsort(found["id"][:, 0])
+    gathered = table([*by_process[0], *by_process[1]])
+    assert gathered["id"][:, 0].tolist() == [0, 1, 4, 5, 2, 3, 6]
+    order = np.argsort(gathered["id"][:, 0])
     for key, column in table(whole).items():
-        np.testing.assert_array_equal(found[key][order], column)
-    np.testing.assert_array_equal(found["image"][order], floats if raw else pictures)
+        np.testing.assert_array_equal(gathered[key][order], column)
+    np.testing.assert_array_equal(gathered["image"][order], floats if raw else pictures)
 
 
-def test_the_file_has_the_usual_mode_and_leaves_nothing_beside_it(checkpoint, pictures, tmp_path):
+def test_the_file_has_the_usual_mode_and_no_temporary_file_is_left(checkpoint, pictures, tmp_path):
     np.save(tmp_path / "images.npy", pictures)
     (tmp_path / "usual").touch()
     embedded(checkpoint[0], tmp_path / "images.npy", tmp_path / "out.npz")
@@ -155,11 +155,11 @@ def test_arguments_that_make_no_sense(wrong, capsys):
     [
         ("absent.pth", "in", "out.npz", [], "SPEC: there is no file or workdir 'absent.pth'"),
         ("moco", "absent.npy", "out.npz", [], "absent.npy cannot be read as a .npy file"),
-        ("moco", "floats.npy", "out.npz", [], "floats.npy holds float32 .* or --raw"),
-        ("moco", "bytes.npy", "out.npz", ["--raw"], "--raw takes float"),
+        ("moco", "floats.npy", "out.npz", [], "floats.npy has float32 .* or use --raw"),
+        ("moco", "bytes.npy", "out.npz", ["--raw"], "--raw needs float"),
         ("moco", "nowhere", "out.npz", [], "Unknown data.source 'nowhere'"),
         ("moco", "in", "out.txt", [], "must end in .npz"),
-        ("moco", "in", "absent/out.npz", [], "no folder .*absent"),
+        ("moco", "in", "absent/out.npz", [], "the folder absent does not exist"),
         ("moco", "in", "out.npz", ["--arch", "resnet50"], "use --arch=resnet18"),
     ],
 )

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import seed_jax.analysis
 import seed_jax.evals
 import seed_jax.losses
 import seed_jax.models
 
-PACKAGES = [seed_jax.evals, seed_jax.losses, seed_jax.models]
+PACKAGES = [seed_jax.analysis, seed_jax.evals, seed_jax.losses, seed_jax.models]
 SUBMODULES = [
     f"{package.__name__}.{submodule.name}"
     for package in PACKAGES

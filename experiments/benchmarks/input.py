@@ -1,7 +1,8 @@
-"""Images a second and core from JPEGs to MoCo-v2's two uint8 crops, beside the plain PIL pipeline.
+"""Input speed: from JPEGs in memory to MoCo-v2's two uint8 crops, compared with plain PIL.
 
 python -m experiments.benchmarks.input
 python -m experiments.benchmarks.input --images 1000 --index 1280000
+python -m experiments.benchmarks.input --grain
 """
 
 import argparse
@@ -12,7 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import grain
 import numpy as np
+from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -28,7 +31,7 @@ BATCH = 32
 
 
 class Memory:
-    """Encoded images in memory, so that no disk is measured."""
+    """A source of encoded images in memory, which keeps the disk out of the measurement."""
 
     num_classes, class_names = 0, ()
 
@@ -53,12 +56,20 @@ def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmarks.input", description=__doc__.split("\n", 1)[0]
     )
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=8, help="of which the best counts")
-    parser.add_argument("--quality", type=int, default=90, help="of the JPEGs")
-    parser.add_argument("--index", type=int, default=0, help="time the start with so many files")
+    parser.add_argument("--images", type=int, default=128, help="number of JPEGs; default: 128")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds of measurement; default: 8")
+    parser.add_argument("--quality", type=int, default=90, help="quality of the JPEGs; default: 90")
+    parser.add_argument(
+        "--index", type=int, default=0, help="also time the start with a folder of this many files"
+    )
+    parser.add_argument(
+        "--grain", action="store_true", help="compare our reading processes with grain's, and nothing else"
+    )
     options = parser.parse_args(arguments)
     source = Memory(jpegs(options.images, options.quality))
+    if options.grain:
+        print(compare_processes(source, options.rounds).markdown())
+        return 0
     small = Memory([pack.encode(image, 256) for image in source.encoded])
     runs = {
         "plain PIL": lambda: plain(source),
@@ -74,7 +85,7 @@ def main(arguments=None) -> int:
     print()
     rows = [[f"{n} threads", f"{wall_rate(source, n):.0f}"] for n in (1, 2)]
     rows += [[f"{n} processes of one thread", f"{wall_rate(source, 1, n):.0f}"] for n in (1, 2)]
-    print(Table(["ours", "images/s of the clock"], rows).markdown())
+    print(Table(["ours", "images/s of wall time"], rows).markdown())
     size = np.mean([len(image) for image in source.encoded]) / 1000
     print(f"\n{len(source)} JPEGs of 500 x 375, {size:.0f} kB on average.")
     if options.index:
@@ -83,7 +94,7 @@ def main(arguments=None) -> int:
 
 
 def jpegs(count: int, quality: int) -> list[bytes]:
-    """500x375 cuts of scikit-learn's two photographs (640x427), enlarged by half."""
+    """`count` JPEGs of 500x375, cut from scikit-learn's two photographs (640x427) enlarged to 960x640."""
     photographs = [Image.fromarray(x).resize((960, 640)) for x in load_sample_images().images]
     encoded = []
     for n in range(count):
@@ -96,7 +107,7 @@ def jpegs(count: int, quality: int) -> list[bytes]:
 
 
 def plain(source, views=2):
-    """What torchvision's loader, RandomResizedCrop and RandomHorizontalFlip do with PIL."""
+    """The work of torchvision's loader, RandomResizedCrop and RandomHorizontalFlip, in PIL."""
     random = np.random.default_rng(0)
     for start in range(0, len(source), BATCH):
         batch = np.empty((min(BATCH, len(source) - start), views, 224, 224, 3), np.uint8)
@@ -112,6 +123,7 @@ def plain(source, views=2):
 
 
 def ours(source, views=MOCO):
+    """The work of our pipeline on the host: decode, crop and resize."""
     bad = pipeline.BadImages(source)
     for start in range(0, len(source), BATCH):
         indices = range(start, min(start + BATCH, len(source)))
@@ -119,7 +131,7 @@ def ours(source, views=MOCO):
 
 
 def cpu_rates(runs, count, repeats) -> dict[str, float]:
-    """Images a second of this process's CPU time: the best of some rounds, in which the runs take turns."""
+    """Images per second of this process's CPU time, the best of `repeats` rounds; the runs alternate."""
     best = dict.fromkeys(runs, float("inf"))
     for _ in range(repeats):
         for name, run in runs.items():
@@ -130,20 +142,81 @@ def cpu_rates(runs, count, repeats) -> dict[str, float]:
 
 
 def wall_rate(source, threads, workers=0, batches=24) -> float:
-    """Images a second of the clock, by so many threads (of each reading process), once all are busy."""
-    drawn = pipeline.train_batches(source, MOCO, BATCH, 0, threads=threads, workers=workers)
+    """Images per second of wall time with `threads` threads (per worker), after the first batches."""
+    iterator = pipeline.train_batches(source, MOCO, BATCH, 0, threads=threads, workers=workers)
     for _ in range(threads + 2):
-        next(drawn)
+        next(iterator)
     began = time.perf_counter()
     for _ in range(batches):
-        next(drawn)
+        next(iterator)
     return batches * BATCH / (time.perf_counter() - began)
 
 
-def start(count: int) -> str:
-    """Time and memory until the first indices of a folder of `count` files in 1,000 classes.
+def compare_processes(source, rounds, batches=16) -> Table:
+    """Our reading processes and grain's, one thread each, in alternating turns of `batches` batches.
 
-    The files are only in the listing that is kept; the class folders are real.
+    All are open at once; while one is measured the others wait with full buffers. Raises AssertionError when
+    their first batches are not the same to the bit.
+    """
+    flags.FLAGS.mark_as_parsed()  # grain's workers read an absl flag
+    expected = [Batches(source)(n)["views"][0] for n in range(4)]
+    names, iterators, starts, rates = [], [], [], []
+    for workers in (1, 2):
+        for name, begin in (("ours", by_ours), ("grain's", by_grain)):
+            began = time.perf_counter()
+            iterator = begin(source, workers)
+            views = [next(iterator)["views"][0]]
+            starts.append(time.perf_counter() - began)
+            views += [next(iterator)["views"][0] for _ in range(3)]
+            np.testing.assert_array_equal(views, expected)
+            names.append(f"{name}, {workers}")
+            iterators.append(iterator)
+            rates.append([])
+    for _ in range(rounds):
+        for iterator, measured in zip(iterators, rates, strict=True):
+            for _ in range(8):
+                next(iterator)  # empties the buffers
+            began = time.perf_counter()
+            for _ in range(batches):
+                next(iterator)
+            measured.append(batches * BATCH / (time.perf_counter() - began))
+    for iterator in iterators:
+        iterator.close()
+    rows = [
+        [name, *(f"{f(measured):.0f}" for f in (np.median, min, max)), f"{start:.1f}"]
+        for name, measured, start in zip(names, rates, starts, strict=True)
+    ]
+    return Table(["processes", "images/s, median", "min", "max", "s to the first batch"], rows)
+
+
+def by_ours(source, workers):
+    return pipeline.train_batches(source, MOCO, BATCH, 0, threads=1, workers=workers)
+
+
+def by_grain(source, workers):
+    """One element per batch: worker `w` makes the batches `w`, `w + workers`, ..."""
+    read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # as our pipeline with one thread
+    batches = grain.MapDataset.range(sys.maxsize).map(Batches(source)).to_iter_dataset(read)
+    return iter(batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
+
+
+class Batches:
+    """Batch `n` as our pipeline makes it; can be pickled before its first call."""
+
+    def __init__(self, source):
+        self.source, self.batch = source, None
+
+    def __call__(self, n):
+        if self.batch is None:
+            bad = pipeline.BadImages(self.source)
+            self.batch = pipeline._train_rows(self.source, MOCO, BATCH, 0, slice(0, BATCH), bad)
+        return self.batch(n)
+
+
+def start(count: int) -> str:
+    """Time and memory to open a folder of `count` files in 1,000 classes and draw the first epoch's order.
+
+    The class folders exist; the files exist only in the cached listing.
     """
     with tempfile.TemporaryDirectory() as place:
         os.environ["XDG_CACHE_HOME"] = os.path.join(place, "cache")
@@ -154,24 +227,24 @@ def start(count: int) -> str:
             (root / name).mkdir(parents=True, exist_ok=True)
             os.utime(root / name, (1e9, 1e9))
             mtimes.append(int(1e18))
-        found = [(f"n{n % 1000:08}/n{n % 1000:08}_{n}.JPEG", 110_000, 1 + n % 1000) for n in range(count)]
+        files = [(f"n{n % 1000:08}/n{n % 1000:08}_{n}.JPEG", 110_000, 1 + n % 1000) for n in range(count)]
         began = time.perf_counter()
-        index = folders._index(str(root), found, [], names)
-        first = time.perf_counter() - began
+        index = folders._index(str(root), files, [], names)
+        first_s = time.perf_counter() - began
         cache.save(cache.user_file("folder", str(root)), mtimes=np.array(mtimes), **index)
-        del found, index
+        del files, index
         began = time.perf_counter()
         source = open_source("imagefolder", "train", dir=str(root))
         source.fingerprint()
         rng.host_generator(0, 0, 0, -1).permutation(len(source))
-        took = time.perf_counter() - began
+        open_s = time.perf_counter() - began
         full = source.source
-        held = full.paths.blob.nbytes + sum(
+        memory = full.paths.blob.nbytes + sum(
             x.nbytes for x in (full.paths.ends, full.ids(), full.labels(), full.part, source.indices)
         )
     return (
-        f"Start with {count:,} files: {took:.1f} s and {held / 2**20:.0f} MiB; the first time {first:.1f} s "
-        "more than listing the folders."
+        f"Start with {count:,} files: {open_s:.1f} s and {memory / 2**20:.0f} MiB; the first time "
+        f"{first_s:.1f} s more, plus the time to list the folders."
     )
 
 

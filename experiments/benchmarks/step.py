@@ -93,7 +93,7 @@ def _measure(options, mesh, possible):
     x = parallel.to_devices(mesh, np.float32(pixels[: options.batch, : options.size, : options.size]) / 255)
     keys = jax.device_put(jax.random.split(jax.random.key(2), options.batch), parallel.batch_sharding(mesh))
     preset, images = views[0].photometric, batch["views"][0]
-    colours = jax.jit(lambda images, keys: photometric.augment(preset, images, keys))
+    colours = jax.jit(lambda images, keys: photometric.augment(preset, images, keys)[0])
     times[f"photometrics ({preset})"] = median_ms(lambda: colours(images, keys), options.repeats)
     times |= _parts(options, mesh, teacher, teacher_variables, student, current, x, keys)
     began = time.perf_counter()

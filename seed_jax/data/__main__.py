@@ -1,5 +1,5 @@
-"""python -m seed_jax.data pack SOURCE OUT --dir=DIR      any source as ArrayRecord shards
-python -m seed_jax.data inspect SOURCE --dir=DIR       counts, classes, sizes, unreadable images
+"""python -m seed_jax.data pack SOURCE OUT --dir=DIR      write a source as ArrayRecord shards
+python -m seed_jax.data inspect SOURCE --dir=DIR       print counts, classes, sizes and unreadable images
 """
 
 import argparse
@@ -19,22 +19,39 @@ from seed_jax.errors import command
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seed_jax.data", description="Pack and inspect data.")
     commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack", help="any source as ArrayRecord shards; goes on where it stopped")
-    looking = commands.add_parser("inspect", help="counts, classes, sizes, unreadable images")
-    for sub in (packing, looking):
-        sub.add_argument("source", help=", ".join(SOURCES))
-        sub.add_argument("--dir", help="data.dir: the folder or file that the source reads")
-        sub.add_argument("--split", default="all", help="train, val, test or all (default); of tfds its own")
-        sub.add_argument("--workers", type=_positive, default=os.cpu_count(), help="threads")
-    packing.add_argument("out", help="folder of the shards")
-    packing.add_argument("--short-side", type=_positive, default=0, help="resize larger images to it, once")
-    packing.add_argument("--shard-size", type=_positive, default=10_000, help="images a shard")
-    looking.add_argument("--all", action="store_true", help="decode every image in full")
+    pack_parser = commands.add_parser(
+        "pack", help="write a source as ArrayRecord shards; a stopped pack is resumed"
+    )
+    inspect_parser = commands.add_parser("inspect", help="print counts, classes, sizes and unreadable images")
+    for subparser in (pack_parser, inspect_parser):
+        subparser.add_argument("source", help=f"the source: {', '.join(SOURCES)}")
+        subparser.add_argument("--dir", help="the folder or file that the source reads, as data.dir")
+        subparser.add_argument(
+            "--split",
+            default="all",
+            help="train, val, test or all (default); for tfds:NAME a split of that set",
+        )
+        subparser.add_argument(
+            "--workers", type=_positive, default=os.cpu_count(), help="number of threads; default: all cores"
+        )
+    pack_parser.add_argument("out", help="the folder to write the shards to")
+    pack_parser.add_argument(
+        "--short-side",
+        type=_positive,
+        default=0,
+        help="resize larger images to this short side in pixels; default: keep their size",
+    )
+    pack_parser.add_argument(
+        "--shard-size", type=_positive, default=10_000, help="images per shard; default: 10000"
+    )
+    inspect_parser.add_argument(
+        "--all", action="store_true", help="decode every image in full, not just 2,000 headers"
+    )
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: files' names may be any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: file names may be any bytes
     if options.command == "pack":
-        check_local("OUT", options.out)  # before a listing that takes minutes
+        check_local("OUT", options.out)  # before listing the source, which may take minutes
     source = open_source(options.source, options.split, dir=options.dir)
     if options.command == "inspect":
         print(inspect(source, everything=options.all, workers=options.workers))
@@ -54,10 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
     if skipped:
         print(f"{len(skipped):,} could not be read and were left out:", *skipped, sep="\n  ")
     total = len(packed) + len(skipped)
-    if images.too_many_bad(len(skipped), total):  # a run would end over them
+    if images.too_many_bad(len(skipped), total):  # a run on the source would stop
         print(
-            f"More than {100 * images.BAD_SHARE:g} % of the {total:,} images were left out: train with the "
-            f"rest, or mend these, remove {options.out} and run the command again.",
+            f"More than {100 * images.BAD_SHARE:g} % of the {total:,} images were left out: train on the "
+            f"rest, or fix these images, remove {options.out} and run the command again.",
             file=sys.stderr,
         )
         return 1
@@ -66,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, or can be thrown away."""
+"""Writing files atomically, reading JSON, and the user's cache folder."""
 
 import contextlib
 import json
@@ -10,9 +10,13 @@ from seed_jax.errors import UserError
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike, mode: str = "wb"):
-    """A file to write, which takes the place of `path` in one step when the block ends.
+    """Open a temporary file for writing and rename it to `path` when the block ends.
 
-    If the block raises, or the machine stops, what was at `path` stays.
+    If the block raises or the machine stops, `path` keeps its old content, or still does not exist.
+
+    Args:
+      path: the file to replace or create.
+      mode: "wb" for bytes, "w" for text.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -28,17 +32,17 @@ def whole(path: str | os.PathLike, mode: str = "wb"):
 
 
 def read_json(path: Path) -> dict:
-    """The JSON object in a file; raises `UserError` for a file that cannot be read or holds anything else."""
+    """The JSON object in a file; raises `UserError` if it cannot be read or is not a JSON object."""
     try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("it holds no JSON object")
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read ({why}): restore it, or use another folder.") from error
-    return found
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}): restore it, or use another folder.") from error
+    return content
 
 
 def cache_home() -> Path:
-    """The user's cache: `$XDG_CACHE_HOME/seed_jax`, by default `~/.cache/seed_jax`."""
+    """The user's cache folder: `$XDG_CACHE_HOME/seed_jax`, by default `~/.cache/seed_jax`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "seed_jax"

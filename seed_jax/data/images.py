@@ -1,8 +1,8 @@
-"""One image: decoding and geometry, on the host.
+"""Decode one image and cut views from it, on the host.
 
-JPEGs are decoded by libjpeg-turbo without PIL's copies (its bits are PIL's), anything else by PIL. Training
-crops are resized by cykooz-resizer, several times as fast as PIL and within one grey level of it; evaluation
-views are PIL's to the bit.
+libjpeg-turbo decodes JPEGs without PIL's copies and gives PIL's bits; PIL decodes every other format.
+cykooz-resizer resizes random crops several times as fast as PIL and within one grey level of it. Evaluation
+views equal PIL's bit for bit.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-BAD_SHARE = 0.01  # of the images of a source, which may be bad
-TRIES = 10  # of a random resized crop, as torchvision
-NUMBERS = 2 * TRIES + 2  # uniform numbers of one view: area and aspect of each try, place
-EVAL_RESIZE = 256 / 224  # of the short side, before the centre crop
+BAD_SHARE = 0.01  # share of a source's images that may be bad
+TRIES = 10  # attempts of a random-resized crop, as in torchvision
+NUMBERS = 2 * TRIES + 2  # uniform numbers per view: area and aspect of each attempt, then the position
+EVAL_RESIZE = 256 / 224  # short side before the centre crop, as a multiple of the crop's side
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ORIENTATION = 0x0112  # the EXIF tag
-_TURNS = {  # what makes an orientation upright; 5 to 8 swap width and height
+_TURNS = {  # the transpose that makes each EXIF orientation upright; 5 to 8 swap width and height
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -33,23 +33,23 @@ _BILINEAR = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilin
 
 
 class BadImage(Exception):
-    """An image that cannot be decoded; the pipeline skips, counts and names it."""
+    """An image cannot be read or decoded; the pipeline skips the image, counts it and logs its name."""
 
 
 def too_many_bad(count: int, total: int, limit: float = BAD_SHARE) -> bool:
-    """Whether more images are bad than may be: two, or the share `limit` of all."""
+    """Whether `count` bad images of `total` exceed both two images and the share `limit` of `total`."""
     return count > max(2, limit * total)
 
 
 def decode(record) -> np.ndarray:
-    """The image of a record as uint8 RGB `[H, W, 3]`; raises `BadImage`."""
+    """Decode the image of a record to upright uint8 RGB `[H, W, 3]`. Raises `BadImage`."""
     return load_rgb(open_image(record.image))
 
 
 def open_image(image: bytes | np.ndarray) -> Image.Image:
-    """Encoded bytes (read up to the header) or uint8 `[H, W, 3]` as a `PIL.Image`.
+    """Open encoded bytes (only the header is read) or uint8 `[H, W, 3]` as a `PIL.Image`.
 
-    Raises `BadImage`, also for more than PIL's 89 million pixels.
+    Raises `BadImage` for bytes that PIL cannot read, and for images above PIL's limit of 89 million pixels.
     """
     if isinstance(image, np.ndarray):
         return Image.fromarray(image)
@@ -63,20 +63,23 @@ def open_image(image: bytes | np.ndarray) -> Image.Image:
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """(width, height) that `load_rgb` will give at full size; raises `BadImage`."""
+    """The (width, height) of what `load_rgb` returns at full size, in pixels. Raises `BadImage`."""
     with _pil_errors():
         turned = _orientation(picture) in (5, 6, 7, 8)
     return picture.size[::-1] if turned else picture.size
 
 
 def load_rgb(picture: Image.Image, divisor: int = 1) -> np.ndarray:
-    """The decoded picture, upright uint8 RGB `[H, W, 3]`, at `1 / divisor` of its size.
+    """Decode a picture to upright uint8 RGB `[H, W, 3]`, at `1 / divisor` of its size.
 
-    Alpha is dropped; palettes, CMYK, grey and 16-bit grey are converted; EXIF rotation is applied, unless the
-    EXIF is broken; of an animation the first frame counts. Raises `BadImage`.
+    Alpha is dropped. Palettes, CMYK, grey and 16-bit grey are converted to RGB. EXIF rotation is applied
+    unless the EXIF is broken. An animation gives its first frame.
 
     Args:
-      divisor: 1, 2, 4 or 8; only a JPEG obeys, any other picture comes at full size.
+      divisor: 1, 2, 4 or 8. Only JPEGs are decoded at a smaller size; other pictures ignore it.
+
+    Raises:
+      BadImage: the picture cannot be decoded.
     """
     if picture.format is None:
         return np.asarray(picture)
@@ -101,25 +104,29 @@ def load_rgb(picture: Image.Image, divisor: int = 1) -> np.ndarray:
 
 
 def is_jpeg(picture: Image.Image) -> bool:
-    return picture.format in ("JPEG", "MPO")  # MPO is what phones write: a JPEG with a preview behind it
+    """Whether the picture is a JPEG, also one with a preview appended, as phones write them (MPO)."""
+    return picture.format in ("JPEG", "MPO")
 
 
 def _orientation(picture: Image.Image):
-    """The EXIF orientation, 1 to 8, or whatever stands there; 1 where the EXIF cannot be read."""
-    if picture.format in (None, "TIFF"):  # made from an array; or PIL turns it as it loads
+    """The value of the EXIF orientation tag, 1 to 8 if it is valid; 1 when the EXIF cannot be read."""
+    if picture.format in (None, "TIFF"):  # an array has no EXIF; PIL turns a TIFF while loading it
         return 1
     if picture.format == "PNG":
-        picture.load()  # its EXIF may stand behind the pixels, whose own errors count
+        picture.load()  # the EXIF may follow the pixels, and errors in the pixels must be raised
     try:
         return picture.getexif().get(_ORIENTATION, 1)
     except MemoryError:
         raise
-    except Exception:  # as in `_pil_errors`; the pixels may be fine
+    except Exception:  # any type, see `_pil_errors`; the pixels may still be good
         return 1
 
 
 def _decode_jpeg(picture, width, height, divisor):
-    """A colour JPEG that need not be turned; None if PIL has to decode it, or to say what is wrong."""
+    """Decode an RGB JPEG that is already upright.
+
+    Returns None when PIL has to decode the picture or to report what is wrong with it.
+    """
     if picture.mode != "RGB" or _orientation(picture) in _TURNS:
         return None
     try:
@@ -133,26 +140,31 @@ def _decode_jpeg(picture, width, height, divisor):
 
 @contextlib.contextmanager
 def _pil_errors():
-    """What PIL raises for a broken file, as `BadImage`.
+    """Turn any exception but `MemoryError` inside the block into `BadImage`.
 
-    That is any exception: its parsers trust the types of what they read, so that a wrong byte may end in a
-    TypeError or an AttributeError. The few lines of ours that run in such a block work on what PIL has read.
+    PIL's parsers trust the types of the values in a file, so one wrong byte may raise a TypeError or an
+    AttributeError. Keep our own code in such a block to a few lines that work on values read by PIL.
     """
     try:
         yield
     except UnidentifiedImageError as error:
         raise BadImage("not an image in a format that PIL knows") from error
-    except MemoryError:  # the machine's want, not the file's fault: sizes are bounded before they are decoded
+    except MemoryError:  # the machine lacks memory; the file is not at fault, since its size was checked
         raise
     except Exception as error:
         raise BadImage(f"{type(error).__name__}: {error}") from error
 
 
 def crop_box(width: int, height: int, u: np.ndarray, scale, ratio) -> tuple[int, int, int, int]:
-    """A random resized crop `(left, top, width, height)` from `NUMBERS` uniform numbers.
+    """The box `(left, top, width, height)` of a random-resized crop, in pixels of a `width x height` image.
 
-    Ten tries of an area in `scale` and an aspect log-uniform in `ratio`, then the largest centre crop whose
-    aspect lies in `ratio` (torchvision/transforms/transforms.py, RandomResizedCrop.get_params).
+    Ten attempts draw an area share uniformly from `scale` and an aspect log-uniformly from `ratio`. If no
+    attempt fits, the box is the largest centre crop whose aspect is within `ratio`
+    (torchvision/transforms/transforms.py, RandomResizedCrop.get_params). torchvision draws a new position in
+    each attempt; we draw one, which has the same distribution.
+
+    Args:
+      u: `NUMBERS` uniform numbers in [0, 1).
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for n in range(TRIES):
@@ -170,17 +182,42 @@ def crop_box(width: int, height: int, u: np.ndarray, scale, ratio) -> tuple[int,
     return (width - w) // 2, (height - h) // 2, w, h
 
 
+def pad_offset(u: np.ndarray, padding: int) -> tuple[int, int]:
+    """The (left, top) of a window in an image with `padding` pixels added on each side, from `-padding` to
+    `padding` in pixels of the image before padding.
+
+    All `(2 * padding + 1) ** 2` offsets are equally likely, as in RandomCrop of
+    torchvision/transforms/transforms.py.
+
+    Args:
+      u: `NUMBERS` uniform numbers in [0, 1), of which the last two are used.
+    """
+    left, top = (int(x * (2 * padding + 1)) - padding for x in u[2 * TRIES : 2 * TRIES + 2])
+    return left, top
+
+
 def draft_divisor(boxes, sizes) -> int:
-    """How much smaller (1, 2, 4, 8) to decode: each crop keeps twice its target, as `reducing_gap=2`."""
+    """The divisor (1, 2, 4 or 8) to decode a JPEG with, so that no crop is under twice its view's size.
+
+    The margin of two is PIL's `reducing_gap=2`.
+
+    Args:
+      boxes: `(left, top, width, height)` of each crop.
+      sizes: the side of each view.
+    """
     gap = min(min(width, height) / size for (_, _, width, height), size in zip(boxes, sizes, strict=True))
     return max(d for d in (1, 2, 4, 8) if d == 1 or gap >= 2 * d)
 
 
 def resized_crop(pixels: np.ndarray, box, size: int, divisor: int = 1) -> np.ndarray:
-    """The box `(left, top, width, height)` of the full-size picture, resized to uint8 `[size, size, 3]`.
+    """Cut a box from a picture and resize it to uint8 `[size, size, 3]`.
 
-    `pixels` is `1 / divisor` of that size. The crop comes first, so that pixels outside it never count.
-    Bilinear with antialias, within one grey level of PIL's.
+    Bilinear with antialias, within one grey level of PIL's. The box is cut before the resize, so pixels
+    outside it have no influence.
+
+    Args:
+      pixels: uint8 `[H, W, 3]`, the picture decoded at `1 / divisor` of its size.
+      box: `(left, top, width, height)` in pixels of the full-size picture.
     """
     left, top, right, bottom = (x / divisor for x in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
     right, bottom = min(right, pixels.shape[1]), min(bottom, pixels.shape[0])
@@ -200,25 +237,52 @@ def resized_crop(pixels: np.ndarray, box, size: int, divisor: int = 1) -> np.nda
     return np.frombuffer(view.get_buffer(), np.uint8).reshape(size, size, 3)
 
 
-def eval_view(
-    pixels: np.ndarray, size: int, resize: float = EVAL_RESIZE, interpolation: str = "bilinear"
-) -> np.ndarray:
-    """Short side to `round(size * resize)`, then the centre, uint8 `[size, size, 3]`.
+def eval_box(width: int, height: int, size: int, resize: float = EVAL_RESIZE) -> tuple[int, int, int, int]:
+    """The geometry of `eval_view`: (resized width, resized height, left, top), in pixels.
 
-    As torchvision's Resize and CenterCrop on PIL images. An image that is exactly `size x size` is returned
-    unchanged. `interpolation`: of `RESAMPLING`. Raises `BadImage` for one so thin that it would be resized to
-    more than PIL's 89 million pixels.
+    `left` and `top` are the corner of the `size x size` centre crop in the resized image.
     """
-    height, width, _ = pixels.shape
     if width == height == size:
-        return pixels
+        return width, height, 0, 0
     short = round(size * resize)
     if width <= height:
         width, height = short, int(short * height / width)
     else:
         width, height = int(short * width / height), short
+    return width, height, round((width - size) / 2), round((height - size) / 2)
+
+
+def eval_view(
+    pixels: np.ndarray, size: int, resize: float = EVAL_RESIZE, interpolation: str = "bilinear"
+) -> np.ndarray:
+    """Resize the short side to `round(size * resize)` and cut the centre, uint8 `[size, size, 3]`.
+
+    Equals torchvision's Resize and CenterCrop on PIL images, except that an image of exactly `size x size` is
+    returned unchanged.
+
+    Args:
+      pixels: uint8 `[H, W, 3]`.
+      interpolation: a key of `RESAMPLING`.
+
+    Raises:
+      BadImage: the image is so thin that resizing would give more than PIL's limit of 89 million pixels.
+    """
+    if pixels.shape[0] == pixels.shape[1] == size:
+        return pixels
+    width, height, left, top = eval_box(pixels.shape[1], pixels.shape[0], size, resize)
     if width * height > Image.MAX_IMAGE_PIXELS:
-        raise BadImage(f"{pixels.shape[1::-1]} pixels, too thin: resized, it would fill memory")
+        raise BadImage(
+            f"{pixels.shape[1]} x {pixels.shape[0]} pixels, too thin to resize: the result would exceed "
+            f"{Image.MAX_IMAGE_PIXELS} pixels"
+        )
     picture = Image.fromarray(pixels).resize((width, height), RESAMPLING[interpolation])
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(picture.crop((left, top, left + size, top + size)))
+
+
+def window(pixels: np.ndarray, left: int, top: int, size: int) -> np.ndarray:
+    """The `size x size` window of `pixels` with its corner at (left, top), black where it leaves the image.
+
+    `pixels` and the result are uint8 `[H, W, 3]`.
+    """
+    picture = Image.fromarray(pixels)
     return np.asarray(picture.crop((left, top, left + size, top + size)))

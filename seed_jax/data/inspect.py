@@ -1,4 +1,4 @@
-"""What is in a source: counts, classes, sizes, formats, and what cannot be read."""
+"""Describe a source: counts, classes, sizes, formats, and unreadable images."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -8,36 +8,44 @@ import numpy as np
 from seed_jax.data import images
 from seed_jax.data.sources import Source
 
-SAMPLE = 2_000  # images whose headers are read
-NAMED = 100  # unreadable images that are listed
+SAMPLE = 2_000  # number of images whose headers are read
+NAMED = 100  # at most this many unreadable images are named
 
 
 def inspect(source: Source, *, everything: bool = False, workers: int = 1) -> str:
-    """A report in text: of all ids and labels, and of the headers of 2,000 images spread over the source.
+    """A text report on a source.
 
-    With `everything` each image is decoded in full, which finds those that are broken past their header.
+    The report covers the ids and labels of all images, and the headers of 2,000 images spread evenly over
+    the source.
+
+    Args:
+      everything: decode every image in full, which also finds images damaged after their header.
+      workers: number of threads.
     """
     count = len(source)
-    looked = range(count) if everything else np.unique(np.linspace(0, count - 1, SAMPLE).astype(int)).tolist()
+    indices = range(count)
+    if not everything:
+        indices = np.unique(np.linspace(0, count - 1, SAMPLE).astype(int)).tolist()
     with ThreadPoolExecutor(workers) as pool:
-        seen = list(pool.map(lambda i: _look(source, i, everything), looked))
-    bad = [(i, s) for i, s in zip(looked, seen, strict=True) if isinstance(s, images.BadImage)]
-    good = [s for s in seen if not isinstance(s, images.BadImage)]
-    ids, times = np.unique(source.ids(), return_counts=True)
+        results = list(pool.map(lambda i: _look(source, i, everything), indices))
+    bad = [(i, r) for i, r in zip(indices, results, strict=True) if isinstance(r, images.BadImage)]
+    good = [r for r in results if not isinstance(r, images.BadImage)]
+    ids, occurrences = np.unique(source.ids(), return_counts=True)
     lines = [f"{count:,} images", *_classes(source), f"fingerprint {source.fingerprint()}"]
-    twice = ids[times > 1]
-    if len(twice):
+    repeated = ids[occurrences > 1]
+    if len(repeated):
         lines.append(
-            f"{len(twice):,} ids occur more than once, such as {twice[0]}: their views will be the same"
+            f"{len(repeated):,} ids occur more than once, for example {repeated[0]}: images that share an id "
+            "get the same random crops"
         )
     how = "decoded" if everything else "headers read"
-    lines += ["", f"{len(looked):,} of {count:,} images {how}"]
+    lines += ["", f"{len(indices):,} of {count:,} images {how}"]
     if good:
-        width, height = np.array([s[:2] for s in good]).T
-        for what, values in (("width", width), ("height", height), ("short side", np.minimum(width, height))):
+        width, height = np.array([r[:2] for r in good]).T
+        for name, values in (("width", width), ("height", height), ("short side", np.minimum(width, height))):
             low, first, half, third, high = np.percentile(values, [0, 25, 50, 75, 100]).astype(int)
-            lines.append(f"{what:<10} {low} to {high}, median {half}, half of them {first} to {third}")
-        kinds = Counter(" ".join(s[2:]) for s in good).most_common()
+            lines.append(f"{name:<10} {low} to {high}, median {half}, quartiles {first} and {third}")
+        kinds = Counter(" ".join(r[2:]) for r in good).most_common()
         lines.append("formats    " + ", ".join(f"{kind}: {n:,}" for kind, n in kinds))
     lines.append(f"unreadable {len(bad):,}")
     lines += [f"  {source.name(i)}: {error}" for i, error in bad[:NAMED]]
@@ -47,7 +55,7 @@ def inspect(source: Source, *, everything: bool = False, workers: int = 1) -> st
 
 
 def _look(source, i, everything):
-    """(width, height, format, mode), or the BadImage that it is."""
+    """(width, height, format, mode) of image `i`; a returned `BadImage` if it cannot be read."""
     try:
         image = source[i].image
         picture = images.open_image(image)

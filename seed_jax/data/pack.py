@@ -1,4 +1,4 @@
-"""Packing any source into ArrayRecord shards, once, so that training reads few large files."""
+"""Pack a source into ArrayRecord shards, so that training reads a few large files."""
 
 import contextlib
 import functools
@@ -19,8 +19,8 @@ from seed_jax.data.sources.arrayrecord import INDEX, METADATA, is_whole
 from seed_jax.data.sources.base import Strings, check_local
 from seed_jax.errors import UserError
 
-PLAN = "plan.json"  # what is being packed; there until all shards are
-_print = functools.partial(print, flush=True)  # else a pipe would show nothing for hours
+PLAN = "plan.json"  # describes an unfinished pack; removed when the pack is finished
+_print = functools.partial(print, flush=True)  # unflushed, a pipe would show nothing for hours
 
 
 def pack(
@@ -33,15 +33,22 @@ def pack(
     shard_size: int = 10_000,
     progress: Callable[[str], None] = _print,
 ) -> ArrayRecord:
-    """The source as ArrayRecord shards of `shard_size` images in the folder `out`, opened.
+    """Write a source as ArrayRecord shards into the folder `out`, and open the result.
 
-    Ids, labels, splits, class names, and names less their `prefix` are kept. With `short_side`, images that
-    are larger are resized to it once (bicubic, JPEG of quality 95); all others are copied byte for byte,
-    and arrays become PNG. Images whose header cannot be read, or that cannot be resized, are left out and
-    named in `metadata.json`. A pack that was stopped goes on: finished shards are kept.
+    The pack keeps ids, labels, splits, class names and names. Encoded images are copied byte for byte, and
+    arrays become PNG. An image whose header cannot be read, or that cannot be resized, is left out and named
+    in `metadata.json`. If a pack was stopped, the same call keeps its finished shards and resumes.
+
+    Args:
+      prefix: removed from the start of each image's name.
+      short_side: images with a larger short side (pixels) are resized to it, bicubic, and saved as JPEG of
+        quality 95; 0 resizes none.
+      workers: number of threads that read and encode images.
+      shard_size: images per shard.
+      progress: called with one line of text per shard.
 
     Raises:
-      UserError: `out` holds something else or cannot be written, or no image can be read.
+      UserError: `out` is not empty and is not this pack, `out` cannot be written, or no image can be read.
     """
     check_local("OUT", out)
     out = Path(out)
@@ -53,81 +60,79 @@ def pack(
     }
     try:
         if (out / METADATA).exists():
-            done = files.read_json(out / METADATA)
-            _same(out, {key: done.get("plan", {}).get(key) for key in plan}, plan)
-            progress(f"{out} is packed already")
+            finished = files.read_json(out / METADATA)
+            _check_same(out, {key: finished.get("plan", {}).get(key) for key in plan}, plan)
+            progress(f"{out} is already packed")
             return ArrayRecord(out)
         out.mkdir(parents=True, exist_ok=True)
         if (out / PLAN).exists():
-            _same(out, files.read_json(out / PLAN), plan)
-        # A plan's temporary file is left when its writer was killed.
+            _check_same(out, files.read_json(out / PLAN), plan)
+        # A process that was killed may have left the temporary file of its plan.
         elif any(not path.match(f"{PLAN}.*.tmp") for path in out.iterdir()):
-            raise UserError(f"{out} is not empty: give a folder of its own.")
+            raise UserError(f"{out} is not empty: give an empty or a new folder.")
         else:
             _write(out / PLAN, json.dumps(plan, indent=2).encode())
         starts = range(0, len(source), shard_size)
         names = [f"images-{n:05}-of-{len(starts):05}.array_record" for n in range(len(starts))]
-        say = _Progress(len(source), progress)
+        report = _Progress(len(source), progress)
         with ThreadPoolExecutor(workers) as pool:
             for name, start in zip(names, starts, strict=True):
                 indices = range(start, min(start + shard_size, len(source)))
-                kept = _is_made(out / name)
+                kept = _is_finished(out / name)
                 if not kept:
-                    _shard(source, indices, out / name, short_side, prefix, pool)
-                say(len(indices), kept)
+                    _write_shard(source, indices, out / name, short_side, prefix, pool)
+                report(len(indices), kept)
         _finish(source, out, names, plan)
     except OSError as error:
         raise UserError(
-            f"{out} cannot be written ({error.strerror or error}): mend that and run the command again."
+            f"{out} cannot be written ({error.strerror or error}): fix this and run the command again."
         ) from error
     return ArrayRecord(out)
 
 
-def _same(out, theirs, plan):
+def _check_same(out, theirs, plan):
     if not any(theirs.values()):
-        raise UserError(f"{out} holds no pack that can be read: give another folder.")
+        raise UserError(f"{out} contains no readable pack: give another folder.")
     differ = [
-        f"{key} is {theirs.get(key)} there and {plan[key]} here"
-        for key in plan
-        if theirs.get(key) != plan[key]
+        f"its {key} is {theirs.get(key)}, not {plan[key]}" for key in plan if theirs.get(key) != plan[key]
     ]
     if differ:
-        raise UserError(f"{out} holds another pack: {'; '.join(differ)}: give another folder.")
+        raise UserError(f"{out} contains a different pack ({'; '.join(differ)}): give another folder.")
 
 
 class _Progress:
-    """A line a shard, with the time that is left."""
+    """Prints one line per shard, with an estimate of the remaining time."""
 
     def __init__(self, total, say):
         self.total, self.say, self.began = total, say, time.monotonic()
-        self.seen = self.made = 0
+        self.finished = self.written = 0
 
     def __call__(self, count, kept):
-        self.seen += count
-        self.made += 0 if kept else count
+        self.finished += count
+        self.written += 0 if kept else count
         if kept:
             return
-        rate = self.made / (time.monotonic() - self.began)
-        left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.seen) / rate))
-        self.say(f"{self.seen:,} of {self.total:,} images, {rate:,.0f} a second, {left} left")
+        rate = self.written / (time.monotonic() - self.began)
+        left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.finished) / rate))
+        self.say(f"{self.finished:,} of {self.total:,} images, {rate:,.0f} images/s, {left} left")
 
 
-def _shard(source, indices, path, short_side, prefix, pool):
-    """Writes one shard and, before it has its name, what `index.npz` will hold of it."""
+def _write_shard(source, indices, path, short_side, prefix, pool):
+    """Write one shard, and its rows of `index.npz` first: a shard under its final name is complete."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     temporary = path.with_suffix(".tmp")
     with _disk_errors():
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
     rows, names, skipped = [], [], []
-    for first in range(indices.start, indices.stop, 256):  # so many encoded images are in memory at once
-        part = range(first, min(first + 256, indices.stop))
-        for i, made in zip(part, pool.map(lambda i: _encoded(source, i, short_side), part), strict=True):
+    for first in range(indices.start, indices.stop, 256):  # bounds the encoded images in memory
+        chunk = range(first, min(first + 256, indices.stop))
+        for i, result in zip(chunk, pool.map(lambda i: _encoded(source, i, short_side), chunk), strict=True):
             name = source.name(i).removeprefix(prefix).lstrip("/")
-            if isinstance(made, images.BadImage):
-                skipped.append(f"{name}: {made}")
+            if isinstance(result, images.BadImage):
+                skipped.append(f"{name}: {result}")
                 continue
-            encoded, record = made
+            encoded, record = result
             with _disk_errors():
                 writer.write(encoded)
             rows.append((record.id, record.label, source.part[i]))
@@ -135,9 +140,9 @@ def _shard(source, indices, path, short_side, prefix, pool):
     with _disk_errors():
         writer.close()
     with open(temporary, "rb") as file:
-        os.fsync(file.fileno())  # or after a power loss a part of it might have its name
-    ids, labels, part = np.array(rows, np.int64).reshape(-1, 3).T
-    columns = {"ids": ids, "labels": labels, "part": part.astype(np.int8)}
+        os.fsync(file.fileno())  # else a power loss could leave a cut file under the final name
+    ids, labels, splits = np.array(rows, np.int64).reshape(-1, 3).T
+    columns = {"ids": ids, "labels": labels, "part": splits.astype(np.int8)}
     columns["size"] = np.array(temporary.stat().st_size)
     strings, skips = Strings.of(names), Strings.of(skipped)
     columns |= {"blob": strings.blob, "ends": strings.ends, "skips": skips.blob, "skip_ends": skips.ends}
@@ -146,15 +151,15 @@ def _shard(source, indices, path, short_side, prefix, pool):
     os.replace(temporary, path)
 
 
-def _is_made(path) -> bool:
-    """Whether a shard is there, of the size that it had when it was written."""
-    noted = cache.load(path.with_suffix(".npz"))
-    return noted is not None and "size" in noted and is_whole(path, int(noted["size"]))
+def _is_finished(path) -> bool:
+    """Whether a shard exists and has the size with which it was written."""
+    columns = cache.load(path.with_suffix(".npz"))
+    return columns is not None and "size" in columns and is_whole(path, int(columns["size"]))
 
 
 @contextlib.contextmanager
 def _disk_errors():
-    """ArrayRecordWriter raises RuntimeError for a full disk."""
+    """Raise OSError where ArrayRecordWriter raises RuntimeError, as it does for a full disk."""
     try:
         yield
     except RuntimeError as error:
@@ -162,7 +167,7 @@ def _disk_errors():
 
 
 def _encoded(source, i, short_side):
-    """(bytes, record) of image `i`, or the BadImage that it is."""
+    """(encoded bytes, record) of image `i`; a returned `BadImage` if it cannot be packed."""
     try:
         record = source[i]
         return encode(record.image, short_side), record
@@ -171,7 +176,13 @@ def _encoded(source, i, short_side):
 
 
 def encode(image: bytes | np.ndarray, short_side: int = 0) -> bytes:
-    """The encoded image, resized to `short_side` if that is not 0 and it is larger; raises `BadImage`."""
+    """The encoded image of a pack; raises `BadImage`.
+
+    Args:
+      image: encoded bytes, returned unchanged unless resized; or uint8 `[H, W, 3]`, returned as PNG.
+      short_side: an image with a larger short side (pixels) is resized to it and returned as JPEG of quality
+        95; 0 resizes none.
+    """
     if not short_side and not isinstance(image, np.ndarray):
         images.open_image(image)
         return image
@@ -186,25 +197,25 @@ def encode(image: bytes | np.ndarray, short_side: int = 0) -> bytes:
     return _saved(picture.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=95)
 
 
-def _saved(picture, form, **options):
+def _saved(picture, file_format, **options):
     out = io.BytesIO()
-    picture.save(out, form, **options)
+    picture.save(out, file_format, **options)
     return out.getvalue()
 
 
 def _finish(source, out, names, plan):
-    parts = []
+    shards = []
     for name in names:
         with np.load((out / name).with_suffix(".npz"), allow_pickle=False) as arrays:
-            parts.append(dict(arrays))
-    skipped = [line for part in parts for line in Strings(part["skips"], part["skip_ends"])]
+            shards.append(dict(arrays))
+    skipped = [line for shard in shards for line in Strings(shard["skips"], shard["skip_ends"])]
     if len(skipped) == plan["images"]:
         raise UserError(
-            f"{out}: none of the {len(skipped):,} images can be packed, such as {skipped[0]}: mend them, "
+            f"{out}: none of the {len(skipped):,} images can be packed (the first: {skipped[0]}): fix them, "
             "remove the folder and run the command again."
         )
-    joined = {key: np.concatenate([part[key] for part in parts]) for key in ("ids", "labels", "part", "blob")}
-    joined["ends"] = np.cumsum(np.concatenate([np.diff(part["ends"], prepend=0) for part in parts]))
+    joined = {key: np.concatenate([s[key] for s in shards]) for key in ("ids", "labels", "part", "blob")}
+    joined["ends"] = np.cumsum(np.concatenate([np.diff(s["ends"], prepend=0) for s in shards]))
     with files.whole(out / INDEX) as file:
         np.savez(file, **joined)
     metadata = {
@@ -214,15 +225,13 @@ def _finish(source, out, names, plan):
         "num_classes": int(source.num_classes),
         "class_names": list(source.class_names),
         "skipped": skipped,
-        "shards": [
-            [name, len(part["ids"]), int(part["size"])] for name, part in zip(names, parts, strict=True)
-        ],
+        "shards": [[name, len(s["ids"]), int(s["size"])] for name, s in zip(names, shards, strict=True)],
         "plan": plan,
     }
     _write(out / METADATA, json.dumps(metadata, indent=1).encode())
     for name in names:
         (out / name).with_suffix(".npz").unlink()
-    for left in out.glob("*.tmp"):  # by a process that was killed
+    for left in out.glob("*.tmp"):  # from a process that was killed
         left.unlink()
     (out / PLAN).unlink()
 

@@ -1,26 +1,40 @@
-"""Flip, colour and blur on the device, inside the jitted step: one key a sample, one fold a view.
+"""Flip, colour and blur on the device, inside the jitted step.
 
-The operations are torchvision's on floats in [0, 1]. What is random is drawn per sample under vmap, so that a
-sample's view does not depend on its batch or on how the batch is sharded.
+The operations are torchvision's, on floats in [0, 1]. Each sample has one key, folded by the number of the
+view. Random numbers are drawn per sample under vmap, so a view depends neither on the rest of the batch nor
+on the sharding.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from seed_jax.errors import unknown
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's mode L
+_LUMA = (0.299, 0.587, 0.114)
 _BLUR_SIGMA = (0.1, 2.0)
-_BLUR_RADIUS = 6  # three standard deviations of the widest kernel
+_BLUR_RADIUS = 6  # pixels: three standard deviations of the widest kernel
+_NUMBERS = 14  # 0-3: apply jitter, grey, blur, solarise; 4-7: factors; 8-11: order; 12: sigma; 13: flip
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Jitter strengths, and probabilities of the operations; a strength or probability of 0 costs nothing.
+    """Strengths of the colour jitter and probabilities of the operations.
 
-    Factors are drawn from U(1 - s, 1 + s), the hue from U(-s, s) turns.
+    An operation whose strength or probability is 0 is not compiled.
+
+    Attributes:
+      brightness: strength s; the factor is drawn from U(1 - s, 1 + s).
+      contrast: as brightness.
+      saturation: as brightness.
+      hue: strength s; the shift is drawn from U(-s, s) turns.
+      jitter: probability of the four operations above, applied together in random order.
+      grey: probability of replacing the colours by their grey.
+      grey_first: whether grey comes before the jitter instead of after it.
+      blur: probability of a Gaussian blur.
+      solarise: probability of inverting the values from 0.5 up.
     """
 
     brightness: float = 0.0
@@ -36,56 +50,79 @@ class Preset:
 
 _MOCOV2 = Preset(0.4, 0.4, 0.4, 0.1, grey=0.2, blur=0.5)
 
-# Named as their codes name them; the probability of a flip belongs to the ViewSpec. What differs from those
-# codes: factors are not rounded to 1/255, the blur is a Gaussian cut at 6 pixels where PIL's is three boxes
-# and SimCLR's cut at a tenth of the view with zeros around it, and the contrast blends with the mean grey, as
-# torchvision's, where SimCLR's TensorFlow has a mean for each channel.
+# The names are those of the original code; the flip probability is a field of ViewSpec. We differ from the
+# original code in three ways. Values are not rounded to 1/255 between operations. The blur is a Gaussian cut
+# at 6 pixels; PIL uses three box blurs, and SimCLR cuts at a tenth of the view and pads with zeros. Contrast
+# blends with the mean grey, as in torchvision; SimCLR's TensorFlow code uses the mean of each channel.
 PRESETS = {
     "none": Preset(),
     "mocov2": _MOCOV2,  # facebookresearch/moco with --aug-plus
     "mocov1": Preset(
         0.4, 0.4, 0.4, 0.4, jitter=1.0, grey=0.2, grey_first=True
-    ),  # and SEED's for SimCLR teachers
-    "simclr": Preset(0.8, 0.8, 0.8, 0.2, grey=0.2, blur=0.5),  # google-research/simclr, SwAV's own too
-    "swav": _MOCOV2,  # what SEED feeds its SwAV teachers (jacobswan1/SEED, tools/utils.py)
-    "swav_small": _MOCOV2,  # the same for its small patches
-    "fd": Preset(),  # SwinTransformer/Feature-Distillation, data/data_fd.py: crop and flip alone
+    ),  # facebookresearch/moco without --aug-plus; SEED uses it for SimCLR teachers
+    "simclr": Preset(0.8, 0.8, 0.8, 0.2, grey=0.2, blur=0.5),  # google-research/simclr; also SwAV's own code
+    "swav": _MOCOV2,  # SEED's views for its SwAV teachers (jacobswan1/SEED, tools/utils.py)
+    "swav_small": _MOCOV2,  # SEED's small patches for the same teachers
+    "fd": Preset(),  # SwinTransformer/Feature-Distillation, data/data_fd.py: only crop and flip
     "supervised": Preset(),
-    "cifar": Preset(),  # crop and flip alone
+    "cifar": Preset(),  # only crop and flip
     "digits": Preset(brightness=0.4, contrast=0.4),
 }
 
 
 def augment(
     preset: str, images: jax.Array, keys: jax.Array, flip: float = 0.0, first_view: int = 0
-) -> jax.Array:
-    """uint8 `[B, V, H, W, 3]` and typed keys `[B]` to float32 `[B, V, H, W, 3]` in [0, 1].
+) -> tuple[jax.Array, jax.Array]:
+    """Augment crops: returns the views and whether each one was mirrored.
 
-    View `v` of a sample is keyed by `fold_in(key, first_view + v)` and mirrored with probability `flip`.
-    Raises `UserError` for an unknown preset.
+    Args:
+      preset: a key of `PRESETS`.
+      images: uint8 `[B, V, H, W, 3]`.
+      keys: typed keys `[B]`, one per sample; view `v` uses `fold_in(key, first_view + v)`.
+      flip: probability of mirroring a view left to right.
+      first_view: number of the first view, where a sample has views in several arrays.
+
+    Returns:
+      The views, float32 `[B, V, H, W, 3]` in [0, 1], and `flips` of them, bool `[B, V]`.
+
+    Raises:
+      UserError: unknown preset.
     """
     if preset not in PRESETS:
         raise unknown("photometric preset", preset, PRESETS)
     p = PRESETS[preset]
     x = images.astype(jnp.float32) / 255
-    if (
-        p.jitter * max(p.brightness, p.contrast, p.saturation, p.hue) + p.grey + p.blur + p.solarise + flip
-        == 0
-    ):
-        return x
-    views = first_view + jnp.arange(images.shape[1])
-
-    def sample(x, key):
-        return jax.vmap(lambda x, view: _augment_one(p, flip, x, jax.random.fold_in(key, view)))(x, views)
-
-    return jax.vmap(sample)(x, keys)
+    colour = max(p.brightness, p.contrast, p.saturation, p.hue)
+    if p.jitter * colour + p.grey + p.blur + p.solarise + flip == 0:
+        return x, jnp.zeros(images.shape[:2], bool)
+    u = numbers(keys, images.shape[1], first_view)
+    flipped = flips(u, flip)
+    if flip:  # mirroring commutes with the operations that follow
+        x = jnp.where(flipped[..., None, None, None], x[..., ::-1, :], x)
+    return jax.vmap(jax.vmap(functools.partial(_augment_one, p)))(x, u), flipped
 
 
-def _augment_one(p: Preset, flip: float, x: jax.Array, key: jax.Array) -> jax.Array:
-    u = jax.random.uniform(key, (14,))  # in one draw, which compiles far faster than one for each choice
+def numbers(keys: jax.Array, count: int, first_view: int = 0) -> jax.Array:
+    """The uniform numbers of `count` views of each sample, float32 `[B, count, 14]` in [0, 1).
+
+    View `v` is keyed by `fold_in(key, first_view + v)`; `keys` are typed, `[B]`.
+    """
+
+    def one(key, view):
+        # One draw of all numbers compiles far faster than one draw per choice.
+        return jax.random.uniform(jax.random.fold_in(key, view), (_NUMBERS,))
+
+    views = first_view + jnp.arange(count)
+    return jax.vmap(lambda key: jax.vmap(lambda view: one(key, view))(views))(keys)
+
+
+def flips(u: jax.Array, probability: float) -> jax.Array:
+    """Which views to mirror left to right, bool `[B, V]`, from their `numbers` `[B, V, 14]`."""
+    return u[..., 13] < probability
+
+
+def _augment_one(p: Preset, x: jax.Array, u: jax.Array) -> jax.Array:
     jittered, grey, blurred, solarised = u[0] < p.jitter, u[1] < p.grey, u[2] < p.blur, u[3] < p.solarise
-    if flip:  # commutes with all that follows
-        x = jnp.where(u[13] < flip, x[:, ::-1], x)
     if p.grey and p.grey_first:
         x = jnp.where(grey, luma(x), x)
     strengths = (p.brightness, p.contrast, p.saturation, p.hue)
@@ -105,10 +142,15 @@ def _augment_one(p: Preset, flip: float, x: jax.Array, key: jax.Array) -> jax.Ar
 
 
 def jitter(x: jax.Array, offset: jax.Array, order: jax.Array, has_hue: bool = True) -> jax.Array:
-    """Brightness (0), contrast (1), saturation (2), hue (3) of `[H, W, 3]`, those in `order`, in that order.
+    """Change brightness (0), contrast (1), saturation (2) and hue (3) of an image, as in torchvision.
 
-    `offset` `[4]`: the factors of the first three less one, and the turn of the hue. The first three are
-    blends: with black, with the mean grey, with the grey.
+    Brightness blends with black, contrast with the mean grey, saturation with the grey of each pixel.
+
+    Args:
+      x: float32 RGB `[H, W, 3]` in [0, 1].
+      offset: float32 `[4]`: the factors of the three blends minus 1, and the hue shift in turns.
+      order: int `[n]`, the operations to apply, in this order.
+      has_hue: False leaves out the hue code, which is the most expensive.
     """
 
     def step(x, op):
@@ -117,37 +159,37 @@ def jitter(x: jax.Array, offset: jax.Array, order: jax.Array, has_hue: bool = Tr
         out = blend(x, other, 1 + offset[op])
         return (jnp.where(op == 3, shift_hue(x, offset[3]), out) if has_hue else out), None
 
-    # A loop, because XLA would fuse unrolled steps and then recompute the early ones in each later one.
+    # XLA would fuse unrolled steps and recompute the early ones in each later one.
     return jax.lax.scan(step, x, order)[0]
 
 
 def blend(x, other, factor):
-    """`factor * x + (1 - factor) * other`, clipped: PIL's ImageEnhance."""
+    """`factor * x + (1 - factor) * other`, clipped to [0, 1], as PIL's ImageEnhance."""
     return jnp.clip(factor * x + (1 - factor) * other, 0.0, 1.0)
 
 
 def luma(x: jax.Array) -> jax.Array:
-    """Grey `[..., 1]` of RGB `[..., 3]`."""
+    """Grey `[..., 1]` of RGB `[..., 3]`, by ITU-R 601 as PIL's mode L."""
     r, g, b = _LUMA
     return r * x[..., 0:1] + g * x[..., 1:2] + b * x[..., 2:3]
 
 
 def shift_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
-    """RGB `[H, W, 3]` with its hue turned by `shift` turns in HSV."""
+    """Shift the hue of RGB `[H, W, 3]` by `shift` turns in HSV."""
     r, g, b = x[..., 0:1], x[..., 1:2], x[..., 2:3]
     value = jnp.maximum(jnp.maximum(r, g), b)
     chroma = value - jnp.minimum(jnp.minimum(r, g), b)
     scale = 1 / jnp.where(chroma == 0, 1.0, chroma)
     sector = jnp.where(value == g, 2 + (b - r) * scale, 4 + (r - g) * scale)
     sector = jnp.where(value == r, (g - b) * scale, sector)
-    # Back to RGB without branches: each channel is the same hat-shaped function of the hue, a third apart.
+    # No branches: each channel is the same hat-shaped function of the hue, shifted by a third of a turn.
     k = sector + (6 * shift + jnp.array([5.0, 3.0, 1.0]).reshape(1, 1, 3))
     k = k - 6 * jnp.floor(k / 6)
     return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
 
 
 def gaussian_blur(x: jax.Array, sigma: jax.Array) -> jax.Array:
-    """A Gaussian of standard deviation `sigma` pixels over `[H, W, 3]`, cut at 6 pixels, edges repeated.
+    """Blur `[H, W, 3]` with a Gaussian of standard deviation `sigma` pixels, cut at 6 pixels, edges repeated.
 
     PIL's GaussianBlur approximates the same kernel by three box blurs.
     """
@@ -157,7 +199,7 @@ def gaussian_blur(x: jax.Array, sigma: jax.Array) -> jax.Array:
     for axis in (0, 1):
         pad = [(0, 0)] * 3
         pad[axis] = (_BLUR_RADIUS, _BLUR_RADIUS)
-        # Without the barrier XLA recomputes what comes before once for each of the thirteen taps.
+        # Without the barrier XLA recomputes the input once per tap.
         padded = jax.lax.optimization_barrier(jnp.pad(x, pad, mode="edge"))
         shifted = (jax.lax.slice_in_dim(padded, n, n + x.shape[axis], axis=axis) for n in range(len(taps)))
         x = sum(weight * pixels for weight, pixels in zip(weights, shifted, strict=True))
@@ -165,5 +207,5 @@ def gaussian_blur(x: jax.Array, sigma: jax.Array) -> jax.Array:
 
 
 def solarise(x: jax.Array) -> jax.Array:
-    """Values from one half up are inverted."""
+    """Invert the values from 0.5 up, as PIL's ImageOps.solarize."""
     return jnp.where(x >= 0.5, 1 - x, x)

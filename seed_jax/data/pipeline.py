@@ -1,7 +1,7 @@
-"""From a source to batches, on the host: order, geometry, threads, processes.
+"""Turn a source into batches on the host: order, crops, reading threads and processes.
 
-Batch `n` is a pure function of (source, views, batch_size, seed, n), and so is each of its rows: the step
-number is the whole position, and any thread, process or host may compute any rows.
+Batch `n` is a pure function of (source, views, batch_size, seed, last, n), and so is each of its rows. The
+step number is therefore the whole position in the data, and any thread or process may compute any row.
 """
 
 import collections
@@ -9,11 +9,13 @@ import dataclasses
 import functools
 import itertools
 import logging
+import math
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 
 import grain
 import jax
@@ -24,12 +26,28 @@ from seed_jax.data import images, readers
 from seed_jax.data.sources import Source
 from seed_jax.errors import UserError
 
+CROPS = ("random", "pad", "centre")
+LAST = ("drop", "keep")
 _ORDER = -1  # the view number that keys an epoch's permutation; views of samples are 0, 1, ...
+_NO_TARGETS = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
 class ViewSpec:
-    """`count` random views of `size x size`: crop area and aspect, flip probability, photometric preset."""
+    """How to cut and augment `count` views of `size x size` pixels from an image.
+
+    Attributes:
+      count: views per sample.
+      size: side of a view, pixels.
+      scale: range of the crop's share of the image area; used by 'random' only.
+      ratio: range of the crop's width / height; used by 'random' only.
+      flip: probability of mirroring a view left to right, on the device.
+      photometric: key of `photometric.PRESETS`.
+      crop: 'random' cuts a random-resized crop (`images.crop_box`). 'centre' is `images.eval_view`. 'pad'
+        adds `padding` black pixels on each side of `images.eval_view` and cuts a random window from the
+        result, as torchvision's `RandomCrop(size, padding)`; `eval_view` keeps an image of `size x size`.
+      padding: black pixels added on each side; used by 'pad' only.
+    """
 
     count: int = 1
     size: int = 224
@@ -37,13 +55,15 @@ class ViewSpec:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     photometric: str = "mocov2"
+    crop: str = "random"
+    padding: int = 4
 
 
 class BadImages:
-    """The images of a source that this process could not decode: each is named in the log once.
+    """The images of a source that this process could not read; logs the name of each once.
 
     Args:
-      limit: of `images.too_many_bad`.
+      limit: share of the source's images that may be bad, as in `images.too_many_bad`.
     """
 
     def __init__(self, source: Source, limit: float = images.BAD_SHARE):
@@ -63,7 +83,11 @@ class BadImages:
                 logging.warning("skipping unreadable image %s (%s)", self.names[i], error)
 
     def check(self, count: int, names: Iterable[str] | None = None) -> None:
-        """Raise `UserError` if so many bad images, `names` among them, are too many."""
+        """Raise `UserError` when `count` bad images are more than allowed.
+
+        Args:
+          names: bad images to name in the error; None for those of this process.
+        """
         if images.too_many_bad(count, len(self.source), self.limit):
             with self._lock:
                 names = list(self.names.values() if names is None else names)[:3]
@@ -71,31 +95,42 @@ class BadImages:
             reason = next((reasons[name] for name in names if name in reasons), "read by another process")
             raise UserError(
                 f"More than {100 * self.limit:g} % of the {len(self.source)} images of a split cannot be "
-                f"read, {', '.join(names)} among them ({reason}); repair or remove them."
+                f"read, such as {', '.join(names)} ({reason}): repair or remove them."
             )
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Whole batches in one pass; raises `UserError` when there is not even one."""
-    if images < batch_size:
+def steps_per_epoch(images: int, batch_size: int, last: str = "drop") -> int:
+    """The number of batches in one epoch of `images` images.
+
+    Args:
+      last: 'drop' to leave out the incomplete last batch, 'keep' to count it.
+
+    Raises:
+      UserError: an epoch has no batch.
+    """
+    steps = images // batch_size if last == "drop" else -(-images // batch_size)
+    if not steps:
         raise UserError(
             f"data.batch_size is {batch_size} but the training split has only {images} images: "
             f"use --config.data.batch_size={max(1, images // 2)}, or --config.data.train=all."
         )
-    return images // batch_size
+    return steps
 
 
 def _threads(workers: int = 1) -> int:
-    """Reading threads of each of so many processes: one a core that this process may use, 16 at most."""
+    """Reading threads per process: available cores divided by `workers`, at least 1, at most 16."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(16, cores // workers))
 
 
 def local_rows(batch_size: int) -> slice:
-    """This process's rows of a global batch."""
+    """This process's rows of a global batch. Raises `UserError` when processes cannot share it equally."""
     n, p = jax.process_count(), jax.process_index()
     if batch_size % n:
-        raise UserError(f"The batch size {batch_size} must be a multiple of the {n} processes.")
+        raise UserError(
+            f"The batch size {batch_size} is not a multiple of the {n} processes: "
+            f"use {n * max(1, batch_size // n)}, for example."
+        )
     return slice(p * batch_size // n, (p + 1) * batch_size // n)
 
 
@@ -106,35 +141,103 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     *,
+    last: str = "drop",
     workers: int = 0,
     threads: int | None = None,
     bad: BadImages | None = None,
 ):
-    """Endless batches from step `start_step` on, this process's rows of each global batch of `batch_size`.
+    """Yield this process's rows of each global batch, endlessly, from batch `start_step` on.
 
-    Yields dicts of `views` (a tuple, one uint8 `[B, V, H, W, 3]` a ViewSpec), `id` uint32 `[B, 2]`, `pass_`,
-    `label` and `bad` int32 `[B]`. An epoch is one permutation of the source keyed by (seed, epoch); its
-    incomplete last batch is dropped. An unreadable image gives its place to the next index of the source; its
-    own index then stands in `bad`, which is -1 elsewhere. Too many in a row raise `UserError`.
+    An epoch is one permutation of the source, keyed by (seed, epoch). When an image cannot be read, the next
+    image of the source takes its row.
+
+    Targets are in the coordinates of the whole upright image and are the same for all views. To move a target
+    with the pixels of a view, use `crops` first and then `photometric.flips`.
 
     Args:
-      workers: reading processes (`readers.py`), which share the rows of each batch; 0 for threads of this
-        process. The batches are the same to the bit.
-      threads: of each process; None for as many as there are cores.
-      bad: where unreadable images are noted; a `BadImages` of the source if None.
+      batch_size: rows of a global batch, over all processes.
+      last: 'drop' leaves out the incomplete last batch of an epoch; 'keep' yields it as a shorter batch.
+      workers: reading processes (`readers.py`), which share the rows of each batch; 0 reads in threads of
+        this process. The batches are bitwise the same.
+      threads: reading threads per process; None for one per core.
+      bad: collects the images that cannot be read; None for a new `BadImages`.
+
+    Yields:
+      A dict of
+      `views`: a tuple, uint8 `[B, V, H, W, 3]` for each ViewSpec.
+      `crops`: a tuple, float32 `[B, V, 4]` for each ViewSpec: left, top, width and height of the crop before
+        the flip, as shares of the width and height of the upright image. A padded crop may begin below 0 and
+        end above 1.
+      `id`: uint32 `[B, 2]`, the low and high word of the sample's id.
+      `pass_`: int32 `[B]`, the epoch.
+      `label`: int32 `[B]`, -1 without label.
+      `targets`: a dict, `[B, ...]` for each name in `Record.targets`; empty when records have no targets.
+      `bad`: int32 `[B]`, the index that was drawn for the row if its image could not be read, else -1.
+
+    Raises:
+      UserError: an epoch has no batch, processes cannot share a batch equally, too many images in a row
+        cannot be read, or the targets of two records differ in names, shapes or dtypes.
     """
-    steps_per_epoch(len(source), batch_size)  # or it raises
+    steps_per_epoch(len(source), batch_size, last)
     rows = local_rows(batch_size)
+    processes, rest = jax.process_count(), len(source) % batch_size
+    if last == "keep" and rest % processes:
+        raise UserError(
+            f"data.last is 'keep', but the last batch of an epoch has {rest} images, which is not a multiple "
+            f"of the {processes} processes: use --config.data.last=drop or another data.batch_size."
+        )
     bad = BadImages(source) if bad is None else bad
-    task = source, views, batch_size, seed
+    task = source, views, batch_size, seed, last, _first_targets(source, bad)
+    process = jax.process_index(), processes
     if workers:
-        return _in_processes(task, rows, start_step, workers, threads, bad)
-    return _in_threads(_train_rows(*task, rows, bad), start_step, sys.maxsize, threads)
+        workers = min(workers, rows.stop - rows.start)
+        return _in_processes(task, process, start_step, workers, threads or _threads(workers), bad)
+    return _in_threads(_train_rows(*task, (process,), bad), start_step, sys.maxsize, threads)
 
 
-def _train_rows(source, views, batch_size, seed, rows, bad):
-    """The function from a step to those rows of its global batch."""
-    steps = steps_per_epoch(len(source), batch_size)
+def _first_targets(source, bad):
+    """`_forms` of the first record of a source that can be read."""
+    tries = 0
+    while True:
+        i = tries % len(source)
+        try:
+            return _forms(source[i].targets)
+        except images.BadImage as error:
+            bad.add(i, error)
+            bad.check(tries)
+        tries += 1
+
+
+def _forms(targets: Mapping[str, np.ndarray]) -> dict:
+    """The (shape, dtype) of each target."""
+    return {name: (target.shape, target.dtype) for name, target in targets.items()}
+
+
+def _check_targets(record, forms, name):
+    """Raise `UserError` unless the targets of the record called `name` have these forms."""
+    own = _forms(record.targets)
+    if own == forms:
+        return
+
+    def words(form):
+        return "none" if form is None else f"{form[1]} {list(form[0])}"
+
+    target = next(k for k in [*forms, *own] if own.get(k) != forms.get(k))
+    raise UserError(
+        f"The target '{target}' of {name} is {words(own.get(target))}, but the first image of the source has "
+        f"{words(forms.get(target))}: give all images targets of the same names, shapes and dtypes."
+    )
+
+
+def _train_rows(source, views, batch_size, seed, last, forms, shares, bad):
+    """The function from a step to some rows of its global batch.
+
+    Args:
+      forms: `_forms` that the targets of each record must have.
+      shares: (index, count) pairs. Each cuts the rows into `count` consecutive shares, as equal as possible,
+        and keeps the share `index`.
+    """
+    steps = steps_per_epoch(len(source), batch_size, last)
 
     @functools.lru_cache(maxsize=2)
     def order(epoch):
@@ -142,89 +245,118 @@ def _train_rows(source, views, batch_size, seed, rows, bad):
 
     def batch(n):
         epoch, step = divmod(n, steps)
-        indices = order(epoch)[step * batch_size : (step + 1) * batch_size][rows]
-        return _train_batch(source, indices, views, seed, epoch, bad)
+        indices = order(epoch)[step * batch_size : (step + 1) * batch_size]
+        for index, count in shares:
+            indices = indices[len(indices) * index // count : len(indices) * (index + 1) // count]
+        return _train_batch(source, indices, views, seed, epoch, bad, forms)
 
     return batch
 
 
-def _in_processes(task, rows, start, workers, threads, bad):
-    """As `_in_threads`: each process makes its share of the rows of every batch, by threads of its own."""
-    source, views, *_ = task
-    workers = min(workers, rows.stop - rows.start)
-    ends = [rows.start + (rows.stop - rows.start) * n // workers for n in range(workers + 1)]
-    shares = [slice(*pair) for pair in itertools.pairwise(ends)]
-    largest = max(share.stop - share.start for share in shares)
-    room = 4096 + 64 * largest + largest * sum(3 * spec.count * spec.size**2 for spec in views)
-    make = functools.partial(_share, task, start, threads or _threads(workers), bad.limit)
-    for parts in readers.in_step(make, shares, room):
-        for _, found in parts:
-            for i, error in found.items():
+def _in_processes(task, process, start, workers, threads, bad):
+    """As `_in_threads`, but each of `workers` reading processes computes its share of each batch."""
+    source, views, batch_size, _, _, forms = task
+    row = 64 + sum(spec.count * (3 * spec.size**2 + 16) for spec in views)
+    row += sum(math.prod(shape) * dtype.itemsize for shape, dtype in forms.values())
+    room = 4096 + -(-batch_size // (process[1] * workers)) * row
+    make = functools.partial(_share, task, process, start, threads, bad.limit)
+    for answers in readers.in_step(make, [(worker, workers) for worker in range(workers)], room):
+        for _, errors in answers:
+            for i, error in errors.items():
                 bad.add(i, images.BadImage(error))
-        yield jax.tree.map(lambda *x: np.concatenate(x), *(batch for batch, _ in parts))
+        yield jax.tree.map(lambda *x: np.concatenate(x), *(batch for batch, _ in answers))
 
 
-def _share(task, start, threads, limit, rows):
-    """In a reading process: those rows of each batch, and what bad images have been found since the last."""
+def _share(task, process, start, threads, limit, worker):
+    """In a reading process: its share of each batch, and the errors of bad images since the last batch."""
     logging.disable(logging.WARNING)  # the parent names them
     bad, told = BadImages(task[0], limit), 0
-    for batch in _in_threads(_train_rows(*task, rows, bad), start, sys.maxsize, threads):
-        found = dict(itertools.islice(bad.errors.copy().items(), told, None))
-        told += len(found)
-        yield batch, found
+    for batch in _in_threads(_train_rows(*task, (process, worker), bad), start, sys.maxsize, threads):
+        errors = dict(itertools.islice(bad.errors.copy().items(), told, None))
+        told += len(errors)
+        yield batch, errors
 
 
 def _in_threads(batch, start, stop, threads):
-    """`batch(n)` for each n, computed by threads (PIL releases the GIL), up to `threads + 1` batches ahead.
+    """Yield `batch(n)` for each n, computed by threads up to `threads + 1` batches ahead.
 
-    A whole batch is one element: small images would spend more on grain's queues than on pixels.
+    Threads help because PIL and the resizer release the GIL. One element of grain's queues is a whole batch:
+    for small images, a queue of single images would cost more than the pixels.
     """
     threads = threads or _threads()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
     return iter(grain.MapDataset.range(start, stop).map(batch).to_iter_dataset(options))
 
 
-def _train_batch(source, indices, views, seed, epoch, bad):
-    arrays = tuple(np.empty((len(indices), s.count, s.size, s.size, 3), np.uint8) for s in views)
-    ids, labels = np.empty(len(indices), np.int64), np.empty(len(indices), np.int32)
-    unreadable = np.full(len(indices), -1, np.int32)
+def _train_batch(source, indices, views, seed, epoch, bad, forms=_NO_TARGETS):
+    """The rows of a training batch for these indices of the source; see `train_batches`."""
+    rows = len(indices)
+    arrays = tuple(np.empty((rows, s.count, s.size, s.size, 3), np.uint8) for s in views)
+    crops = tuple(np.empty((rows, s.count, 4), np.float32) for s in views)
+    targets = {name: np.empty((rows, *shape), dtype) for name, (shape, dtype) in forms.items()}
+    ids, labels = np.empty(rows, np.int64), np.empty(rows, np.int32)
+    unreadable = np.full(rows, -1, np.int32)
     for row, drawn in enumerate(int(i) for i in indices):
         for tries in itertools.count():
             i = (drawn + tries) % len(source)
             try:
                 record = source[i]
-                _fill_views([a[row] for a in arrays], record, views, seed, epoch)
+                boxes = _fill_views([a[row] for a in arrays], record, views, seed, epoch)
                 break
             except images.BadImage as error:
                 bad.add(i, error)
                 bad.check(tries)
                 unreadable[row] = drawn
+        if record.targets or forms:
+            _check_targets(record, forms, source.name(i))
+        for name, target in record.targets.items():
+            targets[name][row] = target
+        for crop, box in zip(crops, boxes, strict=True):
+            crop[row] = box
         ids[row], labels[row] = record.id, record.label
     return {
         "views": arrays,
+        "crops": crops,
         "id": rng.split_id(ids),
-        "pass_": np.full(len(indices), epoch, np.int32),
+        "pass_": np.full(rows, epoch, np.int32),
         "label": labels,
+        "targets": targets,
         "bad": unreadable,
     }
 
 
 def _fill_views(outs, record, views, seed, epoch):
-    """Writes a sample's views into `outs`, uint8 `[V, H, W, 3]` a spec; views are numbered across specs."""
+    """Write the views of a record into `outs`, uint8 `[V, H, W, 3]` for each ViewSpec.
+
+    Views are numbered across ViewSpecs. Returns the `crops` of `train_batches` for each ViewSpec, `[V, 4]`.
+    """
     specs = [spec for spec in views for _ in range(spec.count)]
-    targets = [view for out in outs for view in out]
     numbers = [
         rng.host_generator(seed, record.id, epoch, v).random(images.NUMBERS) for v in range(len(specs))
     ]
     picture = images.open_image(record.image)
     size = images.upright_size(picture)
     boxes = [
-        images.crop_box(*size, u, spec.scale, spec.ratio) for u, spec in zip(numbers, specs, strict=True)
+        images.crop_box(*size, u, spec.scale, spec.ratio) if spec.crop == "random" else None
+        for u, spec in zip(numbers, specs, strict=True)
     ]
-    divisor = images.draft_divisor(boxes, [s.size for s in specs]) if images.is_jpeg(picture) else 1
+    divisor = 1
+    if None not in boxes and images.is_jpeg(picture):
+        divisor = images.draft_divisor(boxes, [s.size for s in specs])
     pixels = images.load_rgb(picture, divisor)
-    for target, spec, box in zip(targets, specs, boxes, strict=True):
-        target[:] = images.resized_crop(pixels, box, spec.size, divisor)
+    squares = {s.size: images.eval_view(pixels, s.size) for s in views if s.crop != "random"}
+    crops = []
+    for out, spec, u, box in zip(itertools.chain(*outs), specs, numbers, boxes, strict=True):
+        if box is not None:
+            (left, top, width, height), frame = box, size
+            out[:] = images.resized_crop(pixels, box, spec.size, divisor)
+        else:
+            *frame, left, top = images.eval_box(*size, spec.size)
+            x, y = images.pad_offset(u, spec.padding if spec.crop == "pad" else 0)
+            left, top, width, height = left + x, top + y, spec.size, spec.size
+            out[:] = images.window(squares[spec.size], x, y, spec.size)
+        crops.append((left / frame[0], top / frame[1], width / frame[0], height / frame[1]))
+    return np.split(np.array(crops), np.cumsum([spec.count for spec in views])[:-1])
 
 
 def eval_batches(
@@ -237,11 +369,23 @@ def eval_batches(
     threads: int | None = None,
     bad: BadImages | None = None,
 ):
-    """Every image once, in order: this process's rows of each global batch of `batch_size`, the last padded.
+    """Yield each image of a source once, in order: this process's rows of each global batch.
 
-    Yields dicts of `image` uint8 `[B, size, size, 3]`, `label` int32 `[B]`, `id` uint32 `[B, 2]` and `mask`
-    bool `[B]`. An unreadable image is masked out and noted in `bad`. `resize`, `interpolation`: of
-    `images.eval_view`.
+    The last batch is padded, and the padding is masked out. So is an image that cannot be read.
+
+    Args:
+      size: side of a view, pixels.
+      batch_size: rows of a global batch, over all processes.
+      resize, interpolation: as in `images.eval_view`.
+      threads: reading threads; None for one per core.
+      bad: collects the images that cannot be read; None for a new `BadImages`.
+
+    Yields:
+      A dict of `image` uint8 `[B, size, size, 3]`, `label` int32 `[B]`, `id` uint32 `[B, 2]` and `mask` bool
+      `[B]`, True for images.
+
+    Raises:
+      UserError: processes cannot share a batch equally, or more images are bad than allowed.
     """
     rows = local_rows(batch_size)
     bad = BadImages(source) if bad is None else bad
@@ -265,9 +409,10 @@ def eval_batches(
 
 
 def prefetch(iterator, place, depth: int = 2):
-    """`place(batch)` for each batch, drawn and placed up to `depth` batches ahead by a background thread.
+    """Yield `place(batch)` for each batch; a background thread works up to `depth` batches ahead.
 
-    Closing the generator ends the thread; an exception of `iterator` or `place` is raised at its batch.
+    Closing the generator ends the thread. An exception raised by `iterator` or `place` is raised here when
+    its batch is due.
     """
 
     def draw():

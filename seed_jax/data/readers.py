@@ -1,9 +1,10 @@
-"""Reading processes: what several processes compute, side by side and in step.
+"""Workers: processes that compute shares of the same batches in step with each other.
 
-A reader holds nothing that matters, so it is ended by a kill. Its pipe tells all else: when the parent is
-gone, however it ended, the pipe breaks and the reader ends; when a reader is gone, the parent says so. Ctrl-C
-and SIGTERM do not reach readers: terminals and clusters send them to whole process groups, and the parent
-needs batches until it has saved its state.
+A worker has nothing to save, so the parent ends it with SIGKILL. When the parent ends, however it ends, the
+pipe to the worker breaks and the worker exits. When a worker ends, the parent raises an error. Workers block
+SIGINT and SIGTERM: terminals and clusters send these to the whole process group, and the parent needs batches
+until it has saved its state. grain's `mp_prefetch` is as fast, but its workers end at these signals and
+outlive a killed parent (experiments/benchmarks/README.md).
 """
 
 import atexit
@@ -19,61 +20,66 @@ import numpy as np
 
 from seed_jax.errors import UserError
 
-ALIGNMENT = 64  # bytes, of arrays in shared memory
+ALIGNMENT = 64  # bytes; of arrays in shared memory
 
 
 def in_step(make: Callable[..., Iterator], shares: Sequence, room: int) -> Iterator[list]:
-    """Lists of the next element of the endless `make(share)` of each share, each in a process of its own.
+    """Run `make(share)` in one worker per share; yield lists of their next elements, one per share.
 
-    `make` and the elements are pickled. The arrays of `make` lie in memory that all readers share, those of
-    an element in `room` bytes that its next element overwrites (in the pipe, slowly, where they do not fit).
-    `make` must not use a device. Closing the generator, or the end of the program, ends the readers.
+    `make` and its elements are pickled. All workers share one copy of the arrays in `make`. Closing the
+    generator, or the end of the program, ends the workers. A worker imports the main module again, as every
+    spawned Python process does, so a script that calls this needs `if __name__ == '__main__'`.
 
-    A reader imports the main module anew, as all of Python's spawned processes do: a script that starts them
-    needs its `if __name__ == '__main__'`.
+    Args:
+      make: returns an endless iterator; must not use a device.
+      shares: one picklable argument of `make` per worker.
+      room: bytes of shared memory per worker for the arrays of one element. The next element overwrites them.
+        Arrays that do not fit are sent through the pipe, which is slow.
 
     Raises:
-      UserError: that of a reader; or one was killed or failed otherwise.
+      UserError: a worker raised it, was killed, or failed with another error.
     """
     context = multiprocessing.get_context("spawn")
     arrays = []
     pickle.dumps(make, protocol=5, buffer_callback=arrays.append)
     shared = context.RawArray("B", 1 + sum(array.raw().nbytes + ALIGNMENT for array in arrays))
     task = _dump(make, shared)
-    readers = []
+    workers = []
 
     def end():
-        for process, _, _ in readers:
+        for process, _, _ in workers:
             process.kill()
-        for process, _, _ in readers:
+        for process, _, _ in workers:
             process.join()
-        readers.clear()
+        workers.clear()
 
-    atexit.register(end)  # it comes before multiprocessing's own, which waits for all children
+    atexit.register(end)  # runs before multiprocessing's handler, which waits for all children
     try:
         for share in shares:
-            own = context.RawArray("B", 1 + room)
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_read, args=(task, shared, share, own, theirs), daemon=True)
+            memory = context.RawArray("B", 1 + room)
+            pipe, worker_pipe = context.Pipe()
+            process = context.Process(
+                target=_read, args=(task, shared, share, memory, worker_pipe), daemon=True
+            )
             _start_without_signals(process)
-            theirs.close()  # now the reader has the only one: it ends with the reader
-            readers.append((process, ours, own))
+            worker_pipe.close()  # the only copy left is the worker's: the pipe breaks when the worker ends
+            workers.append((process, pipe, memory))
         while True:
-            for process, pipe, _ in readers:
+            for process, pipe, _ in workers:
                 _talk(process, pipe.send_bytes, b"next")
-            answers = [(_talk(process, pipe.recv), own) for process, pipe, own in readers]
+            answers = [(_talk(process, pipe.recv), memory) for process, pipe, memory in workers]
             for answer, _ in answers:
                 if isinstance(answer, UserError):
                     raise answer
-            yield [_load(*answer, own) for answer, own in answers]
+            yield [_load(*answer, memory) for answer, memory in answers]
     finally:
         atexit.unregister(end)
         end()
 
 
-def _read(task, shared, share, own, pipe):
-    """What a reader does."""
-    jax.config.update("jax_platforms", "cpu")  # whatever should ask JAX here leaves the accelerator alone
+def _read(task, shared, share, memory, pipe):
+    """The main function of a worker."""
+    jax.config.update("jax_platforms", "cpu")  # no code here may initialise the accelerator
     elements = _load(*task, shared)(share)
     while True:
         try:
@@ -82,14 +88,15 @@ def _read(task, shared, share, own, pipe):
             element = error
         try:
             pipe.recv_bytes()
-            pipe.send(element if isinstance(element, UserError) else _dump(element, own))
+            pipe.send(element if isinstance(element, UserError) else _dump(element, memory))
         except (EOFError, OSError):
-            os._exit(0)  # the parent is gone: nobody waits for the threads
+            os._exit(0)  # the parent has ended: do not wait for threads
         if isinstance(element, UserError):
             return
 
 
 def _talk(process, call, *args):
+    """`call(*args)` on the pipe of a worker; raises `UserError` when the worker has ended."""
     try:
         return call(*args)
     except (EOFError, OSError):
@@ -100,12 +107,12 @@ def _talk(process, call, *args):
         how = f"was killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
             how += ", as the system does when memory runs out"
-    raise UserError(f"A reading process {how}: start again, perhaps with fewer --config.data.workers.")
+    raise UserError(f"A worker process {how}: start again, perhaps with a smaller --config.data.workers.")
 
 
 def _start_without_signals(process):
-    """Start it with signals blocked from its first instruction on; a mask is inherited, a handler is not."""
-    resource_tracker.ensure_running()  # started by the process's start, it would undo the mask
+    """Start a process that blocks SIGINT and SIGTERM from its first instruction: it inherits our mask."""
+    resource_tracker.ensure_running()  # `process.start` would start it, which resets the mask
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         process.start()
@@ -114,10 +121,13 @@ def _start_without_signals(process):
 
 
 def _dump(value, memory) -> tuple[bytes, list[tuple[int, int]]]:
-    """A pickle of `value`, and where in `memory` its arrays are; those that do not fit are in the pickle."""
+    """The pickle of `value`, and the (start, stop) of each array that was copied to `memory`.
+
+    Arrays that do not fit into `memory` are in the pickle.
+    """
     view, places = np.frombuffer(memory, np.uint8), []
 
-    def beside(buffer):
+    def place(buffer):
         array = np.asarray(buffer.raw())
         start = -(-places[-1][1] // ALIGNMENT) * ALIGNMENT if places else 0
         stop = start + len(array)
@@ -127,9 +137,10 @@ def _dump(value, memory) -> tuple[bytes, list[tuple[int, int]]]:
         places.append((start, stop))
         return False
 
-    return pickle.dumps(value, protocol=5, buffer_callback=beside), places
+    return pickle.dumps(value, protocol=5, buffer_callback=place), places
 
 
 def _load(data, places, memory):
+    """The value that `_dump` pickled; its arrays are views of `memory`."""
     view = np.frombuffer(memory, np.uint8)
     return pickle.loads(data, buffers=[view[start:stop] for start, stop in places])

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,6 @@ from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import Source
 from seed_jax.errors import UserError
 from seed_jax.evals.features import Extractor
-
-if TYPE_CHECKING:  # config.py imports the table of evaluators
-    from seed_jax.config import Config, Evals
 
 
 class Abandoned(Exception):
@@ -43,7 +40,7 @@ class SharedFeatures:
       UserError: the network lacks the entry that `evals.feature` names.
     """
 
-    def __init__(self, network, variables, mesh, config: "Config", splits: Mapping[str, Source]):
+    def __init__(self, network, variables, mesh, config, splits: Mapping[str, Source]):
         self._network, self.mesh = network, mesh
         self._image_size, self._batch_size = config.data.image_size, config.evals.batch_size
         self._splits = dict(splits)
@@ -116,7 +113,7 @@ class Evaluator(Protocol):
       evals: the section `evals` of the config.
     """
 
-    def __init__(self, features: SharedFeatures, evals: "Evals"): ...
+    def __init__(self, features: SharedFeatures, evals): ...
 
     def run(self, variables) -> dict[str, float]:
         """Scores by name, e.g. an accuracy in [0, 1]; the names must differ from other evaluators' names."""

@@ -1,7 +1,6 @@
 """Exact k-nearest-neighbour classification with frozen features."""
 
 import functools
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,6 @@ from seed_jax.errors import UserError
 from seed_jax.evals.base import SharedFeatures
 from seed_jax.evals.features import check
 
-if TYPE_CHECKING:
-    from seed_jax.config import Evals
-
 
 class Knn:
     """The evaluator `knn`: accuracy of `knn` with the feature `evals.feature` and `evals.k` neighbours.
@@ -22,15 +18,15 @@ class Knn:
     A bank of fewer than `evals.k` images is used whole for each query.
     """
 
-    def __init__(self, features: SharedFeatures, evals: "Evals"):
+    def __init__(self, features: SharedFeatures, evals):
         self._features, self._feature, self._k = features, evals.feature, evals.k
         for split in ("bank", "queries"):
             features.want(split, evals.feature)
 
     def run(self, variables) -> dict[str, float]:
         """`{'knn': accuracy in [0, 1]}`."""
-        bank, bank_labels = self._features.get("bank", variables)
         queries, query_labels = self._features.get("queries", variables)
+        bank, bank_labels = self._features.get("bank", variables)
         accuracy = knn(
             bank[self._feature],
             bank_labels,

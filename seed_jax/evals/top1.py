@@ -1,13 +1,8 @@
 """Top-1 accuracy of the classifiers that a network already has."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from seed_jax.evals.base import SharedFeatures
-
-if TYPE_CHECKING:
-    from seed_jax.config import Evals
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -32,7 +27,7 @@ class Top1:
     per class of the queries. `logits` is scored as `top1`, `exit1_logits` as `exit1_top1`.
     """
 
-    def __init__(self, features: SharedFeatures, evals: "Evals"):
+    def __init__(self, features: SharedFeatures, evals):
         del evals
         self._features = features
         self._classifiers = [

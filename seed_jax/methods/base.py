@@ -131,10 +131,10 @@ class Method:
         """Raise `UserError` for values of those config sections that the method cannot work with."""
 
     def whole_batch(self) -> str:
-        """Why the loss needs whole batches, as the end of a sentence; '' if it is a mean over its samples.
+        """Why the loss needs whole batches ("its queue …"); '' if it is a mean over its samples.
 
-        With '' the trainer may compute a batch in shares (`train.accumulate`) and keep an incomplete one
-        (`data.last`); then `aux` must not depend on the batch.
+        With '' the trainer may compute a batch by micro-batches (`train.accumulate`) and keep an incomplete
+        one (`data.last`); then `aux` must not depend on the batch.
         """
         return ""
 
@@ -186,4 +186,6 @@ def base_view(data, count: int = 1) -> ViewSpec:
         scale=tuple(data.crop_scale),
         flip=data.flip,
         photometric=data.photometric,
+        crop=data.crop,
+        padding=data.padding,
     )

@@ -1,4 +1,4 @@
-"""Metrics on disk, and the tables, plots and HTML pages made from them."""
+"""Write the metrics of a run to disk, and turn them into tables, plots and HTML pages."""
 
 from seed_jax.report.runs import compare, run_report
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML file: text, tables and figures, for phone and desktop, light and dark."""
+"""Write one self-contained HTML file of text, tables and figures, for phone and desktop, light and dark."""
 
 import dataclasses
 import html
@@ -15,7 +15,7 @@ from seed_jax.report.tables import Table
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """A block that opens on demand, e.g. the configuration."""
+    """A table that the reader unfolds by clicking on its summary, e.g. the configuration."""
 
     summary: str
     table: Table
@@ -31,7 +31,20 @@ def write(
     notes: Sequence[str] = (),
     details: Sequence[Details] = (),
 ) -> Path:
-    """Write the page and return its path. Texts are plain, but for `code` in backticks."""
+    """Write the page and return its path.
+
+    Args:
+      path: of the HTML file; its folder is made when missing.
+      title: heading and browser title. Texts are plain, except that `code` in backticks is set as code.
+      lead: paragraph below the title.
+      tables: shown before the figures.
+      figures: shown side by side where the screen is wide enough.
+      notes: a list below the figures.
+      details: folded tables at the end.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     blocks = [f"<h1>{_text(title)}</h1>"]
     if lead:
         blocks.append(f'<p class="lead">{_text(lead)}</p>')
@@ -48,21 +61,25 @@ def write(
 
 
 def save(path: Path, text: str) -> Path:
-    """Write a page or a picture, whole or not at all; raises `UserError` where that is not possible."""
+    """Write a page or a picture atomically and return its path; the folder is made when missing.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(path) as file:
             file.write(text.encode())
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror}): make room or make it writable, and the same "
-            "command writes it."
+            f"{path} cannot be written ({error.strerror}): make room or make it writable, and run the same "
+            "command again."
         ) from error
     return path
 
 
 def standalone(figure: Figure) -> str:
-    """A figure as an SVG file of its own, for a README, in the reader's light or dark mode."""
+    """The text of an SVG file with the figure, for a README; it follows the reader's light or dark mode."""
     opening = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     body = figure.svg.removeprefix("<svg")
     end = body.index(">") + 1
@@ -79,17 +96,16 @@ def _figure(figure: Figure) -> str:
 
 
 def _table(table: Table) -> str:
-    caption = f"<figcaption>{_text(table.caption)}</figcaption>" if table.caption else ""
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.header)
     rows = []
     for first, *rest in table.cells():
         cells = "".join(f"<td>{_text(cell)}</td>" for cell in rest)
         rows.append(f'<tr><th scope="row">{_text(first)}</th>{cells}</tr>')
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<figure class="table">{caption}<div class="scroll">{table}</div></figure>'
+    return f'<figure class="table"><div class="scroll">{table}</div></figure>'
 
 
-# Series: Okabe and Ito's colours, safe for colour-blind readers, darkened or lightened for contrast.
+# The series have Okabe and Ito's colours, which colour-blind readers can tell apart, with more contrast.
 _COLOURS = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1d20; --soft: #5b6067; --faint: #dfe1e4;
   --series-0: #0069a8; --series-1: #c24e00; --series-2: #00805c; --series-3: #a8487f; --series-4: #8a6a00;

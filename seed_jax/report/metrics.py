@@ -1,4 +1,4 @@
-"""What a run measured: one JSON object a line in `metrics.jsonl`, mirrored to TensorBoard and W&B."""
+"""The metrics of a run: one JSON object per line of `metrics.jsonl`, mirrored to TensorBoard and W&B."""
 
 import contextlib
 import importlib.util
@@ -18,18 +18,18 @@ FILE = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Appends scalars to `workdir/metrics.jsonl`; every line is flushed. Only process 0 writes anything.
+    """Appends numbers to `metrics.jsonl` in a workdir and flushes every line. Only process 0 writes.
 
-    JSON has no NaN and no infinity: both are written as null and read back as NaN.
+    JSON has neither NaN nor infinity: both are written as null and read back as NaN.
 
     Args:
-      workdir: made when missing. A last line that a killed run left incomplete is removed.
-      tensorboard: also write event files to `workdir/tensorboard`, when tensorboardX is installed.
-      wandb: project to log to, or None. A resumed run goes on under the same W&B id.
+      workdir: made when missing. If a killed run left the last line incomplete, the line is removed.
+      tensorboard: also write event files to `workdir/tensorboard`, if tensorboardX is installed.
+      wandb: project to log to, or None. A resumed run continues under the same W&B id.
 
     Raises:
-      UserError: a W&B project is named but wandb is not installed; or the file cannot be written, here and
-        in each method.
+      UserError: a W&B project is named but wandb is not installed. The constructor and every method raise it
+        when the file cannot be written.
     """
 
     def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True, wandb: str | None = None):
@@ -40,7 +40,7 @@ class MetricsWriter:
             return
         if wandb and not importlib.util.find_spec("wandb"):
             raise UserError(
-                f"logging to the W&B project {wandb!r} needs the package wandb; `pip install wandb`."
+                f"log.wandb is {wandb!r}, but the package wandb is not installed: run `pip install wandb`."
             )
         with self._writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,10 @@ class MetricsWriter:
     def write(self, step: int, metrics: Mapping[str, float], **texts: str) -> None:
         """Append one line `{"step": step, name: number, ..., name: text, ...}`.
 
-        The numbers may be 0-d NumPy or JAX arrays; texts are not mirrored.
+        Args:
+          step: of the run.
+          metrics: numbers, or 0-d NumPy or JAX arrays, by name.
+          texts: not mirrored to TensorBoard and W&B.
         """
         if not self._active:
             return
@@ -71,19 +74,22 @@ class MetricsWriter:
             self._wandb.log(numbers, step=int(step))
 
     def sync(self) -> None:
-        """Make sure that no line is lost when the machine stops: a checkpoint counts on those before it."""
+        """Flush the lines to the disk. A checkpoint relies on the lines before it, even after a power cut."""
         if self._active:
             with self._writing():
                 os.fsync(self._file.fileno())
 
     def truncate(self, step: int) -> int:
-        """Drop the lines after `step`, from which a run resumes; the file is replaced atomically.
+        """Drop the lines after `step`, where a run resumes. The file is replaced atomically.
 
-        Returns the step of the last line that is left, 0 without one; in other processes than 0 `step`.
+        TensorBoard hides its events after `step`; W&B keeps them.
 
-        With a negative step, for a run that begins anew, the lines are kept in `metrics.jsonl.old`, after
-        what lies there already.
-        TensorBoard hides its events after `step`; W&B is left as it is.
+        Args:
+          step: negative for a run that starts again from nothing: then the dropped lines are appended to
+            `metrics.jsonl.old`.
+
+        Returns:
+          The step of the last line that is left, or 0 if none is; in processes other than 0, `step`.
         """
         if not self._active:
             return step
@@ -105,12 +111,14 @@ class MetricsWriter:
         return last
 
     def score(self, step: int) -> float | None:
-        """The score that is written at `step`; None without one, and in other processes than 0."""
+        """The score in the lines of `step`; None if there is none, and in processes other than 0."""
         return last_score(row for row in read(self.path) if row["step"] == step) if self._active else None
 
     def close(self) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a line that did not fit was told of when it was written
+            with contextlib.suppress(
+                OSError
+            ):  # a line that could not be written was already an error in `write`
                 self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
@@ -123,8 +131,8 @@ class MetricsWriter:
             yield
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be written ({error.strerror}): make room or make it writable, and the "
-                "same command goes on from the newest checkpoint."
+                f"{self.path} cannot be written ({error.strerror}): make room or make it writable, and run "
+                "the same command again to resume from the newest checkpoint."
             ) from error
 
     def __enter__(self) -> "MetricsWriter":
@@ -135,19 +143,22 @@ class MetricsWriter:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
-    """The lines of `metrics.jsonl`, or of that in a workdir: null as NaN, an incomplete last line dropped.
+    """Read the lines of a `metrics.jsonl`. Null becomes NaN, and an incomplete last line is dropped.
+
+    Args:
+      path: the file, or the workdir that has it.
 
     Raises:
-      UserError: there is no such file, or a line other than the last is damaged.
+      UserError: the file does not exist, or a line other than the last is damaged.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     if not path.exists():
-        raise UserError(f"{path} does not exist; a run writes it into its workdir.")
+        raise UserError(f"{path} does not exist: give the --workdir of a run, which has one.")
     try:
         complete, _, _ = path.read_text().rpartition("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it, or use another folder.") from error
+        raise UserError(f"{path} cannot be read ({error}): restore it, or use another folder.") from error
     rows = []
     for number, line in enumerate(complete.splitlines(), start=1):
         try:
@@ -155,12 +166,21 @@ def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
             rows.append({name: math.nan if value is None else value for name, value in row.items()})
             row["step"] + 0  # a number
         except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number} is no line of metrics ({error}); remove it.") from error
+            raise UserError(
+                f"{path}, line {number} is not a line of metrics ({error}): remove it."
+            ) from error
     return rows
 
 
 def last_score(rows: Iterable[Mapping[str, float]]) -> float | None:
-    """What counts as the score of a run, top-1 of a classifier, else kNN, of the last line that has it."""
+    """The score of a run, which decides the best checkpoint: `top1` or else `knn` of the last row with one.
+
+    >>> last_score([{"step": 0, "knn": 0.1, "top1": 0.2}, {"step": 2, "knn": 0.3}, {"step": 4, "loss": 1.0}])
+    0.3
+
+    Returns:
+      In [0, 1], or None if no row has a score.
+    """
     scores = [row.get("top1", row.get("knn")) for row in rows]
     return next((score for score in reversed(scores) if score is not None), None)
 

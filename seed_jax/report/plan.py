@@ -1,16 +1,23 @@
-"""What a run will need, as tables; `seed_jax/plan.py` finds the numbers."""
+"""Print what a run will need as tables; `seed_jax/train/plan.py` finds the numbers."""
 
 import dataclasses
 
 from seed_jax.report.tables import Table
 
-RATES = (1_000, 4_000, 16_000)  # images a second, where none is given
-UTILISATION = 0.4
+RATES = (1_000, 4_000, 16_000)  # images per second to show times for, when the user gives none
+UTILISATION = 0.4  # assumed share of the peak FLOP/s that training reaches
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one kind, over all devices and on each of `devices`."""
+    """Bytes of one kind.
+
+    Attributes:
+      name: what needs them.
+      total: summed over all devices.
+      per_device: on each device.
+      where: how they are spread over the devices, in words.
+    """
 
     name: str
     total: int
@@ -20,7 +27,16 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The numbers that are printed; FLOPs are an image's, forward and backward, all its views."""
+    """The numbers to print.
+
+    Attributes:
+      images: of the training split.
+      batch_size: over all devices.
+      teacher_flops: of the forward, per image with all its views.
+      student_flops: of forward and backward, per image with all its views.
+      memory: one entry per kind.
+      notes: sentences printed below the tables.
+    """
 
     images: int
     batch_size: int
@@ -44,7 +60,13 @@ class Plan:
 
 
 def text(p: Plan, *, images_per_second: float | None = None, tflops: float | None = None) -> str:
-    """The plan as it is printed."""
+    """The plan as text, in Markdown tables.
+
+    Args:
+      p: the numbers.
+      images_per_second: speed to show the time for; None shows the times for `RATES`.
+      tflops: peak TFLOP/s of one device, to estimate the time from; None leaves this estimate out.
+    """
     total = p.steps * p.batch_size
     run = Table(
         ["run", ""],
@@ -52,14 +74,14 @@ def text(p: Plan, *, images_per_second: float | None = None, tflops: float | Non
             ["images, training", f"{p.images:,}"],
             ["batch, all devices", f"{p.batch_size:,}"],
             [f"batch, each of {p.devices} devices", f"{p.batch_size // p.devices:,}"],
-            ["steps an epoch", f"{p.steps_per_epoch:,}"],
+            ["steps per epoch", f"{p.steps_per_epoch:,}"],
             ["steps", f"{p.steps:,}"],
             ["parameters, student", f"{p.student_parameters:,}"],
             ["parameters, teacher", f"{p.teacher_parameters:,}"],
-            ["GFLOP an image, teacher forward", f"{p.teacher_flops / 1e9:.2f}"],
-            ["GFLOP an image, student forward and backward", f"{p.student_flops / 1e9:.2f}"],
-            ["TFLOP a step", f"{p.step_flops / 1e12:.2f}"],
-            ["EFLOP the run", f"{p.steps * p.step_flops / 1e18:.2f}"],
+            ["GFLOP per image, teacher forward", f"{p.teacher_flops / 1e9:.2f}"],
+            ["GFLOP per image, student forward and backward", f"{p.student_flops / 1e9:.2f}"],
+            ["TFLOP per step", f"{p.step_flops / 1e12:.2f}"],
+            ["EFLOP, whole run", f"{p.steps * p.step_flops / 1e18:.2f}"],
         ],
     )
     memory = [[row.name, _mib(row.total), _mib(row.per_device), row.where] for row in p.memory]
@@ -77,12 +99,12 @@ def text(p: Plan, *, images_per_second: float | None = None, tflops: float | Non
     notes = (
         *p.notes,
         "A multiply-add is two FLOP. Colour, blur and the loop over the queue are not counted.",
-        "Memory is an estimate: what automatic differentiation keeps, before XLA fuses; the teacher's "
-        "temporaries, copies for communication and probes are not in it.",
+        "Memory is an estimate: it counts what automatic differentiation keeps before XLA fuses operations; "
+        "it does not count the teacher's temporaries, copies for communication, and probes.",
     )
     tables = (
         run,
-        Table(["memory, MiB", "all devices", "a device", "where"], memory),
+        Table(["memory, MiB", "all devices", "per device", "where"], memory),
         Table(["time, without probes", ""], times),
     )
     return "\n\n".join([*(table.markdown() for table in tables), *notes])

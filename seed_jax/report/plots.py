@@ -1,4 +1,4 @@
-"""Curves as SVG that takes its colours from the page, so that it reads well in light and in dark mode."""
+"""Draw curves as SVG that takes its colours from the page, so it reads well in light and in dark mode."""
 
 import dataclasses
 import html
@@ -32,16 +32,19 @@ _STYLE = {
     "axes.formatter.useoffset": False,
 }
 
-# name -> one (steps, values) pair of equally long sequences a seed
+# Curves by name: one (steps, values) pair of equally long sequences per seed.
 Curves = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
 
 
 def summarise(
     seeds: Sequence[tuple[Sequence[float], Sequence[float]]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps that all seeds have, and the mean and sample standard deviation over seeds there, each `[T]`.
+    """Mean and sample standard deviation over seeds at the steps that all seeds have.
 
-    Long curves are thinned to the means of consecutive points.
+    A curve of more than 150 points is thinned to 150: each is the mean of consecutive points.
+
+    Returns:
+      Steps, means and standard deviations (0 for one seed), float64 `[T]` each.
     """
     by_step = [dict(zip(steps, values, strict=True)) for steps, values in seeds]
     steps = np.array(sorted(set.intersection(*map(set, by_step))), float)
@@ -56,7 +59,7 @@ def summarise(
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """An `<svg>` element, with its alternative text in it, and the caption below it."""
+    """An `<svg>` element, which includes its alternative text, and the caption below it."""
 
     svg: str
     caption: str = ""
@@ -66,30 +69,31 @@ def curves(
     lines: Curves,
     *,
     title: str,
-    levels: Mapping[str, float] | None = None,
     percent: bool = False,
     caption: str = "",
     name: str = "plot",
 ) -> Figure:
-    """One line a name, the band of ± one standard deviation over its seeds, names at the ends of the lines.
+    """Draw one line per name, with a band of ± one standard deviation over its seeds.
+
+    If there are several lines, each has its name at its end.
 
     Args:
-      lines: at most `MAX_SERIES` names, each with a (steps, values) pair a seed.
-      levels: horizontal dotted lines, e.g. the teacher's accuracy.
-      percent: values and levels are fractions, shown in percent.
-      name: prefix of the ids inside the SVG, unique in a page.
+      lines: at most `MAX_SERIES` names, each with one (steps, values) pair per seed.
+      title: of the figure.
+      percent: the values are fractions; show them in percent.
+      caption: shown below the figure.
+      name: prefix of the ids inside the SVG; must be unique in a page.
     """
     import matplotlib
     from matplotlib import figure as mpl
 
-    levels = levels or {}
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = mpl.Figure(figsize=_SIZE)
-        names = [*lines, *levels] if len(lines) + len(levels) > 1 else []
+        names = list(lines) if len(lines) > 1 else []
         room = min(0.45, 0.02 + max(map(len, names), default=0) * _LETTER / _SIZE[0])
         axes = figure.add_axes((0.13, 0.2, 0.85 - room, 0.66))
         axes.set_title(f"{title}, %" if percent else title, loc="left", fontsize=11, color=_INK)
-        ends = _draw(axes, lines, levels, 100.0 if percent else 1.0)
+        ends = _draw(axes, lines, 100.0 if percent else 1.0)
         if names:
             _label_ends(axes, ends)
         output = io.StringIO()
@@ -98,9 +102,7 @@ def curves(
     return Figure(_inline(output.getvalue(), name, description), caption)
 
 
-def _draw(
-    axes, lines: Curves, levels: Mapping[str, float], unit: float
-) -> list[tuple[str, float, float, str]]:
+def _draw(axes, lines: Curves, unit: float) -> list[tuple[str, float, float, str]]:
     """Draw everything but the names; return (name, last value, its deviation, colour) of every line."""
     from matplotlib.ticker import MaxNLocator
 
@@ -118,9 +120,6 @@ def _draw(
         finite = np.flatnonzero(np.isfinite(mean))
         if len(finite):
             ends.append((label, mean[finite[-1]], deviation[finite[-1]], colour))
-    for label, level in levels.items():
-        axes.axhline(unit * level, color=_INK, linewidth=1, linestyle=(0, (1, 2)))
-        ends.append((label, unit * level, 0.0, _INK))
     axes.margins(x=0.01, y=0.08)
     axes.set_xlabel("step", loc="right", labelpad=1, color=_INK)
     axes.grid(axis="y", color=_FAINT, linewidth=0.6)
@@ -132,7 +131,7 @@ def _draw(
 
 
 def _label_ends(axes, ends) -> None:
-    """Names at the right of the lines, moved apart where they would overlap."""
+    """Write the names to the right of the lines, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     gap = 0.095 * (high - low)
     ends = sorted(ends, key=lambda end: end[1])
@@ -149,16 +148,16 @@ def _label_ends(axes, ends) -> None:
 
 
 def _describe(title: str, ends) -> str:
-    """The alternative text: where each line ends."""
-    parts = [
+    """The alternative text: the last value of each line."""
+    sentences = [
         f"{label} ends at {value:.4g}" + (f" ± {spread:.2g}" if spread else "")
         for label, value, spread, _ in ends
     ]
-    return f"{title} against step: {', '.join(parts)}."
+    return f"{title} against step: {', '.join(sentences)}."
 
 
 def _inline(svg: str, name: str, description: str) -> str:
-    """matplotlib's file as an element of a page: scalable, described, ids unique, colours from CSS."""
+    """Turn matplotlib's file into an element of a page: scalable, described, unique ids, colours from CSS."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")

@@ -1,4 +1,4 @@
-"""Reports of runs from what their workdirs hold: one run, or a comparison of several over seeds."""
+"""Reports from workdirs: one run, or a comparison of groups of runs over seeds."""
 
 import json
 import math
@@ -11,17 +11,19 @@ from seed_jax.errors import UserError
 from seed_jax.report import html, metrics, plots
 from seed_jax.report.tables import Table
 
-# A metric with one of these among the parts of its name is a fraction and is shown in percent.
-_FRACTIONS = {"knn", "probe", "linear", "accuracy", "acc", "top1", "top5"}
-_FIRST = ("knn", "probe", "linear", "accuracy", "loss", "lr")
+# Names between `_` and `/` that make a metric a fraction, which is shown in percent.
+_FRACTIONS = {"knn", "linear", "accuracy", "top1", "top5"}
 
 Series = tuple[list[float], list[float]]
 
 
 def series(rows: Sequence[Mapping[str, float | str]]) -> dict[str, Series]:
-    """Steps and values of every metric, in order of step; of two values at one step the later counts.
+    """Steps and values of every metric by name, in the order of the steps.
 
-    Texts are left out.
+    Of two values at one step, the one in the later row is taken. Texts are left out.
+
+    >>> series([{"step": 4, "loss": 1.0}, {"step": 2, "loss": 5.0, "host": "a"}])
+    {'loss': ([2, 4], [5.0, 1.0])}
     """
     table: dict[str, dict[float, float]] = {}
     for row in rows:
@@ -34,7 +36,11 @@ def series(rows: Sequence[Mapping[str, float | str]]) -> dict[str, Series]:
 
 
 def run_table(workdir: str | os.PathLike) -> Table:
-    """Every metric of a run: its last value, its lowest and its highest, with their steps."""
+    """A table of every metric of a run: its last, lowest and highest value, each with its step.
+
+    Raises:
+      UserError: the workdir has no metrics, or they are damaged.
+    """
     rows = []
     for name, (steps, values) in _in_order(series(metrics.read(workdir))).items():
         finite = [(value, step) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
@@ -47,9 +53,10 @@ def run_table(workdir: str | os.PathLike) -> Table:
 
 
 def run_report(workdir: str | os.PathLike) -> Path:
-    """Write `report.html` into the workdir of a run: its curves, numbers, configuration and manifest.
+    """Write `report.html` into the workdir of a run, and return its path.
 
-    Metrics that share the part of their name before the first `/` share a figure.
+    The page has the curves, the numbers, the configuration and the manifest. Metrics whose names agree up to
+    the first `/` are drawn in one figure.
 
     Raises:
       UserError: the workdir has no metrics, or a file in it is damaged.
@@ -57,9 +64,7 @@ def run_report(workdir: str | os.PathLike) -> Path:
     workdir = Path(workdir)
     curves = _in_order(series(metrics.read(workdir)))
     if not curves:
-        raise UserError(
-            f"{workdir / metrics.FILE} holds no metrics yet; the first are written at the first log step."
-        )
+        raise UserError(f"{workdir / metrics.FILE} has no metrics yet: wait for the first log step or probe.")
     groups: dict[str, dict[str, Series]] = {}
     for name, points in curves.items():
         groups.setdefault(name.partition("/")[0], {})[name] = points
@@ -67,11 +72,11 @@ def run_report(workdir: str | os.PathLike) -> Path:
     for group, members in groups.items():
         names = list(members)
         for start in range(0, len(names), plots.MAX_SERIES):
-            part = {name: [members[name]] for name in names[start : start + plots.MAX_SERIES]}
-            title = group if len(part) > 1 else names[start]
+            lines = {name: [members[name]] for name in names[start : start + plots.MAX_SERIES]}
+            title = group if len(lines) > 1 else names[start]
             figures.append(
                 plots.curves(
-                    part, title=title, percent=_is_fraction(names[start]), name=f"plot{len(figures)}"
+                    lines, title=title, percent=_is_fraction(names[start]), name=f"plot{len(figures)}"
                 )
             )
     details = [
@@ -96,48 +101,52 @@ def compare(
     *,
     title: str,
     curves: Sequence[str],
-    levels: Mapping[str, Mapping[str, float]] | None = None,
     lead: str = "",
     tables: Sequence[Table] = (),
     notes: Sequence[str] = (),
 ) -> Path:
-    """Write one page that sets groups of runs side by side: a line a group, a band of ± 1 std over its seeds.
+    """Write one page that compares groups of runs, and return its path.
 
-    Each figure is also written beside it, as `<metric>.svg`.
+    A figure per metric has one line per group, with a band of ± one standard deviation over the seeds. Each
+    figure is also written into the folder of the page as `<metric>.svg`.
 
     Args:
       path: of the HTML file.
-      runs: workdirs by name, one workdir a seed; at most `plots.MAX_SERIES` names.
-      curves: the metrics to draw, e.g. `knn/10`; a group without a metric is left out of its figure.
-      levels: by metric, named horizontal lines, e.g. `{'knn/10': {'teacher': 0.97}}`.
-      tables: the results, for which a README uses the same `Table.markdown()`.
+      runs: workdirs by the name of the group, one workdir per seed; at most `plots.MAX_SERIES` groups.
+      title: of the page.
+      curves: the metrics to draw, e.g. `knn`; a group without a metric is left out of its figure.
+      lead: paragraph below the title.
+      tables: of results.
+      notes: sentences below the figures.
 
     Raises:
-      UserError: there are too many names, a workdir has no metrics, or no run has a metric in `curves`.
+      UserError: there are too many groups, a workdir has no metrics, no group has a metric of `curves`, or
+        a file cannot be written.
     """
     if len(runs) > plots.MAX_SERIES:
         raise UserError(
-            f"{len(runs)} groups are too many for one figure; compare at most {plots.MAX_SERIES}."
+            f"{len(runs)} groups are too many for one figure: compare at most {plots.MAX_SERIES}."
         )
-    found = {name: [series(metrics.read(workdir)) for workdir in workdirs] for name, workdirs in runs.items()}
+    groups = {name: [series(metrics.read(workdir)) for workdir in seeds] for name, seeds in runs.items()}
     figures = []
     for metric in curves:
         lines = {
             name: [seed[metric] for seed in seeds]
-            for name, seeds in found.items()
-            if all(metric in s for s in seeds)
+            for name, seeds in groups.items()
+            if all(metric in seed for seed in seeds)
         }
         if not lines:
-            raise UserError(f"no run has the metric {metric!r}; check the names in its {metrics.FILE}.")
-        seeds = sorted({len(line) for line in lines.values()})
-        caption = f"Mean of {' to '.join(map(str, seeds))} seeds; the band is ± one standard deviation."
+            raise UserError(
+                f"No group has the metric {metric!r} in each of its runs: check the names in {metrics.FILE}."
+            )
+        counts = sorted({len(seeds) for seeds in lines.values()})
+        caption = f"Mean of {' to '.join(map(str, counts))} seeds; the band is ± one standard deviation."
         figures.append(
             plots.curves(
                 lines,
                 title=metric,
-                levels=(levels or {}).get(metric),
                 percent=_is_fraction(metric),
-                caption=caption if seeds[-1] > 1 else "One seed.",
+                caption=caption if counts[-1] > 1 else "One seed.",
                 name=f"plot{len(figures)}",
             )
         )
@@ -148,11 +157,12 @@ def compare(
 
 
 def _in_order(curves: dict[str, Series]) -> dict[str, Series]:
-    """Accuracies first, then loss, learning rate and the rest in the order in which they came."""
+    """Accuracies first, then the loss, the learning rate, and the rest; otherwise in the given order."""
 
     def rank(name: str) -> int:
-        group = name.partition("/")[0]
-        return _FIRST.index(group) if group in _FIRST else len(_FIRST)
+        if _is_fraction(name):
+            return 0
+        return {"loss": 1, "lr": 2}.get(name, 3)
 
     return {name: curves[name] for name in sorted(curves, key=rank)}
 
@@ -166,7 +176,7 @@ def _show(name: str, value: float) -> str:
 
 
 def _flat(value, prefix: str = ""):
-    """Rows (dotted key, text) of nested dicts."""
+    """Yield a row (dotted key, text) for each value in nested dicts."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))

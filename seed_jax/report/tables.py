@@ -1,4 +1,4 @@
-"""Tables of results: the same rows go to a README as Markdown and to a report as HTML."""
+"""Tables of results, which become Markdown in a README and HTML in a report."""
 
 import dataclasses
 import statistics
@@ -6,21 +6,33 @@ from collections.abc import Sequence
 
 
 def mean_std(values: Sequence[float], digits: int = 1) -> str:
-    """`'93.1 ± 0.4'`: mean and sample standard deviation (n - 1); the number alone when there is only one."""
+    """Mean and sample standard deviation (n - 1) as text; only the number when there is one value.
+
+    >>> mean_std([92.7, 93.1, 93.5])
+    '93.1 ± 0.4'
+    >>> mean_std([93.14])
+    '93.1'
+    """
     mean = f"{statistics.fmean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A header and rows whose cells are text, an integer, a number, or a list of numbers, one a seed.
+    """A header and rows of cells.
 
-    Numbers are shown with `digits` decimals, lists as mean ± standard deviation, None as a dash.
+    A cell is text, an integer, a float (shown with `digits` decimals), a list of floats with one value per
+    seed (shown as mean ± standard deviation), or None (shown as a dash).
+
+    >>> print(Table(["network", "kNN"], [["student", [73.0, 75.0]], ["teacher", 76.0]]).markdown())
+    | network | kNN |
+    | --- | ---: |
+    | student | 74.0 ± 1.4 |
+    | teacher | 76.0 |
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str | int | float | Sequence[float] | None]]
-    caption: str = ""
     digits: int = 1
 
     def cells(self) -> list[list[str]]:
@@ -35,7 +47,7 @@ class Table:
         return mean_std(value if isinstance(value, Sequence) else [value], self.digits)
 
     def markdown(self) -> str:
-        """A Markdown table without the caption, numbers aligned to the right."""
+        """The table as Markdown; all columns but the first are aligned to the right."""
         rule = ["---" if i == 0 else "---:" for i in range(len(self.header))]
         rows = [
             [cell.replace("|", "\\|") for cell in row] for row in (list(self.header), rule, *self.cells())

@@ -100,6 +100,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
     known = given(config, length, classes, loaded)
     backbone, init = start.load(config, student.network(config, known).backbone)
     training = assemble(config, mesh, known, loaded and loaded.network, backbone)
+    _check_last(config, mesh, len(sources.train))
     probe = teacher_probe = None
     if sources.val is not None:
         network, shapes = student.served(config.method, training.student, known)
@@ -222,7 +223,7 @@ def lengths(config: Config, images: int) -> Lengths:
       UserError: the images do not fill one batch.
     """
     t, batch_size = config.train, config.data.batch_size
-    epoch = steps_per_epoch(images, batch_size)
+    epoch = steps_per_epoch(images, batch_size, config.data.last)
     return Lengths(
         total=t.steps or -(-t.examples // batch_size) or max(1, round(t.epochs * epoch)),
         epoch=epoch,
@@ -273,23 +274,34 @@ def _readable(source: Source, i: int) -> bool:
 
 
 def _check_batch(config: Config, mesh, given: Given) -> None:
-    """Every batch, and every share of one, must be divisible among devices and BatchNorm groups."""
+    """A batch and its micro-batches must be divisible among devices and BatchNorm groups."""
     d, t, why = config.data, config.train, config.method.whole_batch()
     if d.batch_size % mesh.size:
         raise UserError(f"data.batch_size ({d.batch_size}) must be a multiple of the {mesh.size} devices.")
-    for key, value, plain in (("train.accumulate", t.accumulate, 1), ("data.last", "drop", "drop")):
-        if value != plain and why:
+    for key, value, default in (("train.accumulate", t.accumulate, 1), ("data.last", d.last, "drop")):
+        if value != default and why:
             raise UserError(
-                f"{key} is {value!r}, but {config.method_name} cannot compute a batch in shares: {why}: "
-                f"use --config.{key}={plain}."
+                f"{key} is {value!r}, but {config.method_name} needs whole batches, for {why}: "
+                f"use --config.{key}={default}."
             )
-    share = d.batch_size // t.accumulate
-    if t.accumulate > 1 and (
-        share * t.accumulate != d.batch_size or share % mesh.size or not t.bn_group or share % t.bn_group
-    ):
+    micro, left = divmod(d.batch_size, t.accumulate)
+    if t.accumulate > 1 and (left or micro % mesh.size or not t.bn_group or micro % t.bn_group):
         raise UserError(
-            f"train.accumulate is {t.accumulate}: a share of data.batch_size ({d.batch_size}) must be a "
-            f"whole number, and a multiple of the {mesh.size} devices and of train.bn_group ({t.bn_group})."
+            f"train.accumulate is {t.accumulate}, and data.batch_size divided by it must be a whole multiple "
+            f"of the {mesh.size} devices and of train.bn_group ({t.bn_group}), which may not be 0: choose "
+            f"divisors of {d.batch_size}."
+        )
+
+
+def _check_last(config: Config, mesh, images: int) -> None:
+    """The shorter last batch of an epoch, if it is kept, must be divisible too."""
+    d, t = config.data, config.train
+    last = images % d.batch_size
+    if d.last == "keep" and any(last % n for n in (mesh.size, t.accumulate, t.bn_group or 1)):
+        raise UserError(
+            f"data.last is 'keep', but the last batch of an epoch has {last} images, which the {mesh.size} "
+            f"devices, train.accumulate ({t.accumulate}) or train.bn_group ({t.bn_group}) do not divide: use "
+            "--config.data.last=drop, or --config.train.bn_group=0 for groups of a whole batch."
         )
 
 

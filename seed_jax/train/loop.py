@@ -201,6 +201,7 @@ def _batches(p: Prepared, begin: int, bad: BadImages):
             begin,
             workers=d.workers,
             bad=bad,
+            last=d.last,
         ),
         lambda batch: ({k: batch[k] for k in ("id", "bad")}, parallel.to_devices(p.mesh, batch)),
     )

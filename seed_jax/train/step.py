@@ -33,7 +33,7 @@ def make_step(
     Args:
       rate: the learning rate by step, for the metrics; `tx` has its own.
       views: the ViewSpecs of the batch.
-      accumulate: shares that a batch is computed in, one after the other; their gradients are averaged.
+      accumulate: micro-batches per step, computed one after the other; their gradients are averaged.
       ema: decay of the moving average of parameters and model state; 0 for none.
 
     `batch` is what `data.pipeline.train_batches` yields, on the devices. `teacher_variables` is never part of
@@ -54,7 +54,7 @@ def make_step(
 
         gradient = jax.value_and_grad(objective, has_aux=True)
         start = method.project(state.params, clock)
-        (loss, out), grads = _in_shares(gradient, accumulate, start, seen)
+        (loss, out), grads = _accumulated(gradient, accumulate, start, seen)
         with jax.named_scope("update"):
             updates, opt_state = tx.update(grads, state.opt_state, start)
             params = optax.apply_updates(start, updates)
@@ -78,12 +78,21 @@ def make_step(
 def _seen(batch, views, seed) -> Batch:
     """The batch as the loss sees it: flips and photometrics happen here."""
     keys = rng.sample_keys(rng.stream(seed, "sample"), batch["id"], batch["pass_"])
-    pixels, count = [], 0
+    pixels, flipped, count = [], [], 0
     with jax.named_scope("views"):
         for spec, images in zip(views, batch["views"], strict=True):
-            pixels.append(photometric.augment(spec.photometric, images, rng.fold(keys, 0), spec.flip, count))
+            x, flips = photometric.augment(spec.photometric, images, rng.fold(keys, 0), spec.flip, count)
+            pixels.append(x)
+            flipped.append(flips)
             count += spec.count
-    return Batch(tuple(pixels), batch["label"], rng.fold(keys, 1))
+    return Batch(
+        views=tuple(pixels),
+        label=batch["label"],
+        keys=rng.fold(keys, 1),
+        targets=batch["targets"],
+        crops=batch["crops"],
+        flipped=tuple(flipped),
+    )
 
 
 def _stop_frozen(method, params):
@@ -94,12 +103,12 @@ def _stop_frozen(method, params):
     return jax.tree_util.tree_map_with_path(stop, params)
 
 
-def _in_shares(gradient, count: int, params, seen: Batch):
-    """`gradient(params, seen)`, computed in `count` shares of consecutive samples and averaged.
+def _accumulated(gradient, count: int, params, seen: Batch):
+    """`gradient(params, seen)`, averaged over `count` micro-batches of consecutive samples.
 
-    The shares start from the same model state, and running statistics are linear in the batch's, so that
-    their average is what the whole batch gives, as long as `bn_group` divides a share. `aux` does not depend
-    on the batch (`Method.whole_batch`): the last share's is taken.
+    All of them start from the same model state. Running statistics are linear in those of the batch, so their
+    average is that of the whole batch if `bn_group` divides the micro-batch. `aux` does not depend on the
+    batch (`Method.whole_batch`): the last one is taken.
     """
     if count == 1:
         return gradient(params, seen)
@@ -110,17 +119,17 @@ def _in_shares(gradient, count: int, params, seen: Batch):
             return x
         return jax.lax.with_sharding_constraint(x, P(None, parallel.DATA_AXIS))
 
-    def of_share(share):
-        (loss, out), grads = gradient(params, share)
+    def of_one(micro_batch):
+        (loss, out), grads = gradient(params, micro_batch)
         return (loss, out.model_state, jax.tree.map(jnp.mean, out.metrics), grads), out.aux
 
-    def add(carry, share):
-        terms, aux = of_share(share)
+    def add(carry, micro_batch):
+        terms, aux = of_one(micro_batch)
         return (jax.tree.map(jnp.add, carry[0], terms), aux), None
 
-    shares = jax.tree.map(split, seen)
-    empty = jax.eval_shape(of_share, jax.tree.map(lambda x: x[0], shares))
+    micro_batches = jax.tree.map(split, seen)
+    empty = jax.eval_shape(of_one, jax.tree.map(lambda x: x[0], micro_batches))
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), empty)
-    (terms, aux), _ = jax.lax.scan(add, empty, shares)
+    (terms, aux), _ = jax.lax.scan(add, empty, micro_batches)
     loss, model_state, metrics, grads = jax.tree.map(lambda x: x / count, terms)
     return (loss, LossOut(model_state, aux, metrics)), grads

@@ -14,7 +14,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """gs:// in memory, where etils looks for it."""
+    """A gs:// bucket in memory, through etils."""
     memory = pytest.importorskip("fsspec.implementations.memory")
     from etils.epath import backend
 

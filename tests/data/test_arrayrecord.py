@@ -26,23 +26,23 @@ def packed(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [cut_short, os.unlink, lambda path: path.write_bytes(b"")])
-def test_a_shard_that_is_not_whole_is_named_when_the_pack_is_opened(packed, damage):
+def test_a_shard_that_is_incomplete_is_named_when_the_pack_is_opened(packed, damage):
     damage(packed[1])
-    with pytest.raises(UserError, match=r"images-00001-of-00002.array_record is missing or not whole"):
+    with pytest.raises(UserError, match=r"images-00001-of-00002.array_record is missing or incomplete"):
         open_source("arrayrecord", "all", dir=str(packed[1].parent))
 
 
 @pytest.mark.parametrize("damage", [cut_short, os.unlink, lambda path: path.write_bytes(b"")])
 @pytest.mark.parametrize("sizes", [True, False])
-def test_a_shard_that_is_lost_during_a_run_is_named(packed, damage, sizes):
+def test_a_shard_that_disappears_during_a_run_is_named(packed, damage, sizes):
     source, path = packed
-    if not sizes:  # as packs were written before
+    if not sizes:  # as in older packs
         metadata = json.loads((path.parent / "metadata.json").read_text())
         metadata["shards"] = [shard[:2] for shard in metadata["shards"]]
         (path.parent / "metadata.json").write_text(json.dumps(metadata))
         source = open_source("arrayrecord", "all", dir=str(path.parent))
         if damage is cut_short:
-            assert source[19].image  # so that the file is open when it is cut
+            assert source[19].image  # opens the file before it is cut
     damage(path)
     assert source[0].image
     with pytest.raises(
@@ -51,7 +51,7 @@ def test_a_shard_that_is_lost_during_a_run_is_named(packed, damage, sizes):
         source[19]
 
 
-def test_a_damaged_shard_is_bad_images(pets, tmp_path):
+def test_a_damaged_shard_gives_bad_images(pets, tmp_path):
     packed = pack(open_source("imagefolder", "all", dir=str(pets)), tmp_path / "out", shard_size=10)
     shard = tmp_path / "out" / packed.metadata["shards"][1][0]
     content = bytearray(shard.read_bytes())
@@ -60,11 +60,11 @@ def test_a_damaged_shard_is_bad_images(pets, tmp_path):
     bad = pipeline.BadImages(packed)
     batch = next(train_batches(packed, (ViewSpec(count=2, size=16),), 23, seed=0, bad=bad))
     assert {i for i in batch["bad"].tolist() if i >= 0} == set(bad.names) != set()
-    assert set(bad.names) <= set(range(10, 20))  # of that shard
+    assert set(bad.names) <= set(range(10, 20))  # the images of that shard
     assert packed[0].image
 
 
-def test_a_damaged_record_is_a_bad_image(packed):
+def test_a_damaged_record_gives_a_bad_image(packed):
     source, path = packed
     content = bytearray(path.read_bytes())
     content[100_000:100_100] = bytes(100)
@@ -79,7 +79,7 @@ def test_a_damaged_record_is_a_bad_image(packed):
     assert bad[0] >= 10
 
 
-def test_a_disk_that_fails_is_no_bad_image(packed, monkeypatch):
+def test_a_failing_disk_does_not_give_a_bad_image(packed, monkeypatch):
     source, path = packed
 
     class Failing:

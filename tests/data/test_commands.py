@@ -1,4 +1,4 @@
-"""python -m seed_jax.data."""
+"""The commands of `python -m seed_jax.data`."""
 
 import contextlib
 import io
@@ -15,8 +15,8 @@ from seed_jax.errors import UserError
 
 
 @pytest.mark.parametrize(("total", "most"), [(20, 2), (400, 4)])
-def test_as_many_may_be_left_out_as_a_run_skips(tmp_path, capsys, total, most):
-    """Two, or 1 %: neither the pack nor a run over the images themselves then stops."""
+def test_a_pack_may_leave_out_as_many_images_as_a_run_skips(tmp_path, capsys, total, most):
+    """Two, or 1 %: up to this number neither `pack` nor a run on the unpacked images fails."""
     (tmp_path / "in").mkdir()
     for n in range(total):
         Image.new("RGB", (4, 4), (n % 256, 0, 0)).save(tmp_path / "in" / f"{n:03}.png")
@@ -34,22 +34,22 @@ def test_as_many_may_be_left_out_as_a_run_skips(tmp_path, capsys, total, most):
     assert run() == most
     assert not capsys.readouterr().err
     (tmp_path / "in" / f"{most:03}.png").write_bytes(b"")
-    for _ in range(2):  # made, and packed already
+    for _ in range(2):  # a new pack, then a finished one
         assert main([*command, str(tmp_path / "b")]) == 1
-        assert f"More than 1 % of the {total} images were left out: train with" in capsys.readouterr().err
+        assert f"More than 1 % of the {total} images were left out: train on" in capsys.readouterr().err
     assert len(open_source("arrayrecord", "all", dir=str(tmp_path / "b"))) == total - most - 1
     with pytest.raises(UserError, match=f"More than 1 % of the {total} images"):
         run()
 
 
-def test_a_pack_of_nothing_is_an_error(tmp_path, capsys):
+def test_a_pack_without_images_is_an_error(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for n in range(3):
         (tmp_path / "in" / f"{n}.png").write_bytes(b"")
     for _ in range(2):
         assert main(["pack", "folder", "--dir", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
         said = capsys.readouterr().err
-        assert "none of the 3 images can be packed, such as 0.png: an empty file: mend them" in said
+        assert "none of the 3 images can be packed (the first: 0.png: an empty file): fix them" in said
     assert not (tmp_path / "out" / "metadata.json").exists()
 
 
@@ -71,7 +71,7 @@ def test_names_that_are_not_utf8_are_escaped(tmp_path, capsys):
     assert f"unreadable 1\n  {tmp_path}/in/\\udcff.png: an empty file\n" in capsys.readouterr().out
     assert main(["pack", "folder", "--dir", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
     assert "left out:\n  \\udcff.png: an empty file\n" in capsys.readouterr().out
-    with contextlib.redirect_stdout(io.StringIO()) as said:  # which has no encoding
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # a StringIO has no encoding
         assert main(["inspect", "folder", "--dir", str(tmp_path / "in")]) == 0
     assert "\udcff.png" in said.getvalue()
 

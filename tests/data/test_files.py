@@ -4,7 +4,7 @@ from seed_jax.data import files
 from seed_jax.errors import UserError
 
 
-def test_a_file_appears_whole(tmp_path):
+def test_a_file_appears_in_one_step(tmp_path):
     path = tmp_path / "a.txt"
     with files.whole(path, "w") as file:
         file.write("new")
@@ -13,7 +13,7 @@ def test_a_file_appears_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_was_there_stays_when_writing_fails(tmp_path):
+def test_the_old_file_stays_when_writing_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), files.whole(path) as file:
@@ -24,7 +24,7 @@ def test_what_was_there_stays_when_writing_fails(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", None])
-def test_what_is_no_json_object_is_one_sentence(tmp_path, content):
+def test_a_file_without_a_json_object_is_a_user_error(tmp_path, content):
     path = tmp_path / "config.json"
     if content is None:
         path.mkdir()

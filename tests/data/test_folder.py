@@ -37,7 +37,7 @@ def no_scan(monkeypatch):
     monkeypatch.setattr(folders, "_scan", lambda root: pytest.fail("listed again"))
 
 
-def test_the_listing_of_a_large_folder_is_kept(large, monkeypatch):
+def test_the_listing_of_a_large_folder_is_cached(large, monkeypatch):
     fresh = {split: listed(large, split) for split in base.SPLITS[:2]}
     fingerprint = open_source("folder", "all", dir=str(large)).fingerprint()
     no_scan(monkeypatch)
@@ -69,7 +69,7 @@ def test_a_changed_folder_is_listed_again(large, change):
     assert listed(large) != before
 
 
-def test_a_folder_that_changed_just_now_is_not_kept(tmp_path, monkeypatch, own_cache):
+def test_a_folder_that_changed_just_now_is_not_cached(tmp_path, monkeypatch, own_cache):
     monkeypatch.setattr(cache, "WORTH", 1)
     touch(tmp_path / "data" / "a" / "1.png")
     assert len(listed(tmp_path / "data")) == 1
@@ -138,7 +138,7 @@ def test_filelist(tmp_path):
     assert plain.fingerprint() != source.fingerprint()
 
 
-def test_labels_below_0_are_none(tmp_path):
+def test_labels_below_0_mean_no_label(tmp_path):
     for label, expected in (("-1", -1), ("-20", -1), ("0", 0), ("2147483647", 2**31 - 1)):
         (tmp_path / "list.txt").write_text(f"a.png\t3\nb.png\t{label}\n")
         source = folders.open_filelist(str(tmp_path / "list.txt"))
@@ -195,7 +195,7 @@ def test_folders_in_a_bucket(bucket, tmp_path):
         open_source("folder", "all", dir="gs://bucket/none")
 
 
-def test_a_bucket_without_its_package(monkeypatch):
+def test_a_bucket_needs_gcsfs(monkeypatch):
     fsspec = pytest.importorskip("fsspec")
 
     def missing(name, **options):
@@ -211,7 +211,7 @@ def test_a_bucket_without_its_package(monkeypatch):
         open_source("digits", "all", subset="gs://x")
 
 
-def test_empty_split_folders_are_no_splits(tmp_path):
+def test_empty_split_folders_are_ignored(tmp_path):
     for n in range(20):
         touch(tmp_path / "data" / "train" / f"{n}.png")
     (tmp_path / "data" / "val").mkdir()
@@ -220,7 +220,7 @@ def test_empty_split_folders_are_no_splits(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
-def test_the_systems_errors_are_no_bad_images(tmp_path, monkeypatch, number):
+def test_system_errors_do_not_give_bad_images(tmp_path, monkeypatch, number):
     touch(tmp_path / "data" / "a.png")
     source = open_source("folder", "all", dir=str(tmp_path / "data"))
 
@@ -239,7 +239,7 @@ def test_the_systems_errors_are_no_bad_images(tmp_path, monkeypatch, number):
 
 
 def test_odd_lists(tmp_path):
-    """A byte order mark and tabs without labels are no part of a list; labels far past the images told."""
+    """A byte order mark and tabs without labels are ignored; large labels are an error."""
     for i in range(2):
         touch(tmp_path / f"{i}.png")
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf0.png\t\n1.png\t\n")
@@ -247,8 +247,8 @@ def test_odd_lists(tmp_path):
     assert (source.num_classes, source.labels().tolist()) == (0, [-1, -1])
     assert source[0].image == (tmp_path / "0.png").read_bytes()
     (tmp_path / "list.txt").write_text("0.png\tcat\n1.png\t\n")
-    with pytest.raises(UserError, match="1.png in .* has no label and others have"):
+    with pytest.raises(UserError, match="1.png in .* has no label, but other files have"):
         open_source("filelist", "all", dir=str(tmp_path / "list.txt"))
     (tmp_path / "list.txt").write_text("0.png\t0\n1.png\t42000000\n")
-    with pytest.raises(UserError, match="labels up to 42,000,000 and only 2 images: number the classes from"):
+    with pytest.raises(UserError, match="labels up to 42,000,000 but only 2 images: number the classes from"):
         open_source("filelist", "all", dir=str(tmp_path / "list.txt"))

@@ -14,7 +14,7 @@ from seed_jax.data.sources import Record
 
 
 def photo(width=61, height=40):
-    """A smooth picture, so that lossy formats stay close to it."""
+    """A smooth picture, which lossy formats change little."""
     y, x = np.mgrid[0:height, 0:width]
     channels = [x * 255 / width, y * 255 / height, 128 + 60 * np.sin(x / 9) * np.cos(y / 7)]
     return np.stack(channels, -1).astype(np.uint8)
@@ -63,7 +63,7 @@ def test_grey_palette_alpha_cmyk_and_16_bits():
 
 @pytest.mark.parametrize("transform", [0, 1, 2])
 def test_four_channel_jpegs_are_as_pil_reads_them(transform):
-    """Adobe's marker says whether four channels are CMYK (0) or YCCK (2)."""
+    """Adobe's marker distinguishes CMYK (0) from YCCK (2)."""
     data = bytearray(encode(Image.fromarray(photo()).convert("CMYK"), "JPEG", quality=95))
     adobe = data.index(b"Adobe")
     data[adobe + 11] = transform
@@ -87,7 +87,7 @@ def test_first_frame_of_a_gif():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation(orientation):
-    upright = {  # what the EXIF standard says of row 0 and column 0, done by NumPy
+    upright = {  # the EXIF standard's definition of row 0 and column 0, in NumPy
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
         3: lambda x: x[::-1, ::-1],
@@ -108,7 +108,7 @@ def test_exif_rotation(orientation):
 
 
 def odd_exif(kind, content, tag=0x0112):
-    """EXIF of one tag whose values, `content` of the type `kind`, may be what it must not hold."""
+    """EXIF with one tag, whose type `kind` and bytes `content` need not be valid."""
     count = len(content) // {1: 1, 2: 1, 3: 2, 5: 8, 7: 1}[kind]
     inline = content.ljust(4, bytes(1)) if len(content) <= 4 else struct.pack("<I", 26)
     entry = struct.pack("<HHI", tag, kind, count) + inline
@@ -138,7 +138,7 @@ def test_odd_exif_leaves_the_picture_as_it_is(form, exif):
 
 
 def test_a_turned_picture_is_turned_whatever_else_its_exif_holds():
-    """A resolution of a wrong type, which PIL cannot write again when it takes the orientation out."""
+    """The other tag has a wrong type, so PIL could not write the EXIF again without the orientation."""
     tags = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x010E, 5, 1, 38)
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4) + struct.pack("<II", 72, 1)
     for form in ("JPEG", "PNG", "WEBP"):
@@ -162,9 +162,7 @@ def test_whatever_pil_raises_is_a_bad_image_but_want_of_memory(monkeypatch, erro
         images.load_rgb(picture)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Corrupt EXIF data"
-)  # PIL's word for a broken TIFF header, before it raises
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # PIL warns of a broken TIFF header before it raises
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"])
 def test_broken_files_raise_bad_image(form):
     data = encode(photo(), form)
@@ -174,14 +172,14 @@ def test_broken_files_raise_bad_image(form):
 
 
 def bomb(width, height):
-    """A PNG of a few bytes that says that it is huge."""
+    """A PNG of a few bytes whose header claims a huge size."""
     data = bytearray(encode(photo(), "PNG"))
     data[16:24] = struct.pack(">II", width, height)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     return bytes(data)
 
 
-@pytest.mark.parametrize("side", [9_500, 15_000, 60_000])  # PIL warns of the first, and refuses the others
+@pytest.mark.parametrize("side", [9_500, 15_000, 60_000])  # PIL warns of the first and refuses the others
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_decompression_bombs_are_bad_images(side):
     with pytest.raises(images.BadImage, match="decompression bomb"):
@@ -212,14 +210,14 @@ def test_crop_lies_inside_and_keeps_area_and_aspect(width, height, seed, low, st
     assert min(left, top) >= 0
     assert 1 <= w <= width - left
     assert 1 <= h <= height - top
-    # Rounding moves each side by at most half a pixel; the fallback may be as small as the aspect demands.
+    # Rounding moves each side by at most half a pixel; the fallback may be as small as the aspect requires.
     assert (w + 0.5) * (h + 0.5) >= min(low, min(width / height, height / width)) * width * height * 0.999
     assert (w - 0.5) / (h + 0.5) <= stretch * 1.001 or w == 1
     assert (h - 0.5) / (w + 0.5) <= stretch * 1.001 or h == 1
 
 
 def test_crops_have_torchvisions_distribution():
-    """Against its algorithm in the form of its own: fresh draws in every try, whole-number places."""
+    """Against torchvision's own form of the algorithm: new draws in each attempt, integer positions."""
     generator = np.random.default_rng(0)
     ours = np.array(
         [
@@ -243,7 +241,7 @@ def test_crops_have_torchvisions_distribution():
 
 
 def test_fallback_is_the_centre():
-    u = np.full(images.NUMBERS, 0.999)  # asks for all of it at 4:3, which never fits
+    u = np.full(images.NUMBERS, 0.999)  # the whole area at 4:3, which never fits
     assert images.crop_box(100, 10, u, (1, 1), (3 / 4, 4 / 3)) == (43, 0, 13, 10)
     assert images.crop_box(10, 100, u, (1, 1), (3 / 4, 4 / 3)) == (0, 43, 10, 13)
     assert images.crop_box(10, 10, u, (1, 1), (3 / 4, 4 / 3)) == (0, 0, 10, 10)
@@ -257,7 +255,7 @@ def test_fallback_is_the_centre():
 )
 @settings(max_examples=40, deadline=None)
 def test_resized_crop_is_pils_to_one_grey_level(width, height, size, seed):
-    """On noise, whose edges show whether pixels outside the crop count."""
+    """On noise, where influence of pixels outside the crop would show."""
     generator = np.random.default_rng(seed)
     pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
     left, top, w, h = images.crop_box(
@@ -278,8 +276,8 @@ def test_jpegs_are_pils_to_the_bit(options, divisor):
     picture = Image.open(io.BytesIO(data))
     if divisor > 1:
         picture.draft(None, (301 // divisor, 203 // divisor))
-    found = images.load_rgb(images.open_image(data), divisor)
-    np.testing.assert_array_equal(found, np.asarray(picture))
+    pixels = images.load_rgb(images.open_image(data), divisor)
+    np.testing.assert_array_equal(pixels, np.asarray(picture))
 
 
 def test_draft_shows_the_same_crop():
@@ -300,7 +298,7 @@ def test_draft_shows_the_same_crop():
 @given(width=st.integers(1, 400), height=st.integers(1, 400))
 @settings(max_examples=20, deadline=None)
 def test_eval_view_is_resize_and_centre_crop(size, width, height):
-    """torchvision's Resize and CenterCrop, written out for PIL."""
+    """Against torchvision's Resize and CenterCrop, written out for PIL."""
     assume(max(width, height) < 8 * min(width, height))
     pixels = photo(width, height)
     short = {224: 256, 96: 110, 32: 37}[size]
@@ -310,6 +308,7 @@ def test_eval_view_is_resize_and_centre_crop(size, width, height):
     if (width, height) != (size, size):
         expected = np.asarray(resized.crop((left, top, left + size, top + size)))
         np.testing.assert_array_equal(images.eval_view(pixels, size), expected)
+        assert images.eval_box(width, height, size) == (*new, left, top)
 
 
 @pytest.mark.parametrize("shape", [(1, 60_000, 3), (60_000, 1, 3)])
@@ -321,16 +320,42 @@ def test_a_thin_image_is_a_bad_image_before_it_fills_memory(shape):
 
 def test_eval_view_leaves_a_fitting_image_alone():
     np.testing.assert_array_equal(images.eval_view(photo(64, 64), 64), photo(64, 64))
+    assert images.eval_box(64, 64, 64) == (64, 64, 0, 0)
 
 
 @pytest.mark.parametrize("resize", [1.0, 256 / 224])
 @pytest.mark.parametrize(("interpolation", "resample"), [("bilinear", 2), ("bicubic", 3)])
 def test_eval_view_as_a_network_wants_it(resize, interpolation, resample):
-    """Against PIL's own calls, for a landscape whose numbers divide."""
+    """Against PIL's own calls, on a landscape whose sides divide without remainder."""
     pixels = photo(448, 224)
     short = round(112 * resize)
     resized = Image.fromarray(pixels).resize((2 * short, short), resample)
     left, top = (2 * short - 112) // 2, (short - 112) // 2
     expected = np.asarray(resized.crop((left, top, left + 112, top + 112)))
-    found = images.eval_view(pixels, 112, resize, interpolation)
-    np.testing.assert_array_equal(found, expected)
+    view = images.eval_view(pixels, 112, resize, interpolation)
+    np.testing.assert_array_equal(view, expected)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4])
+def test_all_offsets_of_a_padded_crop_are_equally_likely(padding):
+    side = 2 * padding + 1
+    generator = np.random.default_rng(0)
+    draws = [images.pad_offset(generator.random(images.NUMBERS), padding) for _ in range(100 * side**2)]
+    offsets, counts = np.unique(draws, axis=0, return_counts=True)
+    expected = [[x, y] for x in range(-padding, padding + 1) for y in range(-padding, padding + 1)]
+    np.testing.assert_array_equal(offsets, expected)
+    assert ((counts - 100) ** 2 / 100).sum() < side**2 + 5 * math.sqrt(2 * side**2)  # chi-squared, 5 sigma
+
+
+def test_offsets_of_a_padded_crop_stay_inside_at_the_ends():
+    below_one = np.full(images.NUMBERS, np.nextafter(1, 0))
+    assert images.pad_offset(np.zeros(images.NUMBERS), 4) == (-4, -4)
+    assert images.pad_offset(below_one, 4) == (4, 4)
+
+
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (-4, 3), (4, 4), (2, -4), (-4, -4)])
+def test_window_is_a_slice_of_the_padded_image(left, top):
+    pixels = photo(16, 16)
+    padded = np.pad(pixels, ((4, 4), (4, 4), (0, 0)))
+    expected = padded[top + 4 : top + 20, left + 4 : left + 20]
+    np.testing.assert_array_equal(images.window(pixels, left, top, 16), expected)

@@ -1,4 +1,4 @@
-"""Images broken at random: each gives a view or a BadImage, never another error."""
+"""Images damaged at random: each gives a view or a BadImage, never another error."""
 
 import io
 
@@ -34,7 +34,7 @@ FORMS = {
 
 @pytest.fixture(autouse=True)
 def quiet(capfd):
-    """What libtiff says of broken files is dropped."""
+    """Discard the messages that libtiff prints about damaged files."""
     yield
     capfd.readouterr()
 
@@ -80,7 +80,7 @@ def views(data):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_whole_images_give_views(form):
+def test_intact_images_give_views(form):
     for view in views(whole(form)):
         assert view.std() > 5
 
@@ -100,8 +100,8 @@ def test_mutated_images_give_views_or_bad_image(form, seed):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
-def test_the_pipeline_ends_with_a_broken_corpus(tmp_path):
-    """600 images, five of them broken in ways that are always noticed: skipped, counted and named."""
+def test_the_pipeline_reads_past_damaged_images(tmp_path):
+    """Of 600 images five are damaged so that decoding always fails: they are skipped, counted and named."""
     good = whole("jpeg")
     for n in range(600):
         (tmp_path / f"{n:03}.jpg").write_bytes(good)

@@ -27,7 +27,7 @@ def cut_short(path):
 
 
 def identity(path):
-    """Which changes when a file is written again."""
+    """The inode, which changes when a file is written again."""
     return path.stat().st_ino, path.stat().st_mtime_ns
 
 
@@ -38,7 +38,7 @@ def pack(source, out, **options):
 
 
 @pytest.mark.parametrize("split", base.SPLITS[:2] + ("all",))
-def test_a_pack_gives_what_was_packed(pets, tmp_path, split):
+def test_a_pack_gives_the_records_of_its_source(pets, tmp_path, split):
     source = open_source("imagefolder", "all", dir=str(pets))
     packed, said = pack(source, tmp_path / "out", prefix=str(pets), shard_size=7, workers=2)
     assert len(said) == len(packed.metadata["shards"]) == 4
@@ -63,7 +63,7 @@ def test_arrays_keep_their_pixels_and_their_splits(tmp_path):
     np.testing.assert_array_equal([images.decode(r) for r in val], noise[1::3])
 
 
-def test_a_split_of_its_own_stays_whole(pets, tmp_path):
+def test_a_pack_of_one_split_is_that_split(pets, tmp_path):
     source = open_source("imagefolder", "val", dir=str(pets))
     packed, _ = pack(source, tmp_path / "out")
     assert len(packed) == len(source) == 5
@@ -131,11 +131,11 @@ def test_resize_once(pets, tmp_path):
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "BMP", "JPEG"])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_large_images_of_any_format_are_resized(form, orientation):
-    """Five times the target: a JPEG is decoded at half its size, the others at their full one."""
+    """At five times the target a JPEG is decoded at half its size, other formats at full size."""
     smooth = Image.linear_gradient("L").resize((400, 300)).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = orientation
-    turn = orientation == 6 and form != "BMP"  # which has no EXIF
+    turn = orientation == 6 and form != "BMP"  # BMP has no EXIF
     out = io.BytesIO()
     smooth.save(out, form, **({"exif": exif} if turn else {}))
     expected = smooth.resize((80, 60), Image.Resampling.BICUBIC)
@@ -167,7 +167,7 @@ def test_unreadable_images_are_left_out_and_named(pets, tmp_path):
     assert packed.ids().tolist() == [r.id for r in packed]
 
 
-def test_a_pack_killed_as_its_plan_was_written_goes_on(pets, tmp_path):
+def test_a_pack_killed_while_it_writes_its_plan_is_resumed(pets, tmp_path):
     source = open_source("imagefolder", "all", dir=str(pets))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "plan.json.123.tmp").write_bytes(b"{")
@@ -179,7 +179,7 @@ def test_a_pack_killed_as_its_plan_was_written_goes_on(pets, tmp_path):
         pack(source, tmp_path / "other")
 
 
-def test_a_stopped_pack_goes_on(pets, tmp_path):
+def test_a_stopped_pack_is_resumed(pets, tmp_path):
     source = open_source("imagefolder", "all", dir=str(pets))
     whole, _ = pack(source, tmp_path / "whole", shard_size=5)
     out = tmp_path / "out"
@@ -189,7 +189,7 @@ def test_a_stopped_pack_goes_on(pets, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         packing.pack(source, out, shard_size=5, progress=stop)
-    with pytest.raises(UserError, match="no finished pack.*goes on"):
+    with pytest.raises(UserError, match="not a finished pack.*resumes a stopped"):
         open_source("arrayrecord", "all", dir=str(out))
     (out / "images-00001-of-00005.tmp").write_bytes(b"half a shard")
     (first,) = out.glob("*.array_record")
@@ -199,19 +199,17 @@ def test_a_stopped_pack_goes_on(pets, tmp_path):
     assert first.stat().st_mtime_ns == written
     assert [tuple(r) for r in packed] == [tuple(r) for r in whole]
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
-    assert pack(source, out, shard_size=5)[1] == [f"{out} is packed already"]
+    assert pack(source, out, shard_size=5)[1] == [f"{out} is already packed"]
 
 
-def test_a_killed_pack_goes_on(pets, tmp_path):
+def test_a_killed_pack_is_resumed(pets, tmp_path):
     command = [sys.executable, "-m", "seed_jax.data", "pack", "imagefolder", str(tmp_path / "out")]
     command += ["--dir", str(pets), "--shard-size", "1", "--workers", "1"]
-    os.mkfifo(
-        pets / "val" / "dog" / "stuck.png"
-    )  # nobody writes to it: here the pack waits, whatever its speed
+    os.mkfifo(pets / "val" / "dog" / "stuck.png")  # a pipe without a writer: the pack always waits here
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=os.getcwd()) as process:
         rescue = threading.Timer(60, process.kill)
         rescue.start()
-        said = process.stdout.readline()  # from a pipe, as of `| tee`
+        said = process.stdout.readline()  # through a pipe, as with `| tee`
         process.send_signal(signal.SIGKILL)
         rescue.cancel()
     assert said.startswith("1 of 24 images")
@@ -219,7 +217,7 @@ def test_a_killed_pack_goes_on(pets, tmp_path):
     written = {path: identity(path) for path in (tmp_path / "out").glob("*.array_record")}
     assert 1 <= len(written) < 24
     (pets / "val" / "dog" / "stuck.png").unlink()
-    (pets / "val" / "dog" / "stuck.png").write_bytes(b"")  # as large, and no image
+    (pets / "val" / "dog" / "stuck.png").write_bytes(b"")  # as long as before, but not an image
     assert main(command[3:]) == 0
     assert {path: identity(path) for path in written} == written
     (pets / "val" / "dog" / "stuck.png").unlink()
@@ -229,7 +227,7 @@ def test_a_killed_pack_goes_on(pets, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [cut_short, lambda path: path.write_bytes(b""), os.unlink])
-def test_a_shard_that_a_power_loss_cut_short_is_made_again(pets, tmp_path, damage):
+def test_a_shard_that_a_power_loss_cut_short_is_written_again(pets, tmp_path, damage):
     source = open_source("imagefolder", "all", dir=str(pets))
     whole, _ = pack(source, tmp_path / "whole", shard_size=5)
     out, said = tmp_path / "out", []
@@ -250,7 +248,7 @@ def test_a_shard_that_a_power_loss_cut_short_is_made_again(pets, tmp_path, damag
     assert [tuple(r) for r in packed] == [tuple(r) for r in whole]
 
 
-def test_a_shard_is_on_the_disk_before_it_has_its_name(pets, tmp_path, monkeypatch):
+def test_a_shard_is_synced_before_it_is_renamed(pets, tmp_path, monkeypatch):
     synced, fsync, replace = set(), os.fsync, os.replace
     named = {}
 
@@ -269,9 +267,9 @@ def test_a_shard_is_on_the_disk_before_it_has_its_name(pets, tmp_path, monkeypat
     assert all(named.values())
 
 
-def test_the_size_of_a_shard_is_that_which_it_was_written_with(pets, tmp_path):
+def test_a_shard_cut_short_after_it_was_written_is_found(pets, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="array_record is missing or not whole"):
+    with pytest.raises(UserError, match="array_record is missing or incomplete"):
         packing.pack(
             open_source("imagefolder", "all", dir=str(pets)),
             out,
@@ -279,12 +277,12 @@ def test_the_size_of_a_shard_is_that_which_it_was_written_with(pets, tmp_path):
         )
 
 
-def test_a_full_disk_is_one_sentence_and_the_pack_goes_on(pets, tmp_path):
+def test_a_full_disk_is_a_user_error_and_the_pack_is_resumed(pets, tmp_path):
     source = open_source("imagefolder", "all", dir=str(pets))
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
     try:
-        with pytest.raises(UserError, match=r"out cannot be written \(.*File too large\): mend that[^\n]*$"):
+        with pytest.raises(UserError, match=r"out cannot be written \(.*File too large\): fix this[^\n]*$"):
             pack(source, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -296,44 +294,43 @@ def test_user_errors(pets, tmp_path):
     with pytest.raises(UserError, match="is not empty"):
         pack(source, pets)
     pack(source, tmp_path / "out")
-    with pytest.raises(UserError, match="holds another pack: short_side is 0 there and 8 here"):
+    with pytest.raises(UserError, match="contains a different pack .its short_side is 0, not 8."):
         pack(source, tmp_path / "out", short_side=8)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         pack(source, tmp_path / "file")
     next((tmp_path / "out").glob("*.array_record")).unlink()
-    with pytest.raises(UserError, match="array_record is missing or not whole; copy"):
+    with pytest.raises(UserError, match="array_record is missing or incomplete: copy"):
         open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
-    with pytest.raises(UserError, match="no finished pack"):
+    with pytest.raises(UserError, match="not a finished pack"):
         open_source("arrayrecord", "all", dir=str(pets))
     none, unread = (
-        "holds no pack that can be read: give",
+        "contains no readable pack: give",
         "metadata.json cannot be read .*: restore it, or use",
     )
-    for foreign, way_out in (("{}", none), ("[1]", unread), ('{"shards": []}', none), ("text", unread)):
+    for foreign, fix in (("{}", none), ("[1]", unread), ('{"shards": []}', none), ("text", unread)):
         (pets / "metadata.json").write_text(foreign)
         with pytest.raises(
-            UserError, match=r"no finished pack \((its metadata.json is that of|Expecting value)"
+            UserError, match=r"not a finished pack \((its metadata.json was not|Expecting value)"
         ):
             open_source("arrayrecord", "all", dir=str(pets))
-        with pytest.raises(UserError, match=rf"pets.{way_out} another folder"):
+        with pytest.raises(UserError, match=rf"pets.{fix} another folder"):
             pack(source, pets)
 
 
-def test_the_ways_out_of_a_damaged_pack(pets, tmp_path):
-    """What an error tells the user to do leads out of it."""
+def test_a_damaged_pack_can_be_fixed_as_its_errors_say(pets, tmp_path):
     source = open_source("folder", "all", dir=str(pets))
     pack(source, tmp_path / "out")
     kept = (tmp_path / "out" / "metadata.json").read_bytes()
     (tmp_path / "out" / "metadata.json").write_text("")
-    with pytest.raises(UserError, match="no finished pack .* after removing what is there, or copy it"):
+    with pytest.raises(UserError, match="not a finished pack .* copy it again, or remove it"):
         open_source("arrayrecord", "all", dir=str(tmp_path / "out"))
     with pytest.raises(UserError, match="metadata.json cannot be read .*: restore it, or use another folder"):
         pack(source, tmp_path / "out")
     (tmp_path / "out" / "metadata.json").write_bytes(kept)
     (shard,) = (tmp_path / "out").glob("*.array_record")
     shard.write_bytes(shard.read_bytes()[:-50])
-    with pytest.raises(UserError, match="not whole; copy .* again, or remove it and pack it again"):
+    with pytest.raises(UserError, match="incomplete: copy .* again, or remove it and pack again"):
         pack(source, tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
     assert len(pack(source, tmp_path / "out")[0]) == len(source)

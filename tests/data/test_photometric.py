@@ -11,8 +11,12 @@ from seed_jax import parallel
 from seed_jax.data import photometric
 from seed_jax.errors import UserError
 
-augment = jax.jit(photometric.augment, static_argnums=(0, 3), static_argnames="first_view")
+augment_and_flips = jax.jit(photometric.augment, static_argnums=(0, 3), static_argnames="first_view")
 STEP = 1 / 255  # PIL rounds to whole levels, we do not
+
+
+def augment(*args, **kwargs):
+    return augment_and_flips(*args, **kwargs)[0]
 
 
 @pytest.fixture
@@ -71,7 +75,7 @@ def test_blur_is_a_cut_gaussian(image, sigma):
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
 def test_pils_blur_approximates_it(image, sigma):
-    """The deviation that the docstring owns up to."""
+    """The docstring of `gaussian_blur` names this deviation."""
     pil = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
     ours = photometric.gaussian_blur(jnp.asarray(image / 255, jnp.float32), jnp.float32(sigma))
     assert np.abs(np.asarray(ours) - np.asarray(pil) / 255).mean() < 6 * STEP
@@ -107,7 +111,7 @@ def test_jitter_applies_its_operations_in_order(image, order):
 
 
 def test_draws_have_their_distribution():
-    """1,000 grey images of one level: brightness is read off directly."""
+    """On 1,000 grey images of one level, whose brightness shows the factor."""
     images = np.full((1000, 1, 2, 2, 3), 100, np.uint8)
     keys = jax.random.split(jax.random.key(1), 1000)
     out = np.asarray(augment("digits", images, keys))[:, 0, 0, 0, 0] / (100 / 255)
@@ -124,7 +128,7 @@ def test_probability_of_grey_and_blur():
     out = np.asarray(augment("mocov2", images, keys))[:, 0]
     grey = (np.ptp(out, axis=-1) < 1e-6).all(axis=(1, 2))
     assert 0.16 < grey.mean() < 0.24
-    # Half are blurred, three in four of those by half a pixel or more, which takes most contrast from noise.
+    # Half are blurred, three quarters of these by half a pixel or more, which removes most contrast of noise.
     contrast = out.std(axis=(1, 2, 3)) / (images[:, 0] / 255).std(axis=(1, 2, 3))
     assert 0.25 < (contrast < 0.5).mean() < 0.6
 
@@ -150,12 +154,12 @@ def test_presets_are_those_of_the_papers_codes(preset, values):
 
 
 def test_grey_comes_before_the_jitter_in_mocov1():
-    """A grey image stays grey whatever its hue and saturation are turned to."""
+    """A grey image stays grey for every hue and saturation."""
     images, keys = images_and_keys(1000, 1, 4)
     out = np.asarray(augment("mocov1", images, keys))
     grey = (np.ptp(out, axis=-1) < 1e-5).all(axis=(1, 2, 3))
     assert 0.16 < grey.mean() < 0.24
-    assert np.abs(out - images / 255).max(axis=(1, 2, 3, 4)).min() > STEP  # the jitter itself is certain
+    assert np.abs(out - images / 255).max(axis=(1, 2, 3, 4)).min() > STEP  # the jitter has probability 1
 
 
 def test_every_order_of_the_jitter_is_equally_likely(monkeypatch):
@@ -165,7 +169,7 @@ def test_every_order_of_the_jitter_is_equally_likely(monkeypatch):
     monkeypatch.setattr(photometric, "jitter", show_order)
     images = np.zeros((2400, 1, 1, 4, 3), np.uint8)
     keys = jax.random.split(jax.random.key(0), len(images))
-    drawn = np.asarray(photometric.augment("mocov1", images, keys))[:, 0, 0, :, 0]
+    drawn = np.asarray(photometric.augment("mocov1", images, keys)[0])[:, 0, 0, :, 0]
     orders, counts = np.unique(drawn, axis=0, return_counts=True)
     assert {tuple(order) for order in orders} == set(itertools.permutations((0, 1, 2, 3)))
     assert 60 <= counts.min() <= counts.max() <= 140  # 100 each on average
@@ -197,8 +201,8 @@ def test_a_sample_does_not_depend_on_its_batch_and_differs_by_view():
     images, keys = images_and_keys()
     images[:, 1] = images[:, 0]
     whole = augment("mocov2", images, keys)
-    part = augment("mocov2", images[[7, 2]], keys[jnp.array([7, 2])])
-    np.testing.assert_allclose(part, whole[jnp.array([7, 2])], atol=1e-5)
+    two = augment("mocov2", images[[7, 2]], keys[jnp.array([7, 2])])
+    np.testing.assert_allclose(two, whole[jnp.array([7, 2])], atol=1e-5)
     second = augment("mocov2", images[:, 1:], keys, first_view=1)
     np.testing.assert_allclose(second, whole[:, 1:], atol=1e-5)
     assert np.abs(whole[:, 0] - whole[:, 1]).mean(axis=(1, 2, 3)).min() > STEP
@@ -212,22 +216,70 @@ def test_sharding_does_not_matter():
     shared = augment("mocov2", images, keys)
     np.testing.assert_allclose(shared, alone, atol=1e-5)
     assert len(shared.sharding.device_set) == 8
-    program = augment.lower("mocov2", images, keys).compile().as_text()
+    program = augment_and_flips.lower("mocov2", images, keys).compile().as_text()
     assert not [word for word in ("all-gather", "all-reduce", "all-to-all", "permute(") if word in program]
 
 
 def test_flip_mirrors_views_at_its_rate_and_nothing_else():
     images, keys = images_and_keys(batch=500, size=4)
-    out = np.round(255 * np.asarray(augment("none", images, keys, 0.3)))
+    out, flipped = augment_and_flips("none", images, keys, 0.3)
+    out = np.round(255 * np.asarray(out))
     mirrored = (out == images[..., ::-1, :]).all((2, 3, 4))
     same = (out == images).all((2, 3, 4))
     np.testing.assert_array_equal(mirrored, ~same)
+    np.testing.assert_array_equal(mirrored, flipped)
     assert abs(mirrored.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / mirrored.size)
     assert abs(np.corrcoef(mirrored[:, 0], mirrored[:, 1])[0, 1]) < 0.15
 
 
 def test_flip_commutes_with_the_rest():
-    """Keys that flip give the mirror image of what they give without flips."""
+    """With probability 1 each view is the mirror image of the view with probability 0."""
     images, keys = images_and_keys(batch=6)
     plain = np.asarray(augment("simclr", images, keys, 0.0))
     np.testing.assert_allclose(augment("simclr", images, keys, 1.0), plain[..., ::-1, :], atol=1e-6)
+
+
+@pytest.mark.parametrize("first_view", [0, 3])
+def test_flips_are_keyed_by_sample_and_view(first_view):
+    _, keys = images_and_keys(batch=9)
+    flipped = photometric.flips(photometric.numbers(keys, 4, first_view), 0.4)
+    assert flipped.dtype == bool
+    for row in range(9):
+        for view in range(4):
+            key = jax.random.fold_in(keys[row], first_view + view)
+            assert flipped[row, view] == (jax.random.uniform(key, (14,))[13] < 0.4)
+
+
+def test_augment_says_which_views_it_mirrored():
+    images, keys = images_and_keys(batch=40, size=4)
+    numbers = photometric.numbers(keys, 2, 5)
+    for preset in ("none", "digits"):
+        for probability in (0.0, 0.5):
+            _, flipped = augment_and_flips(preset, images, keys, probability, first_view=5)
+            np.testing.assert_array_equal(flipped, photometric.flips(numbers, probability))
+    assert not photometric.flips(numbers, 0.0).any()
+    assert photometric.flips(numbers, 1.0).all()
+
+
+def test_numbers_are_drawn_once():
+    images, keys = images_and_keys(4)
+    jaxpr = str(jax.make_jaxpr(lambda x, k: photometric.augment("mocov2", x, k, 0.5))(images, keys))
+    assert jaxpr.count("random_bits") == 1
+
+
+def test_values_of_a_seed_stay_the_same():
+    """Recorded before `augment` returned its flips: a change would break the resume of old runs."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8, 3), np.uint8)
+    keys = jax.random.split(jax.random.key(5), 6)
+    flipped = [[0, 1, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 1, 1], [1, 0, 0]]
+    np.testing.assert_array_equal(augment_and_flips("none", images, keys, 0.3, first_view=2)[1], flipped)
+    pixels = [
+        [0.22162426, 0.29059526, 0.48007336],
+        [0.53200287, 0.40135044, 0.25983879],
+        [0.20695546, 0.49687335, 0.13472334],
+        [0.26274538, 0.61568614, 0.64548850],
+        [0.88235295, 0.04415840, 0.43142268],
+        [0.77289724, 0.53725505, 0.30489850],
+    ]
+    out = augment("simclr", images, keys, 0.5, first_view=2)
+    np.testing.assert_allclose(out[:, :, 3, 4, 1], pixels, atol=1e-6)

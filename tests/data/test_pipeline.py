@@ -38,8 +38,12 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def joined(batches):
+    return jax.tree.map(lambda *x: np.concatenate(x), *batches)
+
+
 def samples(batches):
-    """{(id, pass): (views, label)} of batches."""
+    """The (views, label) of each (id, pass) in some batches."""
     out = {}
     for batch in batches:
         for row in range(len(batch["label"])):
@@ -54,9 +58,11 @@ def test_shapes_and_dtypes(source):
     shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), batch)
     assert shapes == {
         "views": (((10, 1, 16, 16, 3), "uint8"), ((10, 2, 8, 8, 3), "uint8")),
+        "crops": (((10, 1, 4), "float32"), ((10, 2, 4), "float32")),
         "id": ((10, 2), "uint32"),
         "pass_": ((10,), "int32"),
         "label": ((10,), "int32"),
+        "targets": {},
         "bad": ((10,), "int32"),
     }
 
@@ -71,6 +77,8 @@ def test_a_view_is_the_crop_at_the_keyed_box(source):
         crop = Image.fromarray(source[i].image).crop((left, top, left + w, top + h))
         view = np.asarray(crop.resize((8, 8), Image.Resampling.BILINEAR))
         assert np.abs(batch["views"][1][row, 1].astype(int) - view).max() <= 1
+        shares = [left / 24, top / 20, w / 24, h / 20]
+        np.testing.assert_allclose(batch["crops"][1][row, 1], shares, rtol=1e-6)
         assert batch["label"][row] == i % 7
 
 
@@ -80,9 +88,9 @@ def test_an_epoch_is_a_permutation_without_its_tail(source):
     batches = take(3 * steps, source, VIEWS[:1], 10, seed=0)
     orders = []
     for epoch in range(3):
-        part = batches[epoch * steps : (epoch + 1) * steps]
-        assert {p for b in part for p in b["pass_"]} == {epoch}
-        orders.append([i for b in part for i in b["id"][:, 0].tolist()])
+        own = batches[epoch * steps : (epoch + 1) * steps]
+        assert {p for b in own for p in b["pass_"]} == {epoch}
+        orders.append([i for b in own for i in b["id"][:, 0].tolist()])
         assert len(set(orders[-1])) == 50
     assert orders[0] != orders[1] != orders[2]
     assert len(set(orders[0]) ^ set(orders[1])) > 0  # another tail is left out
@@ -109,7 +117,7 @@ def test_reading_processes_do_not_matter(source, workers):
 
 
 def test_reading_processes_share_the_rows_of_a_host(monkeypatch, source):
-    as_processes(monkeypatch, 5, 3)  # two rows, so two readers at most
+    as_processes(monkeypatch, 5, 3)  # two rows, so at most two readers
     threads = take(3, source, VIEWS, 10, seed=1, start_step=4)
     batches = prefetch(train_batches(source, VIEWS, 10, seed=1, start_step=4, workers=4), lambda batch: batch)
     assert_equal(threads, list(itertools.islice(batches, 3)))
@@ -131,12 +139,12 @@ def test_the_views_of_a_sample_depend_on_seed_id_and_pass_alone(source):
 @pytest.mark.parametrize("processes", [2, 5])
 def test_processes_share_the_global_batch(monkeypatch, source, processes):
     whole = take(6, source, VIEWS, 10, seed=1)
-    parts = []
+    shares = []
     for p in range(processes):
         as_processes(monkeypatch, processes, p)
-        parts.append(take(6, source, VIEWS, 10, seed=1))
+        shares.append(take(6, source, VIEWS, 10, seed=1))
     for n, batch in enumerate(whole):
-        assert_equal(batch, jax.tree.map(lambda *x: np.concatenate(x), *[part[n] for part in parts]))
+        assert_equal(batch, joined(share[n] for share in shares))
 
 
 def test_user_errors(monkeypatch, source):
@@ -150,9 +158,174 @@ def test_user_errors(monkeypatch, source):
         train_batches(source, VIEWS, 10, seed=0)
 
 
+def test_keeping_the_last_batch(source):
+    assert steps_per_epoch(53, 10, "keep") == 6
+    assert steps_per_epoch(50, 10, "keep") == steps_per_epoch(50, 10) == 5
+    assert steps_per_epoch(3, 10, "keep") == 1
+    batches = take(12, source, VIEWS[:1], 10, seed=1, last="keep")
+    assert [len(b["label"]) for b in batches] == 2 * [10, 10, 10, 10, 10, 3]
+    for epoch in range(2):
+        own = joined(batches[6 * epoch : 6 * epoch + 6])
+        assert sorted(own["id"][:, 0]) == list(range(53))
+        assert set(own["pass_"]) == {epoch}
+    assert_equal(batches[:5], take(5, source, VIEWS[:1], 10, seed=1))
+    for start in (5, 7):
+        assert_equal(batches[start:], take(12 - start, source, VIEWS[:1], 10, 1, start, last="keep"))
+
+
+def test_a_source_smaller_than_a_batch_is_one_short_batch(source):
+    batches = take(2, Subset(source, np.arange(4)), VIEWS[:1], 10, seed=1, last="keep")
+    assert [sorted(b["id"][:, 0]) for b in batches] == [[0, 1, 2, 3]] * 2
+
+
+def test_processes_share_a_short_batch(monkeypatch, source):
+    even = Subset(source, np.arange(52))
+    whole = take(7, even, VIEWS[:1], 10, seed=1, last="keep")
+    shares = []
+    for p in range(2):
+        as_processes(monkeypatch, 2, p)
+        shares.append(take(7, even, VIEWS[:1], 10, seed=1, last="keep"))
+    assert [len(b["label"]) for b in shares[0]] == [5, 5, 5, 5, 5, 1, 5]
+    for n, batch in enumerate(whole):
+        assert_equal(batch, joined(share[n] for share in shares))
+    with pytest.raises(UserError, match="data.last is 'keep', .* has 3 images, .* of the 2 processes: use "):
+        train_batches(source, VIEWS, 10, seed=0, last="keep")
+
+
+def test_a_padded_crop_is_a_window_of_the_padded_image():
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    views = ViewSpec(size=8), ViewSpec(count=2, size=16, crop="pad", padding=3)
+    (batch,) = take(1, Arrays("square", pixels, None), views, 12, seed=4)
+    for row in range(12):
+        i = int(batch["id"][row, 0])
+        padded = np.pad(pixels[i], ((3, 3), (3, 3), (0, 0)))
+        for view in range(2):
+            x, y = (rng.host_generator(4, i, 0, 1 + view).random(images.NUMBERS)[-2:] * 7).astype(int)
+            np.testing.assert_array_equal(batch["views"][1][row, view], padded[y : y + 16, x : x + 16])
+            np.testing.assert_allclose(batch["crops"][1][row, view], [(x - 3) / 16, (y - 3) / 16, 1, 1])
+    assert len(np.unique(batch["crops"][1].reshape(-1, 4), axis=0)) > 12
+
+
+def test_a_padded_crop_of_an_image_of_another_size(source):
+    (batch,) = take(1, source, (ViewSpec(size=16, crop="pad", padding=2),), 30, seed=0)
+    for row in range(30):
+        i = int(batch["id"][row, 0])
+        x, y = (rng.host_generator(0, i, 0, 0).random(images.NUMBERS)[-2:] * 5).astype(int)
+        square = images.eval_view(source.images[i], 16)
+        padded = np.pad(square, ((2, 2), (2, 2), (0, 0)))
+        np.testing.assert_array_equal(batch["views"][0][row, 0], padded[y : y + 16, x : x + 16])
+        # 24 x 20 is resized to 21 x 18, and the centre begins at (2, 1).
+        shares = [(x - 2 + 2) / 21, (y - 2 + 1) / 18, 16 / 21, 16 / 18]
+        np.testing.assert_allclose(batch["crops"][0][row, 0], shares, rtol=1e-6)
+
+
+def test_a_centre_crop_is_the_evaluation_view(source):
+    (batch,) = take(1, source, (ViewSpec(count=2, size=16, crop="centre"),), 10, seed=0)
+    for row in range(10):
+        expected = images.eval_view(source.images[int(batch["id"][row, 0])], 16)
+        np.testing.assert_array_equal(batch["views"][0][row], [expected, expected])
+    shares = np.broadcast_to(np.float32([2 / 21, 1 / 18, 16 / 21, 16 / 18]), (10, 2, 4))
+    np.testing.assert_allclose(batch["crops"][0], shares)
+
+
+def test_a_centre_crop_of_a_large_turned_jpeg(tmp_path):
+    """Decoded at full size, next to a random crop; shares of the upright image, 300 x 600."""
+    ramp = np.linspace(0, 255, 600 * 300 * 3).reshape(300, 600, 3).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(ramp).save(tmp_path / "a.jpg", exif=exif)
+    source = open_source("folder", "all", dir=str(tmp_path))
+    (batch,) = take(1, source, (ViewSpec(size=8), ViewSpec(size=32, crop="centre")), 1, seed=0)
+    expected = images.eval_view(images.decode(source[0]), 32)
+    np.testing.assert_array_equal(batch["views"][1][0, 0], expected)
+    # The short side is resized to 37, the long one to 74; the centre begins at (2, 21).
+    np.testing.assert_allclose(batch["crops"][1][0, 0], [2 / 37, 21 / 74, 32 / 37, 32 / 74], rtol=1e-6)
+
+
+class WithTargets:
+    """A source whose records have two targets, with other ones for some indices."""
+
+    def __init__(self, source, other=None):
+        self.source, self.other = source, other or {}
+        self.num_classes, self.class_names, self.part = 0, (), source.part
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, i):
+        targets = {"mask": np.full((3, 2), i, np.uint8), "depth": np.float32([[[i]]])}
+        return self.source[i]._replace(targets=self.other.get(i, targets))
+
+    def name(self, i):
+        return self.source.name(i)
+
+
+def test_targets_are_stacked(source):
+    (batch,) = take(1, WithTargets(source), VIEWS, 10, seed=0)
+    ids = batch["id"][:, 0]
+    assert batch["targets"].keys() == {"mask", "depth"}
+    assert batch["targets"]["mask"].dtype == np.uint8
+    assert batch["targets"]["depth"].dtype == np.float32
+    np.testing.assert_array_equal(batch["targets"]["mask"], np.broadcast_to(ids[:, None, None], (10, 3, 2)))
+    np.testing.assert_array_equal(batch["targets"]["depth"], ids.reshape(10, 1, 1, 1))
+
+
+def test_readers_share_a_short_batch_with_targets(source):
+    """Three readers, of which one has no row in the last batch."""
+    subset = Subset(WithTargets(source), np.arange(20, 38))
+    threads = take(5, subset, VIEWS, 8, seed=0, last="keep")
+    assert [len(b["targets"]["mask"]) for b in threads] == [8, 8, 2, 8, 8]
+    assert set(threads[0]["targets"]["mask"].ravel()) <= set(range(20, 38))
+    assert_equal(threads, take(5, subset, VIEWS, 8, seed=0, last="keep", workers=3))
+
+
+def test_targets_of_a_bad_image_are_those_of_the_next(jpegs):
+    source = open_source("folder", "all", dir=str(jpegs))
+    targets = {i: {"index": np.int32(i)} for i in range(200)}
+    (batch,) = take(1, WithTargets(source, targets), VIEWS[:1], 200, seed=0)
+    in_bad_rows = batch["targets"]["index"][batch["bad"] >= 0]
+    np.testing.assert_array_equal(in_bad_rows, [19, 19])
+    np.testing.assert_array_equal(rng.split_id(source.ids()[batch["targets"]["index"]]), batch["id"])
+
+
+def test_the_first_image_may_be_bad(jpegs):
+    (jpegs / "000.jpg").unlink()
+    source = open_source("folder", "all", dir=str(jpegs))
+    (jpegs / "001.jpg").unlink()
+    bad = pipeline.BadImages(source)
+    (batch,) = take(1, WithTargets(source), VIEWS[:1], 50, seed=0, bad=bad)
+    assert batch["targets"]["mask"].shape == (50, 3, 2)
+    assert bad.names[0].endswith("001.jpg")
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ({}, r"The target 'mask' of noise\[7\] is none, but the first image .* has uint8 \[2\]: give all"),
+        ({"mask": np.zeros(3, np.uint8)}, r"'mask' of noise\[7\] is uint8 \[3\], but .* uint8 \[2\]"),
+        ({"mask": np.zeros(2, np.int32)}, r"'mask' of noise\[7\] is int32 \[2\], but .* uint8 \[2\]"),
+        (
+            {"mask": np.zeros(2, np.uint8), "box": np.zeros(4)},
+            r"'box' of noise\[7\] is float64 \[4\], but .* none",
+        ),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [53, 1])
+def test_targets_must_agree(source, targets, message, batch_size):
+    same = {i: {"mask": np.zeros(2, np.uint8)} for i in range(53)}
+    with pytest.raises(UserError, match=message):
+        take(53, WithTargets(source, same | {7: targets}), VIEWS[:1], batch_size, seed=0)
+
+
+def test_one_image_with_targets_among_images_without(source):
+    other = dict.fromkeys(range(53), {}) | {7: {"mask": np.zeros(2)}}
+    with pytest.raises(UserError, match=r"'mask' of noise\[7\] is float64 \[2\], but .* none"):
+        take(1, WithTargets(source, other), VIEWS[:1], 53, seed=0)
+
+
 @pytest.fixture
 def jpegs(tmp_path):
-    """200 small files, two of which are broken."""
+    """200 small files, of which two are broken."""
     for n in range(200):
         path = tmp_path / f"{n:03}.jpg"
         Image.new("RGB", (20, 20), (n, n, n)).save(path)
@@ -171,8 +344,8 @@ def test_a_bad_image_gives_its_place_to_the_next(jpegs, caplog):
     assert [r.getMessage() for r in caplog.records if "017.jpg" in r.getMessage()]
     ids = np.concatenate([b["id"] for b in batches])
     good = rng.split_id(source.ids()[19])
-    assert (ids == good).all(axis=1).sum() == 3  # its own place and two more
-    assert sorted(i for b in batches for i in b["bad"] if i >= 0) == [17, 18]  # each where it was drawn
+    assert (ids == good).all(axis=1).sum() == 3  # its own row and two more
+    assert sorted(i for b in batches for i in b["bad"] if i >= 0) == [17, 18]  # each in the row that drew it
     assert_equal(batches, take(2, source, VIEWS[:1], 100, seed=0, threads=1))
 
 
@@ -193,7 +366,7 @@ def test_bad_images_of_reading_processes(jpegs, caplog, capfd):
         batches = take(4, source, VIEWS[:1], 100, seed=0, bad=bad, workers=2)
     assert sorted(bad.names) == [17, 18]
     warnings = [message for message in caplog.messages if "skipping unreadable" in message]
-    assert len(warnings) == 2  # by the parent, once, in whichever pass and reader they come up again
+    assert len(warnings) == 2  # the parent warns once, although later passes and other readers see them again
     assert "skipping" not in capfd.readouterr().err
     assert_equal(batches, take(4, source, VIEWS[:1], 100, seed=0))
     for n in range(30, 40):
@@ -226,25 +399,25 @@ def test_a_file_that_vanishes_is_a_bad_image(jpegs):
 def test_evaluation_sees_every_image_once(source):
     batches = list(eval_batches(source, 16, 10))
     assert [b["mask"].sum() for b in batches] == [10] * 5 + [3]
-    joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
-    mask = joined["mask"]
-    np.testing.assert_array_equal(joined["id"][mask], rng.split_id(np.arange(53)))
-    np.testing.assert_array_equal(joined["label"][mask], source.labels())
-    assert set(joined["label"][~mask]) == {-1}
-    assert joined["image"].dtype == np.uint8
+    whole = joined(batches)
+    mask = whole["mask"]
+    np.testing.assert_array_equal(whole["id"][mask], rng.split_id(np.arange(53)))
+    np.testing.assert_array_equal(whole["label"][mask], source.labels())
+    assert set(whole["label"][~mask]) == {-1}
+    assert whole["image"].dtype == np.uint8
     for i in range(53):
-        np.testing.assert_array_equal(joined["image"][i], images.eval_view(source.images[i], 16))
+        np.testing.assert_array_equal(whole["image"][i], images.eval_view(source.images[i], 16))
 
 
 def test_evaluation_over_processes(monkeypatch, source):
     whole = list(eval_batches(source, 16, 10))
-    parts = []
+    shares = []
     for p in range(2):
         as_processes(monkeypatch, 2, p)
-        parts.append(list(eval_batches(source, 16, 10)))
-    assert len(parts[0]) == len(parts[1]) == len(whole)  # though the second has no image in the last
+        shares.append(list(eval_batches(source, 16, 10)))
+    assert len(shares[0]) == len(shares[1]) == len(whole)  # the second has no image in the last batch
     for n, batch in enumerate(whole):
-        assert_equal(batch, jax.tree.map(lambda *x: np.concatenate(x), *[part[n] for part in parts]))
+        assert_equal(batch, joined(share[n] for share in shares))
 
 
 def test_evaluation_masks_bad_images(jpegs):
@@ -273,7 +446,7 @@ def test_prefetch_runs_ahead_by_its_depth():
     batches = prefetch(draw(), lambda x: x, depth=3)
     for n in range(1, 4):
         assert next(batches) == n
-        while len(drawn) < n + 3:  # of its own accord: nothing else is asked for
+        while len(drawn) < n + 3:  # the thread draws without a further `next`
             assert more.acquire(timeout=60)
         assert len(drawn) == n + 3
     batches.close()
@@ -304,7 +477,7 @@ def test_prefetch_raises_at_the_batch(where):
 )
 @settings(max_examples=15, deadline=None)
 def test_views_do_not_depend_on_batch_position_or_threads(source, seed, batch_size, threads, order):
-    """Against each sample alone, in a source of another order and length."""
+    """Against each sample alone, from a source of another order and length."""
     mixed = Subset(source, np.random.default_rng(order).permutation(53)[: max(batch_size, 30)])
     (batch,) = take(1, mixed, VIEWS, batch_size, seed=seed, threads=threads)
     for row in range(0, batch_size, 7):
@@ -318,9 +491,9 @@ def test_views_do_not_depend_on_batch_position_or_threads(source, seed, batch_si
 @settings(max_examples=15, deadline=None)
 def test_hosts_together_see_the_global_batch(source, processes, step, seed):
     (whole,) = take(1, source, VIEWS[:1], 12, seed, step)
-    parts = []
+    shares = []
     for p in range(processes):
         with pytest.MonkeyPatch.context() as patch:
             as_processes(patch, processes, p)
-            parts += take(1, source, VIEWS[:1], 12, seed, step)
-    assert_equal(whole, jax.tree.map(lambda *x: np.concatenate(x), *parts))
+            shares += take(1, source, VIEWS[:1], 12, seed, step)
+    assert_equal(whole, joined(shares))

@@ -21,7 +21,7 @@ from seed_jax.errors import UserError
 
 
 def powers(share):
-    """Endless elements of large and small, empty and transposed arrays; a process that uses no device."""
+    """Endless elements: large, small, empty and transposed arrays, and whether JAX has started a backend."""
     for n in itertools.count():
         large = np.arange(6000, dtype=np.float64).reshape(60, 100).T * n + share
         device = xla_bridge.backends_are_initialized()
@@ -29,7 +29,7 @@ def powers(share):
 
 
 class Table:
-    """Reads its share of an array that all readers share."""
+    """Reads its share of an array that all workers share."""
 
     def __init__(self, array):
         self.array = array
@@ -44,7 +44,7 @@ def fails(share):
     raise UserError(f"share {share} is no good") if share == 1 else KeyError("a mistake")
 
 
-def test_elements_arrive_in_step_whether_they_fit_or_not():
+def test_elements_arrive_in_step_whether_or_not_they_fit():
     elements = readers.in_step(powers, [10, 20], 60_000)  # room for one of the two large arrays
     for n in range(3):
         for share, element in zip([10, 20], next(elements), strict=True):
@@ -56,7 +56,7 @@ def test_elements_arrive_in_step_whether_they_fit_or_not():
     assert not multiprocessing.active_children()
 
 
-def test_arrays_of_the_task_are_not_in_its_pickle(monkeypatch):
+def test_the_pickle_of_the_task_has_no_arrays(monkeypatch):
     sizes, dump = [], readers._dump
 
     def spy(*args):
@@ -103,9 +103,9 @@ def tfds(path):
 
 
 @pytest.mark.parametrize("kind", [folder, webdataset, arrayrecord, tfds])
-def test_sources_travel_without_what_they_have_open(tmp_path, kind):
+def test_sources_are_pickled_without_open_files(tmp_path, kind):
     source = kind(tmp_path)
-    before = [source[n] for n in range(3)]  # whatever it opens late is open
+    before = [source[n] for n in range(3)]  # opens every file that is opened late
     arrays = []
     data = pickle.dumps(source, protocol=5, buffer_callback=arrays.append)
     assert len(data) < 20_000
@@ -113,7 +113,7 @@ def test_sources_travel_without_what_they_have_open(tmp_path, kind):
     assert [again[n] for n in range(3)] == before
 
 
-def test_a_user_error_is_the_parents():
+def test_the_parent_raises_a_workers_user_error():
     elements = readers.in_step(fails, [1], 100)
     assert next(elements) == [1]
     with pytest.raises(UserError, match="share 1 is no good"):
@@ -129,7 +129,7 @@ def test_another_error_is_printed_and_ends_the_run(capfd):
     assert "KeyError: 'a mistake'" in capfd.readouterr().err
 
 
-def test_a_killed_reader_ends_the_run():
+def test_a_killed_worker_ends_the_run():
     elements = readers.in_step(powers, [10, 20], 100_000)
     next(elements)
     victim, _ = multiprocessing.active_children()
@@ -155,7 +155,7 @@ def main():
     batches = train_batches(open_source("digits", "train"), (ViewSpec(size=8),), 8, 0, workers=2)
     with ThreadPoolExecutor(1) as thread:
         first = thread.submit(next, batches)
-        while len(multiprocessing.active_children()) < 2:  # they have not yet run an instruction of ours
+        while len(multiprocessing.active_children()) < 2:  # they have not yet run any of our code
             pass
         os.killpg(0, signal.SIGTERM)
         first.result()
@@ -173,9 +173,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="of Linux")
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
 @pytest.mark.parametrize("end", ["raise", "SIGKILL"])
-def test_readers_outlive_signals_to_the_group_and_end_with_the_parent(tmp_path, end):
+def test_workers_survive_signals_to_the_group_and_end_with_the_parent(tmp_path, end):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     with subprocess.Popen(
@@ -196,5 +196,5 @@ def test_readers_outlive_signals_to_the_group_and_end_with_the_parent(tmp_path, 
         _, error = parent.communicate("go\n")
     assert parent.returncode == (1 if end == "raise" else -signal.SIGKILL), error
     for fd in ends:
-        assert select.select([fd], [], [], 60)[0]  # readable once that process has ended
+        assert select.select([fd], [], [], 60)[0]  # a pidfd is readable when its process has ended
         os.close(fd)

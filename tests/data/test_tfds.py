@@ -1,4 +1,4 @@
-"""tensorflow-datasets' sets, without TensorFlow."""
+"""Sets of tensorflow-datasets, without TensorFlow."""
 
 import numpy as np
 import pytest
@@ -10,9 +10,10 @@ from seed_jax.errors import UserError
 
 
 def write_tfds(path, examples, names=(), form="array_record", **more):
-    """A prepared CIFAR-10 of our own making, written without TensorFlow; `more` are further splits.
+    """Write a small CIFAR-10 as tensorflow-datasets prepares it, without TensorFlow; `more`: further splits.
 
-    With `names` of the training files it is ImageNet, whose records carry them. `form` is what it says it is.
+    With `names`, the file names of the training images, it writes ImageNet, whose records have file names.
+    `form` is the format that the metadata name.
     """
     tfds = pytest.importorskip("tensorflow_datasets")
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -51,18 +52,18 @@ def test_tfds_gives_encoded_bytes_without_tensorflow(tmp_path):
     write_tfds(tmp_path / "tfds", [(red, 4), (red, 9), (red, 0)])
     source = open_source("tfds:cifar10", "train", dir=str(tmp_path / "tfds"))
     assert (len(source), source.num_classes) == (3, 10)
-    assert source[1] == (red, source.ids()[1], 9)
+    assert source[1][:3] == (red, source.ids()[1], 9)
     assert source.name(1) == "cifar10/3.0.2:train[1]"
     assert source.labels().tolist() == [4, 9, 0]
     assert images.decode(source[2])[0, 0].tolist() == [200, 30, 30]
     part = open_source("tfds:cifar10", "train[:2]", dir=str(tmp_path / "tfds"))
     assert [r.id for r in part] == source.ids()[:2].tolist()
     assert part.fingerprint() != source.fingerprint()
-    with pytest.raises(UserError, match="'validation' is not in tfds:cifar10, which has train"):
+    with pytest.raises(UserError, match="'validation' is not in tfds:cifar10 .*: choose one of train"):
         open_source("tfds:cifar10", "validation", dir=str(tmp_path / "tfds"))
 
 
-def test_tfds_ids_are_the_same_in_every_split_that_holds_the_image(tmp_path):
+def test_the_id_of_an_image_is_the_same_in_every_tfds_split(tmp_path):
     content = [(bytes([n + 1]), n) for n in range(8)]
     write_tfds(tmp_path, content[:5], test=content[5:])
     seen = {}
@@ -87,7 +88,7 @@ def test_a_tfds_set_is_read_once_for_its_labels_and_names(tmp_path, monkeypatch)
     monkeypatch.setattr(sources.tfds, "read", lambda *a: pytest.fail("read again"))
     assert opened() == ([4, 9], ["n01_7.JPEG", "n02_5.JPEG"])
     monkeypatch.undo()
-    assert opened("test") == ([1], ["5.1.0:test[0]"])  # its place, as it has no name
+    assert opened("test") == ([1], ["5.1.0:test[0]"])  # no file name
 
 
 def test_one_name_of_a_tfds_set_reads_one_record(tmp_path, monkeypatch):
@@ -100,8 +101,8 @@ def test_one_name_of_a_tfds_set_reads_one_record(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("indexed", [False, True])
-def test_a_damaged_record_of_a_tfds_set_is_a_bad_image(tmp_path, indexed):
-    """As in a pack: skipped, counted and named by its place; the labels and names of the others are there."""
+def test_a_damaged_record_of_a_tfds_set_gives_a_bad_image(tmp_path, indexed):
+    """The record is skipped, counted and named by its index; other labels and names are read."""
     Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "red.png")
     content = [((tmp_path / "red.png").read_bytes(), n) for n in range(200)]
     content[7] = (np.random.default_rng(0).bytes(200_000), 7)
@@ -136,7 +137,7 @@ def test_a_tfds_shard_that_is_cut_short(tmp_path):
     [
         (
             "imagenet2012",
-            r"imagenet2012/5.1.0: do it once with `pip install tensorflow-cpu && python -c .*"
+            r"imagenet2012/5.1.0: prepare it once with `pip install tensorflow-cpu && python -c .*"
             r"tfds.builder\('imagenet2012', data_dir='.*', file_format='array_record'\).download_and_prepare",
         ),
         ("imagenot", "no set 'imagenot'"),
@@ -154,11 +155,11 @@ def test_tfds_errors(tmp_path, name, message):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10:3.0.2"])
 def test_a_tfds_set_that_was_prepared_as_tfrecord(tmp_path, name):
-    """tfds's default; with a version it takes another way through tfds."""
+    """tfds's default; with a version it takes another path through tfds."""
     write_tfds(tmp_path, [(b"x", 4)], form="tfrecord")
     with pytest.raises(
         UserError,
-        match=r"cifar10/3.0.2 as tfrecord, .*: prepare it in another data.dir too, once, with `pip install "
+        match=r"cifar10/3.0.2 as tfrecord, .*: prepare it once more, in another data.dir, with `pip install "
         rf"tensorflow-cpu && .*tfds.builder\('{name}', data_dir='OTHER', file_format='array_record'\)",
     ):
         open_source(f"tfds:{name}", "train", dir=str(tmp_path))
@@ -173,11 +174,11 @@ def test_a_tfds_set_that_cannot_be_read(tmp_path):
         open_source("tfds:cifar10", "train", dir=str(tmp_path))
 
 
-def test_a_tfds_set_that_only_the_web_knows(tmp_path, monkeypatch):
-    """Online, tfds takes the sizes of splits from there, before anything is prepared."""
+def test_a_tfds_set_that_is_not_prepared_but_known_online(tmp_path, monkeypatch):
+    """With a connection, tfds knows the sizes of splits before the set is prepared."""
     tfds = pytest.importorskip("tensorflow_datasets")
     write_tfds(tmp_path / "prepared", [(b"x", 4)])
     splits = tfds.builder("cifar10", data_dir=tmp_path / "prepared").info.splits
     monkeypatch.setattr(tfds.core.DatasetInfo, "initialize_from_bucket", lambda self: self.set_splits(splits))
-    with pytest.raises(UserError, match="is not prepared in .*other/cifar10/3.0.2: do it once"):
+    with pytest.raises(UserError, match="is not prepared in .*other/cifar10/3.0.2: prepare it once"):
         open_source("tfds:cifar10", "train", dir=str(tmp_path / "other"))

@@ -30,7 +30,7 @@ def shard(path, members, form=tarfile.PAX_FORMAT):
 
 @pytest.fixture
 def shards(tmp_path):
-    """Two shards of six images, one of which has its label in JSON and one none."""
+    """Two shards of six images each; one image has its label in JSON, one has no label."""
     for s in range(2):
         members = {}
         for n in range(6):
@@ -59,7 +59,7 @@ def test_reads_what_tarfile_reads(shards):
     assert images.decode(source[3]).shape == (7, 9, 3)
 
 
-def test_ids_are_those_of_the_files(shards, tmp_path):
+def test_ids_are_those_of_the_unpacked_files(shards, tmp_path):
     with tarfile.open(shards / "x-000.tar") as tar:
         tar.extractall(tmp_path / "files", filter="data")
     folder = open_source("folder", "all", dir=str(tmp_path / "files"))
@@ -79,7 +79,7 @@ def test_braces():
 
 @pytest.mark.parametrize("writable", [True, False])
 def test_the_index_is_built_once_and_again_when_a_shard_changes(shards, own_cache, monkeypatch, writable):
-    if not writable:  # as on a read-only disk, whoever runs this test
+    if not writable:  # as on a read-only disk, even for root
         save = webdataset.cache.save
         monkeypatch.setattr(
             webdataset.cache, "save", lambda f, **a: False if f.parent == shards else save(f, **a)
@@ -114,12 +114,12 @@ def test_an_index_of_an_older_version_is_not_read(shards, own_cache, monkeypatch
         assert open_source("webdataset", "all", dir=str(shards)).num_classes == 0
     assert len([*shards.glob(".seed_jax_index*"), *own_cache.rglob("*.npz")]) == 1
     assert open_source("webdataset", "all", dir=str(shards)).labels().max() == 7
-    for index in shards.glob(".seed_jax_index*"):  # and one that is none at all
+    for index in shards.glob(".seed_jax_index*"):  # and a file that is not an index
         webdataset.cache.save(index, labels=[1])
     assert open_source("webdataset", "all", dir=str(shards)).labels().max() == 7
 
 
-def test_labels_that_are_added_to_a_shard_are_seen(shards):
+def test_labels_added_to_a_shard_are_seen(shards):
     for path in shards.iterdir():
         path.unlink()
     shard(shards / "x-000.tar", {"a.png": b"x"})
@@ -129,7 +129,7 @@ def test_labels_that_are_added_to_a_shard_are_seen(shards):
     assert open_source("webdataset", "all", dir=str(shards)).labels().tolist() == [5]
 
 
-def test_json_without_a_label_leaves_it_to_the_class(tmp_path):
+def test_without_a_label_in_json_the_cls_file_counts(tmp_path):
     members = {"a.json": b'{"caption": "x"}', "a.cls": b"3", "a.png": b"x"}
     members |= {"b.json": b'{"label": null}', "b.png": b"x", "c.json": b"[]", "c.png": b"x"}
     shard(tmp_path / "x.tar", members)
@@ -159,7 +159,7 @@ def test_labels_are_whole_and_within_bounds(tmp_path):
         open_source("webdataset", "all", dir=str(tmp_path))
 
 
-def test_the_systems_errors_are_no_bad_images(shards, monkeypatch):
+def test_system_errors_do_not_give_bad_images(shards, monkeypatch):
     source = open_source("webdataset", "all", dir=str(shards))
 
     def stale(path):
@@ -170,7 +170,7 @@ def test_the_systems_errors_are_no_bad_images(shards, monkeypatch):
         source[0]
 
 
-def test_names_that_shards_share_get_ids_of_their_own(tmp_path):
+def test_images_of_the_same_name_in_several_shards_have_different_ids(tmp_path):
     for s in range(3):
         shard(tmp_path / f"{s}.tar", {"0000.png": bytes([s]), "0000.cls": b"1"})
     source = open_source("webdataset", "all", dir=str(tmp_path))
@@ -178,7 +178,7 @@ def test_names_that_shards_share_get_ids_of_their_own(tmp_path):
     assert [r.image for r in source] == [b"\0", b"\1", b"\2"]
 
 
-def test_splits_of_the_shards_names(tmp_path):
+def test_splits_from_the_names_of_shards(tmp_path):
     for s in ("in1k-train-000", "in1k-train-001", "in1k-val-000"):
         shard(tmp_path / f"{s}.tar", {f"{s}.{n}.webp".replace(".", "_", 1): b"x" for n in range(3)})
     sizes = [len(open_source("webdataset", s, dir=str(tmp_path))) for s in ("train", "val", "all")]

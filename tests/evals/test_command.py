@@ -34,7 +34,7 @@ def numbers(capsys):
     return lines[0], [cell.strip() for cell in lines[-1].strip("|").split("|")]
 
 
-def test_the_data_may_lie_elsewhere(trained, tmp_path, capsys):
+def test_the_data_may_have_moved(trained, tmp_path, capsys):
     run, data = trained
     assert main([str(run)]) == 0
     header, before = numbers(capsys)

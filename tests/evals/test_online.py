@@ -1,4 +1,4 @@
-"""The probe during training and the one that is reported, on a network whose features are known."""
+"""Evaluators, the probe during training and the final one, on networks whose features are known."""
 
 import dataclasses
 import sys
@@ -21,7 +21,7 @@ from seed_jax.train import build
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """Features are the pixels, less their mean; the classifier always answers 3."""
+    """Features are the pixels minus their mean; the classifier always answers 3."""
 
     def apply(self, variables, x, train, keys=None):
         flat = x.reshape(x.shape[0], -1)
@@ -64,7 +64,7 @@ def test_online_probe_equals_sklearn():
 
 @dataclasses.dataclass(frozen=True)
 class TwoClassifiers(Pixels):
-    """An early exit that always answers 7, and one of other classes, beside the classifier of `Pixels`."""
+    """`Pixels` with an early exit that always answers 7, and with a classifier of other classes."""
 
     def apply(self, variables, x, train, keys=None):
         features, state = super().apply(variables, x, train, keys)
@@ -83,8 +83,8 @@ def test_each_classifier_of_these_classes_has_a_score():
     assert scores == {"top1": np.mean(labels == 3), "exit1_top1": np.mean(labels == 7)}
 
 
-class Brightest:
-    """A toy evaluator: the largest label of the bank, and the share of queries with a negative feature."""
+class Toy:
+    """The largest label of the bank, and the share of queries with a negative feature."""
 
     def __init__(self, features, evals):
         self.features, self.entry = features, evals.feature
@@ -99,14 +99,14 @@ class Brightest:
 
 
 def test_a_new_evaluator_is_one_entry_of_the_table(monkeypatch):
-    with pytest.raises(UserError, match="Unknown evals.names 'brightest': it is one of knn, top1"):
-        resolved(names=("brightest",))
-    monkeypatch.setitem(EVALUATORS, "brightest", Brightest)
-    assert digits_probe(Pixels(), names=("brightest",))(VARIABLES) == {"largest_label": 9, "negative": 1.0}
+    with pytest.raises(UserError, match="Unknown evals.names 'toy'"):
+        resolved(names=("toy",))
+    monkeypatch.setitem(EVALUATORS, "toy", Toy)
+    assert digits_probe(Pixels(), names=("toy",))(VARIABLES) == {"largest_label": 9, "negative": 1.0}
 
 
 def test_each_split_passes_through_the_network_once(monkeypatch):
-    monkeypatch.setitem(EVALUATORS, "brightest", Brightest)
+    monkeypatch.setitem(EVALUATORS, "toy", Toy)
     lengths = []
 
     def batches(source, *args):
@@ -114,7 +114,7 @@ def test_each_split_passes_through_the_network_once(monkeypatch):
         return eval_batches(source, *args)
 
     monkeypatch.setattr(base, "eval_batches", batches)
-    probe = digits_probe(Pixels(), names=("knn", "top1", "brightest"), bank_size=50)
+    probe = digits_probe(Pixels(), names=("knn", "top1", "toy"), bank_size=50)
     for probes in (1, 2):
         assert set(probe(VARIABLES)) == {"knn", "top1", "largest_label", "negative"}
         assert sorted(lengths) == sorted([50, len(open_source("digits", "val"))] * probes)
@@ -157,7 +157,7 @@ def test_names_on_the_command_line(monkeypatch, argument, names):
     assert config.resolve(values["config"].value).evals.names == names
 
 
-def test_a_misspelt_name_is_told():
+def test_a_misspelt_evaluator_is_named():
     with pytest.raises(UserError, match="Unknown evals.names 'top2': did you mean 'top1'"):
         resolved(names=("knn", "top2"))
 
@@ -183,7 +183,7 @@ def test_final_probe_reports_the_test_split():
     assert scores["parameters"] == 5
 
 
-def test_unknown_feature_is_told():
+def test_an_unknown_feature_is_named():
     train = open_source("digits", "train")
     with pytest.raises(UserError, match="evals.feature is 'poold', but the network gives logits, pooled"):
         OnlineProbe(Pixels(), VARIABLES, parallel.make_mesh(), resolved(feature="poold"), train, train)
@@ -191,7 +191,7 @@ def test_unknown_feature_is_told():
 
 @pytest.mark.parametrize("key", ["train", "bank"])
 @pytest.mark.parametrize("split", ["all", "val", "test"])
-def test_a_bank_with_the_images_it_is_asked_about_is_refused(key, split):
+def test_a_bank_that_contains_the_queries_is_refused(key, split):
     raw = config.default("moco")
     raw.train.epochs = 1.0
     raw.data[key] = split

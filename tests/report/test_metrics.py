@@ -29,7 +29,7 @@ def test_round_trip(tmp_path):
     ]
 
 
-def test_what_is_not_finite_stays_valid_json(tmp_path):
+def test_nan_and_infinity_are_valid_json(tmp_path):
     with MetricsWriter(tmp_path, tensorboard=False) as writer:
         writer.write(1, {"loss": math.nan, "norm": math.inf})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null, "norm": null}\n'
@@ -46,7 +46,7 @@ def test_each_line_is_on_disk_at_once(tmp_path):
     writer.close()
 
 
-def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
+def test_resume_drops_the_lines_after_the_checkpoint(tmp_path):
     write(tmp_path, range(10))
     with MetricsWriter(tmp_path, tensorboard=False) as writer:
         writer.truncate(6)
@@ -74,7 +74,7 @@ def test_a_run_killed_at_any_byte_can_go_on(tmp_path_factory, cut):
 )
 def test_a_damaged_line_is_named(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
-    with pytest.raises(UserError, match="line 2 is no line of metrics .*; remove it"):
+    with pytest.raises(UserError, match="line 2 is not a line of metrics .*: remove it"):
         read(tmp_path)
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\n')
     with pytest.raises(UserError, match="metrics.jsonl cannot be read"):
@@ -99,7 +99,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     assert b"loss" in events.read_bytes()
 
 
-def test_tensorboard_hides_what_a_resumed_run_repeats(tmp_path):
+def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(tmp_path):
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import SessionLog
 
@@ -124,14 +124,14 @@ def events(workdir):
             rest = rest[16 + length :]
 
 
-def test_lines_before_the_first_checkpoint_are_not_kept_beside(tmp_path):
+def test_truncating_at_step_0_keeps_no_old_file(tmp_path):
     write(tmp_path, [3])
     with MetricsWriter(tmp_path, tensorboard=False) as writer:
         writer.truncate(0)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_file_of_which_nothing_would_stay_is_kept_beside(tmp_path):
+def test_a_negative_step_moves_the_lines_to_an_old_file(tmp_path):
     lines = []
     for loss in (1.0, 2.0):
         with MetricsWriter(tmp_path, tensorboard=False) as writer:
@@ -142,7 +142,7 @@ def test_a_file_of_which_nothing_would_stay_is_kept_beside(tmp_path):
     assert (tmp_path / "metrics.jsonl.old").read_text() == "".join(lines)
 
 
-def test_full_disk_is_one_sentence(tmp_path):
+def test_a_full_disk_is_one_sentence(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with MetricsWriter(tmp_path, tensorboard=False) as writer:
         writer.write(1, {"loss": 1.0})
@@ -182,13 +182,13 @@ def test_the_score_is_top1_or_else_knn_of_the_last_line_that_has_one(tmp_path):
         assert [writer.score(step) for step in range(5)] == [0.2, None, 0.3, None, None]
 
 
-def test_wandb_is_asked_for_by_name(tmp_path, monkeypatch):
+def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
         MetricsWriter(tmp_path, wandb="distill")
 
 
-def test_wandb_gets_the_same_numbers_and_one_id_a_workdir(tmp_path, monkeypatch):
+def test_wandb_gets_the_same_numbers_and_one_id_per_workdir(tmp_path, monkeypatch):
     (tmp_path / "wandb.py").write_text(
         "import types\n"
         "calls = []\n"

@@ -375,16 +375,20 @@ def test_targets_can_be_moved_with_the_pixels(toy):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_accumulated_gradients_are_those_of_the_whole_batch(toy, devices):
     whole, rows = steps(toy(Toy, train__bn_group=4), 3)
-    shares, share_rows = steps(toy(Toy, train__bn_group=4, train__accumulate=4), 3, devices=devices)
-    chex.assert_trees_all_close(share_rows, rows, rtol=1e-4, atol=1e-5)
-    chex.assert_trees_all_close(shares[-1], whole[-1], rtol=1e-4, atol=1e-5)
+    parts, part_rows = steps(toy(Toy, train__bn_group=4, train__accumulate=4), 3, devices=devices)
+    chex.assert_trees_all_close(part_rows, rows, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(parts[-1], whole[-1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("variant", "overrides", "words"),
     [
-        ("seed", {"train.accumulate": 2}, "train.accumulate is 2, but seed .* its queue takes whole batches"),
-        ("moco", {"data.last": "keep"}, "data.last is 'keep', but moco .* its queue takes whole batches"),
+        (
+            "seed",
+            {"train.accumulate": 2},
+            "train.accumulate is 2, but seed needs whole batches, for its queue",
+        ),
+        ("moco", {"data.last": "keep"}, "data.last is 'keep', but moco needs whole batches, for its queue"),
         ("supervised", {"train.accumulate": 3}, "train.accumulate is 3"),
         ("supervised", {"train.accumulate": 4, "train.bn_group": 8}, r"of train.bn_group \(8\)"),
         ("supervised", {"train.accumulate": 2, "train.bn_group": 0}, r"of train.bn_group \(0\)"),

@@ -1,4 +1,4 @@
-"""Where images come from: random-access sources, one kind a file. `base.py` says what a source is."""
+"""Sources of images: one kind per file. `base.py` defines what a source is."""
 
 import contextlib
 import os
@@ -51,14 +51,15 @@ READERS = {
     "arrayrecord": ArrayRecord,
 }
 SOURCES = (*EMBEDDED, *READERS, "photographs", "tfds:NAME")
-MANY_CLASSES = 100_000  # more than that, and than there are images, is a mistake
+MANY_CLASSES = 100_000  # more classes than this and than images: the labels are wrong
 FILES = {".npz": "npz", ".tar": "webdataset", ".txt": "filelist"}
 
 
 def recognise(path: str) -> str | None:
-    """The name of the source that reads a file, by its ending, or a folder, by what is in it; else None.
+    """The name of the source that reads `path`, or None.
 
-    Raises `UserError` for a bucket or a folder that cannot be read.
+    A file is recognised by its ending, a folder by its content. Raises `UserError` when a bucket or a folder
+    cannot be read.
     """
     ending = os.path.splitext(path)[1].lower()
     if ending in FILES:
@@ -73,21 +74,28 @@ def recognise(path: str) -> str | None:
         return "arrayrecord"
     if ".tar" not in endings or endings & {*EXTENSIONS}:
         return "folder"
-    with _errors_named(path):  # archives may lie beside the folders that were unpacked from them
+    with _errors_named(path):  # the folder may contain archives and also what was unpacked from them
         folders = any((folder / name).is_dir() for name in names if not os.path.splitext(name)[1])
     return "folder" if folders else "webdataset"
 
 
 def open_source(name: str, split: str, *, dir: str | None = None, subset: str = "", seed: int = 0) -> Source:
-    """The part `split` of the source called `name`, or of that the `subset` (`subset.py`).
+    """Open one split of a source.
 
-    Names: `digits`, `scattered`, `photos`, `photos6` (embedded); `folder` (without labels), `imagefolder` (a
-    sub-folder a class), `filelist` (a text file), `npz`, `webdataset` (tar shards) and `arrayrecord` (what
-    `python -m seed_jax.data pack` writes), which read `dir`; `tfds:NAME`, where `dir` is the data_dir and
-    `split` goes to tensorflow-datasets; `photographs`, which is `folder` where there is a `dir` and `photos6`
-    where there is none. Otherwise `split` is train (70 %), val (10 %), test (20 %), by a
-    hash of the id, or all; a set that has its own `train` and `val` or `test` uses those. Raises
-    `UserError`.
+    Args:
+      name: `digits`, `scattered`, `photos` or `photos6` (they need no `dir`); `folder` (images without
+        labels), `imagefolder` (one sub-folder per class), `filelist` (a text file), `npz`, `webdataset` (tar
+        shards) or `arrayrecord` (written by `python -m seed_jax.data pack`); `tfds:NAME`; or `photographs`,
+        which means `folder` with a `dir` and `photos6` without.
+      split: train (70 %), val (10 %) or test (20 %), divided by a hash of the id, or all. A data set with its
+        own `train` and its own `val` or `test` uses its own splits. For `tfds:NAME`, a split as
+        tensorflow-datasets names it.
+      dir: the folder or file that the source reads; for `tfds:NAME` the data_dir.
+      subset: which share of the split to return, as in `subset.py`; '' returns the whole split.
+      seed: draws the subset.
+
+    Raises:
+      UserError: the source, the split or the subset is unknown, empty or cannot be read.
     """
     if name == "photographs":
         name = "folder" if dir else "photos6"
@@ -100,17 +108,19 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
         if split not in SPLITS:
             raise UserError(f"data split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
         if name in READERS and dir is None:
-            raise UserError(f"data.dir: the source {name!r} needs one; say where the images are.")
+            raise UserError(
+                f"data.dir is not set, and the source {name!r} needs it: set it to where the images are."
+            )
         with _errors_named(dir):
             source = take_split(EMBEDDED[name]() if name in EMBEDDED else READERS[name](dir), split)
     if not len(source):
         raise UserError(
-            f"data split {split!r} of {dir or name} is empty; add images to it or choose another split."
+            f"data split {split!r} of {dir or name} is empty: add images to it or choose another split."
         )
     if source.num_classes > max(len(source), MANY_CLASSES):
         raise UserError(
-            f"data split {split!r} of {dir or name} has labels up to {source.num_classes - 1:,} and only "
-            f"{len(source):,} images: number the classes from 0 on."
+            f"data split {split!r} of {dir or name} has labels up to {source.num_classes - 1:,} but only "
+            f"{len(source):,} images: number the classes from 0 without gaps."
         )
     return take_subset(source, subset, seed) if subset else source
 
@@ -126,11 +136,11 @@ def _errors_named(dir: str | None):
     except bucket_errors() as error:
         if "://" not in str(dir):
             raise UserError(
-                f"data.dir: {error.filename or dir} cannot be read ({error.strerror or error}); "
+                f"data.dir: {error.filename or dir} cannot be read ({error.strerror or error}): "
                 "make it readable."
             ) from None
         cause = " ".join(str(error).split())
         raise UserError(
-            f"data.dir: {dir} cannot be read ({cause}): see that the bucket is there and that you are "
+            f"data.dir: {dir} cannot be read ({cause}): check that the bucket exists and that you are "
             "logged in (`gcloud auth application-default login`)."
         ) from None

@@ -1,4 +1,4 @@
-"""ArrayRecord shards as `python -m seed_jax.data pack` writes them."""
+"""Packs: ArrayRecord shards written by `python -m seed_jax.data pack`."""
 
 import dataclasses
 import json
@@ -16,10 +16,10 @@ _KEYS = {"shards", "images", "num_classes", "class_names", "fingerprint", "short
 
 
 class ArrayRecord:
-    """A packed source: its images in ArrayRecord shards, with the ids, labels, splits and names they had.
+    """A pack: images in ArrayRecord shards, with the ids, labels, splits and names of the packed source.
 
-    `root` holds the shards (one encoded image a record), `index.npz` and `metadata.json`. Raises `UserError`
-    when it is not a finished pack.
+    `root` is a folder with the shards (one encoded image per record), `index.npz` and `metadata.json`. Raises
+    `UserError` when it is not a finished pack.
     """
 
     def __init__(self, root: str):
@@ -31,24 +31,24 @@ class ArrayRecord:
             with open(os.path.join(root, METADATA), encoding="utf-8") as file:
                 self.metadata = json.load(file)
             if not isinstance(self.metadata, dict) or not self.metadata.keys() >= _KEYS:
-                raise ValueError(f"its {METADATA} is that of something else")
+                raise ValueError(f"its {METADATA} was not written by a pack")
         except (OSError, ValueError) as error:
-            way_out = "which goes on where it stopped"
+            command = f"`python -m seed_jax.data pack SOURCE {root}`"
+            fix = f"run {command}, which also resumes a stopped pack"
             if not isinstance(error, OSError):
-                way_out = "after removing what is there, or copy it again"
-            raise UserError(
-                f"data.dir: {root} is no finished pack ({error}); write it with `python -m seed_jax.data "
-                f"pack SOURCE {root}`, {way_out}."
-            ) from None
+                fix = f"copy it again, or remove it and run {command}"
+            raise UserError(f"data.dir: {root} is not a finished pack ({error}): {fix}.") from None
         index = cache.load(os.path.join(root, INDEX))
-        listed = self.metadata["shards"]  # [name, records, bytes], the last since packs have it
+        listed = self.metadata["shards"]  # [name, records, bytes]; old packs have no bytes
         paths = [os.path.join(root, name) for name, *_ in listed]
-        lost = [os.path.join(root, INDEX)] if index is None else []
-        lost += [path for path, (_, _, *size) in zip(paths, listed, strict=True) if not is_whole(path, *size)]
-        if lost:
+        damaged = [os.path.join(root, INDEX)] if index is None else []
+        damaged += [
+            path for path, (_, _, *size) in zip(paths, listed, strict=True) if not is_whole(path, *size)
+        ]
+        if damaged:
             raise UserError(
-                f"data.dir: {lost[0]} is missing or not whole; copy {root} again, or remove it and "
-                "pack it again."
+                f"data.dir: {damaged[0]} is missing or incomplete: copy {root} again, or remove it and "
+                "pack again."
             )
         shards = [_Shard(path, 0, count, count) for path, (_, count, *_) in zip(paths, listed, strict=True)]
         self.records, self.shards = grain_sources.ArrayRecordDataSource(shards), shards
@@ -75,36 +75,40 @@ class ArrayRecord:
         return self._labels
 
     def fingerprint(self):
-        """Of the source that was packed, its images' ids and the size they were given."""
+        """A hash of the packed source's fingerprint, the ids of the images and their `short_side`."""
         source, side = self.metadata["fingerprint"], self.metadata["short_side"]
         return digest(f"{source} {side} {self.metadata['images']}".encode(), self._ids)
 
 
 def read(records, shards, i: int) -> bytes:
-    """Record `i` of a data source of ArrayRecord `shards` (`filename`, `skip`, `take` of each).
+    """The bytes of record `i`.
+
+    Args:
+      records: a grain data source of the records of all shards.
+      shards: objects with `filename`, `skip` and `take` (the records to read from the file).
 
     Raises:
-      BadImage: the record is damaged, and its shard is whole.
+      BadImage: the record is damaged, but its shard is complete.
       UserError: the shard is missing, cut short or cannot be read.
     """
     try:
         if record := records[i]:
             return record
-        error = "an empty record"  # which is also what a file gives that was cut short after it was opened
+        error = "an empty record"  # a file that was cut short after it was opened also gives this
     except (ValueError, IndexError, RuntimeError) as caught:
         error = str(caught)
     shard = shards[np.searchsorted(np.cumsum([s.take for s in shards]), i, side="right")]
-    # A system call that fails reads as "pread() failed: Input/output error; reading ...".
+    # The message of a failed system call: "pread() failed: Input/output error; reading ...".
     if "() failed: " in error or _count(shard.filename) < shard.skip + shard.take:
         raise UserError(
             f"data.dir: the shard {shard.filename} is missing, cut short or unreadable ({error}): copy it "
-            "again or mend the disk, and start again."
+            "again or repair the disk, and start again."
         )
     raise BadImage(error)
 
 
 def _count(path) -> int:
-    """How many records a shard has; 0 for a file that is none."""
+    """The number of records in a shard; 0 for a file that is not ArrayRecord."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     try:
@@ -114,7 +118,7 @@ def _count(path) -> int:
 
 
 def is_whole(path: str | os.PathLike, size: int | None = None) -> bool:
-    """Whether there is a file of this size, or of any."""
+    """Whether the file exists and has `size` bytes (None: any size)."""
     try:
         return os.path.getsize(path) == size or size is None
     except OSError:
@@ -123,7 +127,7 @@ def is_whole(path: str | os.PathLike, size: int | None = None) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
-    """Which records of a file to read, so that a thousand shards need not be opened to be counted."""
+    """The records of one file, as grain takes them: it need not open a thousand shards to count records."""
 
     filename: str
     skip: int

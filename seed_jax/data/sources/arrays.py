@@ -10,10 +10,15 @@ from seed_jax.errors import UserError
 
 
 class Arrays:
-    """Images in memory: uint8 `[N, H, W, 3]`; the id is the index."""
+    """Images in memory, uint8 `[N, H, W, 3]`; the id is the index.
 
-    def __init__(self, what: str, images: np.ndarray, labels: np.ndarray | None):
-        self.what = what
+    Args:
+      title: what messages call the data set.
+      labels: int `[N]`, -1 for none; or None.
+    """
+
+    def __init__(self, title: str, images: np.ndarray, labels: np.ndarray | None):
+        self.title = title
         self.images = images
         self._labels = np.full(len(images), -1, np.int64) if labels is None else labels.astype(np.int64)
         self.num_classes = int(self._labels.max(initial=-1)) + 1
@@ -27,7 +32,7 @@ class Arrays:
         return Record(self.images[i], int(i), int(self._labels[i]))
 
     def name(self, i):
-        return f"{self.what}[{i}]"
+        return f"{self.title}[{i}]"
 
     def ids(self):
         return np.arange(len(self.images))
@@ -40,26 +45,35 @@ class Arrays:
 
 
 def npz(path: str) -> Arrays:
-    """A .npz file with `image` uint8 `[N, H, W, 3]` or `[N, H, W]` and perhaps `label` int `[N]`."""
+    """The images of a .npz file.
+
+    The file has `image`, uint8 `[N, H, W, 3]` or `[N, H, W]`, and optionally `label`, int `[N]`. A label
+    below 0 means none. Raises `UserError` when the file cannot be read or its arrays are different.
+    """
     try:
         with open_file(path) as file:
             arrays = np.load(file, allow_pickle=False)
             arrays = {key: arrays[key] for key in ("image", "label") if key in arrays}
     except cache.BROKEN_NPZ as error:
-        why = str(error) or type(error).__name__
-        raise UserError(f"data.dir: {path} cannot be read as an .npz file ({why}).") from None
+        reason = str(error) or type(error).__name__
+        raise UserError(
+            f"data.dir: {path} cannot be read as an .npz file ({reason}): copy or save it again."
+        ) from None
     if "image" not in arrays:
         raise UserError(
-            f"data.dir: {path} has no array `image`; save it with np.savez(path, image=..., label=...)."
+            f"data.dir: {path} has no array `image`: save it with np.savez(path, image=..., label=...)."
         )
     images, labels = arrays["image"], arrays.get("label")
     if images.dtype != np.uint8 or not (images.ndim == 3 or images.ndim == 4 and images.shape[-1] == 3):
         raise UserError(
-            f"data.dir: `image` in {path} is {images.dtype} {list(images.shape)}; it must be uint8 "
+            f"data.dir: `image` in {path} is {images.dtype} {list(images.shape)}: save it as uint8 "
             "[N, H, W, 3] or [N, H, W]."
         )
     if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
-        raise UserError(f"data.dir: `label` in {path} must be whole numbers, one an image: [{len(images)}].")
+        raise UserError(
+            f"data.dir: `label` in {path} is {labels.dtype} {list(labels.shape)}: save one whole "
+            f"number per image, [{len(images)}]."
+        )
     if labels is not None:
         as_label(int(labels.max(initial=0)), f"`label` in {path}")
         labels = np.maximum(labels.astype(np.int64), -1)

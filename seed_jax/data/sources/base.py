@@ -1,10 +1,11 @@
-"""What a source is: the contract, the splits and the subsets that all sources share."""
+"""The contract of a source, and the splits, subsets and helpers that all sources share."""
 
 import errno
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -18,20 +19,38 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 class Record(NamedTuple):
-    """One image: encoded bytes or uint8 `[H, W, 3]`, a stable non-negative int64 id, a label (-1: none)."""
+    """One item of a source.
+
+    Attributes:
+      image: encoded bytes, or uint8 `[H, W, 3]`.
+      id: a stable, non-negative int64.
+      label: class index below 2**31, or -1 for no label.
+      targets: further arrays by name; all records of a source have the same names, shapes and dtypes.
+        Spatial targets use the coordinates of the whole upright image and are the same for all views.
+    """
 
     image: bytes | np.ndarray
     id: int
     label: int
+    targets: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Source(Protocol):
-    """Random access to images.
+    """Random access to the N images of a data set.
 
-    `name(i)` is for messages and ends in the file's name where there is one, `labels()` is int64 `[N]`
-    (-1: none), `ids()` int64 `[N]`, `num_classes` 0 when unlabelled, `class_names` empty when they have none,
-    `fingerprint()` a short hash of the data. `part` is int8 `[N]`, the index into `SPLITS` of each image's
-    own split (-1: in none of them).
+    `source[i]` raises IndexError for `i >= N`, `BadImage` when the image cannot be read, and `UserError` when
+    a whole shard is lost.
+
+    Attributes:
+      num_classes: 0 without labels.
+      class_names: empty when the classes have no names.
+      part: int8 `[N]`, the index into `SPLITS` of each image's own split; -1 for an image in no split.
+
+    Methods:
+      name: what messages call image `i`; ends in its file name if it has one.
+      ids: int64 `[N]`.
+      labels: int64 `[N]`, -1 for no label.
+      fingerprint: a short hash of the data.
     """
 
     num_classes: int
@@ -47,7 +66,7 @@ class Source(Protocol):
 
 
 class Subset:
-    """The samples `indices` of another source, with their ids."""
+    """The records of another source at `indices`, unchanged."""
 
     def __init__(self, source: Source, indices: np.ndarray):
         self.source = source
@@ -76,7 +95,14 @@ class Subset:
 
 
 class Strings(Sequence):
-    """A million short strings in two arrays, a third of the memory of a list; compares and slices as none."""
+    """Short strings stored in two arrays, in a third of a list's memory.
+
+    Unlike a list it does not compare by content and cannot be sliced.
+
+    Args:
+      blob: uint8, the encoded strings joined.
+      ends: int64 `[N]`, where each string ends in `blob`.
+    """
 
     def __init__(self, blob: np.ndarray, ends: np.ndarray):
         self.blob, self.ends = blob, ends
@@ -97,28 +123,30 @@ class Strings(Sequence):
 
 
 def open_file(path: str):
-    """A file opened to read its bytes, through epath where it lies in a bucket."""
+    """Open a file to read bytes, through epath if its path is in a bucket."""
     return epath.Path(path).open("rb") if "://" in path else open(path, "rb")
 
 
 def bucket_errors() -> tuple[type[Exception], ...]:
-    """What reading a bucket raises: OSErrors, and where gcsfs is used one of its own, such as for a 401."""
+    """The exceptions that reading a bucket raises: OSError, and gcsfs's own (for a 401) if it is in use."""
     gcsfs = sys.modules.get("gcsfs.retry")
     return (OSError, gcsfs.HttpError) if gcsfs else (OSError,)
 
 
 def check_local(key: str, folder: str | os.PathLike) -> None:
-    """Raises `UserError` for a folder in a bucket: to array_record `gs:` is a local folder."""
+    """Raise `UserError` for a folder in a bucket, which array_record would take for a local folder `gs:`."""
     if "://" in str(folder):
         raise UserError(
-            f"{key}: {folder} is in a bucket, and ArrayRecord files are read and written on local disks: "
+            f"{key}: {folder} is in a bucket, but ArrayRecord files must be on a local disk: "
             "pack into a local folder and copy it to and from the bucket, or mount the bucket (gcsfuse)."
         )
 
 
 def unreadable(name: str, error: Exception) -> BadImage | UserError:
-    """What to raise for an image that cannot be read: `BadImage` if that is the file's fault alone."""
-    number = getattr(error, "errno", None)  # what a bucket's file system raises has none
+    """The exception to raise for an image that cannot be read: `BadImage` if only this file is at fault,
+    `UserError` if the disk or the network is.
+    """
+    number = getattr(error, "errno", None)  # exceptions of a bucket's file system have no errno
     of_the_file = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
     if isinstance(error, of_the_file) or number in (errno.ELOOP, errno.ENAMETOOLONG):
         return BadImage(str(error))
@@ -126,16 +154,19 @@ def unreadable(name: str, error: Exception) -> BadImage | UserError:
         f"{errno.errorcode.get(number, number)}: {error.strerror}" if number else " ".join(str(error).split())
     )
     return UserError(
-        f"data.dir: {name} cannot be read ({cause}): mend the disk, the network or "
+        f"data.dir: {name} cannot be read ({cause}): fix the disk, the network or "
         "the limits of the system, and start again."
     )
 
 
 def as_label(value, where: str) -> int:
-    """A number, or its text, as a label: -1 for any below 0.
+    """A number, or its text, as a label; -1 for any negative number.
 
-    Raises `UserError`, which says `where` it stands, for what is not whole or not below 2**31 (batches hold
-    labels as int32).
+    Args:
+      where: where the value is stored, for the error.
+
+    Raises:
+      UserError: the value is not a whole number below 2**31 (batches store labels as int32).
     """
     try:
         label = int(value)
@@ -145,26 +176,26 @@ def as_label(value, where: str) -> int:
     if not fits:
         raise UserError(
             f"data.dir: {where} holds no whole number below 2**31 as label but {value!r:.40}: number the "
-            "classes from 0 on, and use -1 for none."
+            "classes from 0, and use -1 for images without label."
         )
     return max(label, -1)
 
 
-def digest(*parts: bytes) -> str:
-    """16 hexadecimal digits of the parts joined."""
+def digest(*chunks: bytes) -> str:
+    """A hash of the joined bytes, 16 hexadecimal digits."""
     state = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        state.update(part)
+    for chunk in chunks:
+        state.update(chunk)
     return state.hexdigest()
 
 
 def path_id(path: str) -> int:
-    """The id of an image by its name within its source: 63 bits of a hash."""
+    """The id of an image from its name within the source: 63 bits of a hash."""
     return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "big") >> 1
 
 
 def scramble(ids: np.ndarray) -> np.ndarray:
-    """A well-mixed uint64 of each id (splitmix64)."""
+    """Hash each id to a well-mixed uint64 (splitmix64)."""
     z = np.asarray(ids).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -178,13 +209,16 @@ def split_of(ids: np.ndarray) -> np.ndarray:
 
 
 def own_parts(names: Sequence[str]) -> set[str]:
-    """Those of train, val and test among names, if train and another are: a set that has its own splits."""
-    found = set(names) & set(SPLITS[:3])
-    return found if "train" in found and len(found) > 1 else set()
+    """The splits among `names` (of train, val and test), if train and another one are there; else empty.
+
+    A data set with such names comes with its own splits.
+    """
+    splits = set(names) & set(SPLITS[:3])
+    return splits if "train" in splits and len(splits) > 1 else set()
 
 
 def take_split(source: Source, split: str) -> Source:
-    """The part `split` of a source; 'all' is the source itself."""
+    """The images of one split of a source; 'all' gives the source itself."""
     if split == "all":
         return source
     return Subset(source, np.flatnonzero(source.part == SPLITS.index(split)))

@@ -1,4 +1,4 @@
-"""Image sets that come with scikit-learn and scikit-image: no download."""
+"""Data sets inside scikit-learn and scikit-image: they need no download."""
 
 import numpy as np
 from PIL import Image
@@ -10,7 +10,7 @@ from seed_jax.errors import UserError
 
 
 def digits() -> Arrays:
-    """scikit-learn's 1,797 handwritten digits, 8x8 of 17 grey levels, as 32x32 RGB."""
+    """scikit-learn's 1,797 handwritten digits (8x8, 17 grey levels), enlarged to 32x32 RGB."""
     from sklearn.datasets import load_digits
 
     small, labels = load_digits(return_X_y=True)
@@ -20,10 +20,10 @@ def digits() -> Arrays:
 
 
 def scattered() -> Arrays:
-    """Each of scikit-learn's digits twice, somewhere on a black 16x16 canvas, as RGB.
+    """Each of scikit-learn's 1,797 digits twice, at a random place on a black 16x16 canvas, as RGB.
 
-    Digits are 10 to 14 pixels large and tilted up to 10 degrees. Where `digits` are aligned, so that raw
-    pixels tell them apart, here a network has to find the digit. Both copies of one share their split.
+    A digit is 10 to 14 pixels wide and tilted by up to 10 degrees. Raw pixels classify the aligned `digits`
+    well; here a network has to find the digit first. Both copies of a digit are in the same split.
     """
     from sklearn.datasets import load_digits
 
@@ -43,32 +43,35 @@ def scattered() -> Arrays:
 
 
 def photos() -> Arrays:
-    """32x32 tiles of scikit-learn's two photographs, 260 of each, no overlap; the label is the photograph."""
+    """Disjoint 32x32 tiles of scikit-learn's two photographs, 260 of each; the label is the photograph."""
     from sklearn.datasets import load_sample_images
 
     return _tiles("photos", load_sample_images().images)
 
 
 def photos6() -> Arrays:
-    """As `photos`, with four colour photographs of scikit-image's wheel besides: 1,378 tiles in 6 classes."""
+    """As `photos`, plus four colour photographs in scikit-image's wheel: 1,378 tiles in 6 classes.
+
+    Raises `UserError` when scikit-image is not installed.
+    """
     try:
         from skimage import data
     except ModuleNotFoundError:
-        raise UserError("data.source: photos6 needs scikit-image; run `pip install scikit-image`.") from None
+        raise UserError("data.source: photos6 needs scikit-image: run `pip install scikit-image`.") from None
     from sklearn.datasets import load_sample_images
 
     more = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
     return _tiles("photos6", [*load_sample_images().images, *more])
 
 
-def _tiles(what, photographs, side=32):
+def _tiles(title, photographs, side=32):
     tiles = []
     for photo in photographs:
         rows, columns = photo.shape[0] // side, photo.shape[1] // side
         grid = photo[: rows * side, : columns * side].reshape(rows, side, columns, side, 3)
         tiles.append(grid.swapaxes(1, 2).reshape(-1, side, side, 3))
-    labels = np.repeat(np.arange(len(tiles)), [len(t) for t in tiles])
-    return Arrays(what, np.concatenate(tiles), labels)
+    labels = np.repeat(np.arange(len(tiles)), [len(x) for x in tiles])
+    return Arrays(title, np.concatenate(tiles), labels)
 
 
 EMBEDDED = {"digits": digits, "scattered": scattered, "photos": photos, "photos6": photos6}

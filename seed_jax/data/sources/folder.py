@@ -1,4 +1,4 @@
-"""Image files: below a folder, or named in a list."""
+"""Image files: all below a folder, or the ones in a list."""
 
 import collections
 import os
@@ -27,7 +27,14 @@ from seed_jax.errors import UserError
 
 
 class Files:
-    """Image files `paths` relative to `root`; the id is a 63-bit hash of the relative path."""
+    """Image files; the id of an image is a 63-bit hash of its path relative to `root`.
+
+    Args:
+      root: a folder, local or in a bucket.
+      paths: `[N]` strings relative to `root`.
+      ids, labels: int64 `[N]`; a label of -1 means none.
+      part: int8 `[N]`, each image's split, as in `Source`.
+    """
 
     def __init__(self, root: str, paths, ids, labels, class_names, part, fingerprint):
         self.root, self.paths, self._ids, self._labels = root, paths, ids, labels
@@ -56,24 +63,31 @@ class Files:
         return self._labels
 
     def fingerprint(self):
-        """Of the relative paths and the sizes of the files, where the file system tells them at once."""
+        """A hash of the relative paths and, for a local folder, the sizes of the files."""
         return self._fingerprint
 
 
 def open_folder(root: str, labelled: bool = False) -> Files:
-    """The image files below a folder, hidden ones left out.
+    """All image files below a folder, except hidden ones.
 
-    With `labelled`, the first level of sub-folders (below `train/`, `val/`, `test/` where there are such)
-    is the class, numbered in alphabetical order. The listing of a local folder of 20,000 images or more is
-    kept in the user's cache until a folder in it changes. Raises `UserError` when there is no image.
+    The listing of a local folder with at least 20,000 images is cached until a folder in it changes.
+
+    Args:
+      root: a folder, local or in a bucket.
+      labelled: the first level of sub-folders is the class, numbered in alphabetical order. If the folder has
+        its own splits (`train/` and `val/` or `test/`), the classes are the sub-folders of these.
+
+    Raises:
+      UserError: the folder does not exist, cannot be listed or has no image; or, with `labelled`, an image is
+        in no class folder.
     """
     if not epath.Path(root).is_dir():
-        raise UserError(f"data.dir: there is no folder {root}; give the folder that holds the images.")
+        raise UserError(f"data.dir: there is no folder {root}: give the folder of the images.")
     index = _remote_index(root) if "://" in str(root) else _local_index(os.path.abspath(root))
     paths, ids = Strings(index["blob"], index["ends"]), index["ids"]
     names = list(Strings(index["folders"], index["folder_ends"]))
     levels = [name.split("/") if name else [] for name in names]
-    used = np.unique(index["folder"])  # those that hold images
+    used = np.unique(index["folder"])  # folders with images
     own = own_parts([levels[f][0] for f in used if levels[f]])
     if own:
         of_folder = [SPLITS.index(level[0]) if level and level[0] in own else -1 for level in levels]
@@ -83,10 +97,10 @@ def open_folder(root: str, labelled: bool = False) -> Files:
         part = split_of(ids)
     labels, class_names = np.full(len(ids), -1, np.int64), ()
     if labelled:
-        if astray := [f for f in used if not levels[f]]:
-            first = paths[int(np.flatnonzero(index["folder"] == astray[0])[0])]
+        if classless := [f for f in used if not levels[f]]:
+            first = paths[int(np.flatnonzero(index["folder"] == classless[0])[0])]
             raise UserError(
-                f"data.dir: {first} in {root} lies in no class folder; move it into one, or use the "
+                f"data.dir: {first} in {root} is in no class folder: move it into one, or use the "
                 "source 'folder', which has no labels."
             )
         class_names = tuple(sorted({levels[f][0] for f in used}))
@@ -97,30 +111,33 @@ def open_folder(root: str, labelled: bool = False) -> Files:
 
 
 def open_filelist(path: str) -> Files:
-    """The files named in a text file, one a line relative to it, each perhaps with a label after a tab.
+    """The image files that a text file lists.
 
-    Labels are whole numbers, those below 0 for none, or names, which are numbered in alphabetical order.
-    Raises `UserError`.
+    Each line is a path relative to the text file, optionally followed by a tab and a label.
+    Labels are whole numbers (below 0: none), or names, numbered in alphabetical order. Raises `UserError`
+    when the text file cannot be read or is empty, names a file twice, or has labels for only some files.
     """
     try:
         text = epath.Path(path).read_text().removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.dir: the file list {path} cannot be read ({error}).") from None
+        raise UserError(
+            f"data.dir: the file list {path} cannot be read ({error}): give a text file in UTF-8."
+        ) from None
     lines = [line.split("\t") for line in text.splitlines() if line.strip()]
     paths, given = [line[0] for line in lines], [line[1].strip() for line in lines if len(line) > 1]
     if not paths:
-        raise UserError(f"data.dir: the file list {path} is empty; write one image file a line.")
+        raise UserError(f"data.dir: the file list {path} is empty: write one image file per line.")
     if any(given) and (len(given) != len(paths) or not all(given)):
         first = next(line[0] for line in lines if len(line) == 1 or not line[1].strip())
-        raise UserError(f"data.dir: {first} in {path} has no label and others have: give all or none.")
+        raise UserError(f"data.dir: {first} in {path} has no label, but other files have: label all or none.")
     if len(set(paths)) != len(paths):
-        twice, _ = collections.Counter(paths).most_common(1)[0]
-        raise UserError(f"data.dir: {twice} is in {path} twice; name each file once.")
+        repeated, _ = collections.Counter(paths).most_common(1)[0]
+        raise UserError(f"data.dir: {repeated} is in {path} twice: name each file once.")
     given = given if any(given) else []
     names = sorted(set(given))
     if all(re.fullmatch(r"-?\d+", name) for name in names):
-        found = [as_label(n, f"{p} in {path}") for n, p in zip(given, paths, strict=True)] if given else -1
-        labels, class_names = np.full(len(paths), found, np.int64), ()
+        numbers = [as_label(n, f"{p} in {path}") for n, p in zip(given, paths, strict=True)] if given else -1
+        labels, class_names = np.full(len(paths), numbers, np.int64), ()
     else:
         labels, class_names = np.searchsorted(names, given), tuple(names)
     ids = np.array([path_id(p) for p in paths], np.int64)
@@ -159,7 +176,10 @@ def _unchanged(root, kept) -> bool:
 
 
 def _scan(root):
-    """(folder, its mtime, [(path, size or None when it is no image)]) of each folder, relative to `root`."""
+    """Yield (folder, mtime in ns, files) for each folder; `files` are (path, size), size None: not an image.
+
+    All paths are relative to `root`.
+    """
     pending = [""]
     while pending:
         folder = pending.pop()
@@ -180,14 +200,14 @@ def _scan(root):
                         files.append((path, None))
         except OSError as error:
             raise UserError(
-                f"data.dir: {os.path.join(root, folder)} cannot be listed ({error.strerror}); "
+                f"data.dir: {os.path.join(root, folder)} cannot be listed ({error.strerror}): "
                 "make it readable."
             ) from None
         yield folder, mtime, files
 
 
 def _above(link: str) -> bool:
-    """Whether a link leads to a folder that holds it: following it would never end."""
+    """Whether a link points to a folder above it: following it would never end."""
     target = os.path.realpath(link)
     return os.path.realpath(os.path.dirname(link)).startswith(target.rstrip("/") + "/") or target == (
         os.path.realpath(os.path.dirname(link))
@@ -197,13 +217,13 @@ def _above(link: str) -> bool:
 def _size(entry) -> int:
     try:
         return entry.stat().st_size
-    except OSError:  # a link that leads nowhere is a bad image when its turn comes
+    except OSError:  # a broken link; reading it later gives a bad image
         return -1
 
 
 def _remote_index(root: str) -> dict[str, np.ndarray]:
     folders, images, others = [], [], []
-    bare = str(root).split("://")[-1].strip("/")  # file systems differ in whether they walk with the scheme
+    bare = str(root).split("://")[-1].strip("/")  # not all file systems walk with the scheme
     for where, _, names in epath.Path(root).walk():
         relative = str(where).split("://")[-1].strip("/").removeprefix(bare).strip("/")
         if any(level.startswith(".") for level in relative.split("/")):
@@ -222,10 +242,13 @@ def _remote_index(root: str) -> dict[str, np.ndarray]:
 
 def _index(root, images, others, folders) -> dict[str, np.ndarray]:
     if not images:
-        found = (
-            f"none of its {len(others)} files (such as {min(others)})" if others else "it is empty; no file"
+        reason = "it is empty"
+        if others:
+            reason = f"it has {len(others)} other files, for example {min(others)}"
+        raise UserError(
+            f"data.dir: there is no image in {root} ({reason}): give a folder of files that end in "
+            f"{' '.join(EXTENSIONS)}."
         )
-        raise UserError(f"data.dir: no image in {root}: {found} ends in {' '.join(EXTENSIONS)}.")
     images.sort()
     paths, names = Strings.of([path for path, _, _ in images]), Strings.of(folders)
     return {

@@ -1,4 +1,4 @@
-"""Prepared tensorflow-datasets sets, read without TensorFlow."""
+"""Sets that tensorflow-datasets has prepared, read without TensorFlow."""
 
 import contextlib
 import functools
@@ -13,14 +13,22 @@ from seed_jax.data.sources.arrayrecord import read
 from seed_jax.data.sources.base import Record, Strings, check_local, digest, path_id, scramble
 from seed_jax.errors import UserError
 
-_PARTS = {"train": 0, "validation": 1, "val": 1, "test": 2}
+_SPLITS = {"train": 0, "validation": 1, "val": 1, "test": 2}
 
 
 class Tfds:
-    """A prepared tensorflow-datasets set, read without TensorFlow; the id is a hash of shard and place.
+    """A set that tensorflow-datasets has prepared as ArrayRecord.
 
-    An image's name has its file's where the set tells it. Raises `UserError` when the set or its split is
-    unknown or not prepared.
+    The id of an image is a hash of its shard and its place in it. An image's name ends in its file name where
+    the set has the feature `file_name`.
+
+    Args:
+      name: `NAME`, `NAME/CONFIG` or `NAME:1.2.3`.
+      split: a split as tensorflow-datasets names it; 'all' joins all splits.
+      dir: the data_dir of tensorflow-datasets; None for its default.
+
+    Raises:
+      UserError: the set or the split is unknown, the set has no images, or it is not prepared as ArrayRecord.
     """
 
     def __init__(self, name: str, split: str, dir: str | None = None):
@@ -30,26 +38,32 @@ class Tfds:
         try:
             builder = tfds.builder(name, data_dir=dir)
         except tfds.core.DatasetNotFoundError:
-            raise UserError(f"data.source: tensorflow-datasets has no set {name!r}.") from None
-        except (ValueError, TypeError, AssertionError) as error:
-            why = textwrap.shorten(str(error).split('": ', 1)[-1], 200)  # before it, all that it was given
             raise UserError(
-                f"data.source: tfds:{name} cannot be opened ({why}): write tfds:NAME, tfds:NAME/CONFIG or "
-                "tfds:NAME:1.2.3 of a set, a config and a version that exist."
+                f"data.source: tensorflow-datasets has no set {name!r}: check its spelling."
+            ) from None
+        except (ValueError, TypeError, AssertionError) as error:
+            # Before the colon, tfds repeats all arguments.
+            reason = textwrap.shorten(str(error).split('": ', 1)[-1], 200)
+            raise UserError(
+                f"data.source: tfds:{name} cannot be opened ({reason}): write tfds:NAME, tfds:NAME/CONFIG or "
+                "tfds:NAME:1.2.3 with a set, a config and a version that exist."
             ) from None
         features = builder.info.features
         if "image" not in features:
-            raise UserError(f"data.source: tfds:{name} has no feature `image`, only {', '.join(features)}.")
+            raise UserError(
+                f"data.source: tfds:{name} has no feature `image`, only {', '.join(features)}: choose "
+                "another set."
+            )
         if not (builder.data_path / "dataset_info.json").exists():
             raise UserError(
-                f"data.source: tfds:{name} is not prepared in {builder.data_path}: do it once with "
+                f"data.source: tfds:{name} is not prepared in {builder.data_path}: prepare it once with "
                 f"{_preparing(name, dir)}."
             )
         if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
             raise UserError(
                 f"data.source: tfds:{name} was prepared in {builder.data_path} as "
-                f"{builder.info.file_format.value}, which only TensorFlow reads: prepare it in another "
-                f"data.dir too, once, with {_preparing(name, 'OTHER')}."
+                f"{builder.info.file_format.value}, which only TensorFlow reads: prepare it once more, in "
+                f"another data.dir, with {_preparing(name, 'OTHER')}."
             )
         try:
             self.records = builder.as_data_source(
@@ -58,18 +72,18 @@ class Tfds:
         except ValueError as error:
             known = ", ".join(builder.info.splits)
             raise UserError(
-                f"data split {split!r} is not in tfds:{name}, which has {known}: {error}"
+                f"data split {split!r} is not in tfds:{name} ({error}): choose one of {known}."
             ) from None
-        self.what = f"{builder.info.full_name}:{split}"
-        self.where = str(builder.data_path)
+        self.title = f"{builder.info.full_name}:{split}"
+        self.folder = str(builder.data_path)
         self.num_classes = features["label"].num_classes if "label" in features else 0
         self.class_names = tuple(features["label"].names or ()) if self.num_classes else ()
-        self.named = "file_name" in features
-        # `split` went to tensorflow-datasets; of 'all', which joins them, a pack keeps which was which.
+        self.has_file_names = "file_name" in features
+        # A pack of 'all' keeps the splits. A single split is already what the user chose.
         self.part = np.full(len(self.records), -1, np.int8)
         if split == "all":
             sizes = [info.num_examples for info in builder.info.splits.values()]
-            self.part = np.repeat([_PARTS.get(name, -1) for name in builder.info.splits], sizes).astype(
+            self.part = np.repeat([_SPLITS.get(name, -1) for name in builder.info.splits], sizes).astype(
                 np.int8
             )
         self.shards = builder.info.splits[split].file_instructions
@@ -79,7 +93,7 @@ class Tfds:
         return len(self.records)
 
     def _feature(self, i):
-        from tensorflow_datasets.proto import tf_example_pb2  # not kept: its class cannot be pickled
+        from tensorflow_datasets.proto import tf_example_pb2  # not an attribute: cannot be pickled
 
         example = read(self.records, self.shards, int(i))
         return tf_example_pb2.Example.FromString(example).features.feature
@@ -92,14 +106,14 @@ class Tfds:
         return Record(feature["image"].bytes_list.value[0], number, self._label(feature))
 
     def name(self, i):
-        """Its place, then its file's name where it has one; reads that record alone, after `labels` none."""
+        """`SET:SPLIT[i]`, then the file name if there is one; reads record `i` unless `labels` was called."""
         file = ""
         if "_index" in self.__dict__:
             file = self._index[1][i]
-        elif self.named:
+        elif self.has_file_names:
             with contextlib.suppress(BadImage):
                 file = _file_name(self._feature(i))
-        return f"{self.what}[{i}]" + (f"/{file}" if file else "")
+        return f"{self.title}[{i}]" + (f"/{file}" if file else "")
 
     def ids(self):
         return self._ids
@@ -109,11 +123,12 @@ class Tfds:
 
     @functools.cached_property
     def _index(self) -> tuple[np.ndarray, Strings]:
-        """Labels and file names, for which every record is read once; a large set's are kept in the cache.
+        """Labels int64 `[N]` and file names of all images.
 
-        A damaged record has the label -1 and no name: whoever reads it skips and counts it.
+        This reads every record once; the result is cached for sets of at least 20,000 images. A damaged
+        record gets the label -1 and no name: the pipeline skips and counts it later.
         """
-        file = cache.user_file("tfds", self.where, self.fingerprint())
+        file = cache.user_file("tfds", self.folder, self.fingerprint())
         if (kept := cache.load(file)) is not None:
             return kept["labels"], Strings(kept["blob"], kept["ends"])
         labels, names = np.full(len(self), -1, np.int64), [""] * len(self)
@@ -127,12 +142,12 @@ class Tfds:
         return labels, strings
 
     def fingerprint(self):
-        """Of name, version, split and ids: a prepared set does not change under its version."""
-        return digest(self.what.encode(), self._ids)
+        """A hash of name, version, split and ids: a prepared set does not change within a version."""
+        return digest(self.title.encode(), self._ids)
 
 
 def _preparing(name: str, dir: str | None) -> str:
-    """The command for it; that of tensorflow-datasets, `tfds build`, needs several packages more."""
+    """The command that prepares a set; `tfds build` would need several more packages."""
     where = f", data_dir='{dir}'" if dir else ""
     return (
         '`pip install tensorflow-cpu && python -c "import tensorflow_datasets as tfds; '
@@ -146,7 +161,7 @@ def _file_name(feature) -> str:
 
 
 def _ids(shard) -> np.ndarray:
-    """int64 of a shard's records: the same whichever split or part of one is read, and in a pack."""
+    """The ids of a shard's records, int64: the same for any split or slice that is read, and in a pack."""
     places = np.arange(shard.skip, shard.skip + shard.take, dtype=np.uint64)
     first = np.uint64(path_id(os.path.basename(shard.filename)))
     return (scramble(places + first) >> np.uint64(1)).astype(np.int64)

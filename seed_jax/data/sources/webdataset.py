@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset's form: files that share a name up to the first dot are one sample."""
+"""Tar shards in WebDataset's format: files with the same name up to the first dot are one sample."""
 
 import json
 import os
@@ -28,13 +28,18 @@ from seed_jax.errors import UserError
 
 
 class WebDataset:
-    """Images in tar shards, read at random by an index of (shard, offset, size) that is built once.
+    """Images in tar shards, read at random with an index of (shard, offset, size).
 
-    `pattern` is a folder of .tar files, one .tar file, or a pattern with `*` or `{000..146}`. The id is a
-    hash of the image's name in its shard; where several shards use one name, of shard and name. The label
-    is the number in NAME.cls or `label` in NAME.json. Shards named with -train-, -val- or -test- are these
-    splits.
-    Raises `UserError`.
+    The index is built once and cached. The id of an image is a hash of its name in the shard, or of shard and
+    name if several shards have the same name. The label is the number in NAME.cls, or `label` in NAME.json.
+    If the words train and val or test occur in names of shards, each shard belongs to the split in its name.
+
+    Args:
+      pattern: a folder of .tar files, one .tar file, or a pattern with `*`, `?`, `{a,b}` or `{000..146}`.
+
+    Raises:
+      UserError: a shard is missing or is not an uncompressed .tar file, there is no image, or a label is not
+        a whole number.
     """
 
     def __init__(self, pattern: str):
@@ -44,16 +49,16 @@ class WebDataset:
         self.names, self._labels = Strings(index["blob"], index["ends"]), index["labels"]
         if not len(self.names):
             raise UserError(
-                f"data.dir: no image in the {len(self.shards)} shards of {pattern}: no member ends in "
-                f"{' '.join(EXTENSIONS)}."
+                f"data.dir: there is no image in the {len(self.shards)} shards of {pattern}: give shards "
+                f"with files that end in {' '.join(EXTENSIONS)}."
             )
         self._ids, self._fingerprint = index["ids"], str(index["fingerprint"])
         self.num_classes, self.class_names = int(self._labels.max(initial=-1)) + 1, ()
-        tokens = [
+        splits = [
             set(re.split(r"[^a-z]+", os.path.basename(shard))) & set(SPLITS[:3]) for shard in self.shards
         ]
-        if own_parts([token for found in tokens for token in found]):
-            of_shard = [SPLITS.index(min(found)) if found else -1 for found in tokens]
+        if own_parts([split for named in splits for split in named]):
+            of_shard = [SPLITS.index(min(named)) if named else -1 for named in splits]
             self.part = np.array(of_shard, np.int8)[self.shard]
         else:
             self.part = split_of(self._ids)
@@ -68,9 +73,9 @@ class WebDataset:
                 file.seek(int(self.offset[i]))
                 image = file.read(size)
         except bucket_errors() as error:
-            raise _lost(shard, error) from error
+            raise _damaged(shard, error) from error
         if len(image) < size:
-            raise _lost(shard, "it is shorter than when it was indexed")
+            raise _damaged(shard, "it is shorter than when it was indexed")
         return Record(image, int(self._ids[i]), int(self._labels[i]))
 
     def name(self, i):
@@ -83,15 +88,15 @@ class WebDataset:
         return self._labels
 
     def fingerprint(self):
-        """Of the names, sizes and labels of the images."""
+        """A hash of the names, sizes and labels of the images."""
         return self._fingerprint
 
 
-def _lost(shard: str, why) -> UserError:
-    why = " ".join(str(why).split())  # gcsfs writes several lines
+def _damaged(shard: str, error) -> UserError:
+    reason = " ".join(str(error).split())  # gcsfs writes several lines
     return UserError(
-        f"data.dir: the shard {shard} is missing, cut short or unreadable ({why}): copy it again or mend the "
-        "disk or the network, and start again."
+        f"data.dir: the shard {shard} is missing, cut short or unreadable ({reason}): copy it again, or "
+        "repair the disk or the network, and start again."
     )
 
 
@@ -102,18 +107,20 @@ def _shards(pattern: str) -> list[str]:
         shards = []
         for path in expand_braces(pattern):
             folder, name = os.path.split(path)
-            found = epath.Path(folder or ".").glob(name) if re.search(r"[*?]", name) else [path]
-            shards += map(str, found)
+            matches = epath.Path(folder or ".").glob(name) if re.search(r"[*?]", name) else [path]
+            shards += map(str, matches)
     if not shards:
-        raise UserError(f"data.dir: no .tar file matches {pattern}; give their folder or a pattern.")
+        raise UserError(
+            f"data.dir: no .tar file matches {pattern}: give a folder of .tar files or a pattern."
+        )
     for shard in shards:
         if not epath.Path(shard).exists():
-            raise UserError(f"data.dir: there is no shard {shard}; complete the set or change the pattern.")
+            raise UserError(f"data.dir: there is no shard {shard}: complete the set or change the pattern.")
     return sorted(shards)
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`x-{08..11}.tar` and `x-{a,b}.tar` written out, as a shell does."""
+    """All names that a pattern such as `x-{08..11}.tar` or `x-{a,b}.tar` stands for, as in a shell."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]+)\}", pattern)
     if not match:
         return [pattern]
@@ -130,7 +137,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _cached_index(shards) -> dict[str, np.ndarray]:
-    """The index, kept beside the shards, or in the user's cache where that folder cannot be written."""
+    """The index, cached next to the shards, or in the user's cache if their folder is not writable."""
     began = time.time()
     sizes, times = zip(*map(_size_and_time, shards), strict=True)
     lines = zip(map(os.path.basename, shards), sizes, times, strict=True)
@@ -138,8 +145,8 @@ def _cached_index(shards) -> dict[str, np.ndarray]:
     folder = os.path.dirname(shards[0] if "://" in shards[0] else os.path.abspath(shards[0]))
     places = [cache.user_file("webdataset", folder, *map(os.path.basename, shards))]
     if "://" not in folder:
-        beside = ".seed_jax_index_" + digest(*(os.path.basename(s).encode() for s in shards)) + ".npz"
-        places.insert(0, Path(folder) / beside)
+        name = ".seed_jax_index_" + digest(*(os.path.basename(s).encode() for s in shards)) + ".npz"
+        places.insert(0, Path(folder) / name)
     for place in places:
         kept = cache.load(place)
         if kept is not None and kept.get("state") == state:
@@ -147,7 +154,7 @@ def _cached_index(shards) -> dict[str, np.ndarray]:
     index = _index(shards)
     index["state"] = np.array(state)
     if max(times) < began - cache.SETTLED:
-        any(cache.save(place, **index) for place in places)  # the first that can be written
+        any(cache.save(place, **index) for place in places)  # stops at the first writable place
     return index
 
 
@@ -177,11 +184,11 @@ def _index(shards) -> dict[str, np.ndarray]:
                         label = _label(shard, member.name, tar.extractfile(member).read())
                         if label is not None:
                             label_of.setdefault(key, label)
-                    tar.members.clear()  # else it keeps a million headers
+                    tar.members.clear()  # else tarfile keeps the headers of a million members
         except (tarfile.TarError, OSError, EOFError) as error:
             raise UserError(
-                f"data.dir: {shard} cannot be read as an uncompressed .tar file ({error}); "
-                "fetch or pack it again."
+                f"data.dir: {shard} cannot be read as an uncompressed .tar file ({error}): "
+                "download or write it again."
             ) from None
         rows += [(n, offset, size) for _, _, offset, size in pending]
         names += [name for _, name, _, _ in pending]
@@ -210,8 +217,8 @@ def _index(shards) -> dict[str, np.ndarray]:
 
 def _label(shard, name, content: bytes) -> int | None:
     try:
-        found = {"label": content} if name.endswith(".cls") else json.loads(content)
+        fields = {"label": content} if name.endswith(".cls") else json.loads(content)
     except ValueError as error:
-        raise UserError(f"data.dir: {name} in {shard} cannot be read as JSON ({error}); mend it.") from None
-    label = found.get("label") if isinstance(found, dict) else None
+        raise UserError(f"data.dir: {name} in {shard} cannot be read as JSON ({error}): fix it.") from None
+    label = fields.get("label") if isinstance(fields, dict) else None
     return None if label is None else as_label(label, f"{name} in {shard}")
