@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from seed_jax import models, parallel
+from seed_jax import parallel
 from seed_jax.config import Config, check_splits
 from seed_jax.data.images import BadImage
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
@@ -176,18 +176,9 @@ def assemble(
 
 
 def given(config: Config, length: Lengths, num_classes: int, loaded: teacher.Loaded | None) -> Given:
-    """What the method may know of the run."""
-    d, t = config.data, config.train
-    return Given(
-        batch_size=d.batch_size,
-        num_classes=num_classes,
-        image_size=d.image_size,
-        steps=length.total,
-        steps_per_epoch=length.epoch,
-        teacher=loaded and loaded.features(d.batch_size, d.image_size),
-        bn_group=t.bn_group or None,
-        dtype=models.DTYPES[t.precision],
-    )
+    """What the method may know of the run that is being built."""
+    features = loaded and loaded.features(config.data.batch_size, config.data.image_size)
+    return student.given(config, num_classes, length.total, length.epoch, features)
 
 
 def open_inputs(config: Config) -> tuple[Sources, teacher.Loaded | None]:

@@ -12,6 +12,21 @@ from seed_jax.methods.base import Given, Method
 from seed_jax.models.network import Network
 
 
+def given(config: Config, num_classes: int, steps: int, steps_per_epoch: int, teacher) -> Given:
+    """What the method may know of a run: of its config, its data, its length and its teacher's features."""
+    d, t = config.data, config.train
+    return Given(
+        batch_size=d.batch_size,
+        num_classes=num_classes,
+        image_size=d.image_size,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        teacher=teacher,
+        bn_group=t.bn_group or None,
+        dtype=models.DTYPES[t.precision],
+    )
+
+
 def network(config: Config, given: Given, *, precision: str | None = None) -> Network:
     """The student: its backbone and the parts of the method; `precision` overrides that of the run."""
     s = config.student

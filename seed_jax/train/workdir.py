@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from seed_jax import config as config_lib
-from seed_jax import models, parallel
+from seed_jax import parallel
 from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Given
@@ -215,17 +215,12 @@ def _given(config: config_lib.Config, manifest: dict) -> Given:
     if features is None and manifest.get("teacher_dim"):
         shape = [config.data.batch_size, manifest["teacher_dim"]]
         features = {"embedding": {"shape": shape, "dtype": "float32"}}
-    return Given(
-        batch_size=config.data.batch_size,
-        num_classes=manifest["data"]["num_classes"],
-        image_size=config.data.image_size,
-        steps=manifest["steps"],
-        steps_per_epoch=manifest["steps_per_epoch"],
-        teacher=features
-        and {name: jax.ShapeDtypeStruct(x["shape"], jnp.dtype(x["dtype"])) for name, x in features.items()},
-        bn_group=config.train.bn_group or None,
-        dtype=models.DTYPES[config.train.precision],
-    )
+    if features is not None:
+        features = {
+            name: jax.ShapeDtypeStruct(x["shape"], jnp.dtype(x["dtype"])) for name, x in features.items()
+        }
+    classes = manifest["data"]["num_classes"]
+    return student.given(config, classes, manifest["steps"], manifest["steps_per_epoch"], features)
 
 
 def _differences(a: dict, b: dict, where_a: str, where_b: str) -> str:
