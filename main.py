@@ -1,7 +1,8 @@
 """Train: `python main.py --config=configs/x.py --workdir=DIR [--config.section.key=value …]`.
 
-A workdir that holds a checkpoint goes on by itself. Every config also runs small anywhere:
-`--config=configs/x.py:smoke`. `--plan` prints what a run needs, memory, FLOPs and time, and starts nothing.
+If the workdir has a checkpoint, training resumes from it. Every config also runs small on any machine:
+`--config=configs/x.py:smoke`. `--plan` prints memory, FLOPs and time of the run and starts nothing;
+`--profile=N` traces N steps.
 """
 
 import time
@@ -14,43 +15,52 @@ import sys  # noqa: E402
 
 
 def end(number, frame):
-    """A signal outside the loop, where there is nothing to save: the exit codes are those within it.
+    """Handle a signal outside the loop: nothing to save; same exit codes as inside.
 
-    While processes join it ends them as it does by default, for JAX waits outside Python (`parallel.py`).
+    Not while processes join: JAX then waits outside Python, and `parallel.py` restores the default handlers.
     """
     del frame
-    os.write(2, b"\nStopped outside the training: the same command starts it or goes on.\n")
+    os.write(2, b"\nStopped outside the training loop: the same command starts or resumes the run.\n")
     os._exit(0 if number == signal.SIGTERM else 130)
 
 
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)  # until `StopRequest` takes it over, and after that
+        signal.signal(number, end)  # before and after `StopRequest` handles it
 
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 from seed_jax.errors import UserError, leave, unknown  # noqa: E402
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file in configs/.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, report.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The run: a file in configs/, perhaps with a variant, as in configs/x.py:smoke.",
+    lock_config=True,
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, report.")
 PROFILE = flags.DEFINE_integer(
     "profile", 0, "Steps to trace into the workdir's profile folder, for TensorBoard.", lower_bound=0
 )
-PLAN = flags.DEFINE_bool("plan", False, "Print what the run needs; touch no accelerator and start nothing.")
-DEVICES = flags.DEFINE_integer("devices", 8, "With --plan: devices of the run.", lower_bound=1)
-IMAGES = flags.DEFINE_integer("images", None, "With --plan: training images, where the data is not here.")
+PLAN = flags.DEFINE_bool(
+    "plan", False, "Print memory, FLOPs and time of the run; start nothing, use no accelerator."
+)
+DEVICES = flags.DEFINE_integer("devices", 8, "With --plan: number of devices.", lower_bound=1)
+IMAGES = flags.DEFINE_integer(
+    "images", None, "With --plan: number of training images, if the data is not on this machine."
+)
 RATE = flags.DEFINE_float(
-    "images_per_second", None, "With --plan: a speed to tell the time for.", lower_bound=1
+    "images_per_second", None, "With --plan: speed to compute the time from.", lower_bound=1
 )
 TFLOPS = flags.DEFINE_float("tflops", None, "With --plan: peak TFLOP/s of one device.", lower_bound=1e-3)
 
 
 def parse(argv):
-    """absl's parser, but a mistake in the command line or the config file is one sentence and exit code 1."""
+    """Parse as absl does, but a mistake of the user prints one sentence and ends with exit code 1."""
     try:
         arguments = flags.FLAGS(argv)
-        CONFIG.value.keys()  # a file that cannot be read raises only when it is used
+        CONFIG.value.keys()  # an unreadable file raises only here
         if len(arguments) > 1:
             raise UserError(f"Unknown argument '{arguments[1]}': overrides are --config.section.key=value.")
         return arguments
@@ -59,10 +69,10 @@ def parse(argv):
     except OSError as error:
         sentence = f"--config: {str(error).splitlines()[-1].strip()}"
     except SyntaxError as error:
-        sentence = f"--config: {error.filename}, line {error.lineno} is not Python ({error.msg})."
+        sentence = f"--config: line {error.lineno} of {error.filename} is not valid Python ({error.msg})."
     except (AttributeError, KeyError) as error:
         what = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
-        if not what.startswith("'"):  # ml_collections quotes the key it does not know
+        if not what.startswith("'"):  # ml_collections quotes an unknown key
             raise
         from seed_jax import config
 

@@ -4,13 +4,13 @@
 #   ./run.sh                          the quick start: teacher, baseline and distilled student in five minutes
 #   ./run.sh test [pytest arguments]  the tests
 #   ./run.sh --config=… --workdir=…   main.py with these arguments
-#   ./run.sh python …                 any command inside the environment
+#   ./run.sh python …                 any command in the environment
 #   ./run.sh pod NAME ZONE [--dry-run] -- --config=…      main.py on every host of a Cloud TPU slice
-#   ./run.sh slurm NODES GPUS -- --config=… > job.sbatch  a SLURM job, a process for each GPU (docs/scale.md)
+#   ./run.sh slurm NODES GPUS -- --config=… > job.sbatch  a SLURM job, one process per GPU (docs/scale.md)
 #
-# ACCELERATOR=cpu|cuda|tpu  the jax build (default: cpu)
-# PYTHON=python3.12         the interpreter that the environment is made with
-# VENV=DIR                  where the environment lies (default: .venv beside this file)
+# ACCELERATOR=cpu|cuda|tpu  the JAX build (default: cpu)
+# PYTHON=python3.12         the interpreter for a new environment
+# VENV=DIR                  folder of the environment (default: .venv next to this file)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -34,22 +34,22 @@ find_python() {
   for candidate in ${PYTHON:-python3.12 python3.11 python3 python}; do
     if usable "$candidate"; then echo "$candidate"; return; fi
   done
-  fail "No Python 3.11 or newer with venv was found: install one, or name it with PYTHON=…"
+  fail "Python 3.11 or newer with venv was not found: install it, or name one with PYTHON=…"
 }
 
-# install NAME FILE…: once for each state of the requirement files and the accelerator.
+# install NAME FILE…: install the requirement files, again only if they or the accelerator change.
 install() {
   local name=$1 stamp="$venv/.installed-$1" want python file arguments=()
   shift
   want=$(cat "$@" <(echo "$accelerator") | cksum)
   [[ -f $stamp && $(<"$stamp") == "$want" ]] && return
-  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then  # none, or its making was interrupted
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then  # no environment, or an incomplete one
     python=$(find_python)
-    echo "Making an environment with $("$python" --version) in $venv"
+    echo "Creating an environment with $("$python" --version) in $venv"
     "$python" -m venv "$venv"
   fi
   for file in "$@"; do arguments+=(-r "$file"); done
-  echo "Installing the dependencies ($name); the first time takes a few minutes"
+  echo "Installing the dependencies ($name); this takes a few minutes the first time"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}" ${jax[@]+"${jax[@]}"}
   echo "$want" >"$stamp"
@@ -76,9 +76,9 @@ pod() {
   step gcloud compute tpus tpu-vm ssh "$tpu" --zone="$zone" --worker=all --command="$start"
 }
 
-# slurm NODES GPUS -- ARGS…: print an sbatch file. Every process sees all GPUs of its node and takes its own.
+# slurm NODES GPUS -- ARGS…: print an sbatch file. Every process sees all GPUs of its node and uses one.
 slurm() {
-  [[ $# -gt 3 && $3 == -- ]] || fail "Usage: ./run.sh slurm NODES GPUS_A_NODE -- --config=… --workdir=…"
+  [[ $# -gt 3 && $3 == -- ]] || fail "Usage: ./run.sh slurm NODES GPUS_PER_NODE -- --config=… --workdir=…"
   local nodes=$1 gpus=$2
   shift 3
   cat <<EOF
@@ -91,7 +91,7 @@ slurm() {
 #SBATCH --exclusive
 #SBATCH --requeue
 export ACCELERATOR=cuda SEED_JAX_MULTIHOST=1
-$(printf '%q' "$root/run.sh") python -c pass  # the environment, once, before many processes want it
+$(printf '%q' "$root/run.sh") python -c pass  # create the environment before many processes need it
 srun --cpus-per-task=${CPUS:-8} --kill-on-bad-exit=1 $(printf '%q' "$root/run.sh")$(printf ' %q' "$@")
 EOF
 }
@@ -102,7 +102,7 @@ esac
 
 install run "$root/requirements.txt"
 [[ ${1:-} == test ]] && install test "$root/requirements.txt" "$root/tests/requirements.txt"
-# On a CPU, glibc's huge pages save a fifth of a training step (experiments/benchmarks).
+# On a CPU, huge pages in glibc make a training step a fifth shorter (experiments/benchmarks).
 [[ $accelerator == cpu ]] && export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 export PATH="$venv/bin:$PATH" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 

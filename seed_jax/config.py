@@ -1,7 +1,7 @@
-"""From an `ml_collections.ConfigDict`, which config files and the command line edit, to frozen dataclasses.
+"""Turns the `ml_collections.ConfigDict` that config files and the command line edit into frozen dataclasses.
 
-This is the only file that sees a ConfigDict. Every section is built as `Section(**section)`, so nothing in
-a config can be misspelt or unused without an error.
+No other file sees a ConfigDict. Every section is built as `Section(**section)`, so that a misspelt or unused
+key is an error.
 """
 
 import dataclasses
@@ -84,10 +84,9 @@ class Student:
 
     Attributes:
       model: a key of `seed_jax.models.MODELS`.
-      options: of the model, e.g. `width`; also `mean` and `std`.
-      image_size: the side it sees, resized on the device from data.image_size; 0 for that.
-      init: weights whose backbone is the start, a workdir or others as for the teacher; '' for a random
-        start.
+      options: of the model, e.g. `width` or `remat`; also `mean` and `std` of its images.
+      image_size: side of its images, pixels, resized on the device; 0 for data.image_size.
+      init: weights whose backbone it starts from, in any form that teacher.weights takes; '' to draw it.
     """
 
     model: str = "mobilenetv3_large"
@@ -101,14 +100,14 @@ class Student:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """The frozen network, for methods that need one.
+    """The frozen network that the student learns from, for methods that need one.
 
     Attributes:
-      weights: a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, `pip:NAME` of an
-        installed package, or 'random' for speed and smoke runs.
-      model: a key of `seed_jax.models.MODELS`; '' for what the weights tell.
-      options: of the model, also `mean` and `std`, where the weights do not tell.
-      image_size: the side it sees, resized on the device from data.image_size; 0 for that.
+      weights: a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, `pip:NAME` for an
+        installed package, or 'random' to measure speed and for smoke runs.
+      model: a key of `seed_jax.models.MODELS`; '' to recognise it from the weights.
+      options: of the model, also `mean` and `std`, for what the weights do not say.
+      image_size: side of its images, pixels, resized on the device; 0 for data.image_size.
       dim: width of the embedding of a 'random' teacher.
     """
 
@@ -219,19 +218,20 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """The run: exactly one of `epochs`, `steps` and `examples` is not 0.
+    """Length, seed and numerics of a run.
 
     Attributes:
-      seed: of all that is random, 0 to 2**32 - 1: JAX's keys hold no more of it.
+      epochs, steps, examples: the length of the run; exactly one of them is not 0.
+      seed: seed of every random choice, 0 to 2**32 - 1; JAX's keys use 32 bits of it.
       precision: 'fp32' (on GPUs XLA's default, TF32), or 'bf16' for convolutions and matrix products.
-      bn_group: BatchNorm statistics over groups of so many samples, as on the papers' eight GPUs of 32
-        images each; 0 for the whole batch.
+      bn_group: samples that BatchNorm computes its statistics over; the papers' eight GPUs had 32 images
+        each. 0 for the whole batch.
       accumulate: micro-batches per step, computed one after the other to save memory; their gradients are
         averaged. Methods with a queue refuse more than 1.
       ema: decay of a moving average of the student's weights and statistics, updated after each step, which
         is then probed, exported and loaded by later runs; 0 for none.
       checkpoint_epochs: epochs between checkpoints, each with a probe.
-      keep: how many of the newest checkpoints stay, beside the best by probe.
+      keep: number of newest checkpoints that are kept; the one with the best score is kept, too.
     """
 
     epochs: float = 0.0
@@ -293,7 +293,13 @@ class Evals:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """`metrics.jsonl` always; `tensorboard` if tensorboardX is installed; `wandb`: a project's name or ''."""
+    """Where metrics go besides `metrics.jsonl`.
+
+    Attributes:
+      every_steps: steps per line of metrics.
+      tensorboard: also write event files, if tensorboardX is installed.
+      wandb: W&B project to log to; '' for none.
+    """
 
     every_steps: int = 50
     tensorboard: bool = True
@@ -322,7 +328,7 @@ SECTIONS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is
 
 
 def default(method: str) -> ml_collections.ConfigDict:
-    """Every section's defaults, with the fields of one method: what config files start from."""
+    """The defaults of every section and of one method, for a config file to edit."""
     config = ml_collections.ConfigDict(
         {name: dataclasses.asdict(section()) for name, section in SECTIONS.items()}
     )
@@ -331,18 +337,18 @@ def default(method: str) -> ml_collections.ConfigDict:
 
 
 def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """The config, or its form named in `--config=configs/x.py:NAME`; every file has 'smoke'."""
+    """The variant NAME of `--config=configs/x.py:NAME`: '' is the config itself; every file has 'smoke'."""
     if name in ("", "smoke"):
         return smoke(config) if name else config
-    raise UserError(f"Unknown config variant '{name}': use 'smoke', or one that the file's header names.")
+    raise UserError(f"Unknown config variant '{name}': use 'smoke', or a variant from the file's header.")
 
 
 SMALLEST = {"resnet50": "resnet18", "mobilenetv3_large": "mobilenetv3_small"}
 
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The same run on any machine in a minute: embedded digits, small views, 4 steps, a random teacher, the
-    smallest network of the student's family.
+    """A run of 4 steps that takes a minute on any machine: embedded digits, small views, a random teacher,
+    the smallest network of the student's family, the method's fields within its `smoke` bounds.
     """
     config.data.source, config.data.dir = "digits", ""
     config.data.train, config.data.val, config.data.test, config.data.bank = "train", "val", "test", ""
@@ -364,7 +370,7 @@ def resolve(raw: ml_collections.ConfigDict) -> Config:
     """The frozen form of a ConfigDict.
 
     Raises:
-      UserError: an unknown section, key or method, or a value that cannot be; names the nearest that exists.
+      UserError: a section, key or method is unknown (names the nearest known one), or a value is not allowed.
     """
     values = raw.to_dict()
     for name in values:
@@ -384,20 +390,20 @@ def resolve(raw: ml_collections.ConfigDict) -> Config:
 
 
 def keys() -> list[str]:
-    """The keys of all sections, with those of every method."""
+    """All keys, `section.name`, those of every method included."""
     sections = [*SECTIONS.items(), *(("method", method) for method in METHODS.values())]
-    found = {f"{name}.{field.name}" for name, cls in sections for field in dataclasses.fields(cls)}
-    return sorted(found | {"method.name"})
+    names = {f"{name}.{field.name}" for name, cls in sections for field in dataclasses.fields(cls)}
+    return sorted(names | {"method.name"})
 
 
 def check_splits(data: Data) -> None:
-    """Raises `UserError` when the bank that probes learn from holds the images that they are tested on."""
+    """Raise `UserError` if the bank that probes learn from contains the images that they are tested on."""
     bank = data.bank or data.train
     if bank in ("all", data.val, data.test):
         key = "data.bank" if data.bank else "data.train"
         raise UserError(
-            f"{key} is '{bank}', which holds the images of data.val or data.test: use --config.{key}=train, "
-            "or --config.evals.names=top1 to train without kNN."
+            f"{key} is '{bank}', which contains the images of data.val or data.test: use "
+            f"--config.{key}=train, or --config.evals.names=top1 to train without kNN."
         )
 
 

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""`UserError`, the only exception meant for users, and how commands print it and exit."""
 
 import difflib
 import functools
@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one sentence saying what is wrong, where, and what to do.
+    """A problem that the user can fix. Its message is one sentence: what is wrong, where, and what to do.
 
-    `main.py` prints it without a traceback and exits with code 1.
+    Commands print it without a traceback and exit with code 1.
     """
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist, with the nearest that does, or all of them."""
+    """The error for an unknown name: it suggests the nearest known name, or lists all of them.
+
+    Args:
+      what: kind of name, for the message.
+    """
     known = sorted({*known} - {name})
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(known)}."
@@ -23,9 +27,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def leave(code: int) -> None:
-    """End the process with an exit code; after an error at once.
+    """End the process with an exit code; after an error at once, without waiting for threads.
 
-    Orbax's threads may wait for ever after a checkpoint that could not be written, and Python for them.
+    After a failed write of a checkpoint, Orbax's threads may never end, and an orderly exit waits for them.
     """
     if code:
         sys.stdout.flush()
@@ -35,7 +39,7 @@ def leave(code: int) -> None:
 
 
 def command(main: Callable) -> Callable:
-    """A decorator of `main(arguments) -> exit code`: a `UserError` is printed and gives 1, Ctrl-C 130."""
+    """Decorate `main(arguments) -> exit code`: print a `UserError` and return 1; return 130 after Ctrl-C."""
 
     @functools.wraps(main)
     def run(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The only mesh of the project, its shardings, and the start of a multi-host run."""
+"""The mesh of all devices and its shardings; start, agreement and failure of several processes."""
 
 import contextlib
 import ctypes
@@ -22,10 +22,10 @@ from seed_jax.errors import UserError
 
 Result = TypeVar("Result")
 DATA_AXIS = "data"
-HEARTBEAT_SECONDS = 30  # after this silence a process counts as dead, and the others end
-LAST_SECONDS = 3  # how long the coordinator waits at a failure for the others to fail too
-FAREWELL_SECONDS = 20  # how long a process that failed waits at its exit for the others
-# What JAX says of another process that is gone; the statuses alone when they are used for nothing else.
+HEARTBEAT_SECONDS = 30  # without a heartbeat for so long, a process counts as dead and the others end
+LAST_SECONDS = 3  # the coordinator waits for the others to fail too before it ends
+FAREWELL_SECONDS = 20  # a process waits for the others at its exit
+# How JAX words the loss of another process; it uses these four statuses for nothing else.
 ANOTHER = re.compile(
     "^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)|gloo|nccl|connection|barrier|coordination",
     re.IGNORECASE,
@@ -33,15 +33,15 @@ ANOTHER = re.compile(
 
 
 def start() -> None:
-    """Join the other processes, if there are any, and keep compiled programs for the next start.
+    """Join the other processes of a multi-process run, and turn on the compile cache.
 
-    There are where the environment has `JAX_COORDINATOR_ADDRESS`, or `SEED_JAX_MULTIHOST=1` on a TPU pod or
-    a SLURM cluster, which tell JAX by themselves. Elsewhere `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say
-    which of how many this is. The cache lies in the user's cache folder; `JAX_COMPILATION_CACHE_DIR` names
-    another.
+    A run has several processes if the environment has `JAX_COORDINATOR_ADDRESS`, or `SEED_JAX_MULTIHOST=1` on
+    a TPU pod or a SLURM cluster, where JAX finds the coordinator by itself. Elsewhere `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID` are needed as well. The compile cache is in `JAX_COMPILATION_CACHE_DIR`, by default in
+    the user's cache folder.
 
     Raises:
-      UserError: the environment is incomplete, or the processes did not find each other.
+      UserError: the environment is incomplete, or the processes did not meet within 5 minutes.
     """
     if "JAX_COORDINATOR_ADDRESS" in os.environ or os.environ.get("SEED_JAX_MULTIHOST") == "1":
         _join()
@@ -52,13 +52,13 @@ def start() -> None:
 
 
 def _join():
-    where = os.environ.get("JAX_COORDINATOR_ADDRESS", "the coordinator that the cluster names")
+    where = os.environ.get("JAX_COORDINATOR_ADDRESS", "the coordinator named by the cluster")
     count, number = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
     me = "A process" if None in (count, number) else f"Process {number} of {count}"
-    print(f"{me} joins the others at {where}, which takes until all are there, and 5 minutes at most")
+    print(f"{me} waits for the others at {where}, for at most 5 minutes")
     sys.stdout.flush()
-    # JAX waits outside Python, whose handlers would not run: signals end the process, as they do by default.
-    # Afterwards JAX itself listens for SIGTERM (`stop.py`).
+    # JAX waits in native code, where Python's signal handlers do not run: the default ones end the process.
+    # Afterwards JAX itself handles SIGTERM (`train/stop.py`).
     interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -70,13 +70,13 @@ def _join():
         )
     except (ValueError, IndexError) as error:
         raise UserError(
-            f"The processes cannot be joined ({error}): set JAX_COORDINATOR_ADDRESS=HOST:PORT, "
+            f"This process cannot join the others ({error}): set JAX_COORDINATOR_ADDRESS=HOST:PORT, "
             "JAX_NUM_PROCESSES and JAX_PROCESS_ID."
         ) from error
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
-            f"The processes did not meet at {where} ({str(error).splitlines()[0]}): start all of them, and "
-            "let the host of process 0 accept connections on that port."
+            f"The processes did not meet at {where} ({_first_line(error)}): start all of them, and let the "
+            "host of process 0 accept connections on that port."
         ) from error
     finally:
         signal.signal(signal.SIGINT, interrupt)
@@ -85,36 +85,39 @@ def _join():
 def _number(name: str) -> int | None:
     text = os.environ.get(name)
     if text is not None and not text.isdigit():
-        raise UserError(f"{name} is '{text}': it must be a number.")
+        raise UserError(f"{name} is '{text}': set it to a number.")
     return None if text is None else int(text)
 
 
 @contextlib.contextmanager
-def ending_with_the_others(way_out: str):
-    """End a failure so that no process is left waiting for another.
+def ending_with_the_others(fix: str):
+    """A context in which an error ends the process at once if the run has several processes.
 
-    With several processes this one ends here at any error, such as that another one is gone, with its
-    sentence or traceback and exit code 1. What is left of the run cannot go on, and an orderly exit would
-    wait for threads that wait for the others, such as those that write a checkpoint.
+    It prints the error's sentence or traceback and exits with code 1. The other processes cannot continue
+    without this one, and an orderly exit would wait for threads that wait for them, such as those writing a
+    checkpoint.
+
+    Args:
+      fix: what to do when another process is gone; the end of a sentence.
 
     Raises:
-      UserError: the devices' memory does not suffice.
+      UserError: the devices are out of memory, in a run of one process.
     """
     try:
         with _memory_named():
             yield
-    except Exception as error:  # whatever it is, the others wait for this process until it is gone
+    except Exception as error:  # any error: the others wait until this process is gone
         if jax.process_count() == 1:
             raise
-        _end(_last_words(error, way_out))
+        _end(_last_words(error, fix))
 
 
-def _last_words(error, way_out):
+def _last_words(error, fix):
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, jax.errors.JaxRuntimeError) and ANOTHER.search(str(error)):
         me, reason = f"{jax.process_index()} of {jax.process_count()}", _first_line(error)
-        return f"Process {me} stops, for another one ended or cannot be reached ({reason}): {way_out}."
+        return f"Process {me} ends because another one ended or cannot be reached ({reason}): {fix}."
     return "".join(traceback.format_exception(error))
 
 
@@ -126,14 +129,14 @@ def _memory_named():
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"The memory does not suffice ({_first_line(error)}): lower data.batch_size with "
-            "--config.data.batch_size; --plan tells what a run needs."
+            f"The devices are out of memory ({_first_line(error)}): use a smaller --config.data.batch_size; "
+            "--plan prints what a run needs."
         ) from error
 
 
-def _end(said: str):
-    """End this process at once; the coordinator after those that failed with it, for JAX kills them then."""
-    print(f"\n{said}", file=sys.stderr)
+def _end(message: str):
+    """End this process at once; the coordinator waits a little, since its end makes JAX kill the others."""
+    print(f"\n{message}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:
@@ -146,18 +149,18 @@ def _first_line(error: Exception) -> str:
 
 
 def wait_for_all(name: str) -> None:
-    """Until every process is here, so that none waits for a slower one at its exit."""
+    """Wait until every process has called this with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether the flag is true in any process; all of them ask."""
+    """Whether the flag is true in any process; every process must call this."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def together(function: Callable[[], Result]) -> Result:
-    """`function()`, unless it raises a `UserError` in any process: then all of them raise one."""
+    """Call a function in every process; if it raises `UserError` in one of them, all of them raise one."""
     result = error = None
     try:
         result = function()
@@ -169,12 +172,14 @@ def together(function: Callable[[], Result]) -> Result:
         if error is not None:
             raise error
     if failed:
-        raise UserError("Another process cannot start, and says why: mend that and start all again.")
+        raise UserError(
+            "Another process cannot start, and printed why: fix that, then start all processes again."
+        )
     return result
 
 
 def gather(text: str) -> list[str]:
-    """The text of every process, of any lengths; all of them give one."""
+    """The texts of all processes, by process index; lengths may differ. Every process must call this."""
     if jax.process_count() == 1:
         return [text]
     mine = np.frombuffer(text.encode(), np.uint8)
@@ -187,10 +192,10 @@ def gather(text: str) -> list[str]:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks, instead of returning them to the system.
+    """Make glibc keep large freed blocks instead of returning them to the system.
 
-    A program on a CPU allocates its temporaries anew each step, and faulting them in again cost a tenth to a
-    third of a MobileNetV3 step. It has no effect where the C library has no `mallopt`.
+    On a CPU each step allocates its temporaries again, and the page faults took a tenth to a third of a
+    MobileNetV3 step. Without effect if the C library has no `mallopt`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -202,18 +207,21 @@ def _keep_freed_memory() -> None:
 def jit_once(function, **options):
     """`jax.jit` for a program that runs once, such as an initialisation.
 
-    On a CPU compiling takes longer than running it, so it is compiled without optimisation: 10 s become 4
-    for MobileNetV3-Small on two cores.
+    On a CPU, compiling it takes longer than running it, so XLA does not optimise it: 4 s instead of 10 s for
+    MobileNetV3-Small on two cores.
     """
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(function, compiler_options=fast, **options)
 
 
 def make_mesh(devices: list | None = None) -> jax.sharding.Mesh:
-    """All devices on one axis, `data`, those of process 0 first: a process holds consecutive rows of a batch.
+    """A mesh of all devices with one axis, `data`.
 
-    The axis is `Auto`: Gram matrices, permutations and dropout, which a distillation zoo is full of, raise
-    under `Explicit` axes.
+    Devices are sorted by process, so that each process has consecutive rows of a batch. The axis is `Auto`:
+    Gram matrices, permutations and dropout, which distillation methods need, raise under `Explicit` axes.
+
+    Args:
+      devices: the devices to use; all devices of all processes by default.
     """
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
@@ -221,6 +229,7 @@ def make_mesh(devices: list | None = None) -> jax.sharding.Mesh:
 
 
 def replicated(mesh) -> NamedSharding:
+    """Sharding of arrays that every device has in full."""
     return NamedSharding(mesh, P())
 
 
@@ -230,6 +239,10 @@ def batch_sharding(mesh) -> NamedSharding:
 
 
 def to_devices(mesh, batch):
-    """A global batch (a pytree of arrays) from this process's own rows of it."""
+    """Make a global batch, sharded over the devices, from the rows of each process.
+
+    Args:
+      batch: pytree of NumPy arrays `[rows, ...]`, the rows of this process.
+    """
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

@@ -1,4 +1,4 @@
-"""Any network that there are weights for, ready to run: of a file, of an installed package, of a run."""
+"""Load a network with its weights from a file, an installed package or a run."""
 
 import dataclasses
 from typing import Any
@@ -12,11 +12,15 @@ from seed_jax.weights.preparation import Preparation
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A network and how its images are prepared.
+    """A network, its variables, and the images that it expects.
 
-    `size`: side of the images it is meant for, pixels. `preparation`: how photographs become such.
-    `provenance`: where it came from, for manifests. `assumed`: its mean and std are ImageNet's because
-    nothing tells them.
+    Attributes:
+      network: backbone and head.
+      variables: `{collection: tree}` of float32 arrays.
+      size: side of the images, pixels.
+      provenance: where the weights come from, for manifests.
+      preparation: how photographs become such images.
+      assumed: mean and std are ImageNet's because neither file nor options state them.
     """
 
     network: Joined
@@ -38,14 +42,25 @@ def load(
     where: str = "teacher.weights",
     flags: tuple[str, str] = weights.FLAGS,
 ) -> Pretrained:
-    """The network of `spec`, as `weights.load` takes it, backbone and head.
+    """Load a network, backbone and head, with its weights.
 
-    `model` and `options` (of `models.create`, `mean` and `std` among them) are needed only where the file
-    does not tell; they are the run's own when `spec` is a workdir. `size`: to which images of another size
-    are resized; 0 takes them as they come. `where`, `flags`: what to call `spec`, and `model` and the option
-    `form`, in messages.
+    Args:
+      spec: a weights file, the workdir of a run, or `pip:NAME`, as for `weights.load`.
+      model: the architecture, where the file fits several. Ignored for a workdir.
+      options: options of `models.create`, e.g. `mean` and `std`, which replace the file's. Ignored for a
+        workdir.
+      size: make the network resize other images to this side, pixels; 0: leave the network as it is.
+      precision: `fp32` or `bf16`, for convolutions and matrix products.
+      part: `student` or `teacher`, for a file with both; None: as `weights.load` chooses.
+      where: what to call `spec` in messages.
+      flags: what to call `model` and the option `form` in messages.
 
-    Raises UserError for weights that are absent, broken, or of another network than `model`.
+    Returns:
+      The network, its variables in float32, and how its images are prepared.
+
+    Raises:
+      UserError: the weights are missing or damaged, fit several networks and `model` and `form` choose none,
+        or do not fit `model`.
     """
     path, preparation = weights.source.find(spec, where), Preparation()
     assumed = False
@@ -57,12 +72,12 @@ def load(
     else:
         options = options or {}
         form = options.get("form", "")
-        found = weights.recognise(spec, arch=model, form=form, where=where, part=part, flags=flags)
-        if found.advice:
-            raise UserError(f"{where}: {spec} holds {found}{found.advice}: give another file.")
-        network, native = found.network(precision=precision, **options), found.size
-        preparation = found.preparation
-        assumed = found.assumed and not {"mean", "std"} <= set(options)
+        recognised = weights.recognise(spec, arch=model, form=form, where=where, part=part, flags=flags)
+        if recognised.advice:
+            raise UserError(f"{where}: {spec} has {recognised}{recognised.advice}: give another file.")
+        network, native = recognised.network(precision=precision, **options), recognised.size
+        preparation = recognised.preparation
+        assumed = recognised.assumed and not {"mean", "std"} <= set(options)
         variables = weights.load(spec, network, where=where, part=part)
         provenance = {"source": spec, **weights.describe_source(path)}
     if size:

@@ -4,10 +4,10 @@ from seed_jax.errors import UserError, command, unknown
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "said"),
-    [(UserError("mend it"), 1, "mend it\n"), (KeyboardInterrupt(), 130, "\nStopped.\n"), (None, 7, "")],
+    ("raised", "code", "printed"),
+    [(UserError("fix it"), 1, "fix it\n"), (KeyboardInterrupt(), 130, "\nStopped.\n"), (None, 7, "")],
 )
-def test_a_command_ends_with_a_sentence_and_a_code(raised, code, said, capsys):
+def test_a_command_prints_the_error_and_returns_a_code(raised, code, printed, capsys):
     @command
     def main(arguments):
         if raised:
@@ -15,10 +15,10 @@ def test_a_command_ends_with_a_sentence_and_a_code(raised, code, said, capsys):
         return 7
 
     assert main([]) == code
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == printed
 
 
-def test_a_mistake_of_ours_is_no_sentence():
+def test_other_errors_are_raised():
     @command
     def main(arguments):
         raise KeyError("x")
@@ -27,6 +27,6 @@ def test_a_mistake_of_ours_is_no_sentence():
         main([])
 
 
-def test_the_nearest_name_or_all():
+def test_unknown_suggests_the_nearest_name_or_lists_all():
     assert str(unknown("fruit", "aple", ["pear", "apple"])) == "Unknown fruit 'aple': did you mean 'apple'?"
     assert str(unknown("fruit", "xyz", ["pear", "apple"])) == "Unknown fruit 'xyz': it is one of apple, pear."

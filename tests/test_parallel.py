@@ -1,4 +1,4 @@
-"""Joining other processes: what the environment must say, and what is told when one of them is gone."""
+"""Joining other processes: the environment it needs, and the errors when a process is gone."""
 
 import importlib
 import re
@@ -12,7 +12,7 @@ from seed_jax.errors import UserError
 
 @pytest.fixture
 def environment(monkeypatch):
-    """`environment(**variables)`: only these are set of those that `start` reads."""
+    """`environment(**variables)`: set these, and unset the others that `start` reads."""
 
     def only(**variables):
         for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
@@ -23,7 +23,7 @@ def environment(monkeypatch):
     return only
 
 
-def test_the_environment_says_which_process_this_is(environment, monkeypatch):
+def test_the_environment_gives_the_number_of_the_process(environment, monkeypatch):
     given = {}
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: given.update(options))
     environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="4", JAX_PROCESS_ID="3")
@@ -32,10 +32,10 @@ def test_the_environment_says_which_process_this_is(environment, monkeypatch):
     assert given["heartbeat_timeout_seconds"] + given["shutdown_timeout_seconds"] < 60
     environment(JAX_COORDINATOR_ADDRESS="host:1234")
     parallel.start()
-    assert (given["num_processes"], given["process_id"]) == (None, None)  # the cluster tells JAX
+    assert (given["num_processes"], given["process_id"]) == (None, None)  # JAX finds them on the cluster
 
 
-def test_an_environment_that_is_not_numbers(environment):
+def test_a_number_of_processes_that_is_not_a_number(environment):
     environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="two")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES is 'two'"):
         parallel.start()
@@ -50,10 +50,10 @@ def test_an_environment_that_is_not_numbers(environment):
         ("experiments.lite0.__main__", []),
     ],
 )
-def test_commands_tell_it_in_one_sentence(environment, capsys, command, arguments):
+def test_commands_print_the_error_as_one_sentence(environment, capsys, command, arguments):
     environment(JAX_COORDINATOR_ADDRESS="host:1234", JAX_NUM_PROCESSES="two")
     assert importlib.import_module(command).main(arguments) == 1
-    assert capsys.readouterr().err == "JAX_NUM_PROCESSES is 'two': it must be a number.\n"
+    assert capsys.readouterr().err == "JAX_NUM_PROCESSES is 'two': set it to a number.\n"
 
 
 @pytest.mark.parametrize("error", [ValueError("Number of processes must be defined."), IndexError("port")])
@@ -81,40 +81,40 @@ MEMORY = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"
 GONE = "UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:49577"
 
 
-def test_an_error_of_the_only_process_is_its_own():
-    for said in (GONE, "INTERNAL: cuDNN failed", "INVALID_ARGUMENT: shapes"):
+def test_an_error_of_the_only_process_is_raised_unchanged():
+    for message in (GONE, "INTERNAL: cuDNN failed", "INVALID_ARGUMENT: shapes"):
         with (
-            pytest.raises(jax.errors.JaxRuntimeError, match=re.escape(said)),
+            pytest.raises(jax.errors.JaxRuntimeError, match=re.escape(message)),
             parallel.ending_with_the_others("x"),
         ):
-            raise jax.errors.JaxRuntimeError(said)
+            raise jax.errors.JaxRuntimeError(message)
 
 
-def test_memory_that_does_not_suffice_names_the_batch_size():
+def test_out_of_memory_names_the_batch_size():
     with (
-        pytest.raises(UserError, match=r"allocating 9 bytes.*lower data.batch_size") as told,
+        pytest.raises(UserError, match=r"allocating 9 bytes.*smaller --config.data.batch_size") as caught,
         parallel.ending_with_the_others("x"),
     ):
         raise jax.errors.JaxRuntimeError(MEMORY)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (jax.errors.JaxRuntimeError(GONE), "Process 1 of 2 stops, for another one ended .*49577.*: start"),
+        (jax.errors.JaxRuntimeError(GONE), "Process 1 of 2 ends because another one ended .*49577.*: start"),
         (
             jax.errors.JaxRuntimeError("UNAVAILABLE: x"),
-            "Process 1 of 2 stops, for another one ended .*: start",
+            "Process 1 of 2 ends because another one ended .*: start",
         ),
-        (jax.errors.JaxRuntimeError(MEMORY), "^\nThe memory does not suffice .*data.batch_size"),
+        (jax.errors.JaxRuntimeError(MEMORY), "^\nThe devices are out of memory .*data.batch_size"),
         (jax.errors.JaxRuntimeError("INTERNAL: cuDNN"), "^\nTraceback (.|\n)*test_parallel(.|\n)*cuDNN"),
         (KeyError("cat.jpg"), "^\nTraceback (.|\n)*test_parallel(.|\n)*KeyError: 'cat.jpg'"),
         (RuntimeError("connection pool"), "^\nTraceback (.|\n)*RuntimeError: connection pool"),
         (UserError("The disk is full."), "^\nThe disk is full.\n$"),
     ],
 )
-def test_what_one_of_several_says_before_it_ends(monkeypatch, capsys, error, words):
+def test_one_of_several_processes_ends_with_its_error(monkeypatch, capsys, error, words):
     class Ended(BaseException):
         pass
 
@@ -131,7 +131,7 @@ def test_what_one_of_several_says_before_it_ends(monkeypatch, capsys, error, wor
 
 
 @pytest.mark.parametrize("stop", [SystemExit(0), KeyboardInterrupt()])
-def test_a_stop_of_one_of_several_is_no_failure(monkeypatch, stop):
+def test_a_stop_of_one_of_several_processes_is_not_a_failure(monkeypatch, stop):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(type(stop)), parallel.ending_with_the_others("start"):
         raise stop

@@ -1,4 +1,4 @@
-"""run.sh's commands for many hosts, as it prints them: nothing is installed, copied or started."""
+"""The commands for many hosts that run.sh prints; nothing is installed, copied or started."""
 
 import shlex
 import subprocess
@@ -26,7 +26,7 @@ def test_pod_copies_and_starts_on_all_workers():
     assert command[-len(RUN) - 3 :] == ["ACCELERATOR=tpu", "SEED_JAX_MULTIHOST=1", "./run.sh", *RUN]
 
 
-def test_slurm_has_a_process_for_each_gpu():
+def test_slurm_starts_one_process_per_gpu():
     result = run_sh("slurm", "2", "4", "--", *RUN)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()

@@ -37,7 +37,7 @@ class Memory:
 
     def __init__(self, encoded):
         self.encoded = encoded
-        self.part = split_of(self.ids())
+        self.splits = split_of(self.ids())
 
     def __len__(self):
         return len(self.encoded)
@@ -240,7 +240,7 @@ def start(count: int) -> str:
         open_s = time.perf_counter() - began
         full = source.source
         memory = full.paths.blob.nbytes + sum(
-            x.nbytes for x in (full.paths.ends, full.ids(), full.labels(), full.part, source.indices)
+            x.nbytes for x in (full.paths.ends, full.ids(), full.labels(), full.splits, source.indices)
         )
     return (
         f"Start with {count:,} files: {open_s:.1f} s and {memory / 2**20:.0f} MiB; the first time "

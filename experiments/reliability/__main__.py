@@ -1,13 +1,13 @@
-"""Is it the same run after a crash, on any number of devices, in any number of processes?
+"""Check that a run stays the same after crashes, on any number of devices and processes.
 
     python -m experiments.reliability                     all methods, the committed table
     python -m experiments.reliability --quick             SEED alone, fewer kills
-    python -m experiments.reliability --only 'SIGTERM'    the checks that have this in their name
+    python -m experiments.reliability --only 'SIGTERM'    checks whose name contains this
 
-Real processes of `main.py` train the tests' tiny network on the embedded digits. They are killed, stopped,
-resumed and spread over devices and processes, and what they leave is compared with an uninterrupted run on
+Real processes of `main.py` train the tests' tiny network on the embedded digits. The checks kill, stop and
+resume them, and spread them over devices and processes. Each compares the result with an uninterrupted run on
 8 devices: network, train state (optimizer, queues, averages, step) and every logged number. The exit code is
-1 if any limit is missed.
+1 if a limit is missed.
 """
 
 import argparse
@@ -23,12 +23,13 @@ from experiments.reliability.checks import EACH, ONCE, Failed
 from seed_jax.report.tables import Table
 
 METHODS = {"SEED": "seed", "SEED with small patches": "patches", "MoCo v2": "moco"}
-A_CHECK = 30  # seconds that one takes, as the first guess
+CHECK_SECONDS = 30  # first guess of the time of one check
 
 
 def main(arguments=None) -> int:
     options = _parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no process is left behind
+    # An exception, so that `Processes` kills the processes of the check under way.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = _chosen(options)
     began, table = time.time(), []
     try:
@@ -36,7 +37,7 @@ def main(arguments=None) -> int:
             os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/xla")
             os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
             for done, (title, check, variant) in enumerate(chosen):
-                left = (len(chosen) - done) * (time.time() - began + A_CHECK) / (done + 1)
+                left = (len(chosen) - done) * (time.time() - began + CHECK_SECONDS) / (done + 1)
                 print(f"[{done + 1} of {len(chosen)}, {_minutes(left)} left] {title}", flush=True)
                 repeats = 1 if options.quick or variant != "seed" else 3
                 table.append(_row(title, check, Path(folder) / variant, variant, repeats))
@@ -66,24 +67,24 @@ def _chosen(options) -> list:
 
 
 def _row(title, check, folder, variant, repeats) -> list[str]:
-    """Run a check, tell what it found, and return its row of the table."""
+    """Run a check, print its result, and return its row of the table."""
     began = time.time()
     try:
         result = check(folder, variant, repeats)
     except Failed as error:
         print("    a run failed; kept: NO\n" + textwrap.indent(str(error), "    "))
         return [title, "a run failed", "–", "–", "NO"]
-    found = ", ".join(f"{part} {value:.2g}" for part, (value, _) in result.found.items())
-    limits = dict.fromkeys(_limit(part, limit) for part, (_, limit) in result.found.items())
+    measured = ", ".join(f"{name} {value:.2g}" for name, (value, _) in result.measured.items())
+    limits = dict.fromkeys(_limit(name, limit) for name, (_, limit) in result.measured.items())
     kept = "yes" if result.kept else "NO"
-    print(f"    {found}; kept: {kept} ({time.time() - began:.0f} s)")
+    print(f"    {measured}; kept: {kept} ({time.time() - began:.0f} s)")
     for sentence in result.differ:
         print("    " + sentence)
-    return [title, result.compared, found, ", ".join(limits), kept]
+    return [title, result.compared, measured, ", ".join(limits), kept]
 
 
-def _limit(part: str, limit: float) -> str:
-    if part == "seconds":
+def _limit(name: str, limit: float) -> str:
+    if name == "seconds":
         return f"{limit:g} s"
     return f"{limit:g}" if limit else "bitwise"
 
@@ -106,8 +107,8 @@ def _parse(arguments):
         prog="python -m experiments.reliability", description=__doc__.split("\n", 1)[0]
     )
     parser.add_argument("--quick", action="store_true", help="SEED alone, one random kill")
-    parser.add_argument("--only", default="", metavar="TEXT", help="the checks with this in their name")
-    parser.add_argument("--out", type=Path, help="write the table to this file too")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only checks whose name contains this")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     return parser.parse_args(arguments)
 
 

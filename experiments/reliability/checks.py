@@ -1,4 +1,4 @@
-"""The checks: each starts real processes, disturbs them, and compares what they leave with a quiet run."""
+"""The checks. Each starts real processes, disturbs them, and compares the result with an undisturbed run."""
 
 import dataclasses
 import random
@@ -25,15 +25,15 @@ from experiments.reliability.processes import (
 )
 from seed_jax.data.sources.embedded import digits
 
-STEPS = 60  # of the runs that are interrupted: long enough to hit a random moment
-SHORT = 20  # of the runs on other devices
-LONG = 100_000  # of the runs that are to fail
-CLOSE = 1e-5  # for sums in another order
-DEATH_SECONDS = 60.0  # a process is gone: until the others have ended
-DISK_SECONDS = 90.0  # a write fails: until all have ended
+STEPS = 60  # of interrupted runs: enough for a random moment
+SHORT = 20  # of runs on other devices
+LONG = 100_000  # of runs that must fail
+CLOSE = 1e-5  # for sums in a different order
+DEATH_SECONDS = 60.0  # from the death of a process to the end of the others
+DISK_SECONDS = 90.0  # from a failed write to the end of all processes
 
-# Windows of the log, probes and checkpoints that fall apart; small patches only to make steps slow, so that a
-# signal may come at any of them.
+# Windows, probes and checkpoints at different steps. The small patches slow the steps down, so that a signal
+# can arrive at any of them.
 UNEVEN = {
     "method.patches": 6,
     "log.every_steps": 7,
@@ -42,43 +42,44 @@ UNEVEN = {
     "evals.names": "knn",
     "evals.bank_size": 64,
 }
-# Each process writes more than LIMIT bytes of a queue of noise, which cannot be compressed; no other file of
-# a run is as large.
+# Each process writes more than LIMIT bytes of a noise queue, which does not compress. All other files of a
+# run are smaller.
 LARGE_QUEUE = {"method.queue_size": 1024, "teacher.dim": 512, "method.queue_start": "noise"}
 LIMIT = 500_000
 
 
 class Failed(Exception):
-    """A run did something else than it should, so that there is nothing to compare."""
+    """A run did not do what it should, so there is nothing to compare."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-      compared: in words.
-      found: what was measured, by name, and the limit of each.
-      differ: what was missed, a sentence each.
+      compared: what was compared, in words.
+      measured: name to the measured value and its limit.
+      differ: a sentence for each difference above its limit.
     """
 
     compared: str
-    found: dict[str, tuple[float, float]]
+    measured: dict[str, tuple[float, float]]
     differ: list[str]
 
     @property
     def kept(self) -> bool:
-        return all(value <= limit for value, limit in self.found.values())  # NaN is not
+        return all(value <= limit for value, limit in self.measured.values())  # False for NaN
 
 
 def compare(one: Path, other: Path, steps: int, limit: float, how: str = "") -> Result:
-    found = {part: (value, limit) for part, value in differences(one, other, steps).items()}
-    result = Result(contents(one, steps) + how, found, [])
+    """Compare two runs at step `steps`; `how` is added to the words of what was compared."""
+    measured = {name: (value, limit) for name, value in differences(one, other, steps).items()}
+    result = Result(contents(one, steps) + how, measured, [])
     return result if result.kept else dataclasses.replace(result, differ=explain(one, other, steps, limit))
 
 
 def whole(folder: Path, variant: str, steps: int, name: str = "whole", **options) -> Path:
-    """The uninterrupted run on 8 devices; it is made once."""
+    """The workdir of the uninterrupted run on 8 devices, which is run at the first call."""
     directory = folder / f"{name}{steps}"
     if newest_checkpoint(directory) != steps:
         finish(directory, variant, steps, **options)
@@ -86,6 +87,7 @@ def whole(folder: Path, variant: str, steps: int, name: str = "whole", **options
 
 
 def finish(directory: Path, variant: str, steps: int, **options) -> None:
+    """Start or resume a run and wait until it succeeds."""
     with Processes(directory, variant, steps, **options) as running:
         codes = running.wait()
         if any(codes):
@@ -101,40 +103,41 @@ def _require_going_on(running: Processes) -> None:
 
 
 def interrupt(directory, variant, steps, happened: Callable, number, *, count: int = 1, **options) -> None:
-    """Start the run, send a signal to its last process, and see that it ended as it should, unfinished."""
+    """Start a run, send a signal to its last process, and check that it ends unfinished, as it should."""
     with Processes(directory, variant, steps, count=count, **options) as running:
         sent = running.when(happened, number, process=count - 1)
         if not sent:
-            raise Failed(f"{directory.name}: its moment never came:\n{running.said()[-3000:]}")
+            raise Failed(f"{directory.name}: the moment for the signal never came:\n{running.said()[-3000:]}")
         codes = running.wait()
         if (directory / "checkpoints" / str(steps)).exists():
-            raise Failed(f"{directory.name} was finished before the signal came: use more STEPS.")
+            raise Failed(f"{directory.name} finished before the signal: increase STEPS.")
         if codes != [-number if number == signal.SIGKILL else 0] * count:
             raise Failed(f"{directory.name} ended with {codes}:\n{running.said()[-3000:]}")
         _require_going_on(running)
 
 
 def interrupted(folder, variant, name, moments: Iterable[Callable], number, *, like="whole", **options):
-    """A run that got a signal at each of the moments and was started again, against the whole one."""
+    """Interrupt and resume a run at each of the moments, and compare it with the uninterrupted run."""
     directory, ends = folder / name, []
     for happened in moments:
         interrupt(directory, variant, STEPS, happened, number, **options)
         ends.append(newest_checkpoint(directory) if number == signal.SIGTERM else rows(directory)[-1]["step"])
     if not newest_checkpoint(directory):
-        raise Failed(f"{name} has no checkpoint to go on from: interrupt it later.")
+        raise Failed(f"{name} has no checkpoint to resume from: interrupt it later.")
     finish(directory, variant, STEPS, **options)
     how = f"; {number.name} at steps {', '.join(map(str, ends))}"
     settings = options.get("settings")
-    quiet = whole(folder, variant, STEPS, like, settings=settings)
-    return compare(quiet, directory, STEPS, CLOSE if options.get("count", 1) > 1 else 0.0, how)
+    undisturbed = whole(folder, variant, STEPS, like, settings=settings)
+    return compare(undisturbed, directory, STEPS, CLOSE if options.get("count", 1) > 1 else 0.0, how)
 
 
 def random_moments(directory: Path, repeats: int, first: int):
-    """Moments later and later in a run, drawn at random, the first at step `first` at the earliest."""
-    draw = random.Random(repeats)
+    """Moments drawn at random, each later in the run than the one before; the first after step `first`."""
+    random_numbers = random.Random(repeats)
     for _ in range(repeats):
-        seen = rows(directory)[-1]["step"] if directory.exists() else first
-        yield after(seen + draw.randint(1, STEPS // (repeats + 2)), draw.uniform(0, 0.5))
+        step = rows(directory)[-1]["step"] if directory.exists() else first
+        step += random_numbers.randint(1, STEPS // (repeats + 2))
+        yield after(step, random_numbers.uniform(0, 0.5))
 
 
 def kills(folder, variant, repeats) -> Result:
@@ -147,7 +150,7 @@ def kill_while_writing(folder, variant, repeats) -> Result:
         for _ in range(min(2, repeats)):
             yield writing()
             if not half_written(folder / "half-written"):
-                raise Failed("the kill came after the checkpoint was written: run the check again.")
+                raise Failed("the kill came after the write of the checkpoint: run the check again.")
 
     return interrupted(folder, variant, "half-written", each(), signal.SIGKILL)
 
@@ -163,7 +166,7 @@ def stops_of_one_of_two(folder, variant, repeats) -> Result:
 
 
 def uneven(number: signal.Signals):
-    """Windows, probes and checkpoints that do not fall together, interrupted at random."""
+    """A run with windows, probes and checkpoints at different steps, interrupted at random moments."""
 
     def check(folder, variant, repeats) -> Result:
         name = f"uneven-{number.name}"
@@ -185,7 +188,7 @@ def other_devices(count: int):
 
 
 def resumed_on_other_devices(folder, variant, repeats) -> Result:
-    """8, then 2, then 1."""
+    """The same run on 8, then 2, then 1 devices."""
     del repeats
     directory, ends = folder / "fewer-and-fewer", []
     for devices, until in ((8, 3), (2, 10)):
@@ -204,24 +207,27 @@ def two_processes(folder, variant, repeats) -> Result:
 
 
 def _ended(running: Processes, limit: float, codes: Mapping[int, int]) -> float:
-    """Seconds until all have ended.
+    """Wait until all processes have ended, and return the seconds this took.
+
+    Args:
+      codes: process to the exit code it must have.
 
     Raises:
-      Failed: one still runs after `limit` seconds, took its end for a success, or has not its code.
+      Failed: a process still runs after `limit` seconds, has exit code 0, or has not its code in `codes`.
     """
     began = time.monotonic()
-    found = running.wait(timeout=limit)
+    ends = running.wait(timeout=limit)
     seconds = time.monotonic() - began
-    what = f"still ran and was killed after {limit:g} s" if seconds >= limit else f"ended with {found}"
-    if seconds >= limit or 0 in found or any(found[i] != code for i, code in codes.items()):
-        said = "\n".join(f"process {i} said\n{running.said(i)[-2000:]}" for i in range(len(found)))
+    what = f"still ran and was killed after {limit:g} s" if seconds >= limit else f"ended with {ends}"
+    if seconds >= limit or 0 in ends or any(ends[i] != code for i, code in codes.items()):
+        said = "\n".join(f"process {i} said\n{running.said(i)[-2000:]}" for i in range(len(ends)))
         raise Failed(f"{running.workdir.name} {what}; {said}")
     return seconds
 
 
 def one_of_two_dies(victim: int):
     def check(folder, variant, repeats) -> Result:
-        """Seconds until the other one has ended."""
+        """Measure the seconds until the other process has ended."""
         del repeats
         with Processes(folder / f"dead{victim}", variant, LONG, count=2) as running:
             if not running.when(newest_checkpoint, signal.SIGKILL, process=victim):
@@ -248,12 +254,12 @@ def images_of_one_of_two_vanish(folder, variant, repeats) -> Result:
         shutil.rmtree(folder / "images1")
         seconds = _ended(running, DEATH_SECONDS, {})
         if "images of a split cannot be read" not in running.said(1):
-            raise Failed(f"process 1 does not say what is wrong:\n{running.said(1)[-3000:]}")
+            raise Failed(f"process 1 does not say that its images are missing:\n{running.said(1)[-3000:]}")
     return Result("process 1 says so; both end, exit code not 0", {"seconds": (seconds, DEATH_SECONDS)}, [])
 
 
 def full_disk(victims: tuple[int, ...], count: int = 1):
-    """Writes of these processes fail after the first checkpoint; with room again, the run goes on."""
+    """Let writes of these processes fail after the first checkpoint, then resume the run with free space."""
 
     def check(folder, variant, repeats) -> Result:
         del repeats
@@ -270,14 +276,16 @@ def full_disk(victims: tuple[int, ...], count: int = 1):
         last = newest_checkpoint(directory)
         finish(directory, variant, STEPS, count=count, **options)
         limit = CLOSE if count > 1 else 0.0
-        quiet = whole(folder, variant, STEPS, "large", **options)
-        result = compare(quiet, directory, STEPS, limit, f"; failed after the checkpoint of step {last}")
-        return dataclasses.replace(result, found={**result.found, "seconds": (seconds, DISK_SECONDS)})
+        undisturbed = whole(folder, variant, STEPS, "large", **options)
+        result = compare(
+            undisturbed, directory, STEPS, limit, f"; failed after the checkpoint of step {last}"
+        )
+        return dataclasses.replace(result, measured={**result.measured, "seconds": (seconds, DISK_SECONDS)})
 
     return check
 
 
-# Of each method.
+# For each method.
 EACH = {
     "SIGKILL at random moments, resumed": kills,
     "SIGKILL during the checkpoint's write, resumed": kill_while_writing,
@@ -288,10 +296,10 @@ EACH = {
     "2 processes against 1": two_processes,
     "SIGTERM to one of 2 processes, resumed": stops_of_one_of_two,
 }
-# Of SEED alone: what happens then does not depend on the method.
+# For SEED alone: the results do not depend on the method.
 ONCE = {
-    "log, probe, checkpoint each 7, 6, 10 steps, SIGKILL, resumed": uneven(signal.SIGKILL),
-    "log, probe, checkpoint each 7, 6, 10 steps, SIGTERM, resumed": uneven(signal.SIGTERM),
+    "log, probe, checkpoint every 7, 6, 10 steps, SIGKILL, resumed": uneven(signal.SIGKILL),
+    "log, probe, checkpoint every 7, 6, 10 steps, SIGTERM, resumed": uneven(signal.SIGTERM),
     "process 1 of 2 dies": one_of_two_dies(1),
     "process 0 of 2 dies": one_of_two_dies(0),
     "the images of process 1 of 2 vanish": images_of_one_of_two_vanish,

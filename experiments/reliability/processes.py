@@ -1,4 +1,4 @@
-"""Real processes of `main.py`, to be killed and started again, and what their runs leave behind."""
+"""Start, interrupt and resume real processes of `main.py`, and read and compare their workdirs."""
 
 import collections
 import contextlib
@@ -22,22 +22,23 @@ from seed_jax.report import metrics
 ROOT = Path(__file__).parent.parent.parent
 TIMING = ("images_per_second", "data_wait")
 EVERY = 5  # steps between checkpoints
-PASS = 78  # steps of an epoch of the embedded data at batch 16
+PASS = 78  # steps per epoch of the embedded digits at batch 16
 
 
 class Processes:
-    """The processes of one run of the tests' tiny network (`tests/tiny.py`), on 8 or fewer fake devices.
+    """The processes of one run of the tests' tiny network (`tests/tiny.py`), on up to 8 fake devices.
+
+    A context that kills the processes still running at its end.
 
     Args:
       method: variant of the config, 'seed', 'patches' or 'moco'.
-      steps: of the whole run.
-      devices: over all processes. count: processes, which share the devices evenly.
-      settings: keys of the config and their values, in which `{process}` is the number of the process.
+      steps: last step of the run.
+      devices: total over all processes.
+      count: number of processes, which share the devices evenly.
+      settings: config keys and values; `{process}` in a value stands for the process's number.
 
     Attributes:
-      begun: the newest finished checkpoint at the start, 0 without one.
-
-    As a context, whatever still runs at its end is killed.
+      begun: step of the newest finished checkpoint at the start, 0 without one.
     """
 
     def __init__(
@@ -58,14 +59,14 @@ class Processes:
         workdir.parent.mkdir(parents=True, exist_ok=True)
         self._logs = [workdir.with_name(f"{workdir.name}.{i}.log") for i in range(count)]
         self._running = []
-        with contextlib.ExitStack() as undo:  # Ctrl-C between two starts
+        with contextlib.ExitStack() as undo:  # at Ctrl-C between two starts
             undo.callback(self.wait, timeout=0.0)
             for i, log in enumerate(self._logs):
                 environment = {
                     **os.environ,
                     "JAX_PLATFORMS": "cpu",
                     "JAX_NUM_CPU_DEVICES": str(devices // count),
-                    "PYTHONUNBUFFERED": "1",  # what a killed process said must not be lost
+                    "PYTHONUNBUFFERED": "1",  # keeps the output of a killed process
                 }
                 if count > 1:
                     environment |= {
@@ -83,7 +84,7 @@ class Processes:
     def reached(
         self, happened: Callable[[Path], object], *, process: int = 0, timeout: float = 300.0
     ) -> bool:
-        """Wait until `happened(workdir)`: False if the process ended before, or it took `timeout` seconds."""
+        """Wait until `happened(workdir)`; False if the process ends first, or after `timeout` seconds."""
         end = time.monotonic() + timeout
         while not happened(self.workdir):
             if self._running[process].poll() is not None or time.monotonic() > end:
@@ -92,21 +93,21 @@ class Processes:
         return True
 
     def when(self, happened, number: signal.Signals, *, process: int = 0, timeout: float = 300.0) -> bool:
-        """Send a signal to one process as soon as `happened(workdir)`; False as of `reached`."""
+        """Send a signal to one process as soon as `happened(workdir)`; return False where `reached` does."""
         if not self.reached(happened, process=process, timeout=timeout):
             return False
         self._running[process].send_signal(number)
         return True
 
     def limit_files(self, size: int, process: int) -> None:
-        """From now on every write of the process past `size` bytes of a file fails, as on a full disk.
+        """Make every write of a process beyond `size` bytes of a file fail, as on a full disk.
 
-        Needs no rights, but Linux.
+        Needs Linux, but no privileges.
         """
         resource.prlimit(self._running[process].pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def wait(self, timeout: float = 300.0) -> list[int]:
-        """The exit codes, negative for signals; whatever runs longer than `timeout` seconds is killed."""
+        """Wait, kill what still runs after `timeout` seconds; return the exit codes, negative for signals."""
         end = time.monotonic() + timeout
         for process in self._running:
             try:
@@ -120,7 +121,7 @@ class Processes:
         return self._logs[process].read_text().replace("\r", "\n")
 
     def went_on(self) -> bool:
-        """Whether process 0 says that it began at the checkpoint `begun`; at step 0, if there was none."""
+        """Whether process 0 printed that it resumes from step `begun`, or nothing like it if that is 0."""
         said = re.findall(r"going on from step (\d+) ", self.said())
         return said == ([str(self.begun)] if self.begun else [])
 
@@ -132,7 +133,7 @@ class Processes:
 
 
 def after(step: int, seconds: float = 0.0) -> Callable[[Path], bool]:
-    """Whether metrics of `step` are written, since so many seconds."""
+    """A condition: the metrics of `step` were written at least `seconds` ago."""
     since = None
 
     def happened(workdir):
@@ -146,19 +147,20 @@ def after(step: int, seconds: float = 0.0) -> Callable[[Path], bool]:
 
 
 def newest_checkpoint(workdir: Path) -> int:
-    """The step of the newest finished checkpoint; 0, which is no checkpoint's, without one."""
+    """The step of the newest finished checkpoint; 0 without one (no checkpoint has step 0)."""
     names = (path.name for path in (workdir / "checkpoints").glob("*"))
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def half_written(workdir: Path) -> set[str]:
-    """The temporary folders of checkpoints that are being written, or were when the process died."""
+    """Names of the temporary folders of checkpoints under way, or interrupted when the process died."""
     return {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
 
 
 def writing() -> Callable[[Path], bool]:
-    """Whether a checkpoint is being written, and one was finished before. Ask often: what lies there at the
-    first call is left over from an earlier kill.
+    """A condition: a checkpoint is being written, and another was finished before.
+
+    Half-written checkpoints at the first call are left over from an earlier kill and do not count.
     """
     left_over = None
 
@@ -172,7 +174,7 @@ def writing() -> Callable[[Path], bool]:
 
 
 def checkpoint(workdir: Path, step: int) -> dict:
-    """Everything that a checkpoint holds, as NumPy arrays: `model` and `train`."""
+    """The trees of a checkpoint, `model` and `train`, as NumPy arrays."""
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.training.Checkpointer((workdir / "checkpoints").absolute()) as orbax:
         saved = orbax.checkpointables_metadata(step).metadata
@@ -184,16 +186,15 @@ def checkpoint(workdir: Path, step: int) -> dict:
 
 
 def rows(workdir: Path) -> list[dict]:
-    """metrics.jsonl without what depends on the clock."""
+    """The lines of metrics.jsonl without the values that depend on time."""
     return [{k: v for k, v in row.items() if k not in TIMING} for row in metrics.read(workdir)]
 
 
 def differences(one: Path, other: Path, step: int) -> dict[str, float]:
-    """The largest difference of two runs at `step`: network, queue and optimizer, logged metrics.
+    """The largest difference between two runs at `step`, for network, train state and logged metrics.
 
-    Of numbers up to 1 it is absolute, of larger ones relative.
-
-    Infinity where the metrics are not of the same steps, or anything is NaN.
+    Differences are absolute for numbers up to 1, relative for larger ones, and infinite if the metrics have
+    different steps or keys, or if a number is NaN.
     """
     a, b = checkpoint(one, step), checkpoint(other, step)
     lines = list(zip(rows(one), rows(other), strict=False))
@@ -206,7 +207,7 @@ def differences(one: Path, other: Path, step: int) -> dict[str, float]:
 
 
 def contents(workdir: Path, step: int) -> str:
-    """In words, what `differences` compares of a run, its rows and queues counted."""
+    """A description of what `differences` compares, with the numbers of rows and queues."""
     leaves = jax.tree_util.tree_leaves_with_path(checkpoint(workdir, step)["train"])
     queues = sum("slots" in jax.tree_util.keystr(path) for path, _ in leaves)
     return (
@@ -216,13 +217,13 @@ def contents(workdir: Path, step: int) -> str:
 
 
 def explain(one: Path, other: Path, step: int, limit: float, most: int = 8) -> list[str]:
-    """What differs by more than `limit`, a sentence each: rows of metrics, then arrays, `most` of each."""
+    """Sentences on what differs by more than `limit`: at most `most` rows of metrics, then as many arrays."""
     a, b = (dict(_numbered(rows(run))) for run in (one, other))
-    lines = [f"a row of {run.name} alone: {row}" for row, run in _alone(a, b, one, other)]
+    sentences = [f"a row of {run.name} alone: {row}" for row, run in _alone(a, b, one, other)]
     for key in sorted(a.keys() & b.keys()):
-        if differ := [k for k in a[key] if not _gap(a[key][k], b[key][k]) <= limit]:  # NaN is not
-            found = "; ".join(f"{k} {a[key][k]!r} and {b[key][k]!r}" for k in differ)
-            lines.append(f"step {key[0]} of {one.name} and {other.name}: {found}")
+        if differ := [k for k in a[key] if not _gap(a[key][k], b[key][k]) <= limit]:  # true for NaN
+            values = "; ".join(f"{k} {a[key][k]!r} and {b[key][k]!r}" for k in differ)
+            sentences.append(f"step {key[0]} of {one.name} and {other.name}: {values}")
     x, y = checkpoint(one, step), checkpoint(other, step)
     gaps = jax.tree.map(_gap, x, y)
     arrays = [
@@ -230,19 +231,19 @@ def explain(one: Path, other: Path, step: int, limit: float, most: int = 8) -> l
         for path, gap in jax.tree_util.tree_leaves_with_path(gaps)
         if not gap <= limit
     ]
-    return [line for found in (lines, arrays) for line in _cut(found, most)]
+    return _cut(sentences, most) + _cut(arrays, most)
 
 
 def _alone(a: dict, b: dict, one: Path, other: Path) -> Iterator[tuple[dict, Path]]:
-    """Rows that only one of two runs has, by step."""
+    """Rows that only one of the two runs has, by step."""
     for key in sorted(a.keys() ^ b.keys()):
         yield (a[key], one) if key in a else (b[key], other)
 
 
-def _numbered(found: list[dict]) -> Iterator[tuple[tuple, dict]]:
-    """Each row under its step, its names, and how many of these came before."""
+def _numbered(rows_of_run: list[dict]) -> Iterator[tuple[tuple, dict]]:
+    """Each row with a unique key: its step, its names, and the number of earlier rows with both."""
     seen = collections.Counter()
-    for row in found:
+    for row in rows_of_run:
         key = (row["step"], tuple(sorted(row)))
         yield (*key, seen[key]), row
         seen[key] += 1
@@ -264,13 +265,13 @@ def _largest(a, b) -> float:
 
 
 def _worst(gaps) -> float:
-    """The largest; Python's `max` passes over NaN."""
+    """The largest number; infinity for NaN, which Python's `max` may skip."""
     largest = float(np.max(gaps))
     return float("inf") if np.isnan(largest) else largest
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A TCP port of this machine on which nothing listens."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         return s.getsockname()[1]

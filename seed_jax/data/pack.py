@@ -135,7 +135,7 @@ def _write_shard(source, indices, path, short_side, prefix, pool):
             encoded, record = result
             with _disk_errors():
                 writer.write(encoded)
-            rows.append((record.id, record.label, source.part[i]))
+            rows.append((record.id, record.label, source.splits[i]))
             names.append(name)
     with _disk_errors():
         writer.close()

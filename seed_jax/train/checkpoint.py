@@ -1,8 +1,8 @@
-"""Orbax behind a thin wall: save asynchronously, keep the newest and the best, restore exactly.
+"""Save checkpoints asynchronously with Orbax, keep the newest and the best, restore them exactly.
 
-A checkpoint holds two trees: `model` (params and model state) and `train` (step, optimizer state, aux, EMA).
-Where later runs are served other variables than those of `model`, a third tree `served` holds them. The
-position in the data is the step (`data/pipeline.py`), so nothing else is needed to go on.
+A checkpoint has two trees: `model` (parameters and model state) and `train` (step, optimizer state, aux,
+EMA). A third tree, `served`, has the variables for later runs where these are not those of `model`. The
+position in the data follows from the step (`data/pipeline.py`), so a run resumes from these trees alone.
 """
 
 import contextlib
@@ -28,12 +28,16 @@ class Checkpoints:
     """The checkpoints of one workdir.
 
     Args:
-      directory: the `checkpoints` folder; made when missing.
-      keep: how many of the newest stay; the one with the highest probe score stays too.
-      score: what the metrics say was the score at a step, for a checkpoint whose own is damaged.
+      directory: the `checkpoints` folder; created if missing.
+      keep: number of newest checkpoints to keep. The one with the highest score is kept as well.
+      score: step to the score that the metrics have for it, None where they have none; replaces the score of
+        a checkpoint when that is damaged.
+
+    Attributes:
+      damaged: one sentence for each checkpoint that was repaired or moved.
 
     Raises:
-      UserError: the folder cannot be made or written.
+      UserError: the folder cannot be created or written.
     """
 
     def __init__(self, directory: Path, keep: int, score: Callable[[int], float | None] = lambda step: None):
@@ -48,28 +52,31 @@ class Checkpoints:
             self._open()
         except OSError as error:
             raise UserError(
-                f"{directory} cannot be written ({error.strerror or error}): make it writable, or give "
+                f"{directory} cannot be written ({error.strerror or error}): make it writable, or use "
                 "another --workdir."
             ) from error
         logging.getLogger("absl").addFilter(self._note_failure)
 
     def latest(self) -> int | None:
-        """The newest finished step, or None."""
-        found = self._orbax.latest
-        return None if found is None else found.step
+        """The step of the newest finished checkpoint, or None."""
+        newest = self._orbax.latest
+        return None if newest is None else newest.step
 
     def save(
         self, state: TrainState, step: int, score: float | None, log: dict | None = None, served=None
     ) -> None:
-        """Start writing; the arrays are copied before this returns, so the state may be donated right
-        after.
+        """Start to write a checkpoint.
+
+        The arrays are copied before this returns, so the caller may donate `state` right away.
 
         Args:
-          log: the monitor's state, such as JSON can hold.
-          served: variables for later runs; None for the state's own.
+          score: the probe's score at this step, if there is one.
+          log: the monitor's state; must be JSON.
+          served: variables `{'params': …, …}` for later runs; None for the state's own.
 
         Raises:
-          UserError: the one before could not be written, or this one cannot be begun; a full disk, say.
+          UserError: the previous checkpoint could not be written, or this one cannot be started, for example
+            on a full disk.
         """
         self.wait()
         trees = {"model": _model(state), "train": _train(state)}
@@ -83,17 +90,20 @@ class Checkpoints:
         self._step = step
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest checkpoint that is whole, in the shapes and shardings of `like` (arrays or abstract).
+        """Load the newest checkpoint that can be read.
 
-        Damaged ones that are newer are moved out of the way, to `damaged-STEP` beside the folder, and
-        `damaged` tells a sentence of each.
+        Newer ones that cannot be read are moved to `damaged-STEP` next to the folder, and `damaged` gets a
+        sentence for each.
+
+        Args:
+          like: arrays or abstract arrays with the shapes, dtypes and shardings to restore.
 
         Raises:
-          UserError: none can be read, or they are of other networks; nothing is moved then. Or some of
-            several processes cannot read one, which is moved, and all of them are to start again.
+          UserError: no checkpoint can be read, or all are of other networks; nothing is moved then. Or one of
+            several processes cannot read a checkpoint; it is moved, and all processes must be started again.
         """
         errors = {}
-        steps = [found.step for found in self._orbax.checkpoints][::-1]
+        steps = [saved.step for saved in self._orbax.checkpoints][::-1]
         for step in steps:
             read = functools.partial(
                 _load,
@@ -111,13 +121,13 @@ class Checkpoints:
                 self.damaged.append(damage.set_aside(self.directory, step, str(error)))
                 parallel.wait_for_all("checkpoint moved")
                 raise UserError(
-                    f"{self.damaged[-1]}: start all of them again, and the run goes on from the one before."
+                    f"{self.damaged[-1]}: start all processes again to resume from the checkpoint before it."
                 ) from error
         else:
             newest = next(iter(errors.values()))
             raise UserError(
-                f"{newest}; no other can be read either: give the config that it was trained with, or "
-                "another --workdir to begin anew."
+                f"{newest}; no other checkpoint can be read either: use the config of this run, or another "
+                "--workdir to start from step 0."
             ) from newest
         if errors:
             self._orbax.close()
@@ -127,13 +137,13 @@ class Checkpoints:
         return TrainState(**trees["model"], **trees["train"])
 
     def log(self) -> dict:
-        """The `log` that the newest was saved with; empty for those of older versions."""
+        """The `log` saved with the newest checkpoint; empty if it was saved without one."""
         return self._orbax.checkpointables_metadata().custom_metadata or {}
 
     def rate(self, step: int, score: float | None) -> None:
-        """Give the finished checkpoint of `step` its score, if it was saved without one.
+        """Add the score to a finished checkpoint that was saved without one, in one step.
 
-        Only the score of process 0 counts. It is written whole or not at all.
+        Every process calls this; the score of process 0 is written.
         """
         folder = self.directory / str(step)
         if jax.process_index() == 0 and score is not None and not (folder / "metrics").exists():
@@ -146,7 +156,7 @@ class Checkpoints:
         self._orbax.reload()
 
     def wait(self) -> None:
-        """Until what is being written is finished.
+        """Wait until the last checkpoint is written.
 
         Raises:
           UserError: it could not be written.
@@ -158,29 +168,30 @@ class Checkpoints:
                 self._wait_together()
 
     def _wait_together(self):
-        """As soon as one process could not write, all of them raise."""
+        """Wait in every process; raise in all of them as soon as one could not write."""
         writing = damage.in_thread(self._orbax.wait)
         while True:
             futures.wait([writing], timeout=damage.POLL_SECONDS)
             done = writing.done()
             error = self._failure or (writing.exception() if done else None)
             if parallel.anywhere(error is not None):
-                raise error or OSError("another process could not write its part")
+                raise error or OSError("another process could not write its share")
             if not parallel.anywhere(not done):
                 return
 
     def _note_failure(self, record) -> bool:
-        """Sees what is logged. A process that could not write tells its log only, and waits for the others.
+        """Remember a failed write when Orbax logs it; a filter of its logger that drops no record.
 
-        They wait for it up to 20 minutes. Orbax's `timeout_secs` would cut that short, but it counts from the
-        start of the write, and a slow one is none that failed.
+        A process whose write fails only logs that and then waits for the others, which wait for it, for up to
+        20 minutes. Orbax's `timeout_secs` would end this sooner, but it counts from the start of the write,
+        and would also end a write that is only slow.
         """
         if record.threadName == "async_save" and record.exc_info:
             self._failure = record.exc_info[1]
         return True
 
     def close(self) -> None:
-        """Wait until everything is written."""
+        """Wait until everything is written, and release Orbax's threads."""
         logging.getLogger("absl").removeFilter(self._note_failure)
         with self._writing(self._step):
             self._orbax.close()
@@ -192,8 +203,8 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
             cleanup_tmp_directories=True,
         )
-        # Orbax asks JAX whether to stop, for a statistic, from a thread of process 0 that comes with an old
-        # step; JAX counts the steps by such questions, and only `stop.py` may ask.
+        # For its statistics, Orbax asks JAX in a thread of process 0 whether to stop, with an old step. JAX
+        # counts steps by these calls, so that only `stop.py` may make them.
         self._orbax._manager.reached_preemption = lambda step: False
         self._step = None
 
@@ -201,46 +212,55 @@ class Checkpoints:
     def _writing(self, step):
         try:
             yield
-        except (OSError, ValueError) as error:  # tensorstore reports what the system said as a ValueError
+        except (OSError, ValueError) as error:  # tensorstore raises a ValueError for an error of the system
             line = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            said = re.search(r"OS error \d+: ([^\]]+)|: ([^:]+) \[os_error_code", line)
-            reason = said[1] or said[2] if said else line
-            last = max((found.step for found in self._orbax.checkpoints if found.step != step), default=None)
-            kept = f"the one of step {last} is kept" if last else "there is none before it"
+            system = re.search(r"OS error \d+: ([^\]]+)|: ([^:]+) \[os_error_code", line)
+            reason = system[1] or system[2] if system else line
+            last = max((saved.step for saved in self._orbax.checkpoints if saved.step != step), default=None)
+            kept = f"the checkpoint of step {last} is kept" if last else "there is no earlier checkpoint"
             raise UserError(
                 f"The checkpoint of step {step} cannot be written to {self.directory} ({reason}); {kept}: "
-                "make room or make it writable, and the same command goes on from the newest."
+                "free some space or make the folder writable, then run the same command to resume."
             ) from error
 
 
 def load_model(workdir: Path, like: dict, *, best: bool = False) -> tuple[dict, int]:
-    """Variables `{'params': …, …}` of a run, in the shapes and shardings of `like`, and their step.
+    """Load the variables of a run for later use: its `served` tree, or `model` where there is no other.
 
-    Of the newest checkpoint, or of the one with the highest probe score.
+    Args:
+      like: variables `{'params': …, …}`, arrays or abstract arrays, with the shapes, dtypes and shardings to
+        load.
+      best: take the checkpoint with the highest score instead of the newest.
+
+    Returns:
+      The variables and the step of their checkpoint.
+
+    Raises:
+      UserError: the run has no such checkpoint, or it cannot be read.
     """
     directory = workdir / "checkpoints"
     if not directory.is_dir():
-        raise UserError(f"{workdir} holds no checkpoint: there is no folder {directory}.")
+        raise UserError(f"{workdir} holds no checkpoint (no folder {directory}): name the workdir of a run.")
     if damaged := damage.damaged_files(directory):
         raise UserError(
-            f"{damaged[0]} is damaged; start its run again, which mends its checkpoints or names the way out."
+            f"{damaged[0]} is damaged: start its run again, which repairs the checkpoint or says what to do."
         )
     with ocp.training.Checkpointer(directory.absolute()) as orbax:
-        found = orbax.latest
+        saved = orbax.latest
         if best:
-            scored = [c for c in orbax.checkpoints if c.metrics]
-            found = max(scored, key=lambda c: c.metrics["score"], default=None)
-        if found is None:
-            which = "probed" if best else "finished"
-            raise UserError(f"{workdir} holds no {which} checkpoint: let its run reach its first one.")
-        name = "served" if (directory / str(found.step) / "served").exists() else "model"
+            scored = [each for each in orbax.checkpoints if each.metrics]
+            saved = max(scored, key=lambda each: each.metrics["score"], default=None)
+        if saved is None:
+            which = "scored" if best else "finished"
+            raise UserError(f"{workdir} holds no {which} checkpoint: let its run reach the first one.")
+        name = "served" if (directory / str(saved.step) / "served").exists() else "model"
         try:
-            trees = _load(orbax.load_checkpointables, found.step, directory, **{name: _split(like)})
+            trees = _load(orbax.load_checkpointables, saved.step, directory, **{name: _split(like)})
         except UserError as error:
             raise UserError(
-                f"{error}; start its run again, which goes on from the newest one that is whole."
+                f"{error}; start its run again, which resumes from the newest checkpoint that can be read."
             ) from error
-    return {"params": trees[name]["params"], **trees[name]["model_state"]}, found.step
+    return {"params": trees[name]["params"], **trees[name]["model_state"]}, saved.step
 
 
 def _model(state):

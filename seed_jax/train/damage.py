@@ -1,6 +1,6 @@
-"""Damaged checkpoints: find them, fix what can be fixed, move the others out of the way.
+"""Find damaged checkpoints, repair their scores, and move those that cannot be repaired.
 
-Orbax reads the scores and windows of all checkpoints when it starts, and the arrays of one when it restores.
+When it starts, Orbax reads the scores and windows of all checkpoints, and fails if one of them is damaged.
 """
 
 import json
@@ -16,8 +16,8 @@ from seed_jax.data import files
 from seed_jax.errors import UserError
 
 SCORE, WINDOW = "metrics/metrics", "_CHECKPOINT_METADATA"  # Orbax's names
-POLL_SECONDS = 0.2  # between two questions of several processes whether all of them are done
-PATIENCE_SECONDS = 10  # for the other processes to fail too, after one of them cannot read a checkpoint
+POLL_SECONDS = 0.2  # between two checks whether all processes are done
+PATIENCE_SECONDS = 10  # from the first process that cannot read a checkpoint until all give it up
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -26,19 +26,19 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def damaged_files(directory: Path) -> list[Path]:
-    """Scores and windows that cannot be read, by step."""
+    """Paths of the scores and windows that cannot be read, by ascending step."""
     paths = (directory / str(step) / name for step in saved_steps(directory) for name in (SCORE, WINDOW))
     return [path for path in paths if path.exists() and not _is_readable(path)]
 
 
 def repair(directory: Path, score: Callable[[int], float | None]) -> list[str]:
-    """Make a folder of checkpoints readable for Orbax's start; process 0 alone calls this.
+    """Repair a folder of checkpoints so that Orbax can open it; only process 0 calls this.
 
-    A damaged score is written again, or removed when `score` does not know it. A checkpoint whose window is
-    damaged is moved to `damaged-STEP` next to the folder.
+    A damaged score is replaced by the one in the metrics, or removed if they have none. A checkpoint with a
+    damaged window is moved to `damaged-STEP` next to the folder.
 
     Args:
-      score: step to the score in the metrics, None where they have none.
+      score: step to the score that the metrics have for it, None where they have none.
 
     Returns:
       One sentence for each repair.
@@ -55,11 +55,8 @@ def repair(directory: Path, score: Callable[[int], float | None]) -> list[str]:
         )
     sentences = [_repair_score(path, score) for path in damaged if path.name != WINDOW]
     for path in windows:
-        sentences.append(
-            set_aside(
-                directory, int(path.parent.name), f"The checkpoint {path.parent} is damaged (its window)"
-            )
-        )
+        reason = f"The checkpoint {path.parent} is damaged (its window)"
+        sentences.append(set_aside(directory, int(path.parent.name), reason))
     return sentences
 
 
@@ -74,7 +71,10 @@ def _repair_score(path: Path, score) -> str:
 
 
 def set_aside(directory: Path, step: int, reason: str) -> str:
-    """Move a checkpoint to `damaged-STEP` next to its folder; process 0 moves it. Returns a sentence."""
+    """Move a checkpoint to `damaged-STEP` next to its folder, and return a sentence about it.
+
+    Every process may call this; process 0 moves the checkpoint.
+    """
     aside = directory.with_name(f"damaged-{step}")
     if jax.process_index() == 0:
         shutil.rmtree(aside, ignore_errors=True)
@@ -83,20 +83,20 @@ def set_aside(directory: Path, step: int, reason: str) -> str:
 
 
 def read_together(read: Callable, checkpoint: Path) -> tuple[object, UserError | None, bool]:
-    """Call `read` in every process, and learn whether it failed in any of them.
+    """Call `read` in every process; report a failure of any process to all of them.
 
-    A process that can read its part waits 300 s in Orbax's barrier for one that cannot, and Orbax cannot
-    read again until then.
+    Without this, a process that has read its share waits 300 s in Orbax's barrier for one that could not, and
+    Orbax cannot read another checkpoint until then.
 
     Args:
-      read: reads `checkpoint`; raises UserError when it is damaged.
+      read: reads this process's share of `checkpoint`; raises UserError if it is damaged.
 
     Returns:
-      What `read` returned, or None; why not all processes could read, or None; whether some process still
-      waits in the barrier.
+      The result of `read`, or None after a failure; the error, or None without a failure; whether a process
+      still waits in the barrier.
     """
     reading = in_thread(read)
-    polls = round(PATIENCE_SECONDS / POLL_SECONDS)  # counted, so that all processes give up at the same one
+    polls = round(PATIENCE_SECONDS / POLL_SECONDS)  # counts polls, so that all processes give up together
     while True:
         futures.wait([reading], timeout=POLL_SECONDS)
         done = reading.done()
@@ -108,12 +108,12 @@ def read_together(read: Callable, checkpoint: Path) -> tuple[object, UserError |
     if error is not None and not isinstance(error, UserError):
         raise error
     if failed and error is None:
-        error = UserError(f"The checkpoint {checkpoint} is damaged (another process cannot read its part)")
+        error = UserError(f"The checkpoint {checkpoint} is damaged (another process cannot read its share)")
     return (None if error else reading.result()), error, waiting
 
 
 def in_thread(function: Callable, *args) -> futures.Future:
-    """Call a function in a thread of its own."""
+    """Call a function in a new thread."""
     thread = futures.ThreadPoolExecutor(1)
     future = thread.submit(function, *args)
     thread.shutdown(wait=False)
@@ -121,7 +121,7 @@ def in_thread(function: Callable, *args) -> futures.Future:
 
 
 def write_score(path: Path, score: float) -> None:
-    """Write a score as Orbax does, in one step."""
+    """Write a score in Orbax's format, in one step."""
     with files.whole(path, "w") as file:
         json.dump({"score": score}, file)
 

@@ -183,7 +183,7 @@ def _monitor(p: Prepared, writer, bad: BadImages, begin: int, earlier: dict, nam
         start=begin,
         earlier=earlier,
         steps=p.length.total,
-        steps_per_pass=p.length.epoch,
+        steps_per_epoch=p.length.epoch,
         every=p.config.log.every_steps,
         batch_size=p.config.data.batch_size,
     )

@@ -1,5 +1,6 @@
-"""Watching a run: the metrics of past steps, read after the next step is under way; progress; the finite
-guard.
+"""Metrics and progress of a run, and the check that every metric is finite.
+
+The metrics of a step are read after the next step has been dispatched.
 """
 
 import sys
@@ -14,22 +15,33 @@ from seed_jax.data.pipeline import BadImages
 from seed_jax.errors import UserError
 from seed_jax.report.metrics import MetricsWriter
 
-NAMED = 8  # bad images of each process in one window
-IN_FLIGHT = 2  # steps dispatched ahead of the device: enough to hide the host, few enough to bound memory
+NAMED = 8  # bad images that each process names in one window
+IN_FLIGHT = 2  # steps dispatched before the device finishes them: hides the host, bounds memory
 
 
 def say(sentence: str) -> None:
-    """Print a line of the run, once among its processes, above the progress bar."""
+    """Print a line above the progress bar, in process 0 only."""
     if jax.process_index() == 0:
         tqdm.write(sentence)
 
 
 class Monitor:
-    """Collects the metrics of each step and writes their means, one line a window of `every` steps.
+    """Collect the metrics of each step, and write their means as one line per window.
 
-    A window is read only after the step that follows it has been dispatched, so the device never waits for
-    the host. Bad images are summed over the window and the processes, and past the limit of `bad` in one
-    pass all processes stop at the same step.
+    A window is read only after the step after it has been dispatched, so the device never waits for the host.
+    Bad images are summed over the window and over the processes. When one epoch has more of them than `bad`
+    allows, all processes stop at the same step.
+
+    Args:
+      writer: writes the lines.
+      bad: the training split's bad images: their names and the limit.
+      name: shown by the progress bar.
+      start: the step of the state at the start, 0 for a new run.
+      earlier: `state()` of the monitor whose run this one resumes; empty for a new run.
+      steps: last step of the run.
+      steps_per_epoch: steps of one epoch.
+      every: a window ends at each multiple of this step.
+      batch_size: images per step, over all devices.
     """
 
     def __init__(
@@ -41,12 +53,12 @@ class Monitor:
         start: int,
         earlier: dict,
         steps: int,
-        steps_per_pass: int,
+        steps_per_epoch: int,
         every: int,
         batch_size: int,
     ):
         self._writer, self._bad, self._every, self._batch_size = writer, bad, every, batch_size
-        self._steps_per_pass = steps_per_pass
+        self._steps_per_epoch = steps_per_epoch
         self._pass, self._bad_in_pass = earlier.get("bad_in_pass", (0, 0))
         rows = [{k: np.float32(v) for k, v in row.items()} for row in earlier.get("window", [])]
         bad_images = np.array(earlier.get("bad", []), np.int32).reshape(-1, NAMED)
@@ -71,8 +83,18 @@ class Monitor:
         )
 
     def step(self, step: int, metrics: dict, samples: dict, waited: float | None) -> None:
-        """Note the metrics of `step` (1 for the first update), the `id` and `bad` of this process's samples,
-        and the seconds spent waiting for its data: None for one that was made in a pause.
+        """Add a step to the window.
+
+        Args:
+          step: 1 for the first update.
+          metrics: scalars on the device, float32; int32 `bad_images`.
+          samples: `id` uint32 `[B, 2]` and `bad` int32 `[B]` of this process's images.
+          waited: seconds that the host waited for the batch; None for a step run in a pause, whose time does
+            not count.
+
+        Raises:
+          NotFinite: a metric of an earlier step is NaN or infinite.
+          UserError: an epoch has more bad images than allowed.
         """
         self._write_closed(waited or 0.0)
         self._window.append((step, metrics, samples))
@@ -86,15 +108,16 @@ class Monitor:
             self._close()
 
     def flush(self) -> None:
-        """Write everything noted so far; afterwards every step is known to have been finite."""
+        """Write all steps so far; afterwards their metrics are known to be finite. Raises as `step` does."""
         self._close()
         self._write_closed()
 
     def state(self) -> dict:
-        """What a `Monitor` must be given as `earlier` to go on as this one would; it can be JSON.
+        """State, as JSON types, from which a new `Monitor` continues exactly. Raises as `step` does.
 
-        `window`: the metrics of the last steps, known to be finite, which have no line yet; `bad`: the bad
-        images among their samples, by process, if there are any. `bad_in_pass`: a pass and its bad images.
+        `window`: metrics of the last steps, which have no line yet; all are finite. `bad`: indices of the bad
+        images in these steps, a list per process, -1 where there is no image. `bad_in_pass`: the epoch, and
+        its number of bad images so far.
         """
         self._write_closed()
         window = [{k: float(v) for k, v in row.items()} for row in self._read(self._window)]
@@ -102,7 +125,7 @@ class Monitor:
         return {"window": window, "bad": bad, "bad_in_pass": [self._pass, self._bad_in_pass]}
 
     def pause(self) -> "_Pause":
-        """A context in which the clock stands: probes and checkpoints are not training time."""
+        """A context whose time does not count as training time, for probes and checkpoints."""
         return _Pause(self)
 
     def close(self) -> None:
@@ -113,7 +136,7 @@ class Monitor:
         self._closed, self._window = self._window, []
 
     def _write_closed(self, waited: float = 0.0):
-        """Write the closed window. What has since been `waited` for the next step's data is not its time."""
+        """Write the closed window; the `waited` seconds belong to the window of the next step."""
         if not self._closed:
             return
         closed, self._closed = self._closed, []
@@ -141,12 +164,12 @@ class Monitor:
         return rows
 
     def _count_bad(self, closed, counts) -> tuple[dict, dict]:
-        """What the line of a window says of bad images, their number and names; nothing if there are none."""
+        """Number and names of a window's bad images for its line; empty without any."""
         if not sum(counts):
             return {}, {}
         names = [self._bad.source.name(int(i)) for i in _bad_images(closed).ravel() if i >= 0]
         for (step, _, _), count in zip(closed, counts, strict=True):
-            epoch = (step - 1) // self._steps_per_pass
+            epoch = (step - 1) // self._steps_per_epoch
             self._bad_in_pass = int(count) + (self._bad_in_pass if epoch == self._pass else 0)
             self._pass = epoch
             self._bad.check(self._bad_in_pass, names)
@@ -154,10 +177,10 @@ class Monitor:
 
 
 def _bad_images(window) -> np.ndarray:
-    """The first bad images of each process in a window, int32 `[processes, NAMED]`, filled up with -1."""
-    found = [i for _, _, samples in window for i in samples["bad"].tolist() if i >= 0][:NAMED]
-    found += [-1] * (NAMED - len(found))
-    return multihost_utils.process_allgather(np.array(found, np.int32)).reshape(-1, NAMED)
+    """Indices of each process's first bad images in a window, int32 `[processes, NAMED]`, padded with -1."""
+    mine = [i for _, _, samples in window for i in samples["bad"].tolist() if i >= 0][:NAMED]
+    mine += [-1] * (NAMED - len(mine))
+    return multihost_utils.process_allgather(np.array(mine, np.int32)).reshape(-1, NAMED)
 
 
 class _Pause:
@@ -170,16 +193,20 @@ class _Pause:
     def __exit__(self, *unused):
         seconds, bar = time.perf_counter() - self._begin, self._monitor._bar
         self._monitor._clock += seconds
-        if not bar.disable:  # tqdm estimates the time left from these
+        if not bar.disable:  # tqdm estimates the remaining time from these
             bar.start_t += seconds
             bar.last_print_t += seconds
 
 
 class NotFinite(UserError):
-    """A metric of a step is NaN or infinite; `step` and the ids `[B]` of its samples are in the message."""
+    """A metric of a step is NaN or infinite.
+
+    Args:
+      step: the step.
+      ids: of its samples in this process, uint32 `[B, 2]`, low half first; the message names the first 8.
+    """
 
     def __init__(self, step: int, ids: np.ndarray):
-        self.step = step
-        whole = (ids[:, 1].astype(np.int64) << 32) | ids[:, 0]
-        shown = ", ".join(str(i) for i in whole[:8])
+        joined = (ids[:, 1].astype(np.int64) << 32) | ids[:, 0]
+        shown = ", ".join(str(i) for i in joined[:8])
         super().__init__(f"The loss or its gradient is not finite at step {step} (sample ids {shown}, …)")

@@ -64,10 +64,10 @@ def milestone_steps(o: Optim, steps: int, steps_per_epoch: int) -> tuple[int, ..
     With `optim.update='epoch'` a milestone within an epoch takes effect at the start of the next epoch.
     """
     unit = steps if all(m < 1 for m in o.milestones) else steps_per_epoch
-    found = (round(m * unit) for m in o.milestones)
+    first = (round(m * unit) for m in o.milestones)
     if o.update == "epoch":
-        return tuple(-(-m // steps_per_epoch) * steps_per_epoch for m in found)
-    return tuple(found)
+        return tuple(-(-m // steps_per_epoch) * steps_per_epoch for m in first)
+    return tuple(first)
 
 
 def optimizer(

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the run saves its state and ends, all processes at the same step."""
+"""Stop a run at SIGTERM or Ctrl-C: all processes save its state at the same step and end."""
 
 import os
 import signal
@@ -11,15 +11,15 @@ EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 130}
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop and has saved its state: exit code 0 after SIGTERM, 130 after Ctrl-C."""
+    """The run was stopped and has saved its state. Exit code 0 after SIGTERM, 130 after Ctrl-C."""
 
 
 class StopRequest:
-    """A context in which the first SIGTERM or Ctrl-C only asks the loop to stop; a second ends at once.
+    """A context in which the first SIGTERM or Ctrl-C asks the loop to stop, and the second ends the process.
 
-    Handlers are installed in the main thread only, and the earlier ones are put back at the end. With several
-    processes JAX listens for SIGTERM itself and has all of them agree on a step, whichever the signal
-    reached.
+    Handlers are installed in the main thread only, and the previous ones are restored at the end. With
+    several processes, JAX itself handles SIGTERM: whichever process receives it, all processes agree on the
+    step to stop at.
     """
 
     def __init__(self):
@@ -29,26 +29,27 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
+        """Exit code for the signal received."""
         return EXIT_CODES[self._signal]
 
     def reached(self, step: int) -> bool:
-        """Whether the run is to stop before `step`; every process asks before each step.
+        """Whether to stop before `step`; every process must call this before each step.
 
-        It costs a look at a flag: nothing is sent unless a signal came.
+        Reads a flag: the processes communicate only after a signal.
         """
         if jax.process_count() == 1:
             return self._asked
         if not multihost_utils.reached_preemption_sync_point(step):
             return False
         if self._before:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would ignore a second one
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would ignore a second SIGTERM
         return True
 
     def asked_here(self) -> bool:
-        """Whether what runs between two steps, a probe, is to be abandoned.
+        """Whether to abandon the probe that is running between two steps.
 
-        Never with several processes: these agree at steps only, and none may leave the others alone in a
-        computation.
+        Always False with several processes: they agree only at steps, and one that left a computation early
+        would leave the others waiting in it.
         """
         return jax.process_count() == 1 and self._asked
 

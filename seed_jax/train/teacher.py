@@ -1,4 +1,4 @@
-"""The frozen teacher: found before anything is compiled, loaded once, never trained."""
+"""The frozen teacher: loaded once, before anything is compiled, and never trained."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
         sample = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
         variables = parallel.jit_once(network.init)(rng.stream(seed, "teacher"), sample)
         return Loaded(network, variables, {"source": "random weights"})
-    found = pretrained.load(
+    weights = pretrained.load(
         t.weights,
         model=t.model,
         options=t.options,
@@ -63,7 +63,7 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
         precision=precision,
         part="teacher",
     )
-    return prepare(Loaded(found.network, found.variables, found.provenance), image_size)
+    return prepare(Loaded(weights.network, weights.variables, weights.provenance), image_size)
 
 
 def undrawn(t: config.Teacher, precision: str) -> Joined:

@@ -1,6 +1,4 @@
-"""What a run leaves on disk besides its checkpoints and metrics: `config.json` and `manifest.json`; and
-reading a run back.
-"""
+"""The workdir of a run: its lock, `config.json` and `manifest.json`, and loading a run from it."""
 
 import contextlib
 import dataclasses
@@ -23,7 +21,7 @@ from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Given
 from seed_jax.models.network import Network
-from seed_jax.train import checkpoint, student
+from seed_jax.train import checkpoint, damage, student
 
 PACKAGES = (
     "jax",
@@ -37,19 +35,19 @@ PACKAGES = (
     "simplejpeg",
     "cykooz-resizer",
 )
-# Keys of the config that only say where something lies, and the fact of the manifest that says what it is.
+# Config keys that name a location, and the key of the manifest that identifies the content there.
 PLACES = {"data.dir": "data.fingerprint", "teacher.weights": "teacher.sha256"}
 
 
 @contextlib.contextmanager
 def hold(workdir: Path):
-    """A context in which no other run can take the workdir, which is made when missing.
+    """A context that locks the workdir against other runs; creates the folder if missing.
 
-    However this process ends, the system lets go of it; on a network's file system not always when the host
-    dies. Where the file system has no locks there is none.
+    The system releases the lock however this process ends, except on some network file systems when the host
+    dies. Without effect on a file system without locks.
 
     Raises:
-      UserError: another run holds it, or it cannot be a folder.
+      UserError: another run has the lock, or the folder cannot be created.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -59,25 +57,25 @@ def hold(workdir: Path):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"Another run is under way in {workdir}: wait for it, or give another --workdir; if its host "
-                f"died, remove {workdir}/.lock."
+                f"Another run is using {workdir}: wait for it, or use another --workdir; if its host died, "
+                f"remove {workdir}/.lock."
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise UserError(
-                    f"--workdir={workdir} cannot be made ({error.strerror}): give another path."
+                    f"--workdir={workdir} cannot be created ({error.strerror}): use another path."
                 ) from error
         yield
 
 
 def agree(workdir: Path, raw: ml_collections.ConfigDict, facts: dict) -> None:
-    """Make sure that all processes have the same workdir and run, and facts of `write_manifest`.
+    """Check that all processes have the same workdir, config and facts (of `write_manifest`).
 
-    What does not change what they do together may differ: `data.workers`, where metrics are mirrored, and
-    where data and teacher lie.
+    Keys that do not change the result may differ: `data.workers`, `log.tensorboard`, `log.wandb`, and the
+    paths of the data and the teacher.
 
     Raises:
-      UserError: they do not (names the keys), in every process.
+      UserError: in every process, naming the keys that differ.
     """
     mine = {"--workdir": str(workdir)} | _resolved(_plain(raw)) | _flat(_as_json(facts))
     free = {*PLACES, "data.workers", "log.tensorboard", "log.wandb", "teacher.source", "teacher.file"}
@@ -86,28 +84,29 @@ def agree(workdir: Path, raw: ml_collections.ConfigDict, facts: dict) -> None:
     for number, other in enumerate(others, start=1):
         if other != first:
             raise UserError(
-                "The processes are not of one run: "
-                f"{_differences(first, other, 'in process 0', f'in process {number}')}: give all of them the "
-                "same config, data and teacher."
+                "The processes do not belong to one run: "
+                f"{_differences(first, other, 'in process 0', f'in process {number}')}: start all of them "
+                "with the same config, data and teacher."
             )
 
 
 def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
-    """Write `config.json`, or make sure that the one there is the same run.
+    """Write `config.json`, or check that the config in it is the same.
 
-    The `log` section and `data.workers` may differ, and where data and teacher lie may, if the manifest knows
-    them by their content.
-    A workdir without a checkpoint has nothing to lose: a run that failed at once is mended and started again.
+    The `log` section and `data.workers` may differ, and so may the paths of the data and the teacher if the
+    manifest identifies their content. A workdir without a checkpoint is not checked: nothing in it can be
+    lost.
 
     Raises:
-      UserError: the workdir holds another run (names the keys that differ).
+      UserError: the workdir has a run of another config (names the keys that differ), or a `config.json` that
+        no run wrote.
     """
     path = workdir / "config.json"
     mine = _plain(raw)
-    if path.exists() and not {"method", "train"} <= files.read_json(path).keys():
-        raise UserError(f"{path} is not of a run: give a --workdir of its own.")
+    if path.exists() and not {"method", "train"} <= _read_config(path).keys():
+        raise UserError(f"{path} is not of a run: use another --workdir.")
     if path.exists() and _has_checkpoint(workdir):
-        theirs, mine = _resolved(files.read_json(path)), _resolved(mine)
+        theirs, mine = _resolved(_read_config(path)), _resolved(mine)
         known = (
             _flat(files.read_json(workdir / "manifest.json")) if (workdir / "manifest.json").exists() else {}
         )
@@ -116,7 +115,7 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
         theirs, mine = ({k: v for k, v in run.items() if k not in free} for run in (theirs, mine))
         if theirs != mine:
             raise UserError(
-                f"{workdir} holds a run of another config: {_differences(theirs, mine, 'there', 'here')}: "
+                f"{workdir} has a run of another config: {_differences(theirs, mine, 'there', 'here')}: "
                 "use another --workdir, or the config of that run."
             )
         return
@@ -124,13 +123,15 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
 
 
 def write_manifest(workdir: Path, **facts) -> None:
-    """Write `manifest.json`: versions, commit, devices, and the facts given (teacher, student's start, data).
+    """Write `manifest.json` with versions, commit, devices and `facts`, or check the one of a run to resume.
 
-    Where there is one already, a run goes on: the facts must be the same, those aside that an older version
-    did not record.
+    Facts that the existing manifest does not have are not compared: an older version of this code wrote it.
+
+    Args:
+      **facts: JSON types; what identifies the teacher, the student's initial weights and the data.
 
     Raises:
-      UserError: the data, the teacher or the student's start is another one than at the start of the run.
+      UserError: a fact changed since the start of the run.
     """
     path = workdir / "manifest.json"
     facts = _as_json(facts)
@@ -147,8 +148,8 @@ def write_manifest(workdir: Path, **facts) -> None:
         ]
         if differ:
             raise UserError(
-                f"{workdir} cannot go on, for its data, teacher or student.init changed: "
-                f"{'; '.join(differ[:5])}: restore them, or start in another --workdir."
+                f"The run in {workdir} cannot resume because its data, teacher or student.init changed: "
+                f"{'; '.join(differ[:5])}: restore them, or use another --workdir."
             )
         return
     devices = jax.devices()
@@ -165,7 +166,7 @@ def write_manifest(workdir: Path, **facts) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run read back: its network (backbone and parts), variables, config, manifest, and their step."""
+    """A run loaded from its workdir: network (backbone and parts), variables, config, manifest, and step."""
 
     network: Network
     variables: dict
@@ -175,20 +176,22 @@ class Run:
 
 
 def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: bool = False) -> Run:
-    """A run at its newest checkpoint, or the best by probe, on this process's default device.
+    """Load a run from its newest checkpoint, to this process's first device.
 
-    `precision` is that of the run unless given.
+    Args:
+      precision: 'fp32' or 'bf16'; the run's own by default.
+      best: take the checkpoint with the highest score instead of the newest.
 
     Raises:
-      UserError: the folder is not the workdir of a run, or has no checkpoint.
+      UserError: the folder is not the workdir of a run, or has no such checkpoint.
     """
     workdir = Path(workdir)
     if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
         raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
-    config = config_lib.resolve(ml_collections.ConfigDict(files.read_json(workdir / "config.json")))
+    config = config_lib.resolve(ml_collections.ConfigDict(_read_config(workdir / "config.json")))
     manifest = files.read_json(workdir / "manifest.json")
     if not {"data", "steps", "steps_per_epoch"} <= manifest.keys():
-        raise UserError(f"{workdir}/manifest.json is not of a run: restore it.")
+        raise UserError(f"{workdir}/manifest.json is not of a run: restore the original file.")
     given = _given(config, manifest)
     trained = student.network(config, given, precision=precision)
     network, shapes = student.served(config.method, trained, given)
@@ -198,8 +201,16 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
     return Run(network, variables, config, manifest, step)
 
 
+def _read_config(path: Path) -> dict:
+    """A `config.json`. Older ones have the switch `evals.knn` in place of `evals.names`."""
+    raw = files.read_json(path)
+    if "knn" in raw.get("evals", {}) and not raw["evals"].pop("knn"):
+        raw["evals"]["names"] = ["top1"]
+    return raw
+
+
 def _given(config: config_lib.Config, manifest: dict) -> Given:
-    """What the run's method was given, from its manifest; an older one knows only the embedding's width."""
+    """The method's `Given`, from the manifest; older manifests have only the width of the embedding."""
     features = manifest.get("teacher_features")
     if features is None and manifest.get("teacher_dim"):
         shape = [config.data.batch_size, manifest["teacher_dim"]]
@@ -226,12 +237,12 @@ def _differences(a: dict, b: dict, where_a: str, where_b: str) -> str:
 
 
 def _has_checkpoint(workdir: Path) -> bool:
-    """Whether there is a finished one; what a killed run left half-written has a suffix."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("[0-9]*"))
+    """Whether the run has a finished checkpoint."""
+    return bool(damage.saved_steps(workdir / "checkpoints"))
 
 
 def _resolved(raw: dict) -> dict:
-    """Every key of a config: those that were added since it was written have their defaults."""
+    """All keys of a config; keys that are newer than the config have their defaults."""
     config = dataclasses.asdict(config_lib.resolve(ml_collections.ConfigDict(raw)))
     return _flat(_as_json(config))
 
@@ -241,7 +252,7 @@ def _plain(raw) -> dict:
 
 
 def _as_json(content: dict) -> dict:
-    """As JSON would read it back: tuples as lists."""
+    """The content as JSON returns it: tuples become lists."""
     return json.loads(json.dumps(content))
 
 
@@ -259,9 +270,7 @@ def _write(path: Path, content: dict) -> None:
             with files.whole(path, "w") as file:
                 file.write(json.dumps(content, indent=2) + "\n")
         except OSError as error:
-            raise UserError(
-                f"{path} cannot be written ({error.strerror}): give another --workdir."
-            ) from error
+            raise UserError(f"{path} cannot be written ({error.strerror}): use another --workdir.") from error
 
 
 def _commit() -> str:

@@ -1,5 +1,5 @@
-"""Other people's checkpoints in and out: `recognise` tells which network a file holds, `load` fills its
-variables, `save` writes them under PyTorch's names.
+"""Read and write weights files: `recognise` identifies the network in a file, `load` reads its variables,
+`save` writes them under PyTorch's names.
 """
 
 from seed_jax.weights import provenance, source

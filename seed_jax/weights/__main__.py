@@ -1,4 +1,4 @@
-"""`python -m seed_jax.weights inspect|export|parity`: weights files looked at, written, and proven right."""
+"""`python -m seed_jax.weights inspect|export|parity`: inspect weights, export them, check our networks."""
 
 import argparse
 import fnmatch
@@ -21,19 +21,25 @@ LARGEST_ERROR = 1e-4
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seed_jax.weights", description=__doc__.split(": ", 1)[1])
     commands = parser.add_subparsers(dest="command", required=True)
-    inspect = commands.add_parser("inspect", help="what a file holds, before anyone trains")
-    inspect.add_argument("spec", help="a weights file, the --workdir of a run, or pip:efficientnet-lite0")
-    inspect.add_argument("--part", choices=["student", "teacher"], help="of a file that holds both")
-    inspect.add_argument("--tensors", action="store_true", help="list every tensor with its shape")
+    inspect = commands.add_parser("inspect", help="describe the network in a weights file or run")
+    inspect.add_argument("spec", help="a weights file, the workdir of a run, or pip:efficientnet-lite0")
+    inspect.add_argument(
+        "--part", choices=["student", "teacher"], help="which network to read from a file with both"
+    )
+    inspect.add_argument("--tensors", action="store_true", help="list every tensor with its shape and dtype")
     _add_network(inspect)
-    export = commands.add_parser("export", help="write safetensors with PyTorch's names and layouts")
-    export.add_argument("spec", help="the --workdir of a run, or any weights file")
+    export = commands.add_parser("export", help="write a safetensors file in PyTorch's names and layouts")
+    export.add_argument("spec", help="the workdir of a run, a weights file, or pip:efficientnet-lite0")
     export.add_argument("out", help="the .safetensors file to write")
-    export.add_argument("--names", default="", help="whose: torchvision, timm, moco, seed, ...")
+    export.add_argument("--names", default="", help="whose tensor names: torchvision, timm, moco, seed, ...")
     _add_network(export)
-    export.add_argument("--best", action="store_true", help="the best checkpoint by probe, not the last")
-    check = commands.add_parser("parity", help="our networks beside the reference implementations' outputs")
-    check.add_argument("pattern", nargs="?", default="*", help="of names, e.g. 'resnet*'")
+    export.add_argument(
+        "--best", action="store_true", help="the checkpoint with the best probe, not the last one"
+    )
+    check = commands.add_parser(
+        "parity", help="compare our networks with the outputs of reference implementations"
+    )
+    check.add_argument("pattern", nargs="?", default="*", help="which cases, e.g. 'resnet*' (default: all)")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     parallel.start()
@@ -41,8 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_network(parser):
-    parser.add_argument("--arch", default="", help="the architecture, where the file does not tell")
-    parser.add_argument("--form", default="", help="of a vision transformer, where the file does not tell")
+    parser.add_argument("--arch", default="", help="the architecture, if the file fits several")
+    parser.add_argument(
+        "--form", default="", help="the form of a vision transformer, if the file fits several"
+    )
 
 
 def _recognise(path, options, where, part=None):
@@ -53,47 +61,47 @@ def _recognise(path, options, where, part=None):
 
 def _inspect(options) -> int:
     path = source.find(options.spec, "FILE")
-    found = recognition.read(path, options.part)
+    state = recognition.read(path, options.part)
     network = _recognise(path, options, "FILE", options.part)
     known = network.arch in models.MODELS
     template = loading.shapes(network.network()) if known else {"params": {}}
-    _, faults = loading.match(found, naming.leaves(template))
+    _, faults = loading.match(state, naming.leaves(template))
     facts = provenance.of_run(path, _run(path)) if path.is_dir() else provenance.describe_source(path)
-    licences = [f"{licence} ({what})" for what, licence in provenance.licences(facts)]
+    licences = [f"{licence} ({description})" for description, licence in provenance.licences(facts)]
     resize, interpolation = network.preparation
-    dtypes = sorted({str(tensor.dtype) for tensor in found.tensors.values()})
-    parts = {match[2] for name in found.names.values() if (match := state_dict.OWNER.match(name))}
-    assumed = " (assumed: nothing tells them)" if network.assumed else ""
-    about = {"holds": _parts(found)} if {"student", "teacher"} <= parts else {}
+    dtypes = sorted({str(tensor.dtype) for tensor in state.tensors.values()})
+    owners = {match[2] for name in state.names.values() if (match := state_dict.OWNER.match(name))}
+    assumed = " (assumed: the file does not state them)" if network.assumed else ""
+    about = {"holds": _both(state)} if {"student", "teacher"} <= owners else {}
     about |= {
         "network": f"{network}{network.advice}",
-        "names": f"{network.family} as {network.naming} names it",
+        "names": f"{network.family} under {network.naming}'s names",
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(template['params'])):,}",
-        "tensors": f"{len(found.tensors)} of {', '.join(dtypes)}",
+        "tensors": f"{len(state.tensors)} of {', '.join(dtypes)}",
         "images": f"{network.size} px, mean {network.mean}, std {network.std}{assumed}",
-        "photographs": f"{interpolation} to a short side of {network.size * resize:.0f} px, then the centre",
+        "photographs": f"{interpolation}, short side to {network.size * resize:.0f} px, then centre crop",
         "published as": facts.get("teacher", "unknown"),
         "licences": "; ".join(licences) or "unknown",
         "sha256": facts.get("sha256", "none"),
-        "left out": loading.some([found.names[name] for name in found.ignored]) or "nothing",
+        "left out": loading.some([state.names[name] for name in state.ignored]) or "nothing",
     }
     faults = faults if known else {}
     if broken := [
-        found.names[name] for name, x in found.tensors.items() if not np.isfinite(x.astype(np.float64)).all()
+        state.names[name] for name, x in state.tensors.items() if not np.isfinite(x.astype(np.float64)).all()
     ]:
         faults["NaN or infinite"] = broken
     about |= {what: loading.some(names) for what, names in faults.items()}
     for what, value in about.items():
         print(f"{what + ':':<20}{value}")
     if options.tensors:
-        rows = [[found.names[name], str(list(x.shape)), str(x.dtype)] for name, x in found.tensors.items()]
+        rows = [[state.names[name], str(list(x.shape)), str(x.dtype)] for name, x in state.tensors.items()]
         print("\n" + Table(["tensor", "shape", "dtype"], rows).markdown())
     return 0 if known and not faults else 1
 
 
-def _parts(found):
-    """Of a file with a student and a teacher: which of them `found` is."""
-    name = found.names[next(iter(found.tensors))]
+def _both(state):
+    """For a file with a student and a teacher: which of them `state` is, and how to see the other."""
+    name = state.names[next(iter(state.tensors))]
     shown = state_dict.OWNER.match(name)[2]
     other = "teacher" if shown == "student" else "student"
     return f"a student and a teacher; this is the {shown}, --part={other} shows the other"
@@ -110,16 +118,16 @@ def _export(options) -> int:
         network = _recognise(path, options, "WORKDIR")
         variables = loading.load(path, network.network(), where="WORKDIR")
         facts = {"origin": provenance.describe_source(path)}
-    names = options.names or _first(list(saving.offered(network, variables)))
+    names = options.names or _default_names(list(saving.offered(network, variables)))
     left_out = saving.save(variables, network, options.out, names=names, provenance=facts)
-    print(f"{options.out}: {network.arch} as {names} names it")
+    print(f"{options.out}: {network.arch} under {names}'s names")
     if left_out:
-        print(f"left out, for there are no such names: {', '.join(left_out)}")
+        print(f"left out, because {names} has no names for them: {', '.join(left_out)}")
     return 0
 
 
-def _first(offered):
-    """Of the names there are; torchvision's are what most code reads."""
+def _default_names(offered):
+    """torchvision's if offered, because most code reads those; else the first."""
     return "torchvision" if "torchvision" in offered or not offered else offered[0]
 
 
@@ -133,7 +141,7 @@ def _parity(options) -> int:
     cases = [case for case in CASES if fnmatch.fnmatch(case.name, options.pattern)]
     if not cases:
         raise UserError(
-            f"no case is called {options.pattern!r}; there are {', '.join(c.name for c in CASES)}."
+            f"no case matches {options.pattern!r}: use one of {', '.join(c.name for c in CASES)}."
         )
     results = [parity.check(case) for case in cases]
     rows = [[result.name, f"{result.parameters:,}", f"{result.error:.1e}"] for result in results]

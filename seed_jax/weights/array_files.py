@@ -1,4 +1,4 @@
-"""Safetensors and uncompressed `.npz` files as views of the mapped file; and safetensors written."""
+"""Read safetensors and uncompressed `.npz` files as views of the mapped file; write safetensors."""
 
 import json
 import math
@@ -31,34 +31,47 @@ NPY_HEADER = re.compile(
 
 
 def read_safetensors(path) -> dict[str, np.ndarray]:
-    """The tensors by name, read-only. Raises UserError for a broken file.
+    """Return the tensors by name, as read-only views of the mapped file.
 
-    Format: github.com/huggingface/safetensors, README: header length (uint64), JSON header, data.
+    BF16 becomes `ml_dtypes.bfloat16`. Format: github.com/huggingface/safetensors, README: header length
+    (uint64), JSON header, data.
+
+    Raises:
+      UserError: the file is damaged, or has tensors of a dtype that `SAFETENSORS` lacks.
     """
     try:
         file, header, origin = _header(path)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         return {name: _safetensor(file, origin, **entry) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is not a safetensors file that can be read: {error}.") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(path, error) from error
 
 
 def safetensors_metadata(path) -> dict[str, str]:
-    """What the file says of itself. Raises UserError for a broken file."""
+    """Return the file's metadata: the strings under `__metadata__` in its header.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     try:
         metadata = _header(path)[1].get("__metadata__", {})
         return {key: value for key, value in metadata.items() if isinstance(value, str)}
     except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is not a safetensors file that can be read: {error}.") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path, error):
+    return UserError(f"{path} cannot be read as a safetensors file ({error}): give an intact file.")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write float32 tensors atomically: the file is there whole or not at all.
+    """Write tensors of any real dtype as float32. A failed write leaves no file.
 
-    Raises UserError when it cannot be written.
+    Raises:
+      UserError: the file cannot be written, or its name does not end in `.safetensors`.
     """
     if path.suffix != ".safetensors":
-        raise UserError(f"{path} must end in .safetensors.")
+        raise UserError(f"the output {path} must end in .safetensors: rename it.")
     header, offset = {"__metadata__": dict(metadata)}, 0
     for name, tensor in tensors.items():
         size = tensor.size * 4
@@ -84,39 +97,46 @@ def _header(path):
 
 def _safetensor(file, origin, *, dtype, shape, data_offsets):
     start, stop = data_offsets
+    if dtype not in SAFETENSORS:
+        raise ValueError(f"a tensor has the unsupported dtype {dtype!r}")
     dtype = np.dtype(SAFETENSORS[dtype])
     if not all(type(x) is int and x >= 0 for x in (*shape, start, stop)):
-        raise ValueError("negative sizes")
+        raise ValueError(f"a tensor has the shape {shape} and the offsets {data_offsets}")
     if stop - start != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"shape {shape} does not fit its {stop - start} bytes")
+        raise ValueError(f"a tensor of shape {shape} has {stop - start} bytes")
     return mapped.view(file, origin + start, stop - start).view(dtype).reshape(shape)
 
 
 def read_npz(path) -> dict[str, np.ndarray]:
-    """The arrays by name, read-only, of a file that `np.savez` wrote.
+    """Return the arrays of a file written by `np.savez`, by name, as read-only views of the mapped file.
 
-    Raises UserError for a broken or compressed file. Format: numpy.lib.format, versions 1 and 2.
+    Dtypes: little-endian floats of 2, 4 and 8 bytes, integers of 4 and 8. Format: numpy.lib.format, versions
+    1 and 2. `np.load` would allocate whatever size a header claims before it reads the array; here the size
+    must match the bytes in the file.
+
+    Raises:
+      UserError: the file is damaged or compressed, or has arrays of other dtypes.
     """
     try:
         file = mapped.map_file(path)
         members = mapped.zip_members(path, file)
-        return {name.removesuffix(".npy"): _npy(mapped.view(file, *place)) for name, place in members.items()}
+        return {name.removesuffix(".npy"): _npy(mapped.view(file, *span)) for name, span in members.items()}
     except ValueError as error:
         raise UserError(
-            f"{path} is not an .npz file that can be read: {error}; write it by np.savez."
+            f"{path} cannot be read as an .npz file ({error}): write it with np.savez."
         ) from error
 
 
 def _npy(data):
     if len(data) < 12 or data[:6].tobytes() != b"\x93NUMPY" or data[6] not in (1, 2):
         raise ValueError("a member is not an .npy array")
-    begin = 10 if data[6] == 1 else 12
-    end = begin + int.from_bytes(data[8:begin].tobytes(), "little")
-    match = NPY_HEADER.fullmatch(data[begin:end].tobytes().decode("latin1"))
+    start = 10 if data[6] == 1 else 12
+    stop = start + int.from_bytes(data[8:start].tobytes(), "little")
+    match = NPY_HEADER.fullmatch(data[start:stop].tobytes().decode("latin1"))
     if match is None:
-        raise ValueError("an array is not of real numbers, or not little-endian")
+        raise ValueError("an array does not contain real numbers, or is not little-endian")
     dtype = np.dtype(match[1])
     shape = [int(size) for size in match[3].split(",") if size.strip()]
-    if len(data) - end != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"an array of shape {shape} has {len(data) - end} bytes")
-    return data[end:].view(dtype).reshape(shape, order="F" if match[2] == "True" else "C")
+    if len(data) - stop != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"an array of shape {shape} has {len(data) - stop} bytes")
+    return data[stop:].view(dtype).reshape(shape, order="F" if match[2] == "True" else "C")

@@ -1,23 +1,22 @@
-"""The networks that are proven equal to a reference implementation, one a golden file."""
+"""The networks that `parity` compares with a reference implementation, one per golden file."""
 
 from seed_jax.weights.families import NAMINGS
 from seed_jax.weights.parity import Case
 
-TABLES = {(naming.family, naming.name): naming for naming in NAMINGS}
+BY_NAME = {(naming.family, naming.name): naming for naming in NAMINGS}
 VITS = {"vit_s": "vit_small", "vit_b": "vit_base", "vit_l": "vit_large"}
 
 
 def _classifier(name, arch=None, **options):
-    """`name` is `ARCH-CODE_BASE`, with ImageNet's classes."""
-    written, _, code_base = name.partition("-")
-    family = next(family for family, _ in TABLES if name.startswith(family))
-    return Case(name, arch or written, TABLES[family, code_base], {"num_classes": 1000} | options)
+    """A network with ImageNet's 1000 classes; `name` is `ARCH-CODE_BASE`."""
+    arch_in_name, _, code_base = name.partition("-")
+    family = next(family for family, _ in BY_NAME if name.startswith(family))
+    return Case(name, arch or arch_in_name, BY_NAME[family, code_base], {"num_classes": 1000} | options)
 
 
 def _swav(name, hidden, **options):
     head = {"hidden": hidden, "batch_norm": "w5" not in name}
-    table = TABLES["resnet", "torchvision"]
-    return Case(name, "resnet50", table, options, head, "projection_head")
+    return Case(name, "resnet50", BY_NAME["resnet", "torchvision"], options, head, "projection_head")
 
 
 def _mobile(name, arch, **options):
@@ -28,9 +27,9 @@ def _efficient(name, arch=None, **options):
     return _classifier(name, arch, dropout=0.0, drop_path=0.0, **options)
 
 
-def _vit(name, table, form, head=None, **options):
+def _vit(name, naming, form, head=None, **options):
     options = {"form": form, "patch": int(name[5:].partition("-")[0])} | options
-    return Case(name, VITS[name[:5]], TABLES["vit", table], options, head)
+    return Case(name, VITS[name[:5]], BY_NAME["vit", naming], options, head)
 
 
 def _clip(name, dim):

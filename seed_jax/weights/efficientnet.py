@@ -1,11 +1,11 @@
-"""EfficientNet's names: lukemelas/EfficientNet-PyTorch, shared by the Lite package; SEED's, which calls its
-classifier `fc`; torchvision's; timm's.
+"""Tensor names of EfficientNet in lukemelas/EfficientNet-PyTorch, the Lite package, torchvision and timm, and
+in SEED, which calls the classifier `fc`.
 
-timm names the tensors of its TensorFlow form (`tf_efficientnet_b0`, ours `efficientnet_b0`) and of its own
-(`efficientnet_b0`, ours `efficientnet_b0_torchvision`) alike, so whoever reads them must say which it is. So
-too for Lite, where only `tf_efficientnet_lite0` has a form here: timm's own pads symmetrically, with epsilon
-1e-5. In the TensorFlow form timm computes the padding for the images it is given, which is ours at the
-variant's nominal size.
+timm gives its TensorFlow form (`tf_efficientnet_b0`, our `efficientnet_b0`) and its own form
+(`efficientnet_b0`, our `efficientnet_b0_torchvision`) the same tensor names, so the user must say which form
+a file has. The same holds for Lite, where we support `tf_efficientnet_lite0` only: timm's own
+`efficientnet_lite0` pads symmetrically and uses epsilon 1e-5. In the TensorFlow form timm computes the
+padding for the size of the input; that equals our padding at the variant's nominal size.
 """
 
 import functools
@@ -13,7 +13,7 @@ import re
 
 from seed_jax.models.efficientnet import LITE_MEAN, LITE_STD
 from seed_jax.weights import inverted_residual
-from seed_jax.weights.naming import LEAVES, Naming
+from seed_jax.weights.naming import Naming, tensor_name
 
 LUKEMELAS = {
     "expand_conv": "_expand_conv",
@@ -32,21 +32,21 @@ BLOCK = r"(backbone/block(\d)_(\d+))/(.+)"
 
 
 def _to_torch(block_name, outer, path, paths):
-    """`outer`: names beside the blocks; `block_name(block, stage, i, layer, paths)`: a block's layer."""
+    """Name a leaf. `outer`: names outside the blocks; `block_name(block, stage, i, layer, paths)`: inside."""
     module, _, leaf = path.rpartition("/")
     name = outer.get(module.removeprefix("backbone/")) if module.startswith("backbone/") else None
     if match := re.fullmatch(BLOCK, module):
         name = block_name(match[1], int(match[2]), int(match[3]), match[4], paths)
-    return name and f"{name}.{LEAVES[leaf]}"
+    return tensor_name(name, leaf)
 
 
 def _lukemelas(block, stage, i, layer, paths):
-    """Blocks are numbered through all stages."""
+    """Name a layer of a block; the block number counts on from stage to stage."""
     if layer not in LUKEMELAS:
         return None
     projections = (re.fullmatch(BLOCK, path) for path in paths if path.endswith("/project_conv/kernel"))
-    before = sum((int(match[2]), int(match[3])) < (stage, i) for match in projections)
-    return f"_blocks.{before}.{LUKEMELAS[layer]}"
+    number = sum((int(match[2]), int(match[3])) < (stage, i) for match in projections)
+    return f"_blocks.{number}.{LUKEMELAS[layer]}"
 
 
 def _torchvision(block, stage, i, layer, paths):
@@ -60,7 +60,10 @@ def _timm(block, stage, i, layer, paths):
 
 
 def _describe(depthwise, se, head, suffix, shapes):
-    """`depthwise`, `se`: how names of such filters match; `head`: the name of the head convolution's."""
+    """Return name and options for `models.create`.
+
+    `depthwise`, `se`: patterns of the names of these filters; `head`: the name of the head's filter.
+    """
     blocks = sum(re.fullmatch(depthwise, name) is not None for name in shapes)
     lite = not any(re.fullmatch(se, name) for name in shapes)
     variant = (LITE_VARIANTS if lite else VARIANTS).get((blocks, *shapes.get(head, ())[1:2]))
@@ -69,8 +72,8 @@ def _describe(depthwise, se, head, suffix, shapes):
 
 
 def _timm_forms(arch, options):
-    own = () if "lite" in arch else ((f"{arch}_torchvision", options, f"timm's {arch}"),)
-    return (arch, options, f"timm's tf_{arch}"), *own
+    own_form = () if "lite" in arch else ((f"{arch}_torchvision", options, f"timm's {arch}"),)
+    return (arch, options, f"timm's tf_{arch}"), *own_form
 
 
 def _naming(name, signature, outer, block_name, depthwise, se, suffix="", alike=None):

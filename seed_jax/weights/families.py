@@ -1,4 +1,4 @@
-"""Every table of names there is; of those that fit a file, the first counts."""
+"""All namings. When several fit a file, the first is used."""
 
 from seed_jax.weights import efficientnet, mobilenetv3, mobilenetv3_torchvision, resnet, vit
 

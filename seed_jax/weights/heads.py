@@ -1,22 +1,22 @@
-"""How the layers of a projection head are named, whatever the backbone below it."""
+"""Tensor names of projection heads, which do not depend on the backbone."""
 
 import dataclasses
 import re
 from collections.abc import Collection, Mapping
 
-from seed_jax.weights.naming import LEAVES, Naming
+from seed_jax.weights.naming import Naming, tensor_name
 
-# A Sequential under this name, its layers numbered with the activations between them; a lone Linear bears
-# the name itself. MoCo, SEED and SimCLR; SwAV; MoCo v3's ViTs.
+# Names of a Sequential, whose numbering counts activations too; a single Linear has the name itself.
+# In this order: SwAV; MoCo, SEED and SimCLR; MoCo v3's ViTs.
 SEQUENTIAL = ("projection_head", "fc", "head")
 FC_BN = "projection"  # AndrewAtanov/simclr-pytorch: `projection.fc1`, `projection.bn1`
-MATRIX = "visual.proj"  # CLIP: `features @ proj`, in its table of names
+MATRIX = "visual.proj"  # CLIP: `features @ proj`; CLIP's own naming has it
 PATTERN = re.compile(r"(fc|head)\.\d+\..+|projection_head\..+|projection\.(fc|bn)\d\..+|visual\.proj")
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The projection head of a file, field by field the options of `models.heads.ProjectionHead`."""
+    """The projection head in a file; the fields are the options of `models.heads.ProjectionHead`."""
 
     hidden: int | None
     dim: int
@@ -27,35 +27,34 @@ class Head:
 
 
 def names(naming: Naming, style: str, paths: Collection[str]) -> dict[str, str | None]:
-    """The tensor's name for each of our leaves, those of parts joined to the backbone included."""
+    """Return the tensor name of each leaf, of the backbone and of the parts joined to it."""
 
     def name(path):
-        backbone = re.sub(r"^classifier/fc/", "backbone/fc/", path)
-        return naming.to_torch(backbone, paths) or to_torch(style, path, paths)
+        backbone_path = re.sub(r"^classifier/fc/", "backbone/fc/", path)
+        return naming.to_torch(backbone_path, paths) or to_torch(style, path, paths)
 
     return {path: name(path) for path in paths}
 
 
 def to_torch(style: str, path: str, paths: Collection[str]) -> str | None:
-    """The tensor's name for our leaf `head/linear1/kernel`; None below anything but `head`."""
+    """Return the tensor name of a leaf such as `head/linear1/kernel`; None for leaves outside `head`."""
     match = re.fullmatch(r"head/(linear|bn)(\d+)/(\w+)", path)
-    if match is None:
+    if match is None or style == MATRIX:
         return None
-    kind, number, leaf = match[1], int(match[2]), LEAVES[match[3]]
-    if style == MATRIX:
-        return None
+    kind, number, leaf = match[1], int(match[2]), match[3]
     if style == FC_BN:
-        return f"{FC_BN}.{'fc' if kind == 'linear' else 'bn'}{number}.{leaf}"
+        return tensor_name(f"{FC_BN}.{'fc' if kind == 'linear' else 'bn'}{number}", leaf)
     if "head/linear2/kernel" not in paths:
-        return f"{style}.{leaf}" if kind == "linear" else None
+        return tensor_name(style, leaf) if kind == "linear" else None
     index = sum(2 + (f"head/bn{i}/mean" in paths) for i in range(1, number)) + (kind == "bn")
-    return f"{style}.{index}.{leaf}"
+    return tensor_name(f"{style}.{index}", leaf)
 
 
 def neutral(path: str, names: Mapping[str, str | None], tensors: Collection[str]) -> float | None:
-    """What a leaf is that a file may lack: MoCo v3's last batch norm has neither scale nor bias.
+    """Return the value of a leaf that the file may lack, or None if the file must have it.
 
-    `names`: the tensor's for each of our leaves; `tensors`: the file's.
+    MoCo v3's last batch norm has neither scale nor bias: they are 1 and 0. `names`: tensor name of each leaf;
+    `tensors`: names in the file.
     """
     match = re.fullmatch(r"head/bn(\d+)/(scale|bias)", path)
     if match is None or f"head/linear{int(match[1]) + 1}/kernel" in names:
@@ -66,9 +65,9 @@ def neutral(path: str, names: Mapping[str, str | None], tensors: Collection[str]
 
 
 def describe(shapes: Mapping[str, tuple[int, ...]], *, lone: bool) -> tuple[str, Head | None]:
-    """The style and the head that tensors of these names are; `fc` and None where there is none.
+    """Return the naming style of the head and the head itself; `fc` and None when there is no head.
 
-    `lone`: whether a lone Linear called `fc` or `head` is a projection head and not a classifier.
+    `lone`: a single Linear called `fc` or `head` is a projection head, not a classifier.
     """
     if len(shape := shapes.get(MATRIX, ())) == 2:
         return MATRIX, Head(None, shape[1], 1, batch_norm=False, bias=False)

@@ -1,8 +1,8 @@
-"""Pickles read as data: an interpreter of the opcodes that plain containers need, and of nothing else.
+"""Read pickles as data: interpret only the opcodes that plain containers need.
 
-`pickle.Unpickler` with a guarded `find_class` still sets attributes on whatever it is allowed to name, and
-allocates what a hostile file claims. Here nothing is imported, no attribute is set, and memory is bounded by
-the length of the pickle.
+`pickle.Unpickler` with a guarded `find_class` still sets attributes on every object it may name, and
+allocates as much as a hostile file claims. This interpreter imports nothing, sets no attribute, and its
+memory is bounded by the length of the pickle.
 """
 
 import pickletools
@@ -17,11 +17,15 @@ VALUES = {
 
 
 def load(stream, known: Mapping[str, Any], persistent: Callable[[Any], Any]) -> Any:
-    """The object pickled at the stream's position; the stream is left behind it.
+    """Return the object pickled at the stream's position, and advance the stream past it.
 
-    `known`: what a global such as `torch FloatStorage` stands for; nothing else can be named or called.
-    `persistent`: from a persistent id to its object. Raises ValueError for a broken pickle and for any other
-    global or opcode, by name.
+    Args:
+      stream: a binary file or memory map.
+      known: values of the globals that a pickle may name, by `MODULE NAME`, e.g. `torch FloatStorage`.
+      persistent: returns the object of a persistent id.
+
+    Raises:
+      ValueError: the pickle is damaged, or uses a global or opcode that is not known; the text names it.
     """
     try:
         return _interpret(stream, known, persistent)
@@ -40,9 +44,9 @@ def _interpret(stream, known, persistent):
 
     def find(module, name):
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise TypeError("a global without a name")
+            raise TypeError("a global has no name")
         if f"{module} {name}" not in known:
-            raise ValueError(f"it pickles a {module}.{name}, which is neither a tensor nor a plain container")
+            raise ValueError(f"it pickles {module}.{name}, which is neither a tensor nor a plain container")
         return known[f"{module} {name}"]
 
     for opcode, arg, _ in pickletools.genops(stream):
@@ -92,7 +96,7 @@ def _interpret(stream, known, persistent):
                 args, function = stack.pop(), stack.pop()
                 stack.append(function(*args))
             case "BUILD":
-                stack.pop()  # attributes, such as the `_metadata` of a state dict
+                stack.pop()  # attributes, e.g. the `_metadata` of a state dict: not needed
             case "BINPERSID":
                 stack.append(persistent(stack.pop()))
             case "PROTO" | "FRAME" | "STOP":
@@ -104,12 +108,12 @@ def _interpret(stream, known, persistent):
 
 def _extend(target, items):
     if type(target) is not list:
-        raise TypeError("items for what is not a list")
+        raise TypeError("only a list can be extended")
     target.extend(items)
 
 
 def _update(target, keys, values):
     # Hashing a deeply nested tuple would overflow the C stack.
     if type(target) is not dict or not all(isinstance(key, str | int) for key in keys):
-        raise TypeError("entries for what is not a plain dict")
+        raise TypeError("entries need a plain dict, and keys that are strings or integers")
     target.update(zip(keys, values, strict=True))

@@ -1,8 +1,8 @@
-"""The layers of an inverted residual block as torchvision and timm call them: MobileNetV3, EfficientNet."""
+"""Layer names of inverted residual blocks (MobileNetV3, EfficientNet) in torchvision and timm."""
 
 from collections.abc import Collection
 
-PARTS = {
+SUBLAYERS = {
     "expand": "expand_conv/kernel",
     "depthwise": "depthwise_conv/kernel",
     "se": "se/reduce/kernel",
@@ -28,13 +28,18 @@ TIMM_SEPARABLE = TIMM_EXPANDED | {
 
 
 def torchvision(block: str, layer: str, paths: Collection[str]) -> str | None:
-    """Numbers of the parts that the block has: of `backbone/block2` and `depthwise_bn` it is `block.1.1`."""
-    parts = [part for part, leaf in PARTS.items() if f"{block}/{leaf}" in paths]
-    part, _, kind = layer.replace("/", "_").partition("_")
-    return f"block.{parts.index(part)}.{TORCHVISION[kind]}" if part in parts and kind in TORCHVISION else None
+    """Return the layer's name, e.g. `block.1.1` for `depthwise_bn`; missing sublayers are not counted."""
+    sublayers = [sublayer for sublayer, leaf in SUBLAYERS.items() if f"{block}/{leaf}" in paths]
+    sublayer, _, kind = layer.replace("/", "_").partition("_")
+    if sublayer not in sublayers or kind not in TORCHVISION:
+        return None
+    return f"block.{sublayers.index(sublayer)}.{TORCHVISION[kind]}"
 
 
 def timm(block: str, layer: str, paths: Collection[str]) -> str | None:
-    """timm/models/_efficientnet_blocks.py, InvertedResidual, or DepthwiseSeparableConv without expansion."""
-    expanded = f"{block}/{PARTS['expand']}" in paths
+    """Return the layer's name in timm/models/_efficientnet_blocks.py.
+
+    A block is an InvertedResidual there, or a DepthwiseSeparableConv if it does not expand.
+    """
+    expanded = f"{block}/{SUBLAYERS['expand']}" in paths
     return (TIMM_EXPANDED if expanded else TIMM_SEPARABLE).get(layer)

@@ -1,4 +1,4 @@
-"""From a weights file to a network's variables, every tensor accounted for."""
+"""Load a network's variables from weights, and account for every tensor."""
 
 import functools
 
@@ -16,38 +16,44 @@ SHOWN = 3
 
 
 def load(spec, network, *, where: str = "teacher.weights", part: str | None = None) -> dict:
-    """The network's variables, float32 NumPy arrays in our layout.
+    """Return the network's variables as float32 NumPy arrays in our layout.
 
-    `spec`: a `.pth`, `.pth.tar`, `.pt`, `.safetensors` or `.npz` file (an `.npz` has our own names, such as
-    `params/backbone/conv1/kernel`), the workdir of a run, or `pip:NAME` of `source.PACKAGES`. A head or
-    classifier that the network lacks is left out. `part`: which network of a file that holds several,
-    `student` or `teacher`; unless given, SEED's student and DINO's teacher. `where`: the config key to name.
+    A head or classifier in the file that the network lacks is left out.
 
-    Raises UserError for a file that is absent or broken, for tensors that are missing, unexpected or of
-    another shape, and for weights that are not finite.
+    Args:
+      spec: a `.pth`, `.pth.tar`, `.pt`, `.safetensors` or `.npz` file, the workdir of a run, or `pip:NAME`
+        for a name in `source.PACKAGES`. An `.npz` has our own names, e.g. `params/backbone/conv1/kernel`.
+      network: the `Joined` network to load.
+      where: the config key or argument to name in messages.
+      part: which network to read from a file with two: `student` or `teacher`. By default the student of
+        SEED's files and the teacher of DINO's.
+
+    Raises:
+      UserError: the file is missing or damaged, tensors are missing, unexpected or of another shape, or
+        values are not finite.
     """
     path = source.find(spec, where)
-    found = recognition.read(path, part)
+    state = recognition.read(path, part)
     template = shapes(network)
-    arrays, faults = match(found, naming.leaves(template))
+    arrays, faults = match(state, naming.leaves(template))
     if faults:
         listed = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in faults.items())
-        held = recognition.candidates(path, found, None)[0]
+        likeliest = recognition.candidates(path, state, None)[0]
         raise UserError(
-            f"{where}: {path} does not fit the network: {listed}. The file holds {held}{held.advice}; "
-            "configure that network or give another file."
+            f"{where}: {path} does not fit the network ({listed}): configure the network in the file, "
+            f"{likeliest}{likeliest.advice}, or give another file."
         )
     variables = {}
     for name in traverse_util.flatten_dict(template, sep="/"):
-        # A copy: the file may change or go.
+        # Copied, because the mapped file may change or be deleted later.
         variables[name] = np.array(arrays[name.partition("/")[2]], np.float32, order="C")
         if not np.isfinite(variables[name]).all():
-            raise UserError(f"{where}: {name} in {path} has NaN or infinite values; give an intact file.")
+            raise UserError(f"{where}: {name} in {path} has NaN or infinite values: give an intact file.")
     return traverse_util.unflatten_dict(variables, sep="/")
 
 
 def shapes(network: Joined) -> dict:
-    """The network's variables as shapes; equal networks are traced once a process."""
+    """Return the network's variables as `jax.ShapeDtypeStruct`s. A process traces equal networks once."""
     return _shapes(network.backbone, tuple(network.parts.items()))
 
 
@@ -57,48 +63,54 @@ def _shapes(backbone, parts):
 
 
 def trace(network) -> dict:
-    """`shapes`, found anew."""
+    """`shapes` without the cache."""
     sample = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     return jax.eval_shape(network.init, jax.random.key(0), sample)
 
 
 def match(
-    found: StateDict, leaves: dict[str, tuple[int, ...]]
+    state: StateDict, leaves: dict[str, tuple[int, ...]]
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """The tensors, as views, by our leaves, in our layout; and what does not fit, by the file's names."""
-    names = heads.names(found.naming, found.head_style, leaves)
+    """Match the tensors of a file with the leaves of a network, given as shapes by path.
+
+    Returns (arrays, faults). `arrays`: views in our layout, by leaf. `faults`: the names in the file that are
+    `missing`, `unexpected` and `of another shape`; empty lists are left out.
+    """
+    names = heads.names(state.naming, state.head_style, leaves)
     arrays, missing, misshaped = {}, [], []
     for path, shape in leaves.items():
-        if names[path] in found.tensors:
-            tensor = found.tensors[names[path]]
-            arrays[path] = naming.from_torch(found.naming, path, tensor, len(shape))
+        if names[path] in state.tensors:
+            tensor = state.tensors[names[path]]
+            arrays[path] = naming.from_torch(state.naming, path, tensor, len(shape))
             if arrays[path].shape != shape:
-                there = naming.to_torch(found.naming, path, np.broadcast_to(np.float32(0), shape)).shape
-                misshaped.append(f"{found.name(names[path])} {tensor.shape} instead of {there}")
-        elif not found.own_names and (value := heads.neutral(path, names, found.tensors)) is not None:
+                expected = naming.to_torch(state.naming, path, np.broadcast_to(np.float32(0), shape)).shape
+                misshaped.append(f"{state.name(names[path])} {tensor.shape} instead of {expected}")
+        elif not state.own_names and (value := heads.neutral(path, names, state.tensors)) is not None:
             arrays[path] = np.full(shape, value, np.float32)
         else:
-            missing.append(found.name(names[path]) if names[path] else path)
+            missing.append(state.name(names[path]) if names[path] else path)
     used = set(names.values())
-    left_over = [name for name in found.tensors if name not in used and not _spare(found, name, leaves)]
-    faults = {"missing": missing, "unexpected": [*map(found.name, left_over)], "of another shape": misshaped}
+    unexpected = [
+        state.name(name) for name in state.tensors if name not in used and not _spare(state, name, leaves)
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
     return arrays, {what: names for what, names in faults.items() if names}
 
 
-def _spare(found, name, leaves) -> bool:
-    """Whether a tensor is of a head, classifier or other part that the network does not have."""
+def _spare(state, name, leaves) -> bool:
+    """Whether the tensor belongs to a head, classifier or other part that the network lacks."""
     parts = {path.partition("/")[0] for path in leaves}
-    if found.own_names:
+    if state.own_names:
         return name.partition("/")[0] not in parts or (
             name.startswith("backbone/fc/") and "backbone/fc/kernel" not in leaves
         )
     if heads.PATTERN.fullmatch(name):
         return "head" not in parts
-    classifier = found.naming.to_torch("backbone/fc/kernel", leaves)
+    classifier = state.naming.to_torch("backbone/fc/kernel", leaves)
     of_classifier = classifier and name.startswith(classifier.removesuffix("weight"))
     return bool(of_classifier) and "classifier" not in parts and "backbone/fc/kernel" not in leaves
 
 
 def some(names: list[str]) -> str:
-    """The first few."""
+    """The first three names, and how many there are."""
     return ", ".join(names[:SHOWN]) + (f", ... ({len(names)})" if len(names) > SHOWN else "")

@@ -1,9 +1,9 @@
-"""MobileNetV3: the names of d-li14/mobilenetv3.pytorch, and of SEED, which calls the last Linear `fc`."""
+"""Tensor names of MobileNetV3 in d-li14/mobilenetv3.pytorch and in SEED, which calls the last Linear `fc`."""
 
 import re
 from collections.abc import Mapping
 
-from seed_jax.weights.naming import LEAVES, Naming
+from seed_jax.weights.naming import Naming, tensor_name
 
 MODULES = {
     "backbone/stem_conv": "features.0.0",
@@ -33,7 +33,7 @@ NOT_EXPANDED = {
     "project_bn": "5",
 }
 
-# By number of blocks.
+# The keys are the number of blocks.
 ARCHITECTURES = {15: "mobilenetv3_large", 11: "mobilenetv3_small"}
 LAST_CHANNELS = {15: 160, 11: 96}
 
@@ -46,21 +46,22 @@ def _to_torch(fc):
             name = fc
         elif match := re.fullmatch(r"backbone/block(\d+)/(.+)", module):
             expanded = f"backbone/block{match[1]}/expand_conv/kernel" in paths
-            name = f"features.{match[1]}.conv.{(EXPANDED if expanded else NOT_EXPANDED).get(match[2])}"
-        return name and f"{name}.{LEAVES[leaf]}"
+            layer = (EXPANDED if expanded else NOT_EXPANDED).get(match[2])
+            name = layer and f"features.{match[1]}.conv.{layer}"
+        return tensor_name(name, leaf)
 
     return to_torch
 
 
 def describe(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict]:
-    """Name and options for `models.create`."""
+    """Return name and options for `models.create`."""
     blocks = {m[1] for m in (re.match(r"features\.(\d+)\.conv\.", name) for name in shapes) if m}
     arch = ARCHITECTURES.get(len(blocks), f"mobilenetv3 of {len(blocks)} blocks")
     return arch, width(len(blocks), shapes.get("conv.0.weight"))
 
 
 def width(blocks: int, last_conv: tuple[int, ...] | None) -> dict:
-    """The option `width`, by the channels that the last convolution gets: the last block's."""
+    """Return the option `width`, from the input channels of the last convolution; empty at width 1."""
     if blocks not in LAST_CHANNELS or last_conv is None or last_conv[1] == LAST_CHANNELS[blocks]:
         return {}
     return {"width": last_conv[1] / LAST_CHANNELS[blocks]}

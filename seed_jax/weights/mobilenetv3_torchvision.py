@@ -1,18 +1,18 @@
-"""MobileNetV3 in torchvision's form: the names of torchvision and of timm.
+"""Tensor names of MobileNetV3 in torchvision's form: torchvision's and timm's.
 
-timm's `mobilenetv3_large_100` is that form but for batch norm with epsilon 1e-5, so a file in timm's names is
-described with `bn_epsilon=1e-5`. For weights trained with torchvision's 1e-3 give timm `bn_eps=1e-3`, and
-`create` `bn_epsilon=1e-3`. timm's `tf_mobilenetv3_*` bear the same names, pad otherwise and are not
-supported; so whoever reads timm's names must say that it is the former.
+timm's `mobilenetv3_large_100` has torchvision's form, except for batch norm epsilon 1e-5, so `describe`
+returns `bn_epsilon=1e-5` for timm's names. For weights trained with torchvision's 1e-3, pass `bn_eps=1e-3` to
+timm and `bn_epsilon=1e-3` to `create`. timm's `tf_mobilenetv3_*` have the same names, pad differently and are
+not supported, so the user must confirm that a file is not one of them.
 """
 
 import functools
 import re
 
 from seed_jax.weights import inverted_residual, mobilenetv3
-from seed_jax.weights.naming import LEAVES, Naming
+from seed_jax.weights.naming import Naming, tensor_name
 
-# By number of blocks: the architecture, and how many blocks are in each stage of timm's.
+# The keys are the number of blocks. TIMM_STAGES: blocks in each of timm's stages.
 ARCHITECTURES = {15: "mobilenetv3_large_torchvision", 11: "mobilenetv3_small_torchvision"}
 TIMM_STAGES = {15: (1, 2, 3, 4, 2, 3), 11: (1, 2, 3, 2, 3)}
 
@@ -32,7 +32,7 @@ def _torchvision(path, paths):
     if match := re.fullmatch(r"(backbone/block(\d+))/(.+)", module):
         layer = inverted_residual.torchvision(match[1], match[3], paths)
         name = layer and f"features.{match[2]}.{layer}"
-    return name and f"{name}.{LEAVES[leaf]}"
+    return tensor_name(name, leaf)
 
 
 def _timm(path, paths):
@@ -48,11 +48,11 @@ def _timm(path, paths):
     }
     name = outer.get(module)
     if match := re.fullmatch(r"(backbone/block(\d+))/(.+)", module):
-        places = [f"{stage}.{i}" for stage, depth in enumerate(stages) for i in range(depth)]
-        place = dict(enumerate(places, start=1)).get(int(match[2]))
+        numbers = [f"{stage}.{i}" for stage, depth in enumerate(stages) for i in range(depth)]
+        number = dict(enumerate(numbers, start=1)).get(int(match[2]))
         layer = inverted_residual.timm(match[1], match[3], paths)
-        name = place and layer and f"blocks.{place}.{layer}"
-    return name and f"{name}.{LEAVES[leaf]}"
+        name = number and layer and f"blocks.{number}.{layer}"
+    return tensor_name(name, leaf)
 
 
 def _count_blocks(paths):
@@ -60,7 +60,10 @@ def _count_blocks(paths):
 
 
 def _describe(block, last_conv, options, shapes):
-    """`block`, `last_conv`: how the names of one tensor a block and of the last filter match."""
+    """Return name and options for `models.create`.
+
+    `block`: pattern of one tensor name per block; `last_conv`: pattern of the last filter's name.
+    """
     blocks = {match[1] for match in (re.match(block, name) for name in shapes) if match}
     last = next((shape for name, shape in shapes.items() if re.fullmatch(last_conv, name)), None)
     arch = ARCHITECTURES.get(len(blocks), f"mobilenetv3 of {len(blocks)} blocks")
@@ -68,8 +71,8 @@ def _describe(block, last_conv, options, shapes):
 
 
 def _timm_forms(arch, options):
-    called = arch.replace("torchvision", "100")
-    return ((arch, options, f"timm's {called}; tf_{called} pads otherwise and is not supported"),)
+    timm_arch = arch.replace("torchvision", "100")
+    return ((arch, options, f"timm's {timm_arch}; tf_{timm_arch} pads differently and is not supported"),)
 
 
 NAMINGS = (

@@ -1,6 +1,4 @@
-"""How other code bases name and lay out the tensors of one family of networks, in a form that reads both
-ways: from our leaf to theirs.
-"""
+"""Namings: tables of the tensor names and layouts of other code bases, used for loading and for saving."""
 
 import dataclasses
 import re
@@ -10,25 +8,33 @@ import numpy as np
 from flax import traverse_util
 
 Reading = tuple[str, dict, str]
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    "gamma": "gamma",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """One code base's names for one family.
+    """The tensor names of one code base for one family of networks.
+
+    A leaf is written as its path below `params` or `batch_stats`, e.g. `backbone/layer1_0/conv1/kernel`.
 
     Attributes:
-      family: the file in `seed_jax/models/` without its suffix, e.g. `resnet`.
-      name: the code base, e.g. `torchvision`: what `save(names=...)` is asked for.
-      signature: tensor names that together only files of this naming hold.
-      to_torch: from our leaf below `params` or `batch_stats`, e.g. `backbone/layer1_0/conv1/kernel`, and all
-        our leaves so written, to the tensor's name; None for a leaf it has no name for.
-      describe: from the tensors' names and shapes to `models.create(arch, **options)`'s arguments.
-      layouts: (pattern of our leaves, layout) pairs for those that are laid out neither as PyTorch's
-        convolutions and linear layers nor as ours: `conv1x1`, a filter for our matrix; `same`, a matrix that
-        is not transposed; `squeezed`, without our leading axes of length 1.
-      alike: from what `describe` says to all networks whose tensors are named and shaped so but which compute
-        different things: architecture, options, and what the code base calls it. None where the names tell.
+      family: a file in `seed_jax/models/` without its suffix, e.g. `resnet`.
+      name: the code base, e.g. `torchvision`; `save(names=...)` takes it.
+      signature: tensor names. A file that has all of them uses this naming.
+      to_torch: (leaf, all leaves of the network) -> tensor name, or None when the naming has no name for it.
+      describe: shapes by tensor name -> (arch, options) for `models.create(arch, **options)`.
+      layouts: (pattern of leaves, layout) pairs for exceptions to the usual layouts. `conv1x1`: a 1x1 filter
+        there, a matrix here; `same`: a matrix that is not transposed; `squeezed`: without our leading axes of
+        length 1.
+      alike: (arch, options) from `describe` -> all networks that have these names and shapes but compute
+        different things, as (arch, options, name in the code base). None when names identify the network.
     """
 
     family: str
@@ -40,26 +46,31 @@ class Naming:
     alike: Callable[[str, dict], tuple[Reading, ...]] | None = None
 
     def readings(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Reading, ...]:
-        """Every network that tensors of these names and shapes may be."""
+        """Return every network that has tensors of these names and shapes."""
         arch, options = self.describe(shapes)
         return self.alike(arch, options) if self.alike else ((arch, options, ""),)
 
 
+def tensor_name(module: str | None, leaf: str) -> str | None:
+    """Return PyTorch's name of our leaf `kernel`, `scale`, ... in its module; None if either has no name."""
+    return f"{module}.{LEAVES[leaf]}" if module and leaf in LEAVES else None
+
+
 def by_rules(*rules: tuple[str, str]) -> Callable[[str, Collection[str]], str | None]:
-    """A `to_torch` of (pattern, replacement) pairs for module paths; the first that matches whole counts."""
+    """Return a `to_torch` that uses the first (pattern, replacement) pair to match the whole module path."""
 
     def to_torch(path, paths):
         module, _, leaf = path.rpartition("/")
         for pattern, replacement in rules:
             if match := re.fullmatch(pattern, module):
-                return f"{match.expand(replacement)}.{LEAVES[leaf]}"
+                return tensor_name(match.expand(replacement), leaf)
         return None
 
     return to_torch
 
 
 def leaves(template: Mapping) -> dict[str, tuple[int, ...]]:
-    """Shapes by path below `params` or `batch_stats`, of a network's variables or their shapes."""
+    """Return the shapes of variables, or of their `ShapeDtypeStruct`s, by path below the collection."""
     return {
         path: leaf.shape
         for tree in template.values()
@@ -68,12 +79,12 @@ def leaves(template: Mapping) -> dict[str, tuple[int, ...]]:
 
 
 def torch_names(naming: Naming, paths: Collection[str]) -> dict[str, str | None]:
-    """The tensor's name for each of our leaves."""
+    """Return the tensor name of each leaf."""
     return {path: naming.to_torch(path, paths) for path in paths}
 
 
 def to_torch(naming: Naming, path: str, array: np.ndarray) -> np.ndarray:
-    """A view of our leaf in PyTorch's layout."""
+    """Return a leaf in PyTorch's layout, as a view."""
     match _layout(naming, path, array.ndim):
         case "conv":  # HWIO -> OIHW, and for a depthwise filter (k, k, 1, C) -> (C, 1, k, k)
             return array.transpose(3, 2, 0, 1)
@@ -87,7 +98,10 @@ def to_torch(naming: Naming, path: str, array: np.ndarray) -> np.ndarray:
 
 
 def from_torch(naming: Naming, path: str, tensor: np.ndarray, ndim: int) -> np.ndarray:
-    """A view of the tensor in the layout of our leaf, which has `ndim` axes. The reverse of `to_torch`."""
+    """Return a tensor in the layout of our leaf, as a view; the reverse of `to_torch`.
+
+    `ndim`: axes of our leaf. A tensor whose axes do not fit the layout is returned as it is.
+    """
     match _layout(naming, path, ndim), tensor.ndim:
         case "conv", 4:
             return tensor.transpose(2, 3, 1, 0)
@@ -95,8 +109,8 @@ def from_torch(naming: Naming, path: str, tensor: np.ndarray, ndim: int) -> np.n
             return tensor.T
         case "conv1x1", 4:
             return tensor[:, :, 0, 0].T if tensor.shape[2:] == (1, 1) else tensor
-        case "squeezed", given:
-            return tensor.reshape((1,) * (ndim - given) + tensor.shape)
+        case "squeezed", axes:
+            return tensor.reshape((1,) * (ndim - axes) + tensor.shape)
     return tensor
 
 

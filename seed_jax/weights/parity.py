@@ -1,8 +1,8 @@
-"""Is a converter right? Networks of other people's code, on weights anyone can draw, and what they gave.
+"""Compare our networks and converters with reference implementations in PyTorch.
 
-A golden file holds what a reference implementation in PyTorch computed: no weights, only a few values at
-drawn positions. Its weights are drawn here again, by name, pass through our converter and our network, and
-must give the same values.
+A golden file stores a few values, at drawn positions, of what the reference computed. It stores no weights:
+`draw` makes the same weights again from the tensor names. They pass through our converter and our network,
+which must give the same values.
 """
 
 import dataclasses
@@ -27,11 +27,15 @@ POSITIONS = 64
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A golden file `golden/{name}.npz`, the network that must reproduce it, and how its tensors are named.
+    """A golden file `golden/{name}.npz`, and the network that must reproduce it.
 
-    `options`: of `models.create`, with dropout and drop-path at 0, because the running statistics after a
-    pass in train mode are compared too. `head`: of `ProjectionHead` where the reference has one;
-    `head_style`: how that is named (`heads.py`).
+    Attributes:
+      name: the golden file without its suffix.
+      arch, options: the arguments of `models.create`. Dropout and drop-path are 0, because running statistics
+        after a forward in train mode are compared too.
+      naming: the reference's tensor names.
+      head: options of `ProjectionHead`, if the reference has a head.
+      head_style: how the head's tensors are named (`heads.py`).
     """
 
     name: str
@@ -44,7 +48,11 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """`error`: the largest difference of a feature or statistic, relative to its largest golden value."""
+    """The result of one case.
+
+    `error`: for each feature or statistic, the largest difference divided by the largest golden value; of
+    these the maximum.
+    """
 
     name: str
     error: float
@@ -52,12 +60,12 @@ class Result:
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Float32 values of a tensor, a function of its name and shape alone; nothing is at its default.
+    """Draw a float32 tensor from its name and shape alone. No value is at its default.
 
-    Standard normal numbers n of Philox, keyed by BLAKE2b of the name: a running variance is 0.5 + n^2, any
-    other vector called `weight` or `gamma` is 1 + n / 5, other vectors (biases, means) are n / 10, matrices
-    and filters called `weight` or `proj` are n sqrt(g / fan-in) with g = 2 for filters and 1 for matrices,
-    and the rest (tokens, position embeddings) is n / 2.
+    From standard normal numbers n (Philox, keyed by BLAKE2b of the name): running variances are 0.5 + n^2;
+    other vectors are 1 + n / 5 if their name ends in `weight`, `gamma` or `proj`, and n / 10 if not (biases,
+    means); matrices and filters with such a name are n sqrt(g / fan-in), with g = 2 for filters and 1 for
+    matrices; all else (tokens, position embeddings) is n / 2.
     """
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "little")
     n = np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, np.float32)
@@ -73,20 +81,21 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def positions(size: int, count: int = POSITIONS) -> np.ndarray:
-    """Where a flat array of `size` values is looked at."""
+    """Return the drawn positions at which a flat array of `size` values is compared."""
     return np.random.Generator(np.random.Philox(key=size)).integers(0, size, count)
 
 
 def fingerprint(shapes: dict[str, tuple[int, ...]]) -> str:
-    """Of a state dict's names and shapes, in PyTorch's layout."""
+    """Return the sha256 of a state dict's names and shapes, which are in PyTorch's layout."""
     lines = sorted(f"{name} {list(shape)}" for name, shape in shapes.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def check(case: Case) -> Result:
-    """Rebuild the weights, convert them, run, compare.
+    """Draw the weights, convert them, run the network and compare it with the golden values.
 
-    Raises ValueError when our names and shapes, turned into PyTorch's, are not those of the reference.
+    Raises:
+      ValueError: our names and shapes, converted to PyTorch's, differ from the reference's.
     """
     golden = np.load(GOLDEN / f"{case.name}.npz")
     parts = {"head": ProjectionHead(**case.head)} if case.head else {}
@@ -107,13 +116,13 @@ def check(case: Case) -> Result:
     shapes = {}
     flat = {path: array(path, leaf) for path, leaf in traverse_util.flatten_dict(template, sep="/").items()}
     if fingerprint(shapes) != golden["names"]:
-        raise ValueError(f"{case.name}: our names or shapes are not the reference's")
+        raise ValueError(f"{case.name}: our names or shapes differ from the reference's")
     variables = traverse_util.unflatten_dict(flat, sep="/")
     statistics = [name for name in shapes if name.endswith(("running_mean", "running_var"))]
     parameters = sum(int(np.prod(shapes[name])) for name in shapes if name not in statistics)
     if parameters != golden["parameters"]:
         raise ValueError(
-            f"{case.name}: {parameters} parameters, and the reference has {golden['parameters']}"
+            f"{case.name}: we have {parameters} parameters, the reference {golden['parameters']}"
         )
 
     errors = []
@@ -129,18 +138,18 @@ def check(case: Case) -> Result:
         _, state = jax.jit(lambda v, x: network.apply(v, x, True, jax.random.split(jax.random.key(0), 2)))(
             variables, images(sizes[0])
         )
-        moved = {
+        updated = {
             names[path]: leaf
             for path, leaf in traverse_util.flatten_dict(state["batch_stats"], sep="/").items()
         }
         for leaf in ("running_mean", "running_var"):
-            values = np.concatenate([moved[name] for name in sorted(moved) if name.endswith(leaf)])
+            values = np.concatenate([updated[name] for name in sorted(updated) if name.endswith(leaf)])
             errors.append(_relative(values[positions(len(values), 128)], golden[f"train/{leaf}"]))
     return Result(case.name, max(errors), parameters)
 
 
 def images(size: int) -> np.ndarray:
-    """The two normalised images of the golden files, float32 `[2, size, size, 3]`."""
+    """Return the two normalised images of the golden files, float32 `[2, size, size, 3]`."""
     return 2 * draw(f"images {size}", (2, 3, size, size)).transpose(0, 2, 3, 1)
 
 

@@ -1,4 +1,4 @@
-"""What is known of published weights: who made them, on which terms, and what they expect of images."""
+"""Facts about published weights: their authors, licences and expected images; and what weights come from."""
 
 import dataclasses
 import functools
@@ -21,25 +21,26 @@ SWAV_STD = (0.228, 0.224, 0.225)  # facebookresearch/swav, src/multicropdataset.
 UNIT_MEAN, UNIT_STD = (0.0,) * 3, (1.0,) * 3  # SimCLR takes images in [0, 1]
 RESTRICTED = {
     "CC-BY-NC": "forbids commercial use",
-    "GPL": "asks that what contains them is published under the same terms",
+    "GPL": "requires works that contain them to be published under the same terms",
 }
-# How weights come from others: the keys of their facts, in manifests and in the metadata of exports.
+# How weights depend on other weights: keys in manifests and in the metadata of exports.
 MADE_FROM = {"origin": "converted from", "taught_by": "taught by", "init": "started from"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A published file. A field is empty where its source says nothing.
+    """A published file. Fields that the source does not state are empty.
 
     Attributes:
-      name: as its authors call it.
+      name: the authors' name for the weights.
       file: the file's name.
-      source: the public repository or package that says all this.
-      licence: of the code and weights, as that source has it.
-      top1: percent on ImageNet's validation images: the linear probe where training saw no labels.
-      sha256: the digest, or its first digits.
-      width: of the pooled feature.
-      size, mean, std: of the images in [0, 1].
+      source: the public repository or package that states these facts.
+      licence: the licence of code and weights according to the source.
+      top1: percent on ImageNet's validation images; of the linear probe if training used no labels.
+      width: channels of the pooled feature.
+      sha256: the digest in hex, or its first digits.
+      size: side of the images, pixels.
+      mean, std: of the images, in [0, 1].
     """
 
     name: str
@@ -55,10 +56,10 @@ class Teacher:
 
 
 def _published(source: str, licence: str, *rows: tuple, **common) -> list[Teacher]:
-    """Rows of name, file, top-1, width, and perhaps the image size, of one source.
+    """Return the teachers of one source, from rows of name, file, top-1, width and, optionally, image size.
 
-    By PyTorch's convention a file's name carries eight digits of its sha256; where the source does not say
-    that it follows it, `sha256=""`.
+    PyTorch puts the first eight digits of the sha256 into the file name. `sha256=""`: the source does not say
+    that it does so.
     """
     fields = ("name", "file", "top1", "width", "size")
     teachers = []
@@ -165,7 +166,7 @@ KNOWN = (
         ("MAE ViT-Base", "mae_pretrain_vit_base.pth", None, 768),
         ("MAE ViT-Large", "mae_pretrain_vit_large.pth", None, 1024),
     ),
-    # Without the published digests: they are of TorchScript archives, and what can be read was saved anew.
+    # OpenAI publishes digests of TorchScript archives only; we read state dicts saved from them.
     *_published(
         "openai/CLIP, clip/clip.py",
         "MIT",
@@ -202,14 +203,14 @@ KNOWN = (
 
 
 def named(path: str | os.PathLike) -> Teacher | None:
-    """The published file of this name; its content may be another."""
+    """Return the published file with this file name; the content is not compared."""
     return next((teacher for teacher in KNOWN if teacher.file == Path(path).name), None)
 
 
 def published(path: str | os.PathLike, digest: str | None = None) -> Teacher | None:
-    """The published file that this is: by its digest, else by its name where no digest is published.
+    """Return the published file with this sha256, or else with this name if no sha256 is published.
 
-    `digest`: of the file, if the caller has it.
+    `digest`: the file's sha256, computed if not given.
     """
     digest = digest or sha256(path)
     for teacher in KNOWN:
@@ -220,13 +221,14 @@ def published(path: str | os.PathLike, digest: str | None = None) -> Teacher | N
 
 
 def describe_source(spec: str | os.PathLike) -> dict:
-    """What is known of a weights file, for manifests and exports, and what it was made from.
+    """Return the facts about a weights file that manifests and exports record.
 
-    File name and sha256; name and licence if it is published; for our own exports, under the keys of
-    `MADE_FROM`, the same of what they were made from. Warns of licences that bind, and of a published
-    file's name on another content.
+    Keys: `file`, `sha256`; for a published file `teacher` (its name), `licence` and `stated_by`; for our own
+    exports, under the keys of `MADE_FROM`, the same facts about the weights that they come from. Logs a
+    warning about restrictive licences, and when a file has the name of a published file but other content.
 
-    Raises UserError for damaged metadata.
+    Raises:
+      UserError: the file does not exist, or its metadata are damaged.
     """
     path = Path(source.find(spec, "teacher.weights"))
     facts = {"file": path.name, "sha256": sha256(path)}
@@ -234,18 +236,18 @@ def describe_source(spec: str | os.PathLike) -> dict:
         facts |= {"teacher": teacher.name, "licence": teacher.licence, "stated_by": teacher.source}
     elif teacher := named(path):
         logging.warning(
-            "%s is called like %s, whose digest is another: its origin and licence are unknown.",
+            "%s has the file name of %s but another sha256: its origin and licence are unknown.",
             path,
             teacher.name,
         )
     if path.suffix == ".safetensors":
-        facts |= _said(path)
+        facts |= _origins_in_metadata(path)
     warn(facts)
     return facts
 
 
-def _said(path: Path) -> dict:
-    """What one of our exports says that it was made from."""
+def _origins_in_metadata(path: Path) -> dict:
+    """The facts that one of our exports records about the weights it comes from."""
     metadata = array_files.safetensors_metadata(path)
     if "seed_jax" not in metadata:
         return {}
@@ -256,7 +258,7 @@ def _said(path: Path) -> dict:
 
 
 def of_run(spec: str | os.PathLike, run) -> dict:
-    """`describe_source` of a `workdir.Run`."""
+    """Return the facts about a `workdir.Run` that `describe_source` returns about a file."""
     facts = {"source": os.fspath(spec), "step": run.step, "started": run.manifest.get("started")}
     facts |= made_from(run.manifest)
     warn(facts)
@@ -264,36 +266,36 @@ def of_run(spec: str | os.PathLike, run) -> dict:
 
 
 def made_from(manifest: Mapping) -> dict:
-    """The teacher of a run, and the weights that its student started from, as far as there are any."""
-    found = {"taught_by": manifest.get("teacher"), "init": manifest.get("init")}
-    return {role: facts for role, facts in found.items() if facts}
+    """Return the facts about a run's teacher and about the student's initial weights, where it has them."""
+    origins = {"taught_by": manifest.get("teacher"), "init": manifest.get("init")}
+    return {role: facts for role, facts in origins.items() if facts}
 
 
 def licences(facts: Mapping) -> list[tuple[str, str]]:
-    """(what, licence) of all that is known to be licensed among the weights and what they were made from."""
-    found, left = [], [("", facts)]
-    while left:
-        what, facts = left.pop(0)
-        what += str(facts.get("teacher") or facts.get("file") or facts.get("source"))
+    """Return (description, licence) pairs of the weights and of all weights that they come from."""
+    licensed, pending = [], [("", facts)]
+    while pending:
+        description, facts = pending.pop(0)
+        description += str(facts.get("teacher") or facts.get("file") or facts.get("source"))
         if facts.get("licence"):
-            found.append((what, str(facts["licence"])))
+            licensed.append((description, str(facts["licence"])))
         parents = {role: facts[role] for role in MADE_FROM if isinstance(facts.get(role), Mapping)}
-        left += [(f"{what}, {MADE_FROM[role]} ", parent) for role, parent in parents.items()]
-    return found
+        pending += [(f"{description}, {MADE_FROM[role]} ", parent) for role, parent in parents.items()]
+    return licensed
 
 
 def warn(facts: Mapping) -> None:
-    """Say in the log which licences bind who uses the weights."""
-    for what, licence in licences(facts):
-        for restricted, demand in RESTRICTED.items():
+    """Log a warning about each licence that restricts the use of the weights."""
+    for description, licence in licences(facts):
+        for restricted, restriction in RESTRICTED.items():
             if restricted in licence:
-                logging.warning("%s: %s %s.", what, licence, demand)
+                logging.warning("%s: %s %s.", description, licence, restriction)
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Hex digest of the file, computed once a process while the file stays as it is."""
-    facts = os.stat(path)
-    return _sha256(os.path.abspath(path), facts.st_size, facts.st_mtime_ns)
+    """Return the file's sha256 in hex; computed again only when its size or time of change differs."""
+    stat = os.stat(path)
+    return _sha256(os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Which network a file holds, told by the names and shapes of its tensors."""
+"""Recognise the network in a weights file from the names and shapes of its tensors."""
 
 import dataclasses
 import difflib
@@ -15,13 +15,13 @@ from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
 from seed_jax.weights import (
     array_files,
     heads,
-    naming,
     preparation,
     provenance,
     source,
     state_dict,
     torch_file,
 )
+from seed_jax.weights import naming as naming_lib
 from seed_jax.weights.families import NAMINGS
 from seed_jax.weights.heads import Head
 from seed_jax.weights.preparation import Preparation
@@ -36,22 +36,29 @@ SIZES = {
     "efficientnet_b3_torchvision": 300,
     "efficientnet_lite2": 260,
 }
-# What a head's names tell of the images, where the file's name tells nothing.
+# Mean and std of files that are not published ones, by the naming style of their head.
 BY_HEAD = {"projection_head": (IMAGENET_MEAN, provenance.SWAV_STD), "projection": ((0.0,) * 3, (1.0,) * 3)}
 
-# What no tensor tells: MoCo v3's ViT-S has 12 heads, and as a classifier the names of a DeiT, which has 6.
-UNTOLD_OPTIONS = {"linear-vit-s-300ep.pth.tar": {"heads": 12}}
+# MoCo v3's ViT-S has 12 heads. Its classifier file has a DeiT's names and shapes, which mean 6 heads.
+OPTIONS_BY_FILE = {"linear-vit-s-300ep.pth.tar": {"heads": 12}}
 FLAGS = ("--config.teacher.model", "config.teacher.options.form")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recognised:
-    """What a file holds: the network `models.create(arch, mean=mean, std=std, **options)`, perhaps a head.
+    """The network in a file: `models.create(arch, mean=mean, std=std, **options)` and a head, if it has one.
 
-    `naming`: of its tensors, e.g. `torchvision`. `size`: of the square images it is meant for. `teacher`: the
-    published file that it is. `preparation`: of its images. `assumed`: mean and std are ImageNet's because
-    nothing tells them. `called`: what the code base calls it, where its names do not tell. Shapes that fit
-    no architecture of the family give an `arch` that says so, which `create` refuses.
+    Attributes:
+      family: a file in `seed_jax/models/` without its suffix, e.g. `resnet`.
+      arch, options: arguments of `models.create`. If the shapes fit no architecture of the family, `arch` is
+        a description of them, which `create` refuses.
+      head: the projection head.
+      naming: the name of the tensors' naming, e.g. `torchvision`.
+      mean, std: of the images, which are in [0, 1].
+      size: side of the images, pixels.
+      preparation: how photographs become such images.
+      assumed: mean and std are ImageNet's because the file does not state them.
+      called: the network's name in the code base, where tensor names do not identify it; else empty.
     """
 
     family: str
@@ -62,7 +69,6 @@ class Recognised:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     size: int = 224
-    teacher: provenance.Teacher | None = None
     preparation: Preparation = Preparation()
     assumed: bool = False
     called: str = ""
@@ -72,19 +78,19 @@ class Recognised:
         if self.head is None:
             return f"{network} without a projection head"
         values = dataclasses.asdict(self.head)
-        told = [f.name for f in dataclasses.fields(Head) if values[f.name] != f.default]
-        fields = ", ".join(f"{name}={values[name]}" for name in told)
+        shown = [f.name for f in dataclasses.fields(Head) if values[f.name] != f.default]
+        fields = ", ".join(f"{name}={values[name]}" for name in shown)
         return f"{network} with a projection head ({fields})"
 
     @property
     def advice(self) -> str:
-        """The nearest architecture, where this is none."""
+        """The architecture closest to an `arch` that `models.create` does not know; else empty."""
         if self.arch in models.MODELS:
             return ""
         return f" (the closest is {difflib.get_close_matches(self.arch, models.MODELS, n=1, cutoff=0)[0]})"
 
     def network(self, **options) -> models.Joined:
-        """The network with its head; `options` of `models.create` go before the file's."""
+        """Return the network with its head. `options` of `models.create` replace the file's."""
         options = {"mean": self.mean, "std": self.std, **self.options, **options}
         parts = {"head": ProjectionHead(**dataclasses.asdict(self.head))} if self.head else {}
         return models.Joined(models.create(self.arch, **options), parts)
@@ -99,13 +105,17 @@ def recognise(
     part: str | None = None,
     flags: tuple[str, str] = FLAGS,
 ) -> Recognised:
-    """What the file, workdir or package `spec` holds; arguments and errors as for `load`.
+    """Recognise the network in a file, workdir or package.
 
-    `arch`, `form` (of a vision transformer): which it is where the tensors fit several networks. `flags`: how
-    the user gives these two.
+    Args:
+      spec, where, part: as for `load`.
+      arch: the architecture, where the tensors fit several.
+      form: the form of a vision transformer, where the tensors fit several.
+      flags: what to call `arch` and `form` in messages.
 
-    Raises UserError too where the tensors fit several networks and neither says which, and where they do not
-    fit `arch`.
+    Raises:
+      UserError: the file is missing or damaged, its network is of no known family, the tensors fit several
+        networks and `arch` and `form` do not choose one, or they do not fit `arch`.
     """
     path = source.find(spec, where)
     if path.is_dir():
@@ -117,34 +127,37 @@ def recognise(
 def choose(
     path, fits: list[Recognised], arch="", form="", where="teacher.weights", flags=FLAGS
 ) -> Recognised:
-    """The one of `candidates` that is asked for, or the only one; arguments and errors as for `recognise`."""
+    """Return the candidate that `arch` and `form` choose, or the only one.
+
+    `fits`: from `candidates`; other arguments and errors as for `recognise`.
+    """
     if form:
         fits = _distinct([dataclasses.replace(r, options=r.options | {"form": form}) for r in fits])
     chosen = [r for r in fits if arch in ("", r.arch)]
     if not chosen:
         known = [r.arch for r in fits if r.arch in models.MODELS]
-        way_out = f"use {flags[0]}={' or '.join(known)}, or leave it out" if known else "give another file"
-        raise UserError(f"{where}: {path} holds {' or '.join(map(str, fits))}, and not {arch}: {way_out}.")
+        fix = f"use {flags[0]}={' or '.join(known)}, or leave it out" if known else "give another file"
+        raise UserError(f"{where}: {path} has {' or '.join(map(str, fits))}, not {arch}: {fix}.")
     if len(chosen) > 1 or (chosen[0].called and not arch and not form):
-        ways = "; ".join(_way(r, chosen, flags) for r in chosen)
+        choices = "; ".join(_choice(r, chosen, flags) for r in chosen)
         raise UserError(
-            f"{where}: {path} does not tell its network, for several have such tensors and compute different "
-            f"things; say which it is: {ways}."
+            f"{where}: several networks that compute different things have the tensor names and shapes in "
+            f"{path}: choose one with {choices}."
         )
     return chosen[0]
 
 
-def _way(one, others, flags):
-    """How the user says that it is this one."""
-    if len({r.arch for r in others}) < len(others):
-        way = f"{flags[1]}={one.options['form']}"
+def _choice(recognised, alternatives, flags):
+    """The flag that chooses this network among the alternatives."""
+    if len({r.arch for r in alternatives}) < len(alternatives):
+        flag = f"{flags[1]}={recognised.options['form']}"
     else:
-        way = f"{flags[0]}={one.arch}"
-    return f"{way} ({one.called})" if one.called else way
+        flag = f"{flags[0]}={recognised.arch}"
+    return f"{flag} ({recognised.called})" if recognised.called else flag
 
 
 def read(path: Path, part: str | None) -> StateDict:
-    """The tensors of one network, as views of the file."""
+    """Return the tensors of one network in a file or workdir; tensors of a file are views of it."""
     if path.is_dir():
         flat = traverse_util.flatten_dict(_run(path).variables, sep="/")
         return state_dict.of_own({name: np.asarray(leaf) for name, leaf in flat.items()})
@@ -154,65 +167,66 @@ def read(path: Path, part: str | None) -> StateDict:
     return state_dict.of_torch(path, read_tensors(path), part)
 
 
-def candidates(path: Path, found: StateDict, teacher: provenance.Teacher | None) -> list[Recognised]:
-    """Every network that what was read from the path may be; the likeliest first.
+def candidates(path: Path, state: StateDict, teacher: provenance.Teacher | None) -> list[Recognised]:
+    """Return every network that the tensors read from `path` fit, the likeliest first.
 
-    `teacher`: the published file that it is, if it is one.
+    `teacher`: the facts about a published file.
 
-    Raises UserError when it is no network of a known family.
+    Raises:
+      UserError: the tensors fit no known family.
     """
-    states = _under_torch_names(path, found) if found.own_names else [found]
-    every = _distinct([recognised for state in states for recognised in _readings(path, state, teacher)])
-    if path.suffix == ".safetensors" and "seed_jax" in (told := array_files.safetensors_metadata(path)):
-        return [_with_metadata(path, told, every[0])]
-    return every
+    states = _under_torch_names(path, state) if state.own_names else [state]
+    fits = _distinct([recognised for state in states for recognised in _readings(path, state, teacher)])
+    if path.suffix == ".safetensors" and "seed_jax" in (metadata := array_files.safetensors_metadata(path)):
+        return [_with_metadata(path, metadata, fits[0])]
+    return fits
 
 
-def _distinct(every):
-    """The first of each architecture and form."""
-    return list({(r.arch, r.options.get("form")): r for r in reversed(every)}.values())[::-1]
+def _distinct(fits):
+    """The first candidate of each architecture and form."""
+    return list({(r.arch, r.options.get("form")): r for r in reversed(fits)}.values())[::-1]
 
 
-def _readings(path, found: StateDict, teacher) -> list[Recognised]:
-    shapes = {name: tensor.shape for name, tensor in (*found.ignored.items(), *found.tensors.items())}
+def _readings(path, state: StateDict, teacher) -> list[Recognised]:
+    shapes = {name: tensor.shape for name, tensor in (*state.ignored.items(), *state.tensors.items())}
     try:
-        readings = found.naming.readings(shapes)
+        readings = state.naming.readings(shapes)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(
-            f"{path} has names of {found.naming.family}, as {found.naming.name} names it, but lacks some of "
+            f"{path} looks like {state.naming.family} under {state.naming.name}'s names but lacks some of "
             f"its tensors ({error!r}): give an intact file."
         ) from error
-    return [_recognised(path, found, shapes, teacher, *reading) for reading in readings]
+    return [_recognised(path, state, shapes, teacher, *reading) for reading in readings]
 
 
-def _recognised(path, found, shapes, teacher, arch, options, called) -> Recognised:
-    style, head = found.head_style, found.head
+def _recognised(path, state, shapes, teacher, arch, options, called) -> Recognised:
+    style, head = state.head_style, state.head
     options = {key: value for key, value in options.items() if key != "num_classes"}
-    options |= UNTOLD_OPTIONS.get(path.name, {})
-    classifier = found.naming.to_torch("backbone/fc/kernel", ())
+    options |= OPTIONS_BY_FILE.get(path.name, {})
+    classifier = state.naming.to_torch("backbone/fc/kernel", ())
     if classifier in shapes and not (head and head.layers == 1 and classifier == f"{style}.weight"):
         options["num_classes"] = shapes[classifier][0]
     mean, std = (teacher.mean, teacher.std) if teacher else BY_HEAD.get(style, (IMAGENET_MEAN, IMAGENET_STD))
     assumed = not teacher and style not in BY_HEAD and "mean" not in options
     size = teacher.size if teacher else options.get("image_size", SIZES.get(arch, 224))
     mean, std = options.pop("mean", mean), options.pop("std", std)
-    family, name = found.naming.family, found.naming.name
+    family, name = state.naming.family, state.naming.name
     prepared = preparation.of_network(family, arch, options, name, teacher.source if teacher else "")
-    return Recognised(family, arch, options, head, name, mean, std, size, teacher, prepared, assumed, called)
+    return Recognised(family, arch, options, head, name, mean, std, size, prepared, assumed, called)
 
 
 def _with_metadata(path, metadata, recognised) -> Recognised:
-    """What our own exports say of themselves goes before what their tensors tell."""
+    """Replace what the tensors show by what the metadata of our own export say."""
     try:
-        said = {name: json.loads(metadata[name]) for name in ("options", "mean", "std", "size")}
-        mean, std = ((float(r), float(g), float(b)) for r, g, b in (said["mean"], said["std"]))
+        values = {name: json.loads(metadata[name]) for name in ("options", "mean", "std", "size")}
+        mean, std = ((float(r), float(g), float(b)) for r, g, b in (values["mean"], values["std"]))
         return dataclasses.replace(
             recognised,
             arch=metadata["arch"],
-            options=dict(said["options"]),
+            options=dict(values["options"]),
             mean=mean,
             std=std,
-            size=int(said["size"]),
+            size=int(values["size"]),
             preparation=preparation.of_metadata(metadata),
             assumed=False,
             called="",
@@ -222,21 +236,21 @@ def _with_metadata(path, metadata, recognised) -> Recognised:
 
 
 def _under_torch_names(path, own: StateDict) -> list[StateDict]:
-    """Our names tell a family only by what they would be called elsewhere: that, by every table that fits."""
+    """Convert tensors under our names to every naming that has a name for each of them."""
     states = []
-    for table in NAMINGS:
-        names = heads.names(table, "fc", own.tensors)
-        if None not in names.values() and set(table.signature) <= set(names.values()):
-            tensors = {names[leaf]: naming.to_torch(table, leaf, own.tensors[leaf]) for leaf in names}
+    for naming in NAMINGS:
+        names = heads.names(naming, "fc", own.tensors)
+        if None not in names.values() and set(naming.signature) <= set(names.values()):
+            tensors = {names[leaf]: naming_lib.to_torch(naming, leaf, own.tensors[leaf]) for leaf in names}
             states.append(state_dict.of_torch(path, tensors, None))
     if not states:
         families = ", ".join(state_dict.FAMILIES)
-        raise UserError(f"{path} holds no network of a known family ({families}); give another file.")
+        raise UserError(f"{path} has no network of a known family ({families}): give another file.")
     return states
 
 
 def of_run(run) -> Recognised:
-    """The network of a `workdir.Run`."""
+    """Describe the network of a `workdir.Run`."""
     backbone, head = run.network.backbone, run.network.parts.get("head")
     return Recognised(
         family=type(backbone.module).__module__.rpartition(".")[2],

@@ -1,4 +1,4 @@
-"""ResNet: torchvision's names (torchvision/models/resnet.py), shared by MoCo, SwAV, SimCLR, SEED and timm."""
+"""Tensor names of ResNet in torchvision/models/resnet.py, which MoCo, SwAV, SimCLR, SEED and timm share."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ ARCHITECTURES = {
 
 
 def describe(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict]:
-    """Name and options for `models.create`."""
+    """Return name and options for `models.create`."""
     stages = [re.fullmatch(r"layer(\d)\.\d+\.conv1\.weight", name) for name in shapes]
     stages = [match[1] for match in stages if match]
     depths = tuple(stages.count(stage) for stage in sorted(set(stages)))

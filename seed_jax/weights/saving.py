@@ -1,4 +1,4 @@
-"""Our variables as a safetensors file that PyTorch code loads."""
+"""Write our variables to a safetensors file that PyTorch code can load."""
 
 import inspect
 import json
@@ -19,11 +19,21 @@ from seed_jax.weights.families import NAMINGS
 from seed_jax.weights.naming import Naming
 from seed_jax.weights.recognition import Recognised
 
-# Training files of others: how they prefix the network whose projection head is called `fc`.
+# Prefix of the network in the training files of MoCo and SEED; its projection head is called `fc`.
 TRAINING = {"moco": "module.encoder_q.", "seed": "module.student."}
-# Options that a reader cannot get wrong unnoticed (`width`: the shapes would not fit), or that only
-# the metadata tell: of training, of the images, of what is small for small images.
-UNTOLD = {"width", "dropout", "drop_path", "bn_momentum", "remat", "mean", "std", "num_classes", "small_stem"}
+# Options that a naming need not show. A wrong width or number of classes does not fit the shapes; mean, std
+# and small_stem are in the metadata; the others matter in training only.
+NOT_COMPARED = {
+    "width",
+    "dropout",
+    "drop_path",
+    "bn_momentum",
+    "remat",
+    "mean",
+    "std",
+    "num_classes",
+    "small_stem",
+}
 CLASSIFIER = re.compile(r"(backbone|classifier)/fc/")
 LAYOUT = "NCHW, RGB in [0, 1], then (x - mean) / std"
 
@@ -36,37 +46,51 @@ def save(
     names: str = "torchvision",
     provenance: Mapping | None = None,
 ) -> list[str]:
-    """Write PyTorch's names and layouts, float32, whole or not at all; what was left out, one line each.
+    """Write float32 tensors in PyTorch's names and layouts; `load` reads the same bits back.
 
-    `network`: what `recognise` says of where the variables come from. `names`: a code base that names this
-    architecture, or `moco` or `seed` for the form of their training files, projection head included.
-    `provenance`: what the weights were made from, by the keys of `provenance.MADE_FROM`. `load` reads the
-    file back bit for bit.
+    A failed write leaves no file.
 
-    Raises UserError for names that the architecture does not have, which lists those it has.
+    Args:
+      variables: the network's variables, in our layout.
+      network: what `recognise` returns for the source of the variables.
+      path: the `.safetensors` file to write.
+      names: one of `offered`: a code base, e.g. `torchvision`; or `moco` or `seed` for the names in their
+        training files, with projection head and without classifier.
+      provenance: facts about the weights that these come from, under the keys of `provenance.MADE_FROM`.
+
+    Returns:
+      The leaves that were not written, because `names` has no name for them.
+
+    Raises:
+      UserError: the network has no such names, or the file cannot be written.
     """
-    arrays, tables = _arrays(variables), offered(network, variables)
-    if names not in tables:
-        raise UserError(f"--names={names}: {network.arch} has no such names; it has {', '.join(tables)}.")
-    table, prefix = tables[names]
-    named = _names(table, prefix, arrays)
-    tensors = {prefix + name: naming_lib.to_torch(table, leaf, arrays[leaf]) for leaf, name in named.items()}
+    arrays, namings = _arrays(variables), offered(network, variables)
+    if names not in namings:
+        fix = (
+            f"use --names={' or '.join(namings)}"
+            if namings
+            else "no code base that we know computes the same"
+        )
+        raise UserError(f"--names={names}: {network.arch} has no such names: {fix}.")
+    naming, prefix = namings[names]
+    named = _names(naming, prefix, arrays)
+    tensors = {prefix + name: naming_lib.to_torch(naming, leaf, arrays[leaf]) for leaf, name in named.items()}
     array_files.write_safetensors(Path(path), tensors, _metadata(network, arrays, names, provenance or {}))
     return [leaf for leaf in arrays if leaf not in named]
 
 
 def offered(network: Recognised, variables: Mapping) -> dict[str, tuple[Naming, str]]:
-    """What `save(names=...)` takes for a network: the table of names, and the prefix of a training file."""
+    """Return what `save(names=...)` takes for a network: naming, and prefix of a training file, by name."""
     arrays = _arrays(variables)
-    tables = {
-        table.name: table
-        for table in NAMINGS
-        if table.family == network.family and _tells(table, network, arrays)
+    namings = {
+        naming.name: naming
+        for naming in NAMINGS
+        if naming.family == network.family and _identifies(naming, network, arrays)
     }
-    found = {name: (table, "") for name, table in tables.items() if name not in TRAINING}
-    if network.family == "resnet" and "torchvision" in tables:
-        return found | {name: (tables["torchvision"], prefix) for name, prefix in TRAINING.items()}
-    return found | ({"seed": (tables["seed"], TRAINING["seed"])} if "seed" in tables else {})
+    plain = {name: (naming, "") for name, naming in namings.items() if name not in TRAINING}
+    if network.family == "resnet" and "torchvision" in namings:
+        return plain | {name: (namings["torchvision"], prefix) for name, prefix in TRAINING.items()}
+    return plain | ({"seed": (namings["seed"], TRAINING["seed"])} if "seed" in namings else {})
 
 
 def _arrays(variables) -> dict[str, np.ndarray]:
@@ -77,34 +101,37 @@ def _arrays(variables) -> dict[str, np.ndarray]:
     }
 
 
-def _tells(table, network, arrays) -> bool:
-    """Whether a reader of the names can build this network, and not only one that computes otherwise."""
+def _identifies(naming, network, arrays) -> bool:
+    """Whether a network that computes the same can be built from the naming's names and shapes."""
     backbone = [leaf for leaf in arrays if leaf.startswith("backbone/")]
-    names = naming_lib.torch_names(table, backbone)
-    if None in names.values() or not set(table.signature) <= set(names.values()):
+    names = naming_lib.torch_names(naming, backbone)
+    if None in names.values() or not set(naming.signature) <= set(names.values()):
         return False
-    shapes = {name: naming_lib.to_torch(table, leaf, arrays[leaf]).shape for leaf, name in names.items()}
+    shapes = {name: naming_lib.to_torch(naming, leaf, arrays[leaf]).shape for leaf, name in names.items()}
     return any(
         arch == network.arch and _settings(arch, options) == _settings(arch, network.options)
-        for arch, options, _ in table.readings(shapes)
+        for arch, options, _ in naming.readings(shapes)
     )
 
 
 def _settings(arch, options):
-    """All that the network computes by; DINO's form and DeiT's differ only in how positions are resized."""
+    """The options that decide what a network computes, defaults included.
+
+    DINO's form counts as DeiT's: they differ only in how position embeddings are resized.
+    """
     defaults = inspect.signature(models.MODELS[arch]).parameters
     settings = {key: parameter.default for key, parameter in defaults.items()} | dict(options)
     if settings.get("form") == "dino":
         settings["form"] = "deit"
-    return {key: value for key, value in settings.items() if key not in UNTOLD}
+    return {key: value for key, value in settings.items() if key not in NOT_COMPARED}
 
 
-def _names(table, prefix, arrays) -> dict[str, str]:
-    """The tensor's name for every leaf that is written: of a training file, all but the classifier."""
+def _names(naming, prefix, arrays) -> dict[str, str]:
+    """The tensor name of every leaf to write. A training file has no classifier."""
     if prefix:
-        names = heads.names(table, "fc", arrays)
+        names = heads.names(naming, "fc", arrays)
         return {leaf: name for leaf, name in names.items() if name and not CLASSIFIER.match(leaf)}
-    names = {leaf: table.to_torch(CLASSIFIER.sub("backbone/fc/", leaf), arrays) for leaf in arrays}
+    names = {leaf: naming.to_torch(CLASSIFIER.sub("backbone/fc/", leaf), arrays) for leaf in arrays}
     return {leaf: name for leaf, name in names.items() if name}
 
 
@@ -113,7 +140,7 @@ def _metadata(network, arrays, names, provenance):
     for leaf, array in arrays.items():
         if CLASSIFIER.match(leaf) and names not in TRAINING:
             options["num_classes"] = array.shape[-1]
-    told = {
+    metadata = {
         "seed_jax": seed_jax.__version__,
         "arch": network.arch,
         "options": options,
@@ -125,4 +152,4 @@ def _metadata(network, arrays, names, provenance):
         "layout": LAYOUT,
         **provenance,
     }
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}

@@ -1,4 +1,4 @@
-"""Where weights come from: a file, the workdir of a run, or an installed package that carries them."""
+"""Locate weights: a file, the workdir of a run, or a file in an installed package."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ from seed_jax.errors import UserError
 
 
 class Package(NamedTuple):
-    """A distribution whose `module` holds the weights as `file`."""
+    """A distribution with weights: `file` is relative to the folder of `module`."""
 
     distribution: str
     module: str
@@ -26,31 +26,34 @@ PACKAGES = {
 
 
 def find(spec: str | os.PathLike, where: str) -> Path:
-    """The file or workdir that `spec` names; `pip:NAME` is looked up without executing the package.
+    """Return the path of a file or workdir; `pip:NAME` is located without running the package's code.
 
-    Raises UserError when there is none; `where` is the config key or argument to name.
+    `where`: the config key or argument to name in messages.
+
+    Raises:
+      UserError: it does not exist, or the package is unknown or not installed.
     """
     spec = os.fspath(spec)
     if spec.startswith("pip:"):
         return _in_package(spec.removeprefix("pip:"), where)
     path = Path(spec)
     if not path.exists():
-        if "." not in where:  # an argument of a command, and no key of a config
-            raise UserError(f"{where}: there is no file or workdir {spec!r}; give the path of one.")
+        if "." not in where:  # a command's argument, not a config key
+            raise UserError(f"{where}: there is no file or workdir {spec!r}: give the path of one.")
         raise UserError(
-            f"{where}: there is no file or workdir {spec!r}; for MoCo v2's ResNet-50 download "
-            "moco_v2_800ep_pretrain.pth.tar (md5 a04e12f8...) by the link of "
-            f"github.com/facebookresearch/moco, then pass --config.{where}=PATH."
+            f"{where}: there is no file or workdir {spec!r}: use --config.{where}=PATH, for example with "
+            "MoCo v2's ResNet-50, moco_v2_800ep_pretrain.pth.tar (md5 a04e12f8...), which "
+            "github.com/facebookresearch/moco links."
         )
     return path
 
 
 def _in_package(name, where):
     if name not in PACKAGES:
-        raise UserError(f"{where}: 'pip:{name}' is not known; known: pip:{', pip:'.join(PACKAGES)}.")
+        raise UserError(f"{where}: 'pip:{name}' is unknown: use pip:{' or pip:'.join(PACKAGES)}.")
     package = PACKAGES[name]
-    found = importlib.util.find_spec(package.module)
-    path = found and Path(found.submodule_search_locations[0], package.file)
+    module_spec = importlib.util.find_spec(package.module)
+    path = module_spec and Path(module_spec.submodule_search_locations[0], package.file)
     if not path or not path.is_file():
-        raise UserError(f"{where}: pip:{name} is not installed: pip install {package.distribution}")
+        raise UserError(f"{where}: pip:{name} is not installed: run pip install {package.distribution}")
     return path

@@ -1,4 +1,4 @@
-"""One network out of the tensors of a file: prefixes stripped, and set apart what is not the network's."""
+"""Extract one network from the tensors of a file: strip prefixes, set aside tensors of anything else."""
 
 import dataclasses
 import difflib
@@ -14,16 +14,16 @@ from seed_jax.weights.heads import Head
 from seed_jax.weights.naming import Naming
 
 PREFIXES = re.compile(r"^((module|backbone|model|convnet)\.)+")
-# Self-supervised training saves several networks: SEED and DINO; MoCo v1 and v2; MoCo v3.
+# Prefixes of the networks in self-supervised training files: SEED and DINO; MoCo v1 and v2; MoCo v3.
 OWNER = re.compile(r"(module\.)*(student|teacher|encoder_q|base_encoder)\.")
 DINO_TEACHER = re.compile(r"teacher\.backbone\.")
 IGNORED = re.compile(
     r"(.*\.)?num_batches_tracked"
     r"|prototypes\..*|(small_)?queue(_ptr)?|(encoder_k|momentum_encoder|predictor)\..*"
-    r"|(dino_head|head)\.(mlp|last_layer)\..*"  # DINO's head works on normalised features: not ours
-    r"|decoder_.*|mask_token"  # of masked pre-training
+    r"|(dino_head|head)\.(mlp|last_layer)\..*"  # DINO's, which normalises features; ours does not
+    r"|decoder_.*|mask_token"  # masked pre-training
     r"|(transformer|token_embedding|ln_final)\..*|positional_embedding|text_projection|logit_scale"
-    r"|input_resolution|context_length|vocab_size"  # CLIP's tower of text
+    r"|input_resolution|context_length|vocab_size"  # CLIP's text tower
 )
 FAMILIES = tuple(dict.fromkeys(naming.family for naming in NAMINGS))
 OWN = Naming("any", "seed_jax", (), lambda path, paths: path, lambda shapes: ("", {}), ((".*", "same"),))
@@ -31,11 +31,15 @@ OWN = Naming("any", "seed_jax", (), lambda path, paths: path, lambda shapes: (""
 
 @dataclasses.dataclass(frozen=True)
 class StateDict:
-    """The tensors of one network under bare names.
+    """The tensors of one network under bare names, which have no prefix such as `module.`.
 
-    `ignored`: tensors, under bare names too, that are known to be no part of the network. `names`: the file's
-    own names, by bare ones. `head` and `head_style`: its projection head and how that is named (`heads.py`).
-    `own_names`: the bare names are ours, such as `backbone/conv1/kernel`.
+    Attributes:
+      tensors: the network's tensors, by bare name.
+      ignored: tensors known not to belong to the network, by bare name.
+      names: the file's own names, by bare name.
+      naming: the naming of the tensors.
+      head, head_style: the projection head, and how its tensors are named (`heads.py`).
+      own_names: the bare names are ours, e.g. `backbone/conv1/kernel`.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -50,17 +54,19 @@ class StateDict:
         return self.naming is OWN
 
     def name(self, bare: str) -> str:
-        """What the file calls a tensor, or would call it."""
-        some = next(iter(self.tensors), "")
-        return self.names.get(bare, self.names.get(some, "").removesuffix(some) + bare)
+        """Return the tensor's name in the file; for a missing tensor, the name it would have."""
+        first = next(iter(self.tensors), "")
+        return self.names.get(bare, self.names.get(first, "").removesuffix(first) + bare)
 
 
 def of_torch(path: str, tensors: Mapping[str, np.ndarray], part: str | None) -> StateDict:
-    """The network `part`, `student` or `teacher`, of a file that has both.
+    """Extract one network from tensors under PyTorch's names.
 
-    Unless asked: the student of SEED's files, the teacher of DINO's.
+    `path`: the file, for messages. `part`: `student` or `teacher`, for a file with both. None: the student of
+    SEED's files, the teacher of DINO's.
 
-    Raises UserError when the tensors are of no family, or two of them bear one name.
+    Raises:
+      UserError: the tensors belong to no known family, or two of them have the same bare name.
     """
     owners = {name: match[2] for name in tensors if (match := OWNER.match(name))}
     part = part or ("teacher" if any(map(DINO_TEACHER.match, owners)) else "student")
@@ -72,7 +78,7 @@ def of_torch(path: str, tensors: Mapping[str, np.ndarray], part: str | None) -> 
             continue
         bare = PREFIXES.sub("", OWNER.sub("", name, count=1) if name in owners else name)
         if bare in names:
-            raise UserError(f"{path} holds a tensor under several prefixes; keep one network in the file.")
+            raise UserError(f"{path} has {bare} under several prefixes: keep only one network in the file.")
         names[bare] = name
         (ignored if IGNORED.fullmatch(bare) else kept)[bare] = tensor
     shapes = {name: tensor.shape for name, tensor in kept.items()}
@@ -81,7 +87,7 @@ def of_torch(path: str, tensors: Mapping[str, np.ndarray], part: str | None) -> 
 
 
 def of_own(tensors: Mapping[str, np.ndarray]) -> StateDict:
-    """Of arrays that have our names already, such as `params/backbone/conv1/kernel`."""
+    """Wrap arrays under our own names, e.g. `params/backbone/conv1/kernel`."""
     names = {name.partition("/")[2]: name for name in tensors}
     return StateDict({bare: tensors[name] for bare, name in names.items()}, {}, names, OWN, "", None)
 
@@ -92,17 +98,17 @@ def _naming(path, names) -> Naming:
             return naming
     first = ", ".join(list(names)[:3]) or "none"
     raise UserError(
-        f"{path} holds no network of a known family ({', '.join(FAMILIES)}): "
-        f"its first tensors are {first}; the closest is {_closest(names)}."
+        f"{path} has no network of a known family ({', '.join(FAMILIES)}): give another file; its first "
+        f"tensors are {first}, and the closest naming is {_closest(names)}."
     )
 
 
 def _closest(names) -> str:
-    """The naming one of whose telling names is most like one of the file's."""
+    """The naming with a signature name that is most like a name in the file."""
 
     def likeness(naming):
         pairs = [(name, other) for name in naming.signature for other in list(names)[:1000]]
         return max((difflib.SequenceMatcher(None, *pair).quick_ratio() for pair in pairs), default=0)
 
     naming = max(NAMINGS, key=likeness)
-    return f"{naming.family}, as {naming.name} names it"
+    return f"{naming.family} under {naming.name}'s names"

@@ -1,4 +1,4 @@
-"""PyTorch's `.pth` files without PyTorch: the zip archive of torch>=1.6 and the stream that came before it.
+"""Read PyTorch's `.pth` files without PyTorch: the zip archive of torch>=1.6 and the older stream format.
 
 Formats: pytorch/pytorch torch/serialization.py (`_save`, `_legacy_save`) and torch/_utils.py.
 """
@@ -19,12 +19,12 @@ MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 MAX_DIMENSIONS = 16
 WRAPPERS = ("state_dict", "model", "resnet")
-PARTS = ("student", "teacher")
+PAIR = ("student", "teacher")
 
 
 @dataclasses.dataclass
 class Storage:
-    """What the pickle says of a flat array, and its bytes once they are found in the file."""
+    """A flat array: dtype and length from the pickle, and `data`, its uint8 bytes in the file, set later."""
 
     dtype: np.dtype
     numel: int
@@ -33,7 +33,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A strided view of a storage; offset and strides count elements."""
+    """A strided view of a storage; offset and strides are in elements."""
 
     storage: Storage
     offset: int
@@ -49,26 +49,32 @@ class Tensor:
 
 
 def read(path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict by name, read-only views of the mapped file (bfloat16 through ml_dtypes).
+    """Return the tensors of a state dict by name, as read-only views of the mapped file.
 
-    The state dict is the file's own dict, or what that holds under a wrapper's name; where it holds networks
-    under `student` and `teacher`, it is both, with that before their names. Nothing in the file is executed,
-    and nothing is allocated on its word. Raises UserError for every file that is broken or holds anything
-    but tensors and plain containers.
+    The state dict is the file's top-level dict, or the dict in it under one of `WRAPPERS`. If the file has
+    dicts under `student` and `teacher`, both are read, with `student.` and `teacher.` before the names.
+    bfloat16 becomes `ml_dtypes.bfloat16`. Nothing in the file is executed, and nothing is allocated for sizes
+    that the file only claims.
+
+    Raises:
+      UserError: the file is damaged, or has anything other than tensors and plain containers.
     """
     try:
         file = mapped.map_file(path)
         tree = _read_zip(path, file) if file[:4] == b"PK\3\4" else _read_legacy(file)
         return {name: tensor.numpy() for name, tensor in _state_dict(tree).items()}
     except ValueError as error:
-        raise UserError(f"{path} is not a PyTorch weights file that can be read: {error}.") from error
+        raise UserError(
+            f"{path} cannot be read as PyTorch weights ({error}): give an intact file with a state dict."
+        ) from error
 
 
 def _read_zip(path, file):
     if any("/code/__torch__" in info.filename for info in mapped.zip_infos(path)):
-        raise ValueError(
-            "it is a TorchScript archive, code and all, as OpenAI's CLIP files are; where PyTorch is, make "
-            f"weights of it by torch.save(torch.jit.load({os.fspath(path)!r}, 'cpu').state_dict(), OUT)"
+        raise UserError(
+            f"{path} is a TorchScript archive, which contains code, as OpenAI's CLIP files do: where PyTorch "
+            "is installed, save its weights with "
+            f"torch.save(torch.jit.load({os.fspath(path)!r}, 'cpu').state_dict(), OUT)."
         )
     members = mapped.zip_members(path, file)
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
@@ -81,7 +87,7 @@ def _read_zip(path, file):
 
     order = content("byteorder").tobytes() if root + "byteorder" in members else b"little"
     if order != b"little":
-        raise ValueError(f"its byte order is {order!r} and not little")
+        raise ValueError(f"its byte order is {order!r}, not little")
     storages = {}
     tree = _unpickle(io.BytesIO(content("data.pkl").tobytes()), storages)
     for key, storage in storages.items():
@@ -95,7 +101,7 @@ def _read_zip(path, file):
 
 def _read_legacy(file):
     if MAGIC.to_bytes(10, "little") not in file[:32]:
-        raise ValueError("it is neither a zip archive nor of torch's older format")
+        raise ValueError("it is neither a zip archive nor in torch's older format")
     if _unpickle(file, {}) != MAGIC or _unpickle(file, {}) != PROTOCOL:
         raise ValueError("its format version is unknown")
     system = _unpickle(file, {})
@@ -105,31 +111,31 @@ def _read_legacy(file):
     tree = _unpickle(file, storages)
     order = _unpickle(file, {})
     if not isinstance(order, list) or not all(isinstance(key, str) for key in order):
-        raise ValueError("the list of storages is broken")
+        raise ValueError("the list of storages is damaged")
     if sorted(order) != sorted(storages):
-        raise ValueError("the storages listed are not those used")
+        raise ValueError("the listed storages differ from those in use")
     position = file.tell()
     for storage in (storages[key] for key in order):
         numel = int(mapped.view(file, position, 8).view("<i8")[0])
         if numel != storage.numel:
-            raise ValueError(f"a storage has {numel} elements and not the {storage.numel} it should")
+            raise ValueError(f"a storage has {numel} elements, not the {storage.numel} that its tensors need")
         storage.data = mapped.view(file, position + 8, numel * storage.dtype.itemsize)
         position += 8 + len(storage.data)
     return tree
 
 
 def _unpickle(stream, storages):
-    """The next pickled object; the storages that it names are added to `storages` by key."""
+    """Return the next pickled object, and add the storages that it names to `storages`, by key."""
 
     def persistent(identity):
         kind, dtype, key, _location, numel, *view = identity
         if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
             raise ValueError("it refers to an object that is not a storage")
         if not _is_count(numel) or view not in ([], [None]):
-            raise ValueError(f"storage {key!r} is odd, or a view as before torch 0.4")
+            raise ValueError(f"storage {key!r} has an invalid size, or is a view as in torch before 0.4")
         storage = storages.setdefault(key, Storage(dtype, numel))
         if (storage.dtype, storage.numel) != (dtype, numel):
-            raise ValueError(f"storage {key!r} is named with two sizes")
+            raise ValueError(f"storage {key!r} has two sizes or dtypes")
         return storage
 
     return inert_pickle.load(stream, KNOWN, persistent)
@@ -138,8 +144,8 @@ def _unpickle(stream, storages):
 def _rebuild_tensor(storage, offset, shape, strides, *_unused):
     counts = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or not all(map(_is_count, counts)) or len(shape) != len(strides):
-        raise ValueError("a tensor's shape is broken")
-    # As many elements as the storage at most: a stride of 0 could claim any number.
+        raise ValueError("a tensor's shape is invalid")
+    # A stride of 0 could claim any number of elements, so their number is bounded too.
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if len(shape) > MAX_DIMENSIONS or math.prod(shape) > storage.numel:
         raise ValueError(f"a tensor of shape {shape} is larger than its storage")
@@ -174,7 +180,7 @@ DTYPES = {
 }
 KNOWN = {
     "collections OrderedDict": _new_dict,
-    "argparse Namespace": _new_dict,  # a training script's options, saved beside its weights
+    "argparse Namespace": _new_dict,  # training scripts save their options with the weights
     "torch Size": tuple,
     "torch._utils _rebuild_tensor": _rebuild_tensor,
     "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
@@ -186,14 +192,14 @@ KNOWN = {
 
 def _state_dict(tree) -> dict[str, Tensor]:
     if isinstance(tree, dict):
-        parts = {
-            f"{part}.{name}": tensor for part in PARTS for name, tensor in _tensors(tree.get(part)).items()
+        both = {
+            f"{role}.{name}": tensor for role in PAIR for name, tensor in _tensors(tree.get(role)).items()
         }
-        for found in (*(_tensors(tree.get(wrapper)) for wrapper in WRAPPERS), parts, _tensors(tree)):
-            if found:
-                return found
+        for tensors in (*(_tensors(tree.get(wrapper)) for wrapper in WRAPPERS), both, _tensors(tree)):
+            if tensors:
+                return tensors
     raise ValueError(
-        f"no dict of tensors in it, neither on top nor under {', '.join(map(repr, WRAPPERS + PARTS))}"
+        f"it has no dict of tensors at the top level or under {', '.join(map(repr, WRAPPERS + PAIR))}"
     )
 
 

@@ -1,17 +1,17 @@
-"""Vision transformers: timm's names, which DeiT, DINO, DINOv2, MAE and MoCo v3 share, and OpenAI CLIP's.
+"""Tensor names of vision transformers in timm, DeiT, DINO, DINOv2, MAE and MoCo v3, and in OpenAI's CLIP.
 
-timm's `vit_*_clip_*` have the same tensors with CLIP's activation (`clip_quickgelu`) as with the exact GELU:
-whoever reads them must say which. Files in OpenAI's names are taken for OpenAI's; those of OpenCLIP that were
-trained on LAION with GELU need `form=clip_gelu`.
+timm's `vit_*_clip_*` have the same tensors with CLIP's activation (`clip_quickgelu`) and with the exact GELU,
+so the user must say which one a file has. A file in OpenAI's names is read with OpenAI's activation; files of
+OpenCLIP in these names that were trained on LAION with GELU need `form=clip_gelu`.
 
-Tensors of such files that are no part of the network: `mask_token` and `decoder_*` (MAE, DINOv2); in CLIP's,
-all that does not begin with `visual.`.
+These files also have tensors that do not belong to the network: `mask_token` and `decoder_*` (MAE, DINOv2),
+and in CLIP's files every tensor whose name does not start with `visual.`.
 """
 
 import re
 
 from seed_jax.models.vit import CLIP_MEAN, CLIP_STD
-from seed_jax.weights.naming import LEAVES, Naming
+from seed_jax.weights.naming import LEAVES, Naming, tensor_name
 
 ARCHITECTURES = {(384, 12): "vit_small", (768, 12): "vit_base", (1024, 24): "vit_large"}
 
@@ -37,28 +37,26 @@ CLIP_TOKENS = {"cls_token": "visual.class_embedding", "pos_embed": "visual.posit
 
 
 def timm_name(path, paths):
-    """timm's name of our leaf."""
+    """Return timm's name of a leaf."""
     module, _, leaf = path.rpartition("/")
     if path in ("backbone/cls_token", "backbone/pos_embed", "backbone/register_tokens"):
         return leaf
-    place = _place(TIMM_MODULES, module)
-    return place and f"{place}.{'gamma' if leaf == 'gamma' else LEAVES[leaf]}"
+    return tensor_name(_replace(TIMM_MODULES, module), leaf)
 
 
 def clip_name(path, paths):
-    """The name in github.com/openai/CLIP, clip/model.py; its projection is the head's only layer."""
+    """Return a leaf's name in github.com/openai/CLIP, clip/model.py; the projection is a one-layer head."""
     module, _, leaf = path.rpartition("/")
     if path == "head/linear1/kernel":
         return "visual.proj"
     if module == "backbone" and leaf in CLIP_TOKENS:
         return CLIP_TOKENS[leaf]
-    if match := re.fullmatch(r"backbone/block(\d+)/attn/qkv", module):
+    if leaf in LEAVES and (match := re.fullmatch(r"backbone/block(\d+)/attn/qkv", module)):
         return f"visual.transformer.resblocks.{match[1]}.attn.in_proj_{LEAVES[leaf]}"
-    place = _place(CLIP_MODULES, module)
-    return place and f"{place}.{LEAVES[leaf]}"
+    return tensor_name(_replace(CLIP_MODULES, module), leaf)
 
 
-def _place(rules, module):
+def _replace(rules, module):
     for pattern, replacement in rules:
         if match := re.fullmatch(f"backbone/{pattern}", module):
             return match.expand(replacement)
@@ -66,7 +64,11 @@ def _place(rules, module):
 
 
 def describe_timm(shapes):
-    """DINO's backbone alone has neither a classifier nor a decoder; it differs from DeiT in resizing only."""
+    """Return name and options for `models.create`.
+
+    A file with neither a classifier nor a decoder is taken for a DINO backbone. DINO's form and DeiT's differ
+    only in how position embeddings are resized.
+    """
     registers = "register_tokens" in shapes
     if "blocks.0.ls1.gamma" in shapes:
         form = "dinov2_registers" if registers else "dinov2"
@@ -83,6 +85,7 @@ def describe_timm(shapes):
 
 
 def describe_timm_clip(shapes):
+    """Return name and options for `models.create`, with CLIP's form, mean and std."""
     arch, options = describe_timm(shapes)
     return arch, options | {"form": "clip", "mean": CLIP_MEAN, "std": CLIP_STD}
 
@@ -95,12 +98,13 @@ def _activations(arch, options):
 
 
 def describe_moco_v3(shapes):
-    """Its ViT-S has 12 heads, which no shape tells."""
+    """Return name and options for `models.create`. MoCo v3's ViT-S has 12 heads, which no shape shows."""
     arch, options = _describe(shapes, "deit", "patch_embed.proj.weight", "pos_embed", r"blocks\.(\d+)\..*")
     return arch, options | {"heads": 12}
 
 
 def describe_clip(shapes):
+    """Return name and options for `models.create`, with CLIP's form, mean and std."""
     blocks = r"visual\.transformer\.resblocks\.(\d+)\..*"
     arch, options = _describe(shapes, "clip", "visual.conv1.weight", CLIP_TOKENS["pos_embed"], blocks)
     return arch, options | {"mean": CLIP_MEAN, "std": CLIP_STD}

@@ -56,7 +56,7 @@ def test_a_pack_gives_the_records_of_its_source(pets, tmp_path, split):
 def test_arrays_keep_their_pixels_and_their_splits(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 5, 6, 3), np.uint8)
     source = Arrays("noise", noise, None)
-    source.part = np.arange(40, dtype=np.int8) % 3
+    source.splits = np.arange(40, dtype=np.int8) % 3
     pack(source, tmp_path / "out", shard_size=30)
     val = open_source("arrayrecord", "val", dir=str(tmp_path / "out"))
     assert val.ids().tolist() == list(range(1, 40, 3))

@@ -133,10 +133,15 @@ def filled(name, shapes):
     return flax.traverse_util.unflatten_dict(values, sep="/")
 
 
-@functools.cache
 def shapes_of(name, size=64, **options):
     network = models.create(name, **options)
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+
+
+@functools.cache
+def params_of(name, size=64, **options):
+    """Shapes of the parameters with a classifier of 1000 classes."""
+    return shapes_of(name, size, num_classes=1000, **options)["params"]
 
 
 def features_of(name, size, **options):
@@ -153,7 +158,7 @@ def count(params):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts(name):
-    assert count(shapes_of(name, num_classes=1000)["params"]) == PARAMETERS[name]
+    assert count(params_of(name)) == PARAMETERS[name]
 
 
 def test_parameter_count_without_classifier():
@@ -189,7 +194,7 @@ def test_every_parameter_has_a_layer_and_blocks_follow_one_another(name):
     options = {"form": VIT_FORMS[name]} if name in VIT_FORMS else {}
     network = models.create(name, **options)
     size = {"size": 224} if name in VIT_FORMS else {}
-    params = shapes_of(name, **size, num_classes=1000, **options)["params"]
+    params = params_of(name, **size, **options)
     by_module = {}
     for path in flax.traverse_util.flatten_dict(params):
         by_module.setdefault(path[0], set()).add(network.layer(path))

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, sharded as asked, the newest and the best kept."""
+"""Checkpoints are restored exactly, in the requested shardings; the newest and the best are kept."""
 
 import functools
 import json
@@ -19,9 +19,9 @@ from seed_jax.train.checkpoint import Checkpoints, load_model
 
 
 def make(step, features=3):
-    """A state whose numbers tell its step."""
+    """A state whose values depend on its step."""
     full = jnp.full((features, 2), step, jnp.float32)
-    # So large that each process writes a file of its own for it.
+    # Large enough that each process writes a separate file for it.
     noise = queue.init(32, 16, 256, start="noise", rng=jax.random.key(step))
     return state.TrainState(
         step=jnp.int32(step),
@@ -37,7 +37,7 @@ def sharded(step, features=3):
     return jax.jit(fresh, out_shardings=state.shardings(parallel.make_mesh(), jax.eval_shape(fresh)))()
 
 
-def test_restores_bitwise_in_the_shardings_asked_for(tmp_path):
+def test_restores_bitwise_in_the_requested_shardings(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     assert checkpoints.latest() is None
     saved = sharded(5)
@@ -52,7 +52,7 @@ def test_restores_bitwise_in_the_shardings_asked_for(tmp_path):
     checkpoints.close()
 
 
-def test_the_newest_and_the_best_stay(tmp_path):
+def test_the_newest_and_the_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step, score in [(1, 0.3), (2, 0.9), (3, None), (4, 0.5), (5, None), (6, 0.8)]:
         checkpoints.save(make(step), step, score)
@@ -60,14 +60,14 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 5, 6]
 
 
-def test_a_score_that_comes_late_counts_as_one_that_was_saved(tmp_path):
+def test_a_score_added_later_counts_as_a_saved_one(tmp_path):
     for late in (False, True):
         directory = tmp_path / str(late) / "checkpoints"
         checkpoints = Checkpoints(directory, keep=1)
         checkpoints.save(make(1), 1, None if late else 0.9)
         checkpoints.wait()
         checkpoints.rate(1, 0.9)
-        checkpoints.rate(1, 0.1)  # it has one
+        checkpoints.rate(1, 0.1)  # it has a score already
         checkpoints.close()
         checkpoints = Checkpoints(directory, keep=1)
         for step in (2, 3):
@@ -91,7 +91,7 @@ def test_the_log_is_kept_exactly(tmp_path):
 
 
 def test_a_step_is_not_saved_twice(tmp_path):
-    """A second score is told, not dropped."""
+    """A second score is an error, not ignored."""
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(make(1), 1, None)
     checkpoints.wait()
@@ -100,8 +100,8 @@ def test_a_step_is_not_saved_twice(tmp_path):
     checkpoints.close()
 
 
-def test_saving_leaves_the_count_of_steps_to_the_loop(tmp_path, monkeypatch):
-    """JAX agrees on a step to stop at by those that it was asked about; orbax would ask about old ones."""
+def test_saving_does_not_ask_jax_whether_to_stop(tmp_path, monkeypatch):
+    """JAX derives the step to stop at from the steps in these calls; Orbax would pass old ones."""
     asked = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -111,7 +111,7 @@ def test_saving_leaves_the_count_of_steps_to_the_loop(tmp_path, monkeypatch):
     assert asked == []
 
 
-def test_the_state_may_be_donated_right_after(tmp_path):
+def test_the_state_may_be_donated_right_after_save(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     current = sharded(1)
     advance = jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)
@@ -144,8 +144,8 @@ def two(tmp_path):
         ("_CHECKPOINT_METADATA", 0.5),
     ],
 )
-def test_the_one_before_a_damaged_one_is_restored(two, file, kept):
-    """`kept` is the share of the file that is left; None: the file is gone."""
+def test_the_checkpoint_before_a_damaged_one_is_restored(two, file, kept):
+    """`kept`: the fraction of the file that is left; None: the file is deleted."""
     (path,) = (two / "2").glob(file)
     if kept is None:
         path.unlink()
@@ -158,17 +158,17 @@ def test_the_one_before_a_damaged_one_is_restored(two, file, kept):
     assert sentence.startswith(f"The checkpoint {two}/2 is damaged")
     assert "\n" not in sentence
     assert (two.parent / "damaged-2").is_dir()
-    checkpoints.save(sharded(2), 2, 0.5)  # its step is reached again
+    checkpoints.save(sharded(2), 2, 0.5)  # the run reaches this step again
     checkpoints.close()
     assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
 
 
 @pytest.mark.parametrize("damaged", ["", "{}", "[]", '{"score": null}'])
-def test_a_damaged_score_costs_no_checkpoint(two, damaged):
-    """Not even the only one: its run gives it the score again when it goes on."""
+def test_a_damaged_score_does_not_cost_the_checkpoint(two, damaged):
+    """Not even the only checkpoint: its run adds the score again when it resumes."""
     shutil.rmtree(two / "1")
     (two / "2" / "metrics" / "metrics").write_text(damaged)
-    with pytest.raises(UserError, match=f"^{two}/2/metrics/metrics is damaged; start its run again"):
+    with pytest.raises(UserError, match=f"^{two}/2/metrics/metrics is damaged: start its run again"):
         load_model(two.parent, {"params": sharded(0).params})
     checkpoints = Checkpoints(two, keep=2)
     assert checkpoints.damaged == [f"The score of {two}/2 was damaged and was removed"]
@@ -180,7 +180,7 @@ def test_a_damaged_score_costs_no_checkpoint(two, damaged):
 
 
 def test_a_damaged_score_of_the_best_is_taken_from_the_metrics(tmp_path):
-    """Without it, the best would go with the next save."""
+    """Without its score, the best checkpoint would be deleted at the next save."""
     checkpoints = Checkpoints(tmp_path, keep=1)
     for step, score in [(1, 0.9), (2, 0.5)]:
         checkpoints.save(make(step), step, score)
@@ -193,7 +193,7 @@ def test_a_damaged_score_of_the_best_is_taken_from_the_metrics(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
 
 
-def test_the_only_one_is_not_moved_for_its_window(two):
+def test_the_only_checkpoint_is_not_moved_for_its_window(two):
     shutil.rmtree(two / "1")
     (two / "2" / "_CHECKPOINT_METADATA").write_text("{")
     for _ in range(2):
@@ -202,19 +202,19 @@ def test_the_only_one_is_not_moved_for_its_window(two):
     assert [path.name for path in two.iterdir()] == ["2"]
 
 
-def test_what_a_killed_write_left_is_no_damaged_checkpoint(two):
+def test_a_half_written_checkpoint_does_not_count_as_damaged(two):
     half = two / "10.orbax-checkpoint-tmp"
     half.mkdir()
     (half / "_CHECKPOINT_METADATA").write_text("")
     checkpoints = Checkpoints(two, keep=3)
-    checkpoints.save(sharded(3), 3, None)  # orbax cleans up in the background, until then at the latest
+    checkpoints.save(sharded(3), 3, None)  # Orbax cleans up in the background, by then at the latest
     checkpoints.close()
     assert checkpoints.damaged == []
     assert [path.name for path in two.parent.iterdir()] == ["checkpoints"]
     assert sorted(path.name for path in two.iterdir()) == ["1", "2", "3"]
 
 
-def test_nothing_is_moved_when_none_is_whole(two):
+def test_nothing_is_moved_when_no_checkpoint_can_be_read(two):
     for path in two.glob("*/model/manifest.ocdbt"):
         path.write_bytes(b"")
     checkpoints = Checkpoints(two, keep=2)
@@ -226,13 +226,13 @@ def test_nothing_is_moved_when_none_is_whole(two):
     del caught
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/checkpoints cannot be written \(Not a directory\): make it"):
         Checkpoints(tmp_path / "file" / "checkpoints", keep=1)
 
 
-def test_full_disk_keeps_the_last_good_one(two):
+def test_full_disk_keeps_the_last_good_checkpoint(two):
     checkpoints = Checkpoints(two, keep=2)
     state = sharded(3)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -243,14 +243,14 @@ def test_full_disk_keeps_the_last_good_one(two):
         checkpoints.save(state, 3, None)
         with pytest.raises(
             UserError, match="step 3 cannot be written .*File too large.*step 2 is kept"
-        ) as told:
+        ) as caught:
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     assert int(checkpoints.restore(sharded(0)).step) == 2
     checkpoints.close()
-    del told
+    del caught
 
 
 FAILING = """
@@ -275,11 +275,11 @@ with parallel.ending_with_the_others("start again"):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_all_processes_end_when_one_cannot_write(two_processes, tmp_path, victim):
-    """At once: orbax alone would have them wait for one another, for 20 minutes."""
+    """At once; with Orbax alone they would wait for one another for 20 minutes."""
     directory = tmp_path / "checkpoints"
     for i, text in enumerate(two_processes(FAILING, directory, victim)):
-        reason = "File too large" if i == victim else "another process could not write its part"
-        assert f"step 2 cannot be written to {directory} ({reason}); the one of step 1 is kept" in text
+        reason = "File too large" if i == victim else "another process could not write its share"
+        assert f"step 2 cannot be written to {directory} ({reason}); the checkpoint of step 1 is kept" in text
     checkpoints = Checkpoints(directory, keep=2)
     assert checkpoints.latest() == 1
     checkpoints.close()
@@ -311,30 +311,30 @@ with (
 
 
 def test_all_processes_end_when_one_cannot_read(two_processes, tmp_path):
-    """Orbax alone would have the other wait for 300 s; then the same would happen at the next start."""
+    """With Orbax alone the other process would wait for 300 s, again at each start."""
     directory = tmp_path / "checkpoints"
     for text in two_processes(READING, directory, 2):
         assert f"The checkpoint {directory}/2 is damaged" in text
-        assert f"it was moved to {tmp_path}/damaged-2: start all of them again" in text
+        assert f"it was moved to {tmp_path}/damaged-2: start all processes again" in text
     checkpoints = Checkpoints(directory, keep=2)
     assert int(checkpoints.restore(sharded(0)).step) == 1
     assert checkpoints.damaged == []
     checkpoints.close()
 
 
-def test_the_only_one_is_not_moved_when_one_process_cannot_read_it(two_processes, tmp_path):
+def test_the_only_checkpoint_is_not_moved_when_one_process_cannot_read_it(two_processes, tmp_path):
     directory = tmp_path / "checkpoints"
     for text in two_processes(READING, directory, 1):
         assert f"The checkpoint {directory}/1 is damaged" in text
-        assert "no other can be read either: give the config" in text
+        assert "no other checkpoint can be read either: use the config" in text
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
-def test_another_network_is_told_in_one_sentence(tmp_path):
+def test_another_network_is_an_error_of_one_sentence(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(make(1), 1, None)
     checkpoints.wait()
-    with pytest.raises(UserError, match="does not fit this config's networks.*: give the config") as caught:
+    with pytest.raises(UserError, match="does not fit this config's networks.*: use the config") as caught:
         checkpoints.restore(sharded(0, features=4))
     assert "\n" not in str(caught.value)
     checkpoints.close()

@@ -368,3 +368,18 @@ def test_folders_that_are_no_finished_run(tmp_path, path, words):
     )
     with pytest.raises(UserError, match=words):
         workdir.load_run(tmp_path / path)
+
+
+def test_runs_of_older_versions_are_read(tmp_path):
+    """They had `evals.knn` in the config, and only the embedding's width in the manifest."""
+    run(tmp_path, train__steps=3)
+    raw, manifest = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("config", "manifest"))
+    assert raw["evals"].pop("names") == ["top1"]
+    raw["evals"]["knn"] = False
+    assert manifest.pop("teacher_features")["embedding"]["shape"] == [16, 8]
+    manifest["teacher_dim"] = 8
+    before = workdir.load_run(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    chex.assert_trees_all_equal(workdir.load_run(tmp_path).variables, before.variables)
+    run(tmp_path, train__steps=3)

@@ -1,4 +1,4 @@
-"""Windows of metrics, and the guard against numbers that are not finite."""
+"""Windows of metrics, and the check that they are finite."""
 
 import json
 
@@ -22,7 +22,7 @@ def make(tmp_path):
     made = []
 
     def monitor(start=0, steps=10, every=3, earlier=None):
-        options = {"start": start, "steps": steps, "steps_per_pass": 4, "every": every, "batch_size": 4}
+        options = {"start": start, "steps": steps, "steps_per_epoch": 4, "every": every, "batch_size": 4}
         options["earlier"] = earlier or {}
         made.append(Monitor(writer, bad, name="test", **options))
         return made[-1]
@@ -45,7 +45,7 @@ def note(monitor, step, loss, ids=(1, 2, 3, 4), bad=()):
     monitor.step(step, metrics(loss, len(bad)), samples(ids, bad), 0.0)
 
 
-def test_a_line_is_the_mean_of_a_window_and_a_window_ends_at_multiples(make, tmp_path):
+def test_a_line_is_the_mean_of_a_window_which_ends_at_multiples(make, tmp_path):
     monitor = make(start=4)
     for step in range(5, 12):
         note(monitor, step, step)
@@ -55,7 +55,7 @@ def test_a_line_is_the_mean_of_a_window_and_a_window_ends_at_multiples(make, tmp
     assert all(row["images_per_second"] > 0 and 0 <= row["data_wait"] <= 1 for row in read(tmp_path))
 
 
-def test_a_window_is_read_only_after_the_next_step_was_noted(make, tmp_path):
+def test_a_window_is_read_only_after_the_next_step(make, tmp_path):
     monitor = make(every=1)
     note(monitor, 1, 1.0)
     assert read(tmp_path) == []
@@ -76,14 +76,14 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_samples(make, tmp_p
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The monitor's clock, moved by hand: `clock[0] = seconds`."""
+    """The monitor's clock, set by the test: `clock[0] = seconds`."""
     now = [0.0]
     monkeypatch.setattr(monitor_lib.time, "perf_counter", lambda: now[0])
     return now
 
 
 def test_a_short_window_has_the_speed_of_a_long_one_when_data_is_slow(make, tmp_path, clock):
-    """Each batch takes a second to come, and the device no time: 4 images/s, all of it waiting."""
+    """Each batch takes a second to read and none to compute: 4 images/s, and all of the time is waiting."""
     monitor = make(every=2)
     for step in (1, 2, 3):
         clock[0] = float(step)
@@ -105,7 +105,7 @@ def test_a_step_in_a_pause_is_not_timed(make, tmp_path, clock):
     assert (row["images_per_second"], row["data_wait"]) == (2.0, 0.25)
 
 
-def test_a_window_of_nothing_but_a_step_in_a_pause_has_no_speed(make, tmp_path):
+def test_a_window_of_one_step_in_a_pause_has_no_speed(make, tmp_path):
     monitor = make(every=1)
     monitor.step(1, metrics(), samples(), None)
     monitor.flush()
@@ -113,10 +113,10 @@ def test_a_window_of_nothing_but_a_step_in_a_pause_has_no_speed(make, tmp_path):
 
 
 @pytest.mark.parametrize("cut", range(1, 7))
-def test_a_monitor_goes_on_where_another_was(make, tmp_path, cut):
-    """The lines, the names and the count of bad images are those of one that was never cut, through JSON."""
+def test_a_monitor_continues_from_the_state_of_another(make, tmp_path, cut):
+    """Lines, and names and counts of bad images, equal those of an uninterrupted monitor, through JSON."""
     bad = [(), (5,), (), (6,), (7, 6), (), ()]
-    whole, monitor, lines = make(), make(), []
+    whole, monitor = make(), make()
     for step, images in enumerate(bad, start=1):
         note(whole, step, step / 3, bad=images)
     whole.flush()
@@ -145,8 +145,8 @@ def test_bad_images_are_summed_over_a_window_and_named(make, tmp_path):
     assert "bad_images" not in second and "bad_image_names" not in second
 
 
-def test_too_many_bad_images_in_one_pass_stop_the_run(make, tmp_path):
-    """Of 180 images two may be bad; a pass has four steps."""
+def test_too_many_bad_images_in_one_epoch_stop_the_run(make, tmp_path):
+    """Of 180 images two may be bad; an epoch has four steps."""
     monitor = make(every=1)
     for step, bad in enumerate([(5, 6), (), (), (), (5,), (6,)], start=1):
         note(monitor, step, 1.0, bad=bad)

@@ -1,4 +1,4 @@
-"""Signals, crashes, full disks, other devices, several processes: the run that goes on is the same run."""
+"""A run resumed after signals, crashes and full disks, or on other devices, equals an uninterrupted run."""
 
 import functools
 import json
@@ -31,7 +31,10 @@ from seed_jax.evals import base
 from seed_jax.train import loop, monitor
 from seed_jax.train.stop import Stopped, StopRequest
 
-LENGTH = {"train.steps": 20, "train.checkpoint_epochs": EVERY / PASS}  # one program for all tests
+LENGTH = {
+    "train.steps": 20,
+    "train.checkpoint_epochs": EVERY / PASS,
+}  # the same compiled program in all tests
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +64,8 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def send(monkeypatch):
-    """`send(number, step)`: the run sends itself that signal, once, while that step is under way."""
-    noted = monitor.Monitor.step
+    """`send(number, step)`: the run sends itself this signal, once, during this step."""
+    original = monitor.Monitor.step
 
     def at(number, step):
         due = [step]
@@ -71,23 +74,23 @@ def send(monkeypatch):
             if [now] == due:
                 due.clear()
                 os.kill(os.getpid(), number)
-            noted(self, now, *args, **options)
+            original(self, now, *args, **options)
 
         monkeypatch.setattr(monitor.Monitor, "step", note)
 
     return at
 
 
-def test_stopped_run_saves_and_goes_on_bitwise(tmp_path, send, whole, capsys):
+def test_stopped_run_saves_and_resumes_bitwise(tmp_path, send, whole, capsys):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     for number, step, code in ((signal.SIGTERM, 7, 0), (signal.SIGINT, 12, 130)):
         send(number, step)
         with pytest.raises(Stopped) as stopped:
             run(tmp_path / "cut")
         assert stopped.value.code == code
-        said = capsys.readouterr().out
-        assert f"stopped at step {step} of 20; the same command goes on there" in said
-        assert ("going on from step 7 of 20" in said) == (step == 12)
+        printed = capsys.readouterr().out
+        assert f"stopped at step {step} of 20; the same command goes on there" in printed
+        assert ("going on from step 7 of 20" in printed) == (step == 12)
         assert steps_kept(tmp_path / "cut")[-1] == step
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     run(tmp_path / "cut")
@@ -106,7 +109,7 @@ PROBED = {
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
-    """`probed(every)`: an uninterrupted run with probes, and lines of so many steps."""
+    """`probed(every)`: an uninterrupted run with probes, and windows of `every` steps."""
 
     @functools.cache
     def make(every):
@@ -121,14 +124,14 @@ def probed(tmp_path_factory):
 
 @pytest.fixture
 def crash(monkeypatch):
-    """`crash(step)`: the run ends with a RuntimeError, once, after that step."""
-    noted = monitor.Monitor.step
+    """`crash(step)`: the run raises a RuntimeError, once, after this step."""
+    original = monitor.Monitor.step
 
     def at(step):
         due = [step]
 
         def note(self, now, *args, **options):
-            noted(self, now, *args, **options)
+            original(self, now, *args, **options)
             if [now] == due:
                 due.clear()
                 raise RuntimeError("power cut")
@@ -139,7 +142,7 @@ def crash(monkeypatch):
 
 
 def best(directory):
-    """The steps and scores of what is kept, of those that have one."""
+    """Step to score of the checkpoints that have one."""
     paths = (directory / "checkpoints").glob("*/metrics/metrics")
     return {int(path.parent.parent.name): json.loads(path.read_text())["score"] for path in paths}
 
@@ -147,13 +150,13 @@ def best(directory):
 @pytest.mark.parametrize(
     ("every", "stops"),
     [
-        (7, (2, 3, 4, 10)),  # within a window, twice in one; at a probe; at a checkpoint
-        (5, (-7, 13, -14)),  # killed too, with and without a window to go on with
+        (7, (2, 3, 4, 10)),  # within a window, two in the same; at a probe; at a checkpoint
+        (5, (-7, 13, -14)),  # crashes too, with and without an unfinished window
         (50, (8, 20)),
     ],
 )
 def test_metrics_are_those_of_an_uninterrupted_run(tmp_path, send, crash, probed, capsys, every, stops):
-    """SIGTERM at each of the steps; a crash at negative ones."""
+    """SIGTERM at each of the steps, or a crash where the step is negative."""
     log = {"log.every_steps": every}
     for step in stops:
         (send if step > 0 else crash)(*([signal.SIGTERM, step] if step > 0 else [-step]))
@@ -167,7 +170,7 @@ def test_metrics_are_those_of_an_uninterrupted_run(tmp_path, send, crash, probed
 
 
 @pytest.mark.parametrize("probe", [4, 10, 20])  # neither the first nor the last; with a checkpoint; the last
-def test_a_probe_is_abandoned_at_once_and_run_again(tmp_path, monkeypatch, probed, capsys, probe):
+def test_a_stop_abandons_a_probe_and_the_resumed_run_repeats_it(tmp_path, monkeypatch, probed, capsys, probe):
     asked = []
 
     def batches(*args):
@@ -194,7 +197,7 @@ def test_a_probe_is_abandoned_at_once_and_run_again(tmp_path, monkeypatch, probe
 
 
 def newest_line(directory):
-    """The step of the last line of a run's metrics; None before there is one."""
+    """The step of the last line of a run's metrics; None without a line."""
     path = directory / "metrics.jsonl"
     return rows(directory)[-1]["step"] if path.exists() and path.stat().st_size else None
 
@@ -214,7 +217,7 @@ def test_second_signal_ends_at_once():
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
-# main.py, which kills itself where the checkpoint of step 10 lacks nothing but its name
+# main.py, killed when the checkpoint of step 10 is complete except for its name
 KILLED = """
 import os, runpy, signal
 rename = os.rename
@@ -253,8 +256,8 @@ def test_process_killed_while_it_writes_a_checkpoint(tmp_path, whole, capsys):
     assert differences(tmp_path / "cut", whole, 20) == {"network": 0, "train state": 0, "metrics": 0}
 
 
-def test_a_folder_that_can_no_longer_be_written_ends_the_process(tmp_path):
-    """Orbax's threads would keep it from its end for minutes."""
+def test_a_folder_that_becomes_unwritable_ends_the_process(tmp_path):
+    """With an orderly exit, Orbax's threads would delay it for minutes."""
     workdir = tmp_path / "run"
     with Processes(workdir, "seed", 200) as process:
         assert process.reached(newest_checkpoint)
@@ -264,15 +267,15 @@ def test_a_folder_that_can_no_longer_be_written_ends_the_process(tmp_path):
         assert "cannot be written to" in process.said().splitlines()[-1]
 
 
-def test_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, whole, capsys):
+def test_damaged_checkpoint_is_named_and_the_previous_one_is_used(tmp_path, whole, capsys):
     run(tmp_path / "run")
     for file in (tmp_path / "run" / "checkpoints" / "20" / "model" / "d").iterdir():
         file.write_bytes(file.read_bytes()[:50])
     run(tmp_path / "run")
-    said = capsys.readouterr().out
-    assert f"The checkpoint {tmp_path / 'run'}/checkpoints/20 is damaged" in said
-    assert f"moved to {tmp_path / 'run'}/damaged-20" in said
-    assert "going on from step 15 of 20" in said
+    printed = capsys.readouterr().out
+    assert f"The checkpoint {tmp_path / 'run'}/checkpoints/20 is damaged" in printed
+    assert f"moved to {tmp_path / 'run'}/damaged-20" in printed
+    assert "going on from step 15 of 20" in printed
     chex.assert_trees_all_equal(checkpoint(tmp_path / "run", 20), checkpoint(whole, 20))
 
 
@@ -285,7 +288,7 @@ def test_metrics_are_kept_when_the_checkpoints_are_gone(tmp_path):
 
 
 def test_resume_on_other_numbers_of_devices(tmp_path, whole, send, monkeypatch, capsys):
-    """8, then 2, then 1: equal to floating-point tolerance, so the queue is in the same order."""
+    """8, then 2, then 1: equal within rounding, so the queue has the same order."""
     make, devices = parallel.make_mesh, jax.devices()
     for count, stop in ((8, 6), (2, 13)):
         monkeypatch.setattr(parallel, "make_mesh", lambda count=count: make(devices[:count]))
@@ -305,13 +308,13 @@ def test_two_processes_are_one_run(tmp_path, whole):
 
 
 def test_two_processes_end_together(tmp_path):
-    """One dies and the other ends and says so; resumed, one gets SIGTERM and both save and end."""
+    """One is killed, and the other ends and says so. Resumed, one gets SIGTERM, and both save and end."""
     with Processes(tmp_path / "run", "seed", 100_000, count=2) as both:
         assert both.when(newest_checkpoint, signal.SIGKILL, process=1)
         codes = both.wait()
         assert codes[0] not in (0, -signal.SIGKILL), both.said(0)
-        # Whoever notices first: the loop, or JAX while the loop waits for it.
-        assert re.search("Process 0 of 2 stops, for another one ended|another task died", both.said(0))
+        # The loop or JAX notices it first.
+        assert re.search("Process 0 of 2 ends because another one ended|another task died", both.said(0))
     with Processes(tmp_path / "run", "seed", 100_000, count=2) as both:
         assert both.when(after(rows(tmp_path / "run")[-1]["step"] + 1), signal.SIGTERM, process=1)
         assert both.wait() == [0, 0], both.said(0)

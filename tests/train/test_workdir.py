@@ -1,4 +1,4 @@
-"""One run a workdir, and one run in all processes. What a workdir says of its run: tests/test_train.py."""
+"""One run per workdir, and the same run in all processes; `test_loop.py` tests resuming from a workdir."""
 
 import pytest
 
@@ -6,13 +6,11 @@ from seed_jax.errors import UserError
 from seed_jax.train import workdir
 
 
-def test_a_workdir_is_of_one_run_at_a_time(tmp_path):
+def test_a_workdir_has_one_run_at_a_time(tmp_path):
     for _ in range(2):
         with workdir.hold(tmp_path / "run"):
             with (
-                pytest.raises(
-                    UserError, match=f"^Another run is under way in {tmp_path}/run: wait for it.*remove "
-                ),
+                pytest.raises(UserError, match=f"^Another run is using {tmp_path}/run: wait for it.*remove "),
                 workdir.hold(tmp_path / "run"),
             ):
                 pass
@@ -20,10 +18,12 @@ def test_a_workdir_is_of_one_run_at_a_time(tmp_path):
                 pass
 
 
-def test_a_workdir_that_cannot_be_a_folder(tmp_path):
+def test_a_workdir_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(UserError, match="--workdir=.*file/run cannot be made .Not a directory.: give another"),
+        pytest.raises(
+            UserError, match="--workdir=.*file/run cannot be created .Not a directory.: use another"
+        ),
         workdir.hold(tmp_path / "file" / "run"),
     ):
         pass
@@ -46,16 +46,18 @@ with parallel.ending_with_the_others("start again"):
     print("agreed", file=sys.stderr)
     if jax.process_index():
         raw.optim.lr, raw.log.every_steps, facts["data"]["fingerprint"] = 0.5, 7, "bb"
-        facts["teacher"]["licence"] = "MIT"  # only here
+        facts["teacher"]["licence"] = "MIT"  # only in this process
     workdir.agree("run", raw, facts)
 """
 
 
 def test_processes_of_different_runs_end(two_processes):
-    """A stale copy of the data on one host would train on with other samples there."""
+    """With a stale copy of the data, one host would train on other samples than the rest."""
     for text in two_processes(DIFFERENT):
         assert "agreed" in text
-        (sentence,) = [line for line in text.splitlines() if line.startswith("The processes are not of one")]
+        (sentence,) = [
+            line for line in text.splitlines() if line.startswith("The processes do not belong to one")
+        ]
         for key, there, here in [
             ("data.fingerprint", "aa", "bb"),
             ("log.every_steps", "1", "7"),
@@ -82,7 +84,7 @@ with parallel.ending_with_the_others("start again"):
 
 
 def test_a_process_that_cannot_start_ends_the_others(two_processes):
-    """They would wait for it until JAX counts it as dead, and aborts them."""
+    """Otherwise they would wait until JAX counts it as dead and aborts them."""
     first, second = two_processes(ONE_FAILS)
-    assert "Another process cannot start, and says why" in first
+    assert "Another process cannot start, and printed why" in first
     assert "there is no folder here." in second

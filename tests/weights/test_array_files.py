@@ -75,9 +75,9 @@ def test_broken_safetensors(tmp_path, content):
 
 
 @pytest.mark.parametrize("value", [np.array([{}], object), np.array(["a"]), np.ones(2, "c8")])
-def test_npz_of_other_things(tmp_path, value):
+def test_npz_of_other_dtypes(tmp_path, value):
     np.savez(tmp_path / "a.npz", w=value)
-    with pytest.raises(UserError, match="not of real numbers"):
+    with pytest.raises(UserError, match="does not contain real numbers"):
         array_files.read_npz(tmp_path / "a.npz")
 
 

@@ -1,4 +1,4 @@
-"""EfficientNet's and MobileNetV3's tables of names, against the state dicts that the golden files are of."""
+"""EfficientNet's and MobileNetV3's namings, against the state dicts of the golden files."""
 
 import jax
 import numpy as np
@@ -6,7 +6,8 @@ import pytest
 
 from seed_jax import models
 from seed_jax.models.efficientnet import LITE_MEAN, LITE_STD
-from seed_jax.weights import efficientnet, mobilenetv3_torchvision, naming, parity
+from seed_jax.weights import efficientnet, mobilenetv3, mobilenetv3_torchvision, parity
+from seed_jax.weights import naming as naming_lib
 
 NAMINGS = (*mobilenetv3_torchvision.NAMINGS, *efficientnet.NAMINGS)
 LITE = {"mean": LITE_MEAN, "std": LITE_STD}
@@ -29,29 +30,32 @@ FILES = {
 def leaves_of(arch):
     network = models.Joined(models.create(arch, num_classes=1000), {})
     sample = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
-    return naming.leaves(jax.eval_shape(network.init, jax.random.key(0), sample))
+    return naming_lib.leaves(jax.eval_shape(network.init, jax.random.key(0), sample))
 
 
 @pytest.mark.parametrize("golden", FILES)
-def test_names_are_those_of_the_reference_and_tell_the_network(golden):
+def test_names_equal_the_references_and_identify_the_network(golden):
     arch, options = FILES[golden]
     family, code_base = golden.partition("_")[0], golden.partition("-")[2]
-    table = next(table for table in NAMINGS if (table.family, table.name) == (family, code_base))
+    naming = next(naming for naming in NAMINGS if (naming.family, naming.name) == (family, code_base))
     leaves = leaves_of(arch)
-    names = naming.torch_names(table, leaves)
+    names = naming_lib.torch_names(naming, leaves)
     shapes = {
-        names[path]: naming.to_torch(table, path, np.broadcast_to(np.float32(0), shape)).shape
+        names[path]: naming_lib.to_torch(naming, path, np.broadcast_to(np.float32(0), shape)).shape
         for path, shape in leaves.items()
     }
     assert parity.fingerprint(shapes) == np.load(parity.GOLDEN / f"{golden}.npz")["names"]
-    fitting = [table for table in NAMINGS if all(name in shapes for name in table.signature)]
-    assert fitting[0] is table
-    assert table.describe(shapes) == (arch, options)
+    fitting = [naming for naming in NAMINGS if all(name in shapes for name in naming.signature)]
+    assert fitting[0] is naming
+    assert naming.describe(shapes) == (arch, options)
 
 
-@pytest.mark.parametrize("table", NAMINGS, ids=lambda table: f"{table.family}-{table.name}")
-def test_what_is_not_known(table):
-    for path in ("head/linear1/kernel", "backbone/other/kernel", "backbone/layer1_0/conv1/kernel"):
-        assert table.to_torch(path, ()) is None
-    arch, _ = table.describe(dict.fromkeys(table.signature, (1, 1, 1, 1)))
+@pytest.mark.parametrize(
+    "naming", (*mobilenetv3.NAMINGS, *NAMINGS), ids=lambda naming: f"{naming.family}-{naming.name}"
+)
+def test_unknown_leaves_and_shapes(naming):
+    modules = ("head/linear1", "backbone/other", "backbone/layer1_0/conv1", "backbone/block1/other")
+    for path in (*(f"{module}/kernel" for module in modules), "backbone/stem_conv/other"):
+        assert naming.to_torch(path, ()) is None
+    arch, _ = naming.describe(dict.fromkeys(naming.signature, (1, 1, 1, 1)))
     assert arch not in models.MODELS

@@ -1,4 +1,4 @@
-"""Files made to hurt: reading them gives an answer or one clear sentence, in bounded memory."""
+"""Hostile and damaged files: reading one gives arrays or one clear sentence, in bounded memory."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def state():
 
 
 def write(path, tensors):
-    """A file of the kind that its suffix tells."""
+    """Write a file in the format of the path's suffix."""
     if path.suffix == ".safetensors":
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         metadata = {
@@ -62,11 +62,11 @@ def victim(request, tmp_path_factory):
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
 @given(st.data())
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of escapes in old pickles
-def test_mutated_files_give_an_answer_or_one_sentence(victim, data):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # escapes in old pickles
+def test_mutated_files_give_arrays_or_one_sentence(victim, data):
     path, good = victim
     content = bytearray(good)
-    # Headers lie at the ends: mutations of the numbers between them change nothing.
+    # Mutate near the ends, where the headers are; the numbers between them may have any value.
     place = st.one_of(st.integers(0, min(len(good), 4000)), st.integers(max(0, len(good) - 4000), len(good)))
     for _ in range(data.draw(st.integers(1, 5))):
         where = min(data.draw(place), len(content))
@@ -82,8 +82,8 @@ def test_mutated_files_give_an_answer_or_one_sentence(victim, data):
     path.write_bytes(content)
     tracemalloc.start()
     try:
-        found = weights.recognise(path)
-        assert isinstance(found.arch, str)
+        recognised = weights.recognise(path)
+        assert isinstance(recognised.arch, str)
         weights.load(path, NETWORK)
     except UserError as error:
         assert str(path) in str(error)
@@ -152,17 +152,17 @@ class Touch:
         return os.system, (f"touch {self.path}",)
 
 
-def test_code_in_a_checkpoint_is_refused_by_every_entrance(tmp_path):
+def test_every_reader_refuses_code_in_a_checkpoint(tmp_path):
     path = tmp_path / "a.pth"
     torch.save({"state_dict": state(), "epoch": Touch(tmp_path / "proof")}, path)
     for enter in (weights.recognise, lambda path: weights.load(path, None)):
-        with pytest.raises(UserError, match=r"it pickles a \w+\.system"):
+        with pytest.raises(UserError, match=r"it pickles \w+\.system"):
             enter(path)
     assert not (tmp_path / "proof").exists()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_is_told_how_to_become_weights(tmp_path):
+def test_an_error_says_how_to_convert_torchscript(tmp_path):
     path = tmp_path / "ViT-B-16.pt"
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
     with pytest.raises(UserError, match=r"TorchScript archive.*torch\.jit\.load\('.*ViT-B-16\.pt', 'cpu'\)"):

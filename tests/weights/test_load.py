@@ -45,8 +45,8 @@ def moco_file(tmp_path_factory):
     return net, path
 
 
-def told(found):
-    return found.family, found.arch, found.options, found.head
+def described(recognised):
+    return recognised.family, recognised.arch, recognised.options, recognised.head
 
 
 def images(size=64):
@@ -76,11 +76,11 @@ def test_moco_v2_embeddings_equal_torch(tmp_path, depth):
     net = moco_v2(depth)
     path = tmp_path / "a.pth.tar"
     torch.save(torch_nets.moco_checkpoint(net), path, _use_new_zipfile_serialization=False)
-    found = weights.recognise(path)
+    recognised = weights.recognise(path)
     features = BASE * 8 * (4 if depth >= 50 else 1)
-    assert told(found) == ("resnet", f"resnet{depth}", OPTIONS, Head(features, DIM, 2, False))
-    head = ProjectionHead(hidden=found.head.hidden, dim=found.head.dim)
-    ours = models.Joined(models.create(found.arch, **found.options), {"head": head})
+    assert described(recognised) == ("resnet", f"resnet{depth}", OPTIONS, Head(features, DIM, 2, False))
+    head = ProjectionHead(hidden=recognised.head.hidden, dim=recognised.head.dim)
+    ours = models.Joined(models.create(recognised.arch, **recognised.options), {"head": head})
     check_parity(net, path, ours)
 
 
@@ -124,8 +124,8 @@ def head_of(kind):
 def test_every_head_is_recognised_and_equals_torch(tmp_path, kind, wrap, head):
     net = torch_nets.randomise(torch_nets.ResNet(18, BASE, **head_of(kind)))
     torch.save(wrap(net), tmp_path / "a.pth")
-    found = weights.recognise(tmp_path / "a.pth")
-    assert told(found) == ("resnet", "resnet18", OPTIONS, head)
+    recognised = weights.recognise(tmp_path / "a.pth")
+    assert described(recognised) == ("resnet", "resnet18", OPTIONS, head)
     fields = {"hidden": head.hidden, "dim": head.dim, "layers": head.layers, "batch_norm": head.batch_norm}
     check_parity(net, tmp_path / "a.pth", network(head=fields))
 
@@ -133,19 +133,19 @@ def test_every_head_is_recognised_and_equals_torch(tmp_path, kind, wrap, head):
 def test_classifier_of_a_supervised_file(tmp_path):
     net = torch_nets.randomise(torch_nets.ResNet(18, BASE, **head_of("classifier")))
     torch.save(net.state_dict(), tmp_path / "a.pth")
-    found = weights.recognise(tmp_path / "a.pth")
-    assert told(found) == ("resnet", "resnet18", OPTIONS | {"num_classes": 10}, None)
+    recognised = weights.recognise(tmp_path / "a.pth")
+    assert described(recognised) == ("resnet", "resnet18", OPTIONS | {"num_classes": 10}, None)
     ours = network(num_classes=10)
     features, _ = ours.apply(weights.load(tmp_path / "a.pth", ours), images(), False)
     assert relative_error(features["logits"], net(torch_input(images()))) < 1e-4
 
 
-def test_seed_files_hold_a_student_and_a_teacher(tmp_path, capsys):
+def test_seed_files_have_a_student_and_a_teacher(tmp_path, capsys):
     student = torch_nets.MobileNetV3Small(fc=torch_nets.mlp(1024, 1024, DIM))
     teacher = moco_v2()
     torch.save(seed_checkpoint(torch_nets.randomise(student), teacher), tmp_path / "a.pth")
-    found = weights.recognise(tmp_path / "a.pth")
-    assert told(found) == ("mobilenetv3", "mobilenetv3_small", {}, Head(1024, DIM, 2, False))
+    recognised = weights.recognise(tmp_path / "a.pth")
+    assert described(recognised) == ("mobilenetv3", "mobilenetv3_small", {}, Head(1024, DIM, 2, False))
     ours = models.Joined(models.create("mobilenetv3_small"), {"head": ProjectionHead(dim=DIM)})
     check_parity(student, tmp_path / "a.pth", ours)
     assert weights.recognise(tmp_path / "a.pth", part="teacher").arch == "resnet18"
@@ -164,7 +164,7 @@ def test_simclr_teacher_inside_a_seed_file(tmp_path):
 
 
 def test_full_size_names_fit_the_real_architectures():
-    """Every leaf of each network has its tensor, and no tensor is left over."""
+    """Every leaf of each network has a tensor, and every tensor is used."""
     for arch, net in {
         "resnet18": torch_nets.ResNet(18, 64),
         "resnet34": torch_nets.ResNet(34, 64),
@@ -172,15 +172,15 @@ def test_full_size_names_fit_the_real_architectures():
         "mobilenetv3_small": torch_nets.MobileNetV3Small(fc=torch.nn.Identity()),
     }.items():
         tensors = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
-        found = state_dict.of_torch("f", tensors, None)
+        state = state_dict.of_torch("f", tensors, None)
         ours = models.Joined(models.create(arch), {})
         leaves = naming.leaves(jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
-        arrays, faults = loading.match(found, leaves)
+        arrays, faults = loading.match(state, leaves)
         assert {path: array.shape for path, array in arrays.items()} == leaves
         assert faults == {}
 
 
-def test_formats_agree_and_the_head_is_left_out_when_not_wanted(tmp_path, moco_file):
+def test_formats_agree_and_an_unwanted_head_is_left_out(tmp_path, moco_file):
     _, path = moco_file
     whole = weights.load(path, network(head=V2))
     flat = traverse_util.flatten_dict(whole, sep="/")
@@ -194,7 +194,7 @@ def test_formats_agree_and_the_head_is_left_out_when_not_wanted(tmp_path, moco_f
     jax.tree.map(np.testing.assert_array_equal, bare["params"]["backbone"], whole["params"]["backbone"])
 
 
-def test_safetensors_hold_torch_names(tmp_path, moco_file):
+def test_safetensors_have_torch_names(tmp_path, moco_file):
     save_file = pytest.importorskip("safetensors.torch").save_file
     net, path = moco_file
     save_file(net.state_dict(), tmp_path / "a.safetensors")
@@ -241,10 +241,11 @@ def test_names_that_do_not_fit_are_listed(tmp_path, moco_file):
 @pytest.mark.parametrize(
     ("arch", "head"), [("resnet34", V2), ("resnet50", V2), ("resnet18", {"hidden": 32, "dim": DIM})]
 )
-def test_another_network_is_told_what_the_file_holds(moco_file, arch, head):
+def test_an_error_names_the_network_in_the_file(moco_file, arch, head):
     _, path = moco_file
     with pytest.raises(
-        UserError, match=r"teacher\.weights: .*The file holds resnet18, width=0\.125 with .*hidden=64"
+        UserError,
+        match=r"teacher\.weights: .*the network in the file, resnet18, width=0\.125 with .*hidden=64",
     ):
         weights.load(path, network(arch, head))
 
@@ -275,7 +276,7 @@ def test_a_missing_file_names_the_key_the_public_file_and_the_override(tmp_path)
         assert words in str(error.value)
 
 
-def test_a_command_is_not_told_of_configs(tmp_path):
+def test_an_error_of_a_command_does_not_mention_configs(tmp_path):
     with pytest.raises(UserError, match="FILE: there is no file or workdir") as error:
         weights.recognise(tmp_path / "none.pth", where="FILE")
     assert "--config" not in str(error.value) and "moco" not in str(error.value)
@@ -287,6 +288,15 @@ def test_files_of_no_known_family(tmp_path):
         weights.recognise(tmp_path / "a.pth")
     np.savez(tmp_path / "a.npz", x=np.ones(2))
     with pytest.raises(UserError, match="known family"):
+        weights.recognise(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("module", ["backbone/conv1", "head/linear1", "backbone/block1/attn/qkv"])
+def test_unknown_leaves_under_our_own_names(tmp_path, module):
+    flat = traverse_util.flatten_dict(loading.shapes(network(head=V2)), sep="/")
+    arrays = {name: np.ones(leaf.shape, np.float32) for name, leaf in flat.items()}
+    np.savez(tmp_path / "a.npz", **arrays, **{f"params/{module}/k\xfcrnel": np.ones(2, np.float32)})
+    with pytest.raises(UserError, match="a.npz has no network of a known family"):
         weights.recognise(tmp_path / "a.npz")
 
 

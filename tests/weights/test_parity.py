@@ -32,7 +32,7 @@ def test_another_network_is_noticed():
     case = BY_NAME["mobilenetv3_small-torchvision"]
     wrong = dataclasses.replace(case, options=case.options | {"bn_epsilon": 1e-5})
     assert parity.check(wrong).error > 1e-3
-    with pytest.raises(ValueError, match="our names or shapes are not the reference's"):
+    with pytest.raises(ValueError, match="our names or shapes differ from the reference's"):
         parity.check(dataclasses.replace(case, options=case.options | {"num_classes": 10}))
 
 

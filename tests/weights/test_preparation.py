@@ -30,9 +30,9 @@ def test_as_their_authors_evaluate(network, resize, interpolation):
     assert preparation.of_network(*network) == (resize, interpolation)
 
 
-@pytest.mark.parametrize("said", [{}, {"resize": "NaN"}, {"resize": "[]"}, {"interpolation": "lanczos"}])
-def test_damaged_metadata(said):
+@pytest.mark.parametrize("damage", [{}, {"resize": "NaN"}, {"resize": "[]"}, {"interpolation": "lanczos"}])
+def test_damaged_metadata(damage):
     good = {"resize": "1.0", "interpolation": "bicubic"}
     assert preparation.of_metadata(good) == (1.0, "bicubic")
     with pytest.raises((KeyError, TypeError, ValueError)):
-        preparation.of_metadata(said and good | said)
+        preparation.of_metadata(damage and good | damage)

@@ -1,4 +1,4 @@
-"""Files as published: each family's own names, and what lies beside the network in them."""
+"""Published files: each family's tensor names, and the tensors that do not belong to the network."""
 
 from pathlib import Path
 
@@ -9,10 +9,11 @@ from seed_jax import models, pretrained
 from seed_jax.errors import UserError
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
 from seed_jax.models.vit import CLIP_MEAN, CLIP_STD
-from seed_jax.weights import Head, array_files, loading, naming, provenance, recognition, state_dict
+from seed_jax.weights import Head, array_files, loading, provenance, recognition, state_dict
+from seed_jax.weights import naming as naming_lib
 from seed_jax.weights.families import NAMINGS
 
-TABLES = {(table.family, table.name): table for table in NAMINGS}
+BY_NAME = {(naming.family, naming.name): naming for naming in NAMINGS}
 NARROW = {"width": 0.125}
 WIDE = {"width": 0.25}
 NATIVE = {"patch": 16, "form": "dino", "image_size": 32}
@@ -28,12 +29,12 @@ def linear(name, inputs, width, bias=True):
     return {f"{name}.weight": (width, inputs)} | ({f"{name}.bias": (width,)} if bias else {})
 
 
-def backbone(table, arch, options, prefix=""):
+def backbone(naming, arch, options, prefix=""):
     network = models.Joined(models.create(arch, **options), {})
-    leaves = naming.leaves(loading.shapes(network))
+    leaves = naming_lib.leaves(loading.shapes(network))
     return {
-        f"{prefix}{table.to_torch(leaf, leaves)}": naming.to_torch(
-            table, leaf, np.broadcast_to(np.float32(0), shape)
+        f"{prefix}{naming.to_torch(leaf, leaves)}": naming_lib.to_torch(
+            naming, leaf, np.broadcast_to(np.float32(0), shape)
         ).shape
         for leaf, shape in leaves.items()
     }
@@ -83,8 +84,8 @@ V3_VIT_HEAD = {
     **linear("head.6", 4096, 256, bias=False),
     **norm("head.7", 256, affine=False),
 }
-# What it is, table of names, architecture, options, the file's prefix and what else is under it, what is
-# beside it, the head to be found.
+# Title; family, naming, architecture and options; the file's prefix, other tensors under it, tensors outside
+# it; the expected head.
 FILES = [
     ("torchvision", "resnet", "torchvision", "resnet18", NARROW | {"num_classes": 10}, "", {}, {}, None),
     (
@@ -176,28 +177,28 @@ FILES = [
 ]
 
 
-def recognised(file, shapes, **told):
+def recognised(file, shapes, **choice):
     path = Path(file)
     tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
-    found = state_dict.of_torch(file, tensors, None)
-    fits = recognition.candidates(path, found, provenance.named(path))
-    return found, recognition.choose(path, fits, **told)
+    state = state_dict.of_torch(file, tensors, None)
+    fits = recognition.candidates(path, state, provenance.named(path))
+    return state, recognition.choose(path, fits, **choice)
 
 
 @pytest.mark.parametrize("case", FILES, ids=lambda case: case[0])
 def test_published_forms(case):
-    _, family, table, arch, options, prefix, under, beside, head = case
-    shapes = backbone(TABLES[family, table], arch, options, prefix) | prefixed(prefix, under) | beside
-    found, network = recognised("file.pth", shapes)
-    assert (network.family, network.naming, network.arch) == (family, table, arch)
+    _, family, name, arch, options, prefix, under, outside, head = case
+    shapes = backbone(BY_NAME[family, name], arch, options, prefix) | prefixed(prefix, under) | outside
+    state, network = recognised("file.pth", shapes)
+    assert (network.family, network.naming, network.arch) == (family, name, arch)
     assert network.head == head
     assert network.options == options
-    leaves = naming.leaves(loading.shapes(network.network()))
-    assert loading.match(found, leaves)[1] == {}
+    leaves = naming_lib.leaves(loading.shapes(network.network()))
+    assert loading.match(state, leaves)[1] == {}
     headless = {leaf: shape for leaf, shape in leaves.items() if leaf.startswith("backbone/")}
-    assert loading.match(found, headless)[1] == {}
-    found, _ = recognised("file.pth", shapes | {f"{prefix}odd.weight": (1,)})
-    assert loading.match(found, leaves)[1] == {"unexpected": [f"{prefix}odd.weight"]}
+    assert loading.match(state, headless)[1] == {}
+    state, _ = recognised("file.pth", shapes | {f"{prefix}odd.weight": (1,)})
+    assert loading.match(state, leaves)[1] == {"unexpected": [f"{prefix}odd.weight"]}
 
 
 @pytest.mark.parametrize(
@@ -209,28 +210,29 @@ def test_published_forms(case):
         ("a.pth", swav(64, 256, True), IMAGENET_MEAN, provenance.SWAV_STD),
     ],
 )
-def test_what_images_a_file_expects(file, extra, mean, std):
-    _, network = recognised(file, backbone(TABLES["resnet", "torchvision"], "resnet50", NARROW) | extra)
+def test_mean_std_and_size(file, extra, mean, std):
+    _, network = recognised(file, backbone(BY_NAME["resnet", "torchvision"], "resnet50", NARROW) | extra)
     assert (network.mean, network.std, network.size) == (mean, std, 224)
     assert network.network().backbone.mean == mean
 
 
 def test_clip_expects_its_own_images():
-    shapes = backbone(TABLES["vit", "openai_clip"], "vit_base", NATIVE | {"form": "clip"})
+    shapes = backbone(BY_NAME["vit", "openai_clip"], "vit_base", NATIVE | {"form": "clip"})
     _, network = recognised("a.pt", shapes)
     assert (network.mean, network.std, network.size) == (CLIP_MEAN, CLIP_STD, 32)
 
 
 def test_names_without_their_tensors():
-    with pytest.raises(UserError, match="vit, as timm names it, but lacks some of its tensors"):
+    with pytest.raises(UserError, match="vit under timm's names but lacks some of its tensors"):
         recognised(
             "a.pth", {"cls_token": (1,), "blocks.0.attn.qkv.weight": (1,), "patch_embed.proj.bias": (1,)}
         )
 
 
 def timm_classifier(arch, name="timm"):
-    table = next(t for t in NAMINGS if t.name == name and t.family == arch.partition("_")[0])
-    return backbone(table, arch, {"num_classes": 10})
+    family = arch.partition("_")[0]
+    naming = next(n for n in NAMINGS if (n.family, n.name) == (family, name))
+    return backbone(naming, arch, {"num_classes": 10})
 
 
 @pytest.mark.parametrize(
@@ -250,45 +252,45 @@ def timm_classifier(arch, name="timm"):
         ),
     ],
 )
-def test_timms_names_do_not_tell_how_a_network_pads(arch, others, words):
+def test_timms_names_do_not_show_how_a_network_pads(arch, others, words):
     shapes = timm_classifier(arch)
     with pytest.raises(UserError, match=words):
         recognised("a.pth", shapes)
-    for asked in filter(None, (arch, others)):
-        found, network = recognised("a.pth", shapes, arch=asked)
-        assert network.arch == asked
-        assert loading.match(found, naming.leaves(loading.shapes(network.network())))[1] == {}
-    with pytest.raises(UserError, match=f"and not resnet18: use --config.teacher.model={arch}"):
+    for choice in filter(None, (arch, others)):
+        state, network = recognised("a.pth", shapes, arch=choice)
+        assert network.arch == choice
+        assert loading.match(state, naming_lib.leaves(loading.shapes(network.network())))[1] == {}
+    with pytest.raises(UserError, match=f", not resnet18: use --config.teacher.model={arch}"):
         recognised("a.pth", shapes, arch="resnet18")
 
 
-def test_names_that_tell_need_no_architecture_and_take_no_other():
+def test_names_that_identify_a_network_need_no_architecture_and_allow_no_other():
     shapes = timm_classifier("efficientnet_b0", "lukemelas")
     assert recognised("a.pth", shapes)[1].arch == "efficientnet_b0"
-    with pytest.raises(UserError, match="and not efficientnet_b0_torchvision"):
+    with pytest.raises(UserError, match=", not efficientnet_b0_torchvision: use --config"):
         recognised("a.pth", shapes, arch="efficientnet_b0_torchvision")
 
 
 @pytest.mark.parametrize("arch", ["mobilenetv3_small", "mobilenetv3_small_torchvision"])
 def test_our_names_fit_both_forms(tmp_path, arch):
-    leaves = naming.leaves(loading.shapes(models.Joined(models.create(arch), {})))
+    leaves = naming_lib.leaves(loading.shapes(models.Joined(models.create(arch), {})))
     np.savez(tmp_path / "a.npz", **{f"params/{k}": np.zeros(v, np.float32) for k, v in leaves.items()})
     with pytest.raises(UserError, match="model=mobilenetv3_small; .*model=mobilenetv3_small_torchvision"):
         recognition.recognise(tmp_path / "a.npz")
-    found = recognition.recognise(tmp_path / "a.npz", arch=arch)
-    assert (found.arch, found.options) == (arch, {})
+    network = recognition.recognise(tmp_path / "a.npz", arch=arch)
+    assert (network.arch, network.options) == (arch, {})
 
 
-def test_clips_activation_is_told_by_its_form():
+def test_the_form_chooses_clips_activation():
     options = NATIVE | {"form": "clip"}
-    shapes = backbone(TABLES["vit", "timm_clip"], "vit_base", options)
+    shapes = backbone(BY_NAME["vit", "timm_clip"], "vit_base", options)
     ways = r"form=clip \(timm's .*quickgelu.*form=clip_gelu \(timm's .* GELU"
     for arch in ("", "vit_base"):
         with pytest.raises(UserError, match=ways):
             recognised("a.safe", shapes, arch=arch)
     for form in ("clip", "clip_gelu"):
         assert recognised("a.safe", shapes, form=form)[1].options == NATIVE | {"form": form}
-    shapes = backbone(TABLES["vit", "openai_clip"], "vit_base", options)
+    shapes = backbone(BY_NAME["vit", "openai_clip"], "vit_base", options)
     assert recognised("a.pt", shapes)[1].options["form"] == "clip"
     assert recognised("a.pt", shapes, form="clip_gelu")[1].options["form"] == "clip_gelu"
 
@@ -296,18 +298,18 @@ def test_clips_activation_is_told_by_its_form():
 @pytest.mark.parametrize(("number", "size"), [(1, 240), (2, 288), (3, 300)])
 def test_torchvisions_image_sizes(number, size):
     arch = f"efficientnet_b{number}_torchvision"
-    shapes = backbone(TABLES["efficientnet", "torchvision"], arch, {})
+    shapes = backbone(BY_NAME["efficientnet", "torchvision"], arch, {})
     assert recognised("a.pth", shapes)[1].size == size
 
 
 def test_moco_v3s_linear_probe_has_its_heads():
-    shapes = backbone(TABLES["vit", "timm"], "vit_small", {"num_classes": 10})
+    shapes = backbone(BY_NAME["vit", "timm"], "vit_small", {"num_classes": 10})
     assert recognised("linear-vit-s-300ep.pth.tar", shapes)[1].options["heads"] == 12
     assert "heads" not in recognised("deit.pth", shapes)[1].options
 
 
 def test_bottlenecks_of_another_width_are_named():
-    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", {})
+    shapes = backbone(BY_NAME["resnet", "torchvision"], "resnet50", {})
     wide = shapes | {"layer1.0.conv2.weight": (128, 128, 3, 3)}
     words = "resnet50 with bottlenecks of 128 channels in {} groups, not 64 in 1"
     assert recognised("a.pth", wide)[1].arch == words.format(1)
@@ -321,15 +323,15 @@ def write(path, shapes):
     return str(path)
 
 
-def test_a_network_that_is_none_of_ours_is_refused_by_what_is_odd(tmp_path):
-    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", NARROW)
+def test_an_error_says_what_an_unknown_network_has(tmp_path):
+    shapes = backbone(BY_NAME["resnet", "torchvision"], "resnet50", NARROW)
     path = write(tmp_path / "a.safetensors", shapes | {"layer1.0.conv2.weight": (16, 16, 3, 3)})
     with pytest.raises(UserError, match="bottlenecks of 16 channels in 1 groups, not 8 in 1.*give another"):
         pretrained.load(path)
 
 
-def test_options_set_the_mean_that_nothing_tells(tmp_path):
-    shapes = backbone(TABLES["resnet", "torchvision"], "resnet18", NARROW)
+def test_options_set_a_mean_that_the_file_does_not_state(tmp_path):
+    shapes = backbone(BY_NAME["resnet", "torchvision"], "resnet18", NARROW)
     path = write(tmp_path / "a.safetensors", shapes)
     assert pretrained.load(path).assumed
     loaded = pretrained.load(path, options={"mean": (0, 0, 0), "std": (1, 1, 1)})
@@ -338,8 +340,8 @@ def test_options_set_the_mean_that_nothing_tells(tmp_path):
 
 
 @pytest.mark.parametrize(("extra", "assumed"), [({}, True), (swav(64, 256, True), False)])
-def test_a_mean_that_nothing_tells_is_assumed(extra, assumed):
-    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", NARROW) | extra
+def test_a_mean_that_the_file_does_not_state_is_assumed(extra, assumed):
+    shapes = backbone(BY_NAME["resnet", "torchvision"], "resnet50", NARROW) | extra
     assert recognised("a.pth", shapes)[1].assumed is assumed
 
 
@@ -358,7 +360,7 @@ def test_only_a_last_norm_may_lack_both_scale_and_bias(lacking, missing):
         | linear("fc.3", 64, 32, bias=False)
         | norm("fc.4", 32)
     )
-    shapes = backbone(TABLES["resnet", "torchvision"], "resnet50", NARROW) | head
-    found, network = recognised("a.pth", {k: v for k, v in shapes.items() if k not in lacking})
-    faults = loading.match(found, naming.leaves(loading.shapes(network.network())))[1]
+    shapes = backbone(BY_NAME["resnet", "torchvision"], "resnet50", NARROW) | head
+    state, network = recognised("a.pth", {k: v for k, v in shapes.items() if k not in lacking})
+    faults = loading.match(state, naming_lib.leaves(loading.shapes(network.network())))[1]
     assert faults == {} if missing is None else faults["missing"][0].startswith(missing)

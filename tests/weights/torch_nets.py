@@ -1,4 +1,4 @@
-"""Plain torch networks with the module names of the public checkpoints, narrow enough for tests."""
+"""Plain torch networks with the module names of public checkpoints, narrow enough for tests."""
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """torchvision's names; `heads` are modules added by name, applied to the pooled features in order."""
+    """ResNet with torchvision's names; `heads` are modules by name, applied in order to pooled features."""
 
     def __init__(self, depth, base, **heads):
         super().__init__()
@@ -118,7 +118,7 @@ SMALL = [
 
 
 class MobileNetV3Small(nn.Module):
-    """The names of d-li14/mobilenetv3.pytorch with SEED's `fc`."""
+    """MobileNetV3-Small with the names of d-li14/mobilenetv3.pytorch and SEED's `fc`."""
 
     def __init__(self, fc):
         super().__init__()
@@ -133,7 +133,7 @@ class MobileNetV3Small(nn.Module):
 
 
 def randomise(net, seed=0):
-    """Statistics, scales and biases away from 0 and 1, so that each of them matters; eval mode."""
+    """Draw statistics, scales and biases away from 0 and 1, so that each matters; set eval mode."""
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -151,7 +151,7 @@ def prefixed(prefix, net):
 
 
 def moco_checkpoint(net):
-    """What MoCo's main_moco.py saves: a DistributedDataParallel state, an optimizer with momentum buffers."""
+    """Return what MoCo's main_moco.py saves: DistributedDataParallel state, optimizer with momentum."""
     optimizer = torch.optim.SGD(net.parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)

@@ -54,7 +54,7 @@ class ArrayRecord:
         self.records, self.shards = grain_sources.ArrayRecordDataSource(shards), shards
         self._ids, self._labels = index["ids"], index["labels"]
         self.names = Strings(index["blob"], index["ends"])
-        self.part = index["part"] if (index["part"] >= 0).any() else split_of(self._ids)
+        self.splits = index["part"] if (index["part"] >= 0).any() else split_of(self._ids)
         self.num_classes = self.metadata["num_classes"]
         self.class_names = tuple(self.metadata["class_names"])
 

@@ -23,7 +23,7 @@ class Arrays:
         self._labels = np.full(len(images), -1, np.int64) if labels is None else labels.astype(np.int64)
         self.num_classes = int(self._labels.max(initial=-1)) + 1
         self.class_names = ()
-        self.part = split_of(np.arange(len(images)))
+        self.splits = split_of(np.arange(len(images)))
 
     def __len__(self):
         return len(self.images)

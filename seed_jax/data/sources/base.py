@@ -44,7 +44,7 @@ class Source(Protocol):
     Attributes:
       num_classes: 0 without labels.
       class_names: empty when the classes have no names.
-      part: int8 `[N]`, the index into `SPLITS` of each image's own split; -1 for an image in no split.
+      splits: int8 `[N]`, the index into `SPLITS` of each image's own split; -1 for an image in no split.
 
     Methods:
       name: what messages call image `i`; ends in its file name if it has one.
@@ -55,7 +55,7 @@ class Source(Protocol):
 
     num_classes: int
     class_names: Sequence[str]
-    part: np.ndarray
+    splits: np.ndarray
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> Record: ...
@@ -73,7 +73,7 @@ class Subset:
         self.indices = np.asarray(indices)
         self.num_classes = source.num_classes
         self.class_names = source.class_names
-        self.part = source.part[self.indices]
+        self.splits = source.splits[self.indices]
 
     def __len__(self):
         return len(self.indices)
@@ -208,7 +208,7 @@ def split_of(ids: np.ndarray) -> np.ndarray:
     return np.searchsorted([7, 8], tenth, side="right").astype(np.int8)
 
 
-def own_parts(names: Sequence[str]) -> set[str]:
+def own_splits(names: Sequence[str]) -> set[str]:
     """The splits among `names` (of train, val and test), if train and another one are there; else empty.
 
     A data set with such names comes with its own splits.
@@ -221,4 +221,4 @@ def take_split(source: Source, split: str) -> Source:
     """The images of one split of a source; 'all' gives the source itself."""
     if split == "all":
         return source
-    return Subset(source, np.flatnonzero(source.part == SPLITS.index(split)))
+    return Subset(source, np.flatnonzero(source.splits == SPLITS.index(split)))

@@ -38,7 +38,7 @@ def scattered() -> Arrays:
         top, left = random.integers(0, 17 - side, 2)
         canvas[top : top + side, left : left + side] = np.asarray(digit)
     source = Arrays("scattered", np.repeat(canvases[..., None], 3, axis=-1), np.repeat(labels, 2))
-    source.part = split_of(np.arange(len(canvases)) // 2)
+    source.splits = split_of(np.arange(len(canvases)) // 2)
     return source
 
 

@@ -18,7 +18,7 @@ from seed_jax.data.sources.base import (
     bucket_errors,
     digest,
     open_file,
-    own_parts,
+    own_splits,
     path_id,
     split_of,
     unreadable,
@@ -33,13 +33,13 @@ class Files:
       root: a folder, local or in a bucket.
       paths: `[N]` strings relative to `root`.
       ids, labels: int64 `[N]`; a label of -1 means none.
-      part: int8 `[N]`, each image's split, as in `Source`.
+      splits: int8 `[N]`, each image's split, as in `Source`.
     """
 
-    def __init__(self, root: str, paths, ids, labels, class_names, part, fingerprint):
+    def __init__(self, root: str, paths, ids, labels, class_names, splits, fingerprint):
         self.root, self.paths, self._ids, self._labels = root, paths, ids, labels
         self.num_classes = len(class_names) or int(labels.max(initial=-1)) + 1
-        self.class_names, self.part, self._fingerprint = class_names, part, fingerprint
+        self.class_names, self.splits, self._fingerprint = class_names, splits, fingerprint
 
     def __len__(self):
         return len(self.paths)
@@ -88,13 +88,13 @@ def open_folder(root: str, labelled: bool = False) -> Files:
     names = list(Strings(index["folders"], index["folder_ends"]))
     levels = [name.split("/") if name else [] for name in names]
     used = np.unique(index["folder"])  # folders with images
-    own = own_parts([levels[f][0] for f in used if levels[f]])
+    own = own_splits([levels[f][0] for f in used if levels[f]])
     if own:
         of_folder = [SPLITS.index(level[0]) if level and level[0] in own else -1 for level in levels]
-        part = np.array(of_folder, np.int8)[index["folder"]]
+        splits = np.array(of_folder, np.int8)[index["folder"]]
         levels = [level[1:] if level and level[0] in own else level for level in levels]
     else:
-        part = split_of(ids)
+        splits = split_of(ids)
     labels, class_names = np.full(len(ids), -1, np.int64), ()
     if labelled:
         if classless := [f for f in used if not levels[f]]:
@@ -107,7 +107,7 @@ def open_folder(root: str, labelled: bool = False) -> Files:
         number = {name: n for n, name in enumerate(class_names)}
         labels = np.array([number[level[0]] if level and level[0] in number else -1 for level in levels])
         labels = labels[index["folder"]]
-    return Files(str(root), paths, ids, labels, class_names, part, str(index["fingerprint"]))
+    return Files(str(root), paths, ids, labels, class_names, splits, str(index["fingerprint"]))
 
 
 def open_filelist(path: str) -> Files:

@@ -80,10 +80,10 @@ class Tfds:
         self.class_names = tuple(features["label"].names or ()) if self.num_classes else ()
         self.has_file_names = "file_name" in features
         # A pack of 'all' keeps the splits. A single split is already what the user chose.
-        self.part = np.full(len(self.records), -1, np.int8)
+        self.splits = np.full(len(self.records), -1, np.int8)
         if split == "all":
             sizes = [info.num_examples for info in builder.info.splits.values()]
-            self.part = np.repeat([_SPLITS.get(name, -1) for name in builder.info.splits], sizes).astype(
+            self.splits = np.repeat([_SPLITS.get(name, -1) for name in builder.info.splits], sizes).astype(
                 np.int8
             )
         self.shards = builder.info.splits[split].file_instructions

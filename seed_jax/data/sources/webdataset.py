@@ -20,7 +20,7 @@ from seed_jax.data.sources.base import (
     bucket_errors,
     digest,
     open_file,
-    own_parts,
+    own_splits,
     path_id,
     split_of,
 )
@@ -57,11 +57,11 @@ class WebDataset:
         splits = [
             set(re.split(r"[^a-z]+", os.path.basename(shard))) & set(SPLITS[:3]) for shard in self.shards
         ]
-        if own_parts([split for named in splits for split in named]):
+        if own_splits([split for named in splits for split in named]):
             of_shard = [SPLITS.index(min(named)) if named else -1 for named in splits]
-            self.part = np.array(of_shard, np.int8)[self.shard]
+            self.splits = np.array(of_shard, np.int8)[self.shard]
         else:
-            self.part = split_of(self._ids)
+            self.splits = split_of(self._ids)
 
     def __len__(self):
         return len(self.names)
