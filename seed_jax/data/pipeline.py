@@ -292,7 +292,7 @@ def _train_batch(source, indices, views, seed, epoch, bad, forms=_NO_TARGETS):
     """The rows of a training batch for these indices of the source; see `train_batches`."""
     rows = len(indices)
     arrays = tuple(np.empty((rows, s.count, s.size, s.size, 3), np.uint8) for s in views)
-    crops = tuple(np.empty((rows, s.count, 4), np.float32) for s in views)
+    crops = np.empty((rows, sum(s.count for s in views), 4), np.float32)
     targets = {name: np.empty((rows, *shape), dtype) for name, (shape, dtype) in forms.items()}
     ids, labels = np.empty(rows, np.int64), np.empty(rows, np.int32)
     unreadable = np.full(rows, -1, np.int32)
@@ -301,7 +301,7 @@ def _train_batch(source, indices, views, seed, epoch, bad, forms=_NO_TARGETS):
             i = (drawn + tries) % len(source)
             try:
                 record = source[i]
-                boxes = _fill_views([a[row] for a in arrays], record, views, seed, epoch)
+                crops[row] = _fill_views([a[row] for a in arrays], record, views, seed, epoch)
                 break
             except images.BadImage as error:
                 bad.add(i, error)
@@ -311,12 +311,11 @@ def _train_batch(source, indices, views, seed, epoch, bad, forms=_NO_TARGETS):
             _check_targets(record, forms, source.name(i))
         for name, target in record.targets.items():
             targets[name][row] = target
-        for crop, box in zip(crops, boxes, strict=True):
-            crop[row] = box
         ids[row], labels[row] = record.id, record.label
+    ends = np.cumsum([s.count for s in views])
     return {
         "views": arrays,
-        "crops": crops,
+        "crops": tuple(map(np.ascontiguousarray, np.split(crops, ends[:-1], axis=1))),
         "id": rng.split_id(ids),
         "pass_": np.full(rows, epoch, np.int32),
         "label": labels,
@@ -328,7 +327,7 @@ def _train_batch(source, indices, views, seed, epoch, bad, forms=_NO_TARGETS):
 def _fill_views(outs, record, views, seed, epoch):
     """Write the views of a record into `outs`, uint8 `[V, H, W, 3]` for each ViewSpec.
 
-    Views are numbered across ViewSpecs. Returns the `crops` of `train_batches` for each ViewSpec, `[V, 4]`.
+    Views are numbered across ViewSpecs. Returns the crop of each view, as in `train_batches`.
     """
     specs = [spec for spec in views for _ in range(spec.count)]
     numbers = [
@@ -356,7 +355,7 @@ def _fill_views(outs, record, views, seed, epoch):
             left, top, width, height = left + x, top + y, spec.size, spec.size
             out[:] = images.window(squares[spec.size], x, y, spec.size)
         crops.append((left / frame[0], top / frame[1], width / frame[0], height / frame[1]))
-    return np.split(np.array(crops), np.cumsum([spec.count for spec in views])[:-1])
+    return crops
 
 
 def eval_batches(
