@@ -4,7 +4,7 @@ Run:      python main.py --config=configs/linear_imagenet.py --workdir=runs/line
               --config.student.init=runs/seed_r50_to_mbv3 --config.data.dir=TFDS_FOLDER
           then python -m seed_jax.evals runs/linear for the validation set's top-1.
           ResNets: --config.optim.lr=30.0 (MoCo, SEED); MobileNets and EfficientNets: 3, the value here.
-Hardware: 100 epochs at 224 px of forward passes and one linear layer; meant for one GPU and up.
+Hardware: 100 epochs at 224 px: the backbone forward and one linear layer; meant for one GPU and up.
 Expected: 55.2 % for the run of seed_r50_to_mbv3.py (paper, Table 1; recalled, not re-read).
 """
 

@@ -2,8 +2,8 @@
 
 Run:      python main.py --config=configs/moco_r50.py --workdir=runs/moco_r50 --config.data.dir=TFDS_FOLDER
           --config.student.model=mobilenetv3_large gives the baseline of SEED's Table 1.
-Hardware: 200 epochs at 224 px, two views and an EMA copy; meant for 8 GPUs or a TPU slice. Not run here:
-  there is no number of ours yet.
+Hardware: 200 epochs at 224 px, two views and an EMA copy; meant for 8 GPUs or a TPU slice. Not run yet:
+  we have no number of our own.
 Expected: 67.5 +- 0.1 % linear for ResNet-50 (facebookresearch/moco, README, five runs).
 """
 

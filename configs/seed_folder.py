@@ -2,9 +2,9 @@
 
 Run:      python main.py --config=configs/seed_folder.py --workdir=runs/mine \\
               --config.data.dir=FOLDER --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar
-          With one sub-folder a class, for a kNN probe during training and a test split:
+          With one sub-folder per class, for a kNN probe during training and a test split:
               --config.data.source=imagefolder --config.data.train=train
-Hardware: 224 px; one GPU, or a few images a second on two CPU cores (experiments/benchmarks).
+Hardware: 224 px; one GPU, or a few images per second on two CPU cores (experiments/benchmarks).
 """
 
 from seed_jax import config

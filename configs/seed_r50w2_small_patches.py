@@ -4,7 +4,7 @@ ImageNet, no labels, 800 epochs.
 Run:      python main.py --config=configs/seed_r50w2_small_patches.py --workdir=runs/small_patches \\
               --config.teacher.weights=swav_RN50w2_400ep_pretrain.pth.tar --config.data.dir=TFDS_FOLDER
 Hardware: 800 epochs of 1.28 million images, each one view of 224 px and six of 96; meant for 8 GPUs or a TPU
-  slice. `--plan` prints what it needs. Not run here: there is no number of ours yet.
+  slice. `--plan` prints what it needs. Not run yet: we have no number of our own.
 Expected: 63.0 % linear, 55.3 % kNN (paper, Table 1; recalled, not re-read).
 Variants: `:smoke` runs anywhere in a minute; `:official_code` does what the released code does where it
   differs from the paper. Other students of Table 1 by --config.student.model.
