@@ -77,6 +77,15 @@ def init(
     raise UserError(f"method.queue_start is '{start}': use 'empty' or 'noise'.")
 
 
+def check_batches(data) -> None:
+    """Raise `UserError` if the `data` section of a config allows batches that do not fill a slot."""
+    if data.last != "drop":
+        raise UserError(
+            f"data.last is {data.last!r}, but a slot of the queue takes a full batch: use "
+            "--config.data.last=drop."
+        )
+
+
 def enqueue(queue: Queue, embeddings: jax.Array) -> Queue:
     """Write a batch of embeddings, float `[B, D]`, over the oldest slot.
 

@@ -16,7 +16,7 @@ from seed_jax.evals.features import Extractor
 
 
 class Abandoned(Exception):
-    """The run was told to stop during a probe, so the probe has no scores."""
+    """The run has to stop during a probe, so the probe has no scores."""
 
 
 class SharedFeatures:
@@ -37,7 +37,7 @@ class SharedFeatures:
       num_classes: of the queries.
 
     Raises:
-      UserError: the network lacks the entry that `evals.feature` names.
+      UserError: `evals.feature` is no vector `[B, D]` among the features of the network.
     """
 
     def __init__(self, network, variables, mesh, config, splits: Mapping[str, Source]):
@@ -47,10 +47,11 @@ class SharedFeatures:
         self.num_classes = splits["queries"].num_classes
         sample = jax.ShapeDtypeStruct((2, self._image_size, self._image_size, 3), jnp.float32)
         self.entries = jax.eval_shape(lambda v, x: network.apply(v, x, False)[0], variables, sample)
-        if config.evals.feature not in self.entries:
+        vectors = [name for name, entry in self.entries.items() if len(entry.shape) == 2]
+        if config.evals.feature not in vectors:
             raise UserError(
-                f"evals.feature is '{config.evals.feature}', but the network gives "
-                f"{', '.join(sorted(self.entries))}: use --config.evals.feature with one of these."
+                f"evals.feature is '{config.evals.feature}', but the vectors that the network gives are "
+                f"{', '.join(sorted(vectors))}: use --config.evals.feature with one of these."
             )
         self._wanted = {split: set() for split in splits}
         self._stop = lambda: False
@@ -108,13 +109,19 @@ class Evaluator(Protocol):
     The constructor calls `features.want` for what `run` will fetch. An evaluator whose features the network
     lacks must not raise: its `run` returns no scores.
 
+    Attributes:
+      needs_bank: whether it reads the split 'bank', whose images then must have labels and must not be those
+        that scores are measured on.
+
     Args:
       features: of the network that is scored, shared with the other evaluators of the probe.
       evals: the section `evals` of the config.
     """
 
+    needs_bank: bool
+
     def __init__(self, features: SharedFeatures, evals): ...
 
     def run(self, variables) -> dict[str, float]:
-        """Scores by name, e.g. an accuracy in [0, 1]; the names must differ from other evaluators' names."""
+        """Scores in [0, 1] by name; the names must differ from those of other evaluators."""
         ...

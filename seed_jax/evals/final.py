@@ -9,11 +9,9 @@ from seed_jax import parallel
 from seed_jax.config import Config, check_splits
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
-from seed_jax.evals import linear
+from seed_jax.evals import EVALUATORS, linear
 from seed_jax.evals.base import SharedFeatures
-from seed_jax.evals.knn import Knn
-from seed_jax.evals.online import evenly
-from seed_jax.evals.top1 import Top1
+from seed_jax.evals.online import evenly, scores_of
 from seed_jax.models.network import Network
 from seed_jax.train import workdir
 
@@ -84,11 +82,9 @@ def probe(network: Network, variables, config: Config, split: str = "test") -> d
     check_splits(d)
 
     features = SharedFeatures(network, variables, parallel.make_mesh(), config, sources)
-    evaluators = [Knn(features, e), Top1(features, e)]
+    evaluators = [evaluator(features, e) for evaluator in EVALUATORS.values()]
     features.want(chosen_on, e.feature)
-    shares = {}
-    for evaluator in evaluators:
-        shares |= evaluator.run(variables)
+    shares = scores_of(evaluators, variables)
 
     def examples(name):
         entries, labels = features.get(name, variables)

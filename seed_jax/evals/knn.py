@@ -18,6 +18,8 @@ class Knn:
     A bank of fewer than `evals.k` images is used whole for each query.
     """
 
+    needs_bank = True
+
     def __init__(self, features: SharedFeatures, evals):
         self._features, self._feature, self._k = features, evals.feature, evals.k
         for split in ("bank", "queries"):

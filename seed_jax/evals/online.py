@@ -38,11 +38,23 @@ class OnlineProbe:
         Raises:
           Abandoned: `stop()` was true. It is asked before each batch.
         """
-        scores = {}
         with self._features.stopped_by(stop):
-            for evaluator in self._evaluators:
-                scores |= evaluator.run(variables)
-        return scores
+            return scores_of(self._evaluators, variables)
+
+
+def scores_of(evaluators, variables) -> dict[str, float]:
+    """The scores of all evaluators by name.
+
+    Raises:
+      ValueError: two evaluators give a score of the same name.
+    """
+    scores = {}
+    for evaluator in evaluators:
+        new = evaluator.run(variables)
+        if both := scores.keys() & new.keys():
+            raise ValueError(f"Two evaluators give the score {min(both)!r}: rename one of them.")
+        scores |= new
+    return scores
 
 
 def evenly(source: Source, count: int) -> Source:

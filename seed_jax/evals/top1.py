@@ -27,6 +27,8 @@ class Top1:
     per class of the queries. `logits` is scored as `top1`, `exit1_logits` as `exit1_top1`.
     """
 
+    needs_bank = False
+
     def __init__(self, features: SharedFeatures, evals):
         del evals
         self._features = features

@@ -12,10 +12,21 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from seed_jax.data.pipeline import ViewSpec
+from seed_jax.data.views import ViewSpec
+from seed_jax.errors import UserError
 from seed_jax.models.network import Features, Network
 
 PyTree = Any
+
+
+class FeatureShapes(dict):
+    """Shapes and dtypes of a teacher's features; asking for one that it lacks raises `UserError`."""
+
+    def __missing__(self, name):
+        raise UserError(
+            f"teacher.weights: the method needs the teacher's {name!r}, and it gives only "
+            f"{', '.join(sorted(self))}: use another teacher."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +34,7 @@ class Given:
     """What a method may know before the run.
 
     Attributes:
-      batch_size: images of a step, over all devices.
+      batch_size: `data.batch_size`, over all devices; micro-batches and a kept last batch are smaller.
       num_classes: classes of the training data; 0 without labels.
       image_size: `data.image_size`, pixels.
       steps, steps_per_epoch: of the run.
@@ -36,7 +47,7 @@ class Given:
     image_size: int
     steps: int
     steps_per_epoch: int
-    teacher: Mapping[str, jax.ShapeDtypeStruct] | None = None
+    teacher: FeatureShapes | None = None
     bn_group: int | None = None
     dtype: Any = jnp.float32
 
@@ -131,10 +142,9 @@ class Method:
         """Raise `UserError` for values of those config sections that the method cannot work with."""
 
     def whole_batch(self) -> str:
-        """Why the loss needs whole batches ("its queue …"); '' if it is a mean over its samples.
+        """Why the loss is not a mean over its samples ("it compares samples"); '' if it is.
 
-        With '' the trainer may compute a batch by micro-batches (`train.accumulate`) and keep an incomplete
-        one (`data.last`); then `aux` must not depend on the batch.
+        With '' and without `aux` a step may compute its batch in micro-batches (`train.accumulate`).
         """
         return ""
 

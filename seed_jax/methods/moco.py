@@ -45,6 +45,7 @@ class MoCo(Method):
     smoke: ClassVar = {"queue_size": 64}
 
     def check(self, data, train):
+        queue.check_batches(data)
         if self.temperature <= 0:
             raise UserError("method.temperature must be above 0.")
         if not 0 < train.bn_group < data.batch_size:
@@ -53,9 +54,6 @@ class MoCo(Method):
                 "knows its key by their batch statistics; "
                 f"use --config.train.bn_group={max(1, data.batch_size // 8)}."
             )
-
-    def whole_batch(self):
-        return "its queue takes whole batches"
 
     def views(self, data):
         return (base_view(data, count=2),)

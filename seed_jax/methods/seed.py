@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seed_jax import queue
 from seed_jax import rng as rng_lib
-from seed_jax.data.pipeline import ViewSpec
+from seed_jax.data.views import ViewSpec
 from seed_jax.errors import UserError
 from seed_jax.losses import seed_loss
 from seed_jax.methods.base import LossOut, Method, base_view, unit
@@ -52,6 +52,7 @@ class Seed(Method):
     smoke: ClassVar = {"queue_size": 64, "patches": 2, "patch_size": 16}
 
     def check(self, data, train):
+        queue.check_batches(data)
         if min(self.tau_student, self.tau_teacher) <= 0:
             raise UserError("method.tau_student and method.tau_teacher must be above 0.")
         if self.patches < 0 or self.patch_size <= 0:
@@ -59,9 +60,6 @@ class Seed(Method):
         scale = self.patch_scale
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise UserError("method.patch_scale must be a range within (0, 1], such as (0.05, 0.14).")
-
-    def whole_batch(self):
-        return "its queue takes whole batches"
 
     def views(self, data):
         patches = ViewSpec(

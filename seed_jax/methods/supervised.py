@@ -31,11 +31,6 @@ class Supervised(Method):
             raise UserError(f"method.freeze is '{self.freeze}': use 'backbone' or an empty string.")
 
     def network(self, backbone, given):
-        if given.num_classes < 2:
-            raise UserError(
-                "The supervised method needs labels, and data.source has none: use a labelled source, such "
-                "as 'imagefolder', a folder with one sub-folder per class."
-            )
         parts = {"classifier": Classifier(given.num_classes)}
         return Joined(backbone, parts, backbone_train=self.freeze != "backbone")
 

@@ -1,16 +1,17 @@
 """Parts joined to a backbone: Linen modules from the features dict to new entries of it.
 
-Each part writes one entry, named by its field `out`, so that several parts of one kind can be joined side by
-side:
+Each part reads one entry, a vector named by its field `of`, and writes one, named by `out`, so that several
+parts of one kind can be joined side by side or in a row:
 
 >>> from seed_jax.models import Joined, create
 >>> backbone = create("resnet18", width=0.125, small_stem=True)
->>> exits = {f"exit{i}": Classifier(10, out=f"exit{i}_logits") for i in (1, 2)}
+>>> parts = {"head": ProjectionHead(dim=16), "classifier": Classifier(10)}
+>>> parts["probe"] = Classifier(10, of="embedding", out="embedding_logits")
 >>> sample = jnp.zeros((1, 8, 8, 3))
->>> network = Joined(backbone, exits)
+>>> network = Joined(backbone, parts)
 >>> features, _ = network.apply(network.init(jax.random.key(0), sample), sample, train=False)
->>> {name: features[name].shape for name in ("exit1_logits", "exit2_logits")}
-{'exit1_logits': (1, 10), 'exit2_logits': (1, 10)}
+>>> {name: features[name].shape for name in ("embedding", "logits", "embedding_logits")}
+{'embedding': (1, 16), 'logits': (1, 10), 'embedding_logits': (1, 10)}
 """
 
 from typing import Any
@@ -22,20 +23,20 @@ from seed_jax.models import layers
 
 
 class ProjectionHead(nn.Module):
-    """Project `pooled` `[B, D]` to `out`, float32 `[B, dim]`, not normalised.
+    """Project the entry `of`, `[B, D]`, to `out`, float32 `[B, dim]`, not normalised.
 
     The default is the head of MoCo v2 and SEED: Linear D -> `hidden`, ReLU, Linear -> `dim`. With
     `batch_norm=True` it is the head of SimCLR and SwAV, with `layers=1` the single Linear of MoCo v1, with
     `layers=1, bias=False` the projection of CLIP. Weights and biases start as PyTorch initialises a Linear.
 
     Attributes:
-      hidden: width of the hidden layers; None for the width D of `pooled`.
+      hidden: width of the hidden layers; None for the width D of the input.
       dim: width of the output.
       layers: number of Linear layers.
       batch_norm: normalise between each hidden Linear and its ReLU.
       bias: whether the Linear layers have a bias.
-      last_norm: normalise after the last Linear, as MoCo v3 does.
-      out: name of the entry added to the features.
+      last_norm: normalise after the last Linear, as MoCo v3 does (there without scale and bias).
+      of, out: names of the entry that is read and of the one that is added to the features.
       bn_group: samples per group of batch statistics; None for the whole batch (`layers.BatchNorm`).
       dtype: of the matrix products and of the values between layers. Parameters, statistics and the output
         are float32.
@@ -55,6 +56,7 @@ class ProjectionHead(nn.Module):
     batch_norm: bool = False
     bias: bool = True
     last_norm: bool = False
+    of: str = "pooled"
     out: str = "embedding"
     bn_group: int | None = None
     dtype: Any = jnp.float32
@@ -67,7 +69,7 @@ class ProjectionHead(nn.Module):
         def norm(number):
             return layers.BatchNorm(self.bn_group, dtype=self.dtype, name=f"bn{number}")(x, train)
 
-        x = features["pooled"].astype(jnp.float32)
+        x = features[self.of].astype(jnp.float32)
         hidden = self.hidden or x.shape[-1]
         for number in range(1, self.layers):
             x = linear(number, hidden)
@@ -96,7 +98,7 @@ class PooledEmbedding(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Linear from `pooled` `[B, D]` to `out`, float32 `[B, num_classes]`.
+    """Linear from the entry `of`, `[B, D]`, to `out`, float32 `[B, num_classes]`.
 
     Weights start as N(0, 0.01) and biases as 0. `dtype`: of the matrix product; parameters and output are
     float32.
@@ -109,12 +111,12 @@ class Classifier(nn.Module):
     """
 
     num_classes: int
+    of: str = "pooled"
     out: str = "logits"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features, train: bool, keys=None):
-        pooled = features["pooled"].astype(jnp.float32)
-        return {
-            self.out: layers.narrow_linear(self.num_classes, "fc", self.dtype)(pooled).astype(jnp.float32)
-        }
+        x = features[self.of].astype(jnp.float32)
+        x = layers.narrow_linear(self.num_classes, "fc", self.dtype)(x)
+        return {self.out: x.astype(jnp.float32)}

@@ -114,6 +114,10 @@ class MetricsWriter:
         """The score in the lines of `step`; None if there is none, and in processes other than 0."""
         return last_score(row for row in read(self.path) if row["step"] == step) if self._active else None
 
+    def probed(self, step: int) -> bool:
+        """Whether the lines of `step` have a probe; False in processes other than 0."""
+        return self._active and any(r["step"] == step and "loss" not in r for r in read(self.path))
+
     def close(self) -> None:
         if self._file is not None:
             with contextlib.suppress(
@@ -173,16 +177,20 @@ def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
 
 
 def last_score(rows: Iterable[Mapping[str, float]]) -> float | None:
-    """The score of a run, which decides the best checkpoint: `top1` or else `knn` of the last row with one.
+    """The score of the last probe, in [0, 1], which decides the best checkpoint; None without a probe.
+
+    It is `top1`, else `knn`, else the first score by name. Rows with a loss are not of probes, and scores of
+    the teacher do not count.
 
     >>> last_score([{"step": 0, "knn": 0.1, "top1": 0.2}, {"step": 2, "knn": 0.3}, {"step": 4, "loss": 1.0}])
     0.3
-
-    Returns:
-      In [0, 1], or None if no row has a score.
     """
-    scores = [row.get("top1", row.get("knn")) for row in rows]
-    return next((score for score in reversed(scores) if score is not None), None)
+    score = None
+    for row in rows:
+        names = {name for name in row if name != "step" and not name.startswith("teacher_")}
+        if names and "loss" not in names:
+            score = row[next((name for name in ("top1", "knn") if name in names), min(names))]
+    return score
 
 
 def _rewrite(path: Path, keep: Callable[[dict], bool]) -> None:

@@ -1,33 +1,22 @@
-"""What a run is made of, before anything is compiled: sources, teacher, networks, lengths, step, probes."""
+"""Assembles a run before anything is compiled: lengths, networks, state, step, probes."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from seed_jax import parallel
-from seed_jax.config import Config, check_splits
-from seed_jax.data.images import BadImage
+from seed_jax.config import Config
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
-from seed_jax.data.sources import Source, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals.online import OnlineProbe
 from seed_jax.methods.base import Given
 from seed_jax.models.network import Network
-from seed_jax.train import optim, start, state, student, teacher
+from seed_jax.train import inputs, optim, start, state, student, teacher
 from seed_jax.train.monitor import say
 from seed_jax.train.step import make_step
-
-
-@dataclasses.dataclass(frozen=True)
-class Sources:
-    """The splits of a run. Without labels nothing can be probed: `bank` and `val` are None."""
-
-    train: Source
-    bank: Source | None
-    val: Source | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +59,7 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """All of a run that can be had before compiling.
+    """Everything that a run needs before it compiles.
 
     `backbone`: what the student starts from, or None. `facts`: for the manifest. `probe`, `teacher_probe`:
     None where there is nothing to probe with, or no teacher.
@@ -78,7 +67,7 @@ class Prepared:
 
     config: Config
     mesh: jax.sharding.Mesh
-    sources: Sources
+    sources: inputs.Sources
     length: Lengths
     training: Training
     backbone: Any
@@ -89,18 +78,18 @@ class Prepared:
 
 
 def prepare(config: Config, mesh, name: str) -> Prepared:
-    """Whatever can fail before compiling, in each process by itself.
+    """Prepare a run: do whatever can fail before compiling, in each process by itself.
 
     Raises:
       UserError: anything the user can fix.
     """
-    sources, loaded = open_inputs(config)
+    sources, loaded = inputs.open_all(config)
     length = lengths(config, len(sources.train))
+    check_batches(config, mesh.size, len(sources.train))
     classes = sources.train.num_classes
     known = given(config, length, classes, loaded)
     backbone, init = start.load(config, student.network(config, known).backbone)
     training = assemble(config, mesh, known, loaded and loaded.network, backbone)
-    _check_last(config, mesh, len(sources.train))
     probe = teacher_probe = None
     if sources.val is not None:
         network, shapes = student.served(config.method, training.student, known)
@@ -139,10 +128,9 @@ def assemble(
       backbone: shapes or arrays of what `Training.fresh` will be called with.
 
     Raises:
-      UserError: the devices do not divide the batch, or the method or the model does not allow a setting.
+      UserError: the method or the model does not allow a setting.
     """
     method, o, t, d = config.method, config.optim, config.train, config.data
-    _check_batch(config, mesh, given)
     network = student.network(config, given)
     views = method.views(d)
     length = {"steps": given.steps, "steps_per_epoch": given.steps_per_epoch}
@@ -158,6 +146,7 @@ def assemble(
         return state.init(variables, method, given, tx, seed=t.seed, ema=t.ema > 0)
 
     abstract = jax.eval_shape(fresh, backbone)
+    _check_accumulation(config, abstract.aux)
     shardings = state.shardings(mesh, abstract)
     step = make_step(
         method,
@@ -176,35 +165,9 @@ def assemble(
 
 
 def given(config: Config, length: Lengths, num_classes: int, loaded: teacher.Loaded | None) -> Given:
-    """What the method may know of the run that is being built."""
+    """The method's `Given` for a run of that length, data and teacher."""
     features = loaded and loaded.features(config.data.batch_size, config.data.image_size)
     return student.given(config, num_classes, length.total, length.epoch, features)
-
-
-def open_inputs(config: Config) -> tuple[Sources, teacher.Loaded | None]:
-    """The sources and the teacher.
-
-    Raises:
-      UserError: every problem of either in one message.
-    """
-    problems, sources, loaded = [], None, None
-    try:
-        sources = _open_sources(config)
-    except UserError as error:
-        problems.append(str(error))
-    if config.method.needs_teacher:
-        try:
-            loaded = teacher.load(
-                config.teacher,
-                image_size=config.data.image_size,
-                seed=config.train.seed,
-                precision=config.train.precision,
-            )
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
-    return sources, loaded
 
 
 def lengths(config: Config, images: int) -> Lengths:
@@ -223,90 +186,54 @@ def lengths(config: Config, images: int) -> Lengths:
     )
 
 
-def _open_sources(config: Config) -> Sources:
-    d, names = config.data, config.evals.names
+def check_batches(config: Config, devices: int, images: int) -> None:
+    """Check that devices, micro-batches and BatchNorm groups divide every batch of a run on that many images.
 
-    def open_split(split):
-        return open_source(d.source, split, dir=d.dir or None)
-
-    train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
-    if not train.num_classes:
-        return Sources(train, None, None)
-    if "knn" in names:
-        check_splits(d)
-    open_split(d.test)  # what will be reported must be there before the time is spent
-    sources = Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
-    used = [train] if config.method.needs_labels else []
-    used += [sources.val] if config.method.needs_labels or "knn" in names else []
-    used += [sources.bank] if "knn" in names and sources.bank not in used else []
-    for source in used:
-        _check_labels(source)
-    return sources
-
-
-def _check_labels(source: Source) -> None:
-    missing = np.flatnonzero(source.labels() < 0).tolist()
-    without = next((i for i in missing if _readable(source, i)), None)
-    if without is not None:
-        raise UserError(
-            f"data.source: {len(missing)} of {len(source)} images have no label, such as "
-            f"{source.name(without)}: label them or leave them out; SEED and MoCo train without labels "
-            "with --config.evals.names=top1."
-        )
-
-
-def _readable(source: Source, i: int) -> bool:
-    """Whether record `i` can be read. One that cannot has no label either, and the pipeline skips it."""
-    try:
-        source[i]
-    except BadImage:
-        return False
-    return True
-
-
-def _check_batch(config: Config, mesh, given: Given) -> None:
-    """A batch and its micro-batches must be divisible among devices and BatchNorm groups."""
-    d, t, why = config.data, config.train, config.method.whole_batch()
-    if d.batch_size % mesh.size:
-        raise UserError(f"data.batch_size ({d.batch_size}) must be a multiple of the {mesh.size} devices.")
-    for key, value, default in (("train.accumulate", t.accumulate, 1), ("data.last", d.last, "drop")):
-        if value != default and why:
-            raise UserError(
-                f"{key} is {value!r}, but {config.method_name} needs whole batches, for {why}: "
-                f"use --config.{key}={default}."
-            )
-    micro, left = divmod(d.batch_size, t.accumulate)
-    if t.accumulate > 1 and (left or micro % mesh.size or not t.bn_group or micro % t.bn_group):
-        raise UserError(
-            f"train.accumulate is {t.accumulate}, and data.batch_size divided by it must be a whole multiple "
-            f"of the {mesh.size} devices and of train.bn_group ({t.bn_group}), which may not be 0: choose "
-            f"divisors of {d.batch_size}."
-        )
-
-
-def _check_last(config: Config, mesh, images: int) -> None:
-    """The shorter last batch of an epoch, if it is kept, must be divisible too."""
+    Raises:
+      UserError: they do not.
+    """
     d, t = config.data, config.train
-    last = images % d.batch_size
-    if d.last == "keep" and any(last % n for n in (mesh.size, t.accumulate, t.bn_group or 1)):
+    unit = t.accumulate * math.lcm(devices, t.bn_group or 1)
+    reasons = [f"{devices} devices"] + ([f"BatchNorm groups of {t.bn_group}"] if t.bn_group else [])
+    reasons += [f"{t.accumulate} micro-batches"] if t.accumulate > 1 else []
+    wanted = f"a multiple of {unit}, for {', '.join(reasons)}"
+    if d.batch_size % unit:
+        nearest = max(1, round(d.batch_size / unit)) * unit
         raise UserError(
-            f"data.last is 'keep', but the last batch of an epoch has {last} images, which the {mesh.size} "
-            f"devices, train.accumulate ({t.accumulate}) or train.bn_group ({t.bn_group}) do not divide: use "
-            "--config.data.last=drop, or --config.train.bn_group=0 for groups of a whole batch."
+            f"data.batch_size is {d.batch_size} and must be {wanted}: use --config.data.batch_size={nearest}."
+        )
+    if d.last == "keep" and images % d.batch_size % unit:
+        raise UserError(
+            f"data.last is 'keep', and the last batch of an epoch has {images % d.batch_size} images, which "
+            f"must be {wanted}: use --config.data.last=drop."
+        )
+
+
+def _check_accumulation(config: Config, aux) -> None:
+    """Micro-batches must give the gradient of the whole batch."""
+    count, why = config.train.accumulate, config.method.whole_batch()
+    if jax.tree.leaves(aux):
+        why = why or "it carries state from batch to batch"
+    if not config.train.bn_group:
+        why = why or "train.bn_group is 0, statistics over the whole batch"
+    if count > 1 and why:
+        raise UserError(
+            f"train.accumulate is {count}, but {config.method_name} needs the whole batch at once ({why}): "
+            "use --config.train.accumulate=1."
         )
 
 
 def _layers(network: Network) -> dict:
     """How the optimizer numbers the parameters of the student: parts are in the backbone's last layer."""
     backbone = network.backbone
-    last = backbone.layers
+    last, undecayed = getattr(backbone, "layers", None), getattr(backbone, "undecayed", frozenset())
     if last is None:
-        return {"undecayed": backbone.undecayed}
+        return {"undecayed": undecayed}
 
     def layer(path):
         return backbone.layer(path[1:]) if path[0] == "backbone" else last
 
-    return {"layer": layer, "layers": last, "undecayed": backbone.undecayed}
+    return {"layer": layer, "layers": last, "undecayed": undecayed}
 
 
 def _plain(features) -> dict:

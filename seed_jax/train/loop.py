@@ -98,8 +98,10 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
         raise Stopped(stop.exit_code)
 
     # Probe the state that the run begins with, unless it was: a stop saves without a probe.
+    if stop.reached(begin) and begin < length.total:
+        end_here(begin)
     score = writer.score(begin)
-    if length.probes(begin) and not parallel.anywhere(score is not None):
+    if length.probes(begin) and not parallel.anywhere(writer.probed(begin)):
         try:
             score = probe(begin)
         except Abandoned:
@@ -151,7 +153,10 @@ def _first_state(p: Prepared, directory: Path, checkpoints: Checkpoints, name: s
     t, total = p.training, p.length.total
     newest = checkpoints.latest()
     if newest is not None and newest > total:
-        raise UserError(f"{directory} is already at step {newest}, past the {total} steps of this config.")
+        raise UserError(
+            f"{directory} is already at step {newest}, past the {total} steps of this config: use another "
+            "--workdir, or a longer run."
+        )
     if newest is None:
         current, begin = parallel.jit_once(t.fresh, out_shardings=t.shardings)(p.backbone), 0
     else:

@@ -15,10 +15,11 @@ from seed_jax import parallel
 from seed_jax.config import Config
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
-from seed_jax.methods.base import Batch, Clock, Given, Nets
+from seed_jax.methods.base import Batch, Given
 from seed_jax.queue import Queue
 from seed_jax.report.plan import Memory, Plan, text
 from seed_jax.train import build, teacher
+from seed_jax.train.step import objective
 
 ASSUMED_CLASSES = 1000
 
@@ -26,14 +27,14 @@ ASSUMED_CLASSES = 1000
 def run(
     raw, *, devices: int, images: int | None, images_per_second: float | None, tflops: float | None
 ) -> None:
-    """Print the plan of a config. Raises `UserError` for what would stop the run, too."""
+    """Print the plan of a config. Raise `UserError` for every mistake that would also stop the run."""
     jax.config.update("jax_platforms", "cpu")
     made = make(config_lib.resolve(raw), devices=devices, images=images)
     print(text(made, images_per_second=images_per_second, tflops=tflops))
 
 
 def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
-    """The plan of a run on so many devices.
+    """The plan of a run on that number of devices.
 
     Args:
       images: size of the training data; None to ask the source.
@@ -41,11 +42,9 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
     Raises:
       UserError: the devices do not divide the batch, or the number of images is not known.
     """
-    batch_size = c.data.batch_size
-    if devices <= 0 or batch_size % devices:
-        raise UserError(f"data.batch_size ({batch_size}) must be a multiple of the {devices} devices.")
-    notes = []
+    batch_size, notes = c.data.batch_size, []
     images, classes = _data(c, images, notes)
+    build.check_batches(c, devices, images)
     length = build.lengths(c, images)
     loaded = _teacher(c, notes)
     given = build.given(c, length, classes, loaded)
@@ -121,44 +120,55 @@ def _teacher(c: Config, notes: list) -> teacher.Loaded | None:
             f"teacher.weights is not here: counted as {t.model} with a head of two layers to {t.dim}."
         )
     sample = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-    return teacher.Loaded(network, jax.eval_shape(network.init, jax.random.key(0), sample), {})
+    variables = jax.eval_shape(network.init, jax.random.key(0), sample)
+    return teacher.prepare(teacher.Loaded(network, variables, {}), size)
 
 
 def _one_step(c: Config, training: build.Training, given: Given, loaded: teacher.Loaded | None):
-    """FLOPs of the teacher and of all, bytes kept for the backward pass, and pixels, of one global batch."""
-    size, shapes, seen_by_teacher = given.batch_size, training.abstract, []
+    """FLOPs of the teacher and of all for one batch, bytes kept for the backward pass and pixels of one
+    micro-batch.
+    """
+    count = c.train.accumulate
+    size, shapes, questions = given.batch_size // count, training.abstract, []
     variables = loaded.variables if loaded else {}
 
     def features(variables, x):
         return loaded.network.apply(variables, x, False)[0]
 
-    def loss(params, model_state, aux, variables, seen, clock, key):
+    def loss(params, model_state, aux, variables, seen, step):
         def ask(x, views=None):
-            seen_by_teacher.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
+            questions.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
             return features(jax.lax.stop_gradient(variables), x)
 
-        nets = Nets(training.student, ask if loaded else None)
-        return c.method.loss(nets, params, model_state, aux, seen, clock, key)
+        loss_of = objective(c.method, training.student, ask if loaded else None, given, c.train.seed)
+        return loss_of(params, model_state, aux, seen, step)
 
     def kept(*arguments):
         backward = jax.vjp(lambda params: loss(params, *arguments[1:]), arguments[0], has_aux=True)[1]
-        given = {id(leaf) for leaf in jax.tree.leaves(arguments)}
-        return [x for x in jax.tree.leaves(backward) if id(x) not in given]
+        passed = {id(leaf) for leaf in jax.tree.leaves(arguments)}
+        return [x for x in jax.tree.leaves(backward) if id(x) not in passed]
 
-    views = [
-        jax.ShapeDtypeStruct((size, spec.count, spec.size, spec.size, 3), jnp.float32)
-        for spec in training.views
-    ]
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
-    seen = Batch(tuple(views), jax.ShapeDtypeStruct((size,), jnp.int32), keys)
-    clock = Clock(jax.ShapeDtypeStruct((), jnp.int32), given.steps, given.steps_per_epoch)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments = (shapes.params, shapes.model_state, shapes.aux, variables, seen, clock, key)
+    def each(*shape, dtype=jnp.float32):
+        return tuple(
+            jax.ShapeDtypeStruct((size, spec.count, *(n or spec.size for n in shape)), dtype)
+            for spec in training.views
+        )
+
+    seen = Batch(
+        views=each(0, 0, 3),
+        label=jax.ShapeDtypeStruct((size,), jnp.int32),
+        keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size)),
+        crops=each(4),
+        flipped=each(dtype=jnp.bool_),
+    )
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    arguments = (shapes.params, shapes.model_state, shapes.aux, variables, seen, step)
     residuals = jax.eval_shape(kept, *arguments)
-    seen_by_teacher.clear()
+    questions.clear()
     everything = _flops(jax.grad(loss, has_aux=True), *arguments)
-    of_teacher = sum(_flops(features, variables, x) for x in seen_by_teacher)
-    return of_teacher, everything, _bytes(residuals), sum(x.size for x in views)
+    of_teacher = sum(_flops(features, variables, x) for x in questions)
+    pixels = sum(x.size for x in seen.views)
+    return count * of_teacher, count * everything, _bytes(residuals), pixels
 
 
 def _flops(function, *arguments) -> float:

@@ -9,10 +9,12 @@ from jax.sharding import PartitionSpec as P
 
 from seed_jax import parallel, rng
 from seed_jax.data import photometric
-from seed_jax.methods.base import Batch, Clock, Given, LossOut, Method, Nets
+from seed_jax.methods.base import Batch, Clock, Given, LossOut, Method, Nets, Teacher
 from seed_jax.models.network import Network
 from seed_jax.train.state import TrainState
 from seed_jax.train.teacher import Frozen
+
+OWN_METRICS = {"loss", "lr", "grad_norm", "param_norm", "bad_images"}
 
 
 def make_step(
@@ -28,7 +30,11 @@ def make_step(
     accumulate: int = 1,
     ema: float = 0.0,
 ):
-    """The pure step `(state, teacher_variables, batch) -> (state, metrics)`.
+    """Return the pure step `(state, teacher_variables, batch) -> (state, metrics)`.
+
+    `batch` is what `data.pipeline.train_batches` yields, on the devices. `teacher_variables` is never part of
+    the state: it is not donated, not updated and not saved, and no gradient reaches it. Metrics are scalars:
+    those of the method, averaged over the batch, and `OWN_METRICS`.
 
     Args:
       rate: the learning rate by step, for the metrics; `tx` has its own.
@@ -36,30 +42,29 @@ def make_step(
       accumulate: micro-batches per step, computed one after the other; their gradients are averaged.
       ema: decay of the moving average of parameters and model state; 0 for none.
 
-    `batch` is what `data.pipeline.train_batches` yields, on the devices. `teacher_variables` is never part of
-    the state: it is not donated, not updated and not saved, and no gradient reaches it. Metrics are scalars:
-    the loss, the method's metrics averaged over the batch, `lr`, `grad_norm`, `param_norm`, `bad_images`.
+    Raises:
+      ValueError: a metric of the method has the name of one of `OWN_METRICS`.
     """
 
     def step(state: TrainState, teacher_variables, batch):
-        seen = _seen(batch, views, seed)
-        clock = Clock(state.step, given.steps, given.steps_per_epoch)
-        nets = Nets(student, None if teacher is None else Frozen(teacher, teacher_variables))
+        frozen_teacher = None if teacher is None else Frozen(teacher, teacher_variables)
+        loss_of = objective(method, student, frozen_teacher, given, seed)
+        projected = method.project(state.params, _clock(state.step, given))
 
-        def objective(params, seen):
-            params = _stop_frozen(method, params)
-            key = jax.random.fold_in(rng.stream(seed, "step"), state.step)
-            with jax.named_scope("loss"):
-                return method.loss(nets, params, state.model_state, state.aux, seen, clock, key)
+        def gradient(batch, number):
+            seen = _seen(batch, views, seed)
+            loss = jax.value_and_grad(loss_of, has_aux=True)
+            (value, out), grads = loss(projected, state.model_state, state.aux, seen, state.step, number)
+            return (value, out.model_state, jax.tree.map(jnp.mean, out.metrics), grads), out.aux
 
-        gradient = jax.value_and_grad(objective, has_aux=True)
-        start = method.project(state.params, clock)
-        (loss, out), grads = _accumulated(gradient, accumulate, start, seen)
+        (loss, model_state, of_method, grads), aux = _accumulated(gradient, accumulate, batch)
         with jax.named_scope("update"):
-            updates, opt_state = tx.update(grads, state.opt_state, start)
-            params = optax.apply_updates(start, updates)
+            updates, opt_state = tx.update(grads, state.opt_state, projected)
+            params = optax.apply_updates(projected, updates)
+        if taken := OWN_METRICS & of_method.keys():
+            raise ValueError(f"The metrics {sorted(taken)} are the step's own: rename those of the method.")
         metrics = {
-            **{name: jnp.mean(value) for name, value in out.metrics.items()},
+            **of_method,
             "loss": loss,
             "lr": rate(state.step),
             "grad_norm": optax.tree.norm(grads),
@@ -68,11 +73,32 @@ def make_step(
         }
         average = state.ema
         if ema:
-            average = optax.incremental_update({"params": params, **out.model_state}, average, 1 - ema)
-        state = TrainState(state.step + 1, params, out.model_state, opt_state, out.aux, average)
-        return state, metrics
+            average = optax.incremental_update({"params": params, **model_state}, average, 1 - ema)
+        return TrainState(state.step + 1, params, model_state, opt_state, aux, average), metrics
 
     return step
+
+
+def objective(method: Method, student: Network, teacher: Teacher | None, given: Given, seed: int):
+    """Return the loss of a batch, to differentiate by its first argument.
+
+    Its key is that of the step, and of the number of the micro-batch if there is one.
+    """
+
+    def loss_of(params, model_state, aux, seen: Batch, step, micro_batch=None) -> tuple[jax.Array, LossOut]:
+        key = jax.random.fold_in(rng.stream(seed, "step"), step)
+        key = key if micro_batch is None else jax.random.fold_in(key, micro_batch)
+        nets = Nets(student, teacher)
+        with jax.named_scope("loss"):
+            return method.loss(
+                nets, _stop_frozen(method, params), model_state, aux, seen, _clock(step, given), key
+            )
+
+    return loss_of
+
+
+def _clock(step, given: Given) -> Clock:
+    return Clock(step, given.steps, given.steps_per_epoch)
 
 
 def _seen(batch, views, seed) -> Batch:
@@ -103,15 +129,15 @@ def _stop_frozen(method, params):
     return jax.tree_util.tree_map_with_path(stop, params)
 
 
-def _accumulated(gradient, count: int, params, seen: Batch):
-    """`gradient(params, seen)`, averaged over `count` micro-batches of consecutive samples.
+def _accumulated(gradient, count: int, batch):
+    """`gradient(batch, None) -> (terms, aux)`; or the mean of its terms over `count` micro-batches.
 
-    All of them start from the same model state. Running statistics are linear in those of the batch, so their
-    average is that of the whole batch if `bn_group` divides the micro-batch. `aux` does not depend on the
-    batch (`Method.whole_batch`): the last one is taken.
+    Micro-batches are consecutive samples, and all start from the same model state. Running statistics are
+    linear in those of the batch, so their mean is that of the whole batch if `bn_group` divides the
+    micro-batch. A method with `aux` has no micro-batches (`build.py`).
     """
     if count == 1:
-        return gradient(params, seen)
+        return gradient(batch, None)
 
     def split(x):
         x = x.reshape(count, -1, *x.shape[1:])
@@ -119,17 +145,12 @@ def _accumulated(gradient, count: int, params, seen: Batch):
             return x
         return jax.lax.with_sharding_constraint(x, P(None, parallel.DATA_AXIS))
 
-    def of_one(micro_batch):
-        (loss, out), grads = gradient(params, micro_batch)
-        return (loss, out.model_state, jax.tree.map(jnp.mean, out.metrics), grads), out.aux
+    def add(total, numbered):
+        terms, _ = gradient(*numbered)
+        return jax.tree.map(jnp.add, total, terms), None
 
-    def add(carry, micro_batch):
-        terms, aux = of_one(micro_batch)
-        return (jax.tree.map(jnp.add, carry[0], terms), aux), None
-
-    micro_batches = jax.tree.map(split, seen)
-    empty = jax.eval_shape(of_one, jax.tree.map(lambda x: x[0], micro_batches))
-    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), empty)
-    (terms, aux), _ = jax.lax.scan(add, empty, micro_batches)
-    loss, model_state, metrics, grads = jax.tree.map(lambda x: x / count, terms)
-    return (loss, LossOut(model_state, aux, metrics)), grads
+    numbered = jax.tree.map(split, batch), jnp.arange(count)
+    shapes, aux = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], numbered))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, numbered)
+    return jax.tree.map(lambda x: x / count, total), aux

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from seed_jax import models, rng
 from seed_jax.config import Config
 from seed_jax.errors import UserError
-from seed_jax.methods.base import Given, Method
+from seed_jax.methods.base import FeatureShapes, Given, Method
 from seed_jax.models.network import Network
 
 
 def given(config: Config, num_classes: int, steps: int, steps_per_epoch: int, teacher) -> Given:
-    """What the method may know of a run: of its config, its data, its length and its teacher's features."""
+    """Make the `Given` of a run; `teacher` has the shapes of its teacher's features, or is None."""
     d, t = config.data, config.train
     return Given(
         batch_size=d.batch_size,
@@ -21,19 +21,28 @@ def given(config: Config, num_classes: int, steps: int, steps_per_epoch: int, te
         image_size=d.image_size,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
-        teacher=teacher,
+        teacher=None if teacher is None else FeatureShapes(teacher),
         bn_group=t.bn_group or None,
         dtype=models.DTYPES[t.precision],
     )
 
 
-def network(config: Config, given: Given, *, precision: str | None = None) -> Network:
-    """The student: its backbone and the parts of the method; `precision` overrides that of the run."""
+def network(config: Config, given: Given) -> Network:
+    """The student: its backbone and the parts of the method.
+
+    Raises:
+      UserError: the method needs labels and the data has none, or the model does not have an option.
+    """
+    if config.method.needs_labels and given.num_classes < 2:
+        raise UserError(
+            f"{config.method_name} needs labels, and data.source has none: use a labelled source, such as "
+            "'imagefolder', a folder with one sub-folder per class."
+        )
     s = config.student
     backbone = models.create(
         s.model,
         size=s.image_size or None,
-        precision=precision or config.train.precision,
+        precision=config.train.precision,
         bn_group=given.bn_group,
         **s.options,
     )

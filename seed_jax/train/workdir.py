@@ -192,9 +192,10 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
     manifest = files.read_json(workdir / "manifest.json")
     if not {"data", "steps", "steps_per_epoch"} <= manifest.keys():
         raise UserError(f"{workdir}/manifest.json is not of a run: restore the original file.")
-    given = _given(config, manifest)
-    trained = student.network(config, given, precision=precision)
-    network, shapes = student.served(config.method, trained, given)
+    train = dataclasses.replace(config.train, precision=precision or config.train.precision)
+    built = dataclasses.replace(config, train=train)
+    given = _given(built, manifest)
+    network, shapes = student.served(config.method, student.network(built, given), given)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
     variables, step = checkpoint.load_model(workdir, like, best=best)

@@ -11,6 +11,7 @@ from test_images import ODD_EXIF
 
 from seed_jax.data import images, pipeline
 from seed_jax.data.sources import Record, open_source
+from seed_jax.data.views import fill_views
 
 SPECS = (pipeline.ViewSpec(size=8),)
 FORMS = {
@@ -75,7 +76,7 @@ def mutated(data, random):
 def views(data):
     """A training view and an evaluation view, as the pipeline makes them."""
     out = np.zeros((1, 8, 8, 3), np.uint8)
-    pipeline._fill_views([out], Record(data, 3, -1), SPECS, seed=0, epoch=0)
+    fill_views([out], Record(data, 3, -1), SPECS, seed=0, epoch=0)
     return out[0], images.eval_view(images.decode(Record(data, 0, -1)), 8)
 
 

@@ -16,7 +16,7 @@ from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import EVALUATORS, base, final
 from seed_jax.evals.online import OnlineProbe, evenly
-from seed_jax.train import build
+from seed_jax.train import inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +185,9 @@ def test_final_probe_reports_the_test_split():
 
 def test_an_unknown_feature_is_named():
     train = open_source("digits", "train")
-    with pytest.raises(UserError, match="evals.feature is 'poold', but the network gives logits, pooled"):
+    with pytest.raises(
+        UserError, match="evals.feature is 'poold', but the vectors that the network gives are logits, pooled"
+    ):
         OnlineProbe(Pixels(), VARIABLES, parallel.make_mesh(), resolved(feature="poold"), train, train)
 
 
@@ -196,9 +198,9 @@ def test_a_bank_that_contains_the_queries_is_refused(key, split):
     raw.train.epochs = 1.0
     raw.data[key] = split
     with pytest.raises(UserError, match=f"data.{key} is '{split}'.*--config.data.{key}=train"):
-        build.open_inputs(config.resolve(raw))
+        inputs.open_all(config.resolve(raw))
     raw.evals.names = ("top1",)
-    build.open_inputs(config.resolve(raw))
+    inputs.open_all(config.resolve(raw))
 
 
 def test_evenly_spaced_bank():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake import CLOCK, batch, given, log_softmax64
+from fake import CLOCK, batch, log_softmax64
 
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Nets
@@ -41,5 +41,3 @@ def test_what_is_frozen():
 def test_bad_input():
     with pytest.raises(UserError, match="method.freeze is 'head': use 'backbone' or an empty string"):
         Supervised(freeze="head")
-    with pytest.raises(UserError, match="data.source has none: use a labelled source"):
-        Supervised().network(None, given(4, num_classes=0))

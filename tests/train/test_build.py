@@ -8,7 +8,7 @@ from seed_jax.data.images import BadImage
 from seed_jax.data.sources import Arrays
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Given
-from seed_jax.train import build, student
+from seed_jax.train import inputs, student
 from seed_jax.train import start as start_lib
 from seed_jax.weights import loading, parity
 
@@ -73,10 +73,10 @@ def test_images_without_a_label_are_told_where_labels_are_used(tmp_path, variant
     raw.train.epochs, raw.evals.names = 1, ("knn",) if knn else ("top1",)
     raw.data.source, raw.data.dir = "npz", str(tmp_path / "x.npz")
     if not told:
-        assert build._open_sources(config.resolve(raw)).train.num_classes == 3
+        assert inputs._open_sources(config.resolve(raw)).train.num_classes == 3
         return
     with pytest.raises(UserError, match=r"data.source: \d+ of \d+ images have no label, such as x.npz"):
-        build._open_sources(config.resolve(raw))
+        inputs._open_sources(config.resolve(raw))
 
 
 def test_a_damaged_record_is_no_image_without_a_label():
@@ -89,8 +89,8 @@ def test_a_damaged_record_is_no_image_without_a_label():
     labels = np.arange(9) % 3
     labels[:2] = -1
     source = Damaged("x", np.zeros((9, 4, 4, 3), np.uint8), labels)
-    build._check_labels(source)
+    inputs._check_labels(source)
     labels = source.labels()
     labels[5] = -1
     with pytest.raises(UserError, match=r"3 of 9 images have no label, such as x\[5\]"):
-        build._check_labels(source)
+        inputs._check_labels(source)

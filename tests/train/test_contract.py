@@ -21,7 +21,7 @@ from seed_jax.methods.base import LossOut, Method
 from seed_jax.models.heads import Classifier, ProjectionHead
 from seed_jax.models.network import Joined
 from seed_jax.report import metrics
-from seed_jax.train import build, loop, teacher, workdir
+from seed_jax.train import build, loop, plan, teacher, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,6 +276,8 @@ def test_a_method_sees_all_widths_of_the_teacher_and_gives_its_parts_group_and_d
     loaded = workdir.load_run(tmp_path)
     head = loaded.network.parts["projector"]
     assert (head.dim, head.bn_group, head.dtype) == (8, 4, jnp.bfloat16)
+    whole = workdir.load_run(tmp_path, precision="fp32").network
+    assert (whole.parts["projector"].dtype, whole.backbone.module.dtype) == (jnp.float32, jnp.float32)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["teacher_features"]["pooled"] == {"shape": [16, 8], "dtype": "float32"}
 
@@ -383,23 +385,107 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(toy, devices):
 @pytest.mark.parametrize(
     ("variant", "overrides", "words"),
     [
-        (
-            "seed",
-            {"train.accumulate": 2},
-            "train.accumulate is 2, but seed needs whole batches, for its queue",
-        ),
-        ("moco", {"data.last": "keep"}, "data.last is 'keep', but moco needs whole batches, for its queue"),
-        ("supervised", {"train.accumulate": 3}, "train.accumulate is 3"),
-        ("supervised", {"train.accumulate": 4, "train.bn_group": 8}, r"of train.bn_group \(8\)"),
-        ("supervised", {"train.accumulate": 2, "train.bn_group": 0}, r"of train.bn_group \(0\)"),
-        ("supervised", {"train.accumulate": 4}, "multiple of the 8 devices"),
+        ("seed", {"train.accumulate": 2, "train.bn_group": 1}, "seed needs the whole batch .*carries state"),
+        ("seed", {"data.last": "keep"}, "data.last is 'keep', but a slot of the queue takes a full batch"),
+        ("moco", {"data.last": "keep"}, "data.last is 'keep', but a slot of the queue takes a full batch"),
+        ("supervised", {"data.last": "keep"}, "the last batch of an epoch has 1 images.*data.last=drop"),
+        ("supervised", {"train.accumulate": 4}, "multiple of 32, for 8 devices, BatchNorm groups of 8, 4 mi"),
+        ("supervised", {"train.accumulate": 2, "train.bn_group": 0}, "at once .train.bn_group is 0"),
     ],
 )
-def test_shares_of_a_batch_that_would_change_the_loss_are_refused(tmp_path, variant, overrides, words):
+def test_batches_that_cannot_be_divided_are_refused(tmp_path, variant, overrides, words):
     raw = tiny.get_config(variant)
     raw.update_from_flattened_dict(overrides)
     with pytest.raises(UserError, match=words):
         loop.run(raw, tmp_path)
+
+
+class Coupled(Toy):
+    def whole_batch(self):
+        return "it compares samples"
+
+
+def test_a_method_says_that_micro_batches_would_change_its_loss(toy):
+    with pytest.raises(UserError, match="toy needs the whole batch at once .it compares samples."):
+        assembled(toy(Coupled, train__accumulate=2))
+    with pytest.raises(UserError, match="toy needs the whole batch at once .it carries state"):
+        assembled(toy(Averaged, train__accumulate=2))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_last_batch_of_an_epoch_can_be_kept(toy, accumulate):
+    """40 images at batch 16: the third batch of each epoch has 8, and every image is seen once."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+    few = Arrays("few", pixels, np.arange(40) % 10)
+    raw = toy(Timed, data__last="keep", train__bn_group=4, train__accumulate=accumulate)
+    training, current, variables, _, mesh = assembled(raw, few)
+    host = train_batches(few, training.views, 16, 0, last="keep")
+    epochs = []
+    for _ in range(6):
+        batch = next(host)
+        current, row = training.step(current, variables, parallel.to_devices(mesh, batch))
+        assert np.isfinite(row["loss"])
+        epochs.append((int(row["epoch"]), len(batch["label"])))
+    assert epochs == [(0, 16), (0, 16), (0, 8), (1, 16), (1, 16), (1, 8)]
+
+
+class Unlabelled(Toy):
+    needs_labels: ClassVar = True
+
+
+def test_a_method_that_needs_labels_does_not_start_without(toy, tmp_path):
+    np.savez(tmp_path / "x.npz", image=np.zeros((40, 16, 16, 3), np.uint8))
+    raw = toy(Unlabelled, data__source="npz", data__dir=str(tmp_path / "x.npz"), data__train="all")
+    with pytest.raises(UserError, match="toy needs labels, and data.source has none: use a labelled source"):
+        loop.run(raw, tmp_path / "run")
+
+
+class NeedsTokens(Regression):
+    def network(self, backbone, given):
+        return given.teacher["tokens"]
+
+
+def test_a_teacher_without_what_the_method_needs_is_named(toy):
+    with pytest.raises(UserError, match="teacher.weights: the method needs the teacher's 'tokens', and"):
+        assembled(toy(NeedsTokens))
+
+
+class TakesAName(Toy):
+    def loss(self, nets, params, model_state, aux, batch, clock, rng):
+        value, out = super().loss(nets, params, model_state, aux, batch, clock, rng)
+        return value, dataclasses.replace(out, metrics={"lr": value})
+
+
+def test_a_metric_may_not_have_the_name_of_one_of_the_steps(toy):
+    with pytest.raises(ValueError, match="The metrics .'lr'. are the step's own"):
+        steps(toy(TakesAName), 1)
+
+
+@pytest.mark.parametrize("method", [Timed, Projected, Averaged, Matching, Regression, TwoClassifiers, Locate])
+def test_every_toy_is_planned_and_resumes_bitwise(toy, tmp_path, monkeypatch, method):
+    raw = toy(method, train__ema=0.9, evals__names=("top1",), evals__batch_size=64)
+    if method is Locate:
+        monkeypatch.setattr(Locate, "loss", without_targets)
+    assert plan.make(config.resolve(raw), devices=8).student_parameters > 0
+    loop.run(raw, tmp_path / "whole")
+    loop.run(raw, tmp_path / "cut")
+    (tmp_path / "cut" / "checkpoints" / "6").rename(tmp_path / "gone")
+    loop.run(raw, tmp_path / "cut")
+    whole, cut = (workdir.load_run(tmp_path / name) for name in ("whole", "cut"))
+    chex.assert_trees_all_equal(cut.variables, whole.variables)
+    speeds = {"images_per_second", "data_wait"}
+    lines = [
+        [{k: v for k, v in row.items() if k not in speeds} for row in metrics.read(tmp_path / name)]
+        for name in ("whole", "cut")
+    ]
+    assert lines[0] == lines[1]
+
+
+def without_targets(self, nets, params, model_state, aux, batch, clock, rng):
+    """`Locate` on images without targets: it still reads crops and flips."""
+    value, out = Toy.loss(self, nets, params, model_state, aux, batch, clock, rng)
+    noted = {"left": batch.crops[0][:, 0, 0], "flips": batch.flipped[0][:, 0]}
+    return value, dataclasses.replace(out, metrics=noted)
 
 
 class Bounded(Toy):

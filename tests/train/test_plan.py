@@ -119,7 +119,7 @@ def test_text_tells_time_at_a_speed_and_at_forty_percent():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"devices": 3}, r"data.batch_size \(16\) must be a multiple of the 3 devices"),
+        ({"devices": 3}, "data.batch_size is 16 and must be a multiple of 24, for 3 devices"),
         ({"images": 15}, "only 15 images"),
         ({"data__source": "folder"}, "data.dir.*--images=N"),
         ({"method__queue_size": 72}, "method.queue_size is 72"),

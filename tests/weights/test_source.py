@@ -132,7 +132,7 @@ def test_errors_of_the_commands(run, tmp_path, capsys):
     assert command.main(["export", str(directory), str(tmp_path / "a"), "--names", "keras"]) == 1
     assert "resnet18 has no such names: use --names=torchvision or" in capsys.readouterr().err
     assert command.main(["export", str(directory), str(tmp_path / "a"), "--best"]) == 1
-    assert "no probed checkpoint" in capsys.readouterr().err
+    assert "no scored checkpoint" in capsys.readouterr().err
     assert command.main(["inspect", str(tmp_path / "none.pth")]) == 1
     assert "no file or workdir" in capsys.readouterr().err
     assert command.main(["parity", "alexnet*"]) == 1

@@ -1,19 +1,13 @@
-"""Turns the `ml_collections.ConfigDict` that config files and the command line edit into frozen dataclasses.
-
-No other file sees a ConfigDict. Every section is built as `Section(**section)`, so that a misspelt or unused
-key is an error.
-"""
+"""The sections of a config: frozen dataclasses that check their own values."""
 
 import dataclasses
 from typing import Any
 
-import ml_collections
-
 from seed_jax.data.photometric import PRESETS
-from seed_jax.data.pipeline import CROPS, LAST
+from seed_jax.data.pipeline import LAST
+from seed_jax.data.views import CROPS
 from seed_jax.errors import UserError, unknown
 from seed_jax.evals import EVALUATORS
-from seed_jax.methods import METHODS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,115 +316,6 @@ class Config:
     train: Train
     evals: Evals
     log: Log
-
-
-SECTIONS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
-
-
-def default(method: str) -> ml_collections.ConfigDict:
-    """The defaults of every section and of one method, for a config file to edit."""
-    config = ml_collections.ConfigDict(
-        {name: dataclasses.asdict(section()) for name, section in SECTIONS.items()}
-    )
-    config.method = ml_collections.ConfigDict({"name": method, **dataclasses.asdict(METHODS[method]())})
-    return config
-
-
-def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """The variant NAME of `--config=configs/x.py:NAME`: '' is the config itself; every file has 'smoke'."""
-    if name in ("", "smoke"):
-        return smoke(config) if name else config
-    raise UserError(f"Unknown config variant '{name}': use 'smoke', or a variant from the file's header.")
-
-
-SMALLEST = {"resnet50": "resnet18", "mobilenetv3_large": "mobilenetv3_small"}
-
-
-def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A run of 4 steps that takes a minute on any machine: embedded digits, small views, a random teacher,
-    the smallest network of the student's family, the method's fields within its `smoke` bounds.
-    """
-    config.data.source, config.data.dir = "digits", ""
-    config.data.train, config.data.val, config.data.test, config.data.bank = "train", "val", "test", ""
-    config.data.batch_size, config.data.image_size = 16, 32
-    config.evals.bank_size, config.evals.batch_size = 64, 64
-    config.train.epochs, config.train.steps, config.train.examples = 0.0, 4, 0
-    config.train.bn_group = min(config.train.bn_group, 4)
-    config.log.every_steps = 2
-    config.student.model = SMALLEST.get(config.student.model, config.student.model)
-    for name, bound in METHODS[config.method.name].smoke.items():
-        config.method[name] = min(config.method[name], bound)
-    if config.teacher.weights:
-        config.teacher.weights, config.teacher.model = "random", "resnet18"
-        config.teacher.options = ml_collections.ConfigDict()
-    return config
-
-
-def resolve(raw: ml_collections.ConfigDict) -> Config:
-    """The frozen form of a ConfigDict.
-
-    Raises:
-      UserError: a section, key or method is unknown (names the nearest known one), or a value is not allowed.
-    """
-    values = raw.to_dict()
-    for name in values:
-        if name not in SECTIONS and name != "method":
-            raise unknown("config section", name, [*SECTIONS, "method"])
-    sections = {name: _section(name, cls, values.get(name, {})) for name, cls in SECTIONS.items()}
-    fields = dict(values.get("method", {}))
-    method_name = fields.pop("name", "")
-    if method_name not in METHODS:
-        raise unknown("method.name", method_name, METHODS)
-    config = Config(
-        method=_section("method", METHODS[method_name], fields), method_name=method_name, **sections
-    )
-    _check(config)
-    config.method.check(config.data, config.train)
-    return config
-
-
-def keys() -> list[str]:
-    """All keys, `section.name`, those of every method included."""
-    sections = [*SECTIONS.items(), *(("method", method) for method in METHODS.values())]
-    names = {f"{name}.{field.name}" for name, cls in sections for field in dataclasses.fields(cls)}
-    return sorted(names | {"method.name"})
-
-
-def check_splits(data: Data) -> None:
-    """Raise `UserError` if the bank that probes learn from contains the images that they are tested on."""
-    bank = data.bank or data.train
-    if bank in ("all", data.val, data.test):
-        key = "data.bank" if data.bank else "data.train"
-        raise UserError(
-            f"{key} is '{bank}', which contains the images of data.val or data.test: use "
-            f"--config.{key}=train, or --config.evals.names=top1 to train without kNN."
-        )
-
-
-def _section(name: str, cls, values: dict):
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    for key in values:
-        if key not in known:
-            raise unknown("config key", f"{name}.{key}", [f"{name}.{k}" for k in known])
-    return cls(**{key: _as_field(known[key].type, value) for key, value in values.items()})
-
-
-def _as_field(kind, value):
-    """A config's value as its field has it: lists become tuples, and 'knn,top1' a tuple of two names."""
-    if kind == tuple[str, ...]:
-        texts = [value] if isinstance(value, str) else value
-        return tuple(name for text in texts for name in text.split(",") if name)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _check(c: Config) -> None:
-    for name in SECTIONS:
-        getattr(c, name).check()
-    if c.train.bn_group and c.data.batch_size % c.train.bn_group:
-        raise UserError(
-            f"train.bn_group is {c.train.bn_group}, which does not divide data.batch_size "
-            f"({c.data.batch_size}): use a divisor of it, or 0."
-        )
 
 
 def _choice(key: str, value, allowed) -> None:

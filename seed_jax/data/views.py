@@ -1,0 +1,70 @@
+"""What a view is, and how the views of a sample are cut from its image."""
+
+import dataclasses
+import itertools
+
+from seed_jax import rng
+from seed_jax.data import images
+
+CROPS = ("random", "pad", "centre")
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewSpec:
+    """How to cut and augment `count` views of `size x size` pixels from an image.
+
+    Attributes:
+      count: views per sample.
+      size: side of a view, pixels.
+      scale: range of the crop's share of the image area; used by 'random' only.
+      ratio: range of the crop's width / height; used by 'random' only.
+      flip: probability of mirroring a view left to right, on the device.
+      photometric: key of `photometric.PRESETS`.
+      crop: 'random' cuts a random-resized crop (`images.crop_box`). 'centre' is `images.eval_view`. 'pad'
+        adds `padding` black pixels on each side of `images.eval_view` and cuts a random window from the
+        result, as torchvision's `RandomCrop(size, padding)`; `eval_view` keeps an image of `size x size`.
+      padding: black pixels added on each side; used by 'pad' only.
+    """
+
+    count: int = 1
+    size: int = 224
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    photometric: str = "mocov2"
+    crop: str = "random"
+    padding: int = 4
+
+
+def fill_views(outs, record, views, seed, epoch):
+    """Write the views of a record into `outs`, uint8 `[V, H, W, 3]` for each ViewSpec.
+
+    Views are numbered across ViewSpecs. Returns the crop of each view, as in `train_batches`.
+    """
+    specs = [spec for spec in views for _ in range(spec.count)]
+    numbers = [
+        rng.host_generator(seed, record.id, epoch, v).random(images.NUMBERS) for v in range(len(specs))
+    ]
+    picture = images.open_image(record.image)
+    size = images.upright_size(picture)
+    boxes = [
+        images.crop_box(*size, u, spec.scale, spec.ratio) if spec.crop == "random" else None
+        for u, spec in zip(numbers, specs, strict=True)
+    ]
+    divisor = 1
+    if None not in boxes and images.is_jpeg(picture):
+        divisor = images.draft_divisor(boxes, [s.size for s in specs])
+    pixels = images.load_rgb(picture, divisor)
+    squares = {s.size: images.eval_view(pixels, s.size) for s in views if s.crop != "random"}
+    crops = []
+    for out, spec, u, box in zip(itertools.chain(*outs), specs, numbers, boxes, strict=True):
+        if box is not None:
+            (left, top, width, height), frame = box, size
+            out[:] = images.resized_crop(pixels, box, spec.size, divisor)
+        else:
+            *frame, left, top = images.eval_box(*size, spec.size)
+            x, y = images.pad_offset(u, spec.padding if spec.crop == "pad" else 0)
+            left, top, width, height = left + x, top + y, spec.size, spec.size
+            out[:] = images.window(squares[spec.size], x, y, spec.size)
+        crops.append((left / frame[0], top / frame[1], width / frame[0], height / frame[1]))
+    return crops

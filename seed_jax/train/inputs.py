@@ -1,0 +1,90 @@
+"""What a run reads: the splits of its data, and its teacher."""
+
+import dataclasses
+
+import numpy as np
+
+from seed_jax.config import Config, check_splits
+from seed_jax.data.images import BadImage
+from seed_jax.data.sources import Source, open_source
+from seed_jax.errors import UserError
+from seed_jax.evals import EVALUATORS
+from seed_jax.train import teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The splits of a run. Without labels nothing can be probed: `bank` and `val` are None."""
+
+    train: Source
+    bank: Source | None
+    val: Source | None
+
+
+def open_all(config: Config) -> tuple[Sources, teacher.Loaded | None]:
+    """The sources and the teacher.
+
+    Raises:
+      UserError: every problem of either in one message.
+    """
+    problems, sources, loaded = [], None, None
+    try:
+        sources = _open_sources(config)
+    except UserError as error:
+        problems.append(str(error))
+    if config.method.needs_teacher:
+        try:
+            loaded = teacher.load(
+                config.teacher,
+                image_size=config.data.image_size,
+                seed=config.train.seed,
+                precision=config.train.precision,
+            )
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return sources, loaded
+
+
+def _open_sources(config: Config) -> Sources:
+    d, labels = config.data, config.method.needs_labels
+    evaluators = [EVALUATORS[name] for name in config.evals.names]
+    bank = any(evaluator.needs_bank for evaluator in evaluators)
+
+    def open_split(split):
+        return open_source(d.source, split, dir=d.dir or None)
+
+    train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
+    if not train.num_classes:
+        return Sources(train, None, None)
+    if bank:
+        check_splits(d)
+    open_split(d.test)  # what will be reported must be there before the time is spent
+    sources = Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
+    used = [train] if labels else []
+    used += [sources.val] if labels or bank else []
+    used += [sources.bank] if bank and sources.bank not in used else []
+    for source in used:
+        _check_labels(source)
+    return sources
+
+
+def _check_labels(source: Source) -> None:
+    missing = np.flatnonzero(source.labels() < 0).tolist()
+    without = next((i for i in missing if _readable(source, i)), None)
+    if without is not None:
+        raise UserError(
+            f"data.source: {len(missing)} of {len(source)} images have no label, such as "
+            f"{source.name(without)}: label them or leave them out; a method that needs no labels trains "
+            "with --config.evals.names=top1."
+        )
+
+
+def _readable(source: Source, i: int) -> bool:
+    """Whether record `i` can be read. One that cannot has no label either, and the pipeline skips it."""
+    try:
+        source[i]
+    except BadImage:
+        return False
+    return True
