@@ -72,7 +72,7 @@ def _measure(options, mesh, possible):
     raw.train.steps, raw.train.precision, raw.train.bn_group = 1000, options.precision, 0
     c = config.resolve(raw)
     loaded = teachers.load(c.teacher, image_size=options.size, seed=1, precision=options.precision)
-    given = build.given(c, build.Lengths(1000, 100, 100, 100), 0, loaded)
+    given = build.make_given(c, build.Lengths(1000, 100, 100, 100), 0, loaded)
     training = build.assemble(c, mesh, given, loaded.network)
     current = parallel.jit_once(training.fresh, out_shardings=training.shardings)(None)
     teacher, student, views = loaded.network, training.student, training.views

@@ -89,10 +89,10 @@ def _one_seed(options, seed: int) -> dict:
 def _report(options, results, minutes: float) -> None:
     rows = []
     for name in (PIXELS, TEACHER, BEFORE, AFTER):
-        found = [scores[name] for scores in results if name in scores]
-        if found:
-            size = f"{found[0]['parameters']:,}"
-            rows.append([name, size, *([score[key] for score in found] for key in ("knn", "linear"))])
+        of_seeds = [scores[name] for scores in results if name in scores]
+        if of_seeds:
+            size = f"{of_seeds[0]['parameters']:,}"
+            rows.append([name, size, *([scores[key] for scores in of_seeds] for key in ("knn", "linear"))])
     seeds = f"{options.seeds} seeds" if options.seeds > 1 else "seed 0"
     lead = f"{seeds}, {len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, "
     lead += f"{minutes:.1f} minutes."

@@ -48,7 +48,13 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
     raise UserError(f"Unknown config variant '{name}': use 'smoke', or a variant from the file's header.")
 
 
-SMALLEST = {"resnet50": "resnet18", "mobilenetv3_large": "mobilenetv3_small"}
+SMALLEST = {
+    "": "resnet18",
+    "resnet50": "resnet18",
+    "mobilenetv3_large": "mobilenetv3_small",
+    "vit_base": "vit_small",
+    "vit_large": "vit_small",
+}
 
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -66,7 +72,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     for name, bound in METHODS[config.method.name].smoke.items():
         config.method[name] = min(config.method[name], bound)
     if config.teacher.weights:
-        config.teacher.weights, config.teacher.model = "random", "resnet18"
+        config.teacher.weights = "random"
+        config.teacher.model = SMALLEST.get(config.teacher.model, config.teacher.model)
         config.teacher.options = ml_collections.ConfigDict()
     return config
 

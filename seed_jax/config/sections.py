@@ -221,7 +221,8 @@ class Train:
       bn_group: samples that BatchNorm computes its statistics over; the papers' eight GPUs had 32 images
         each. 0 for the whole batch.
       accumulate: micro-batches per step, computed one after the other to save memory; their gradients are
-        averaged. Methods with a queue refuse more than 1.
+        averaged. More than 1 is refused where the gradient would change: for a loss that compares samples, a
+        method that carries state, such as a queue, and BatchNorm over the whole batch.
       ema: decay of a moving average of the student's weights and statistics, updated after each step, which
         is then probed, exported and loaded by later runs; 0 for none.
       checkpoint_epochs: epochs between checkpoints, each with a probe.

@@ -87,7 +87,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
     length = lengths(config, len(sources.train))
     check_batches(config, mesh.size, len(sources.train))
     classes = sources.train.num_classes
-    known = given(config, length, classes, loaded)
+    known = make_given(config, length, classes, loaded)
     backbone, init = start.load(config, student.network(config, known).backbone)
     training = assemble(config, mesh, known, loaded and loaded.network, backbone)
     probe = teacher_probe = None
@@ -123,7 +123,7 @@ def assemble(
     """Schedule, optimizer, networks, fresh state, shapes, shardings and step; nothing is compiled yet.
 
     Args:
-      given: from `given`.
+      given: from `make_given`.
       teacher: the teacher's network.
       backbone: shapes or arrays of what `Training.fresh` will be called with.
 
@@ -164,10 +164,10 @@ def assemble(
     return Training(network, views, abstract, shardings, fresh, step)
 
 
-def given(config: Config, length: Lengths, num_classes: int, loaded: teacher.Loaded | None) -> Given:
+def make_given(config: Config, length: Lengths, num_classes: int, loaded: teacher.Loaded | None) -> Given:
     """The method's `Given` for a run of that length, data and teacher."""
     features = loaded and loaded.features(config.data.batch_size, config.data.image_size)
-    return student.given(config, num_classes, length.total, length.epoch, features)
+    return student.make_given(config, num_classes, length.total, length.epoch, features)
 
 
 def lengths(config: Config, images: int) -> Lengths:

@@ -47,7 +47,7 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
     build.check_batches(c, devices, images)
     length = build.lengths(c, images)
     loaded = _teacher(c, notes)
-    given = build.given(c, length, classes, loaded)
+    given = build.make_given(c, length, classes, loaded)
     mesh = parallel.make_mesh(jax.devices()[:1])
     training = build.assemble(c, mesh, given, loaded and loaded.network)
     shapes, variables = training.abstract, loaded.variables if loaded else {}

@@ -16,7 +16,7 @@ class Profiler:
 
     def __init__(self, directory: Path, *, first: int, count: int):
         self._directory, self._first, self._count = directory, first, count
-        self._running = False
+        self._running = self._traced = False
 
     @contextlib.contextmanager
     def step(self, number: int):
@@ -36,8 +36,10 @@ class Profiler:
     def __exit__(self, *unused) -> None:
         if self._running:
             self._end()
+        if self._count and not self._traced:
+            say(f"--profile: no step was traced, because tracing starts at step {self._first}.")
 
     def _end(self):
-        self._running = False
+        self._running, self._traced = False, True
         jax.profiler.stop_trace()
         say(f"The trace is in {self._directory}: open it with TensorBoard's profile plugin or Perfetto.")

@@ -221,7 +221,7 @@ def _given(config: config_lib.Config, manifest: dict) -> Given:
             name: jax.ShapeDtypeStruct(x["shape"], jnp.dtype(x["dtype"])) for name, x in features.items()
         }
     classes = manifest["data"]["num_classes"]
-    return student.given(config, classes, manifest["steps"], manifest["steps_per_epoch"], features)
+    return student.make_given(config, classes, manifest["steps"], manifest["steps_per_epoch"], features)
 
 
 def _differences(a: dict, b: dict, where_a: str, where_b: str) -> str:

@@ -68,7 +68,7 @@ def assembled(raw, source=None, devices=1):
     loaded = None
     if c.method.needs_teacher:
         loaded = teacher.load(c.teacher, image_size=16, seed=0, precision="fp32")
-    given = build.given(c, build.lengths(c, len(source)), source.num_classes, loaded)
+    given = build.make_given(c, build.lengths(c, len(source)), source.num_classes, loaded)
     mesh = parallel.make_mesh(jax.devices()[:devices])
     training = build.assemble(c, mesh, given, loaded and loaded.network)
     host = train_batches(source, training.views, c.data.batch_size, 0)

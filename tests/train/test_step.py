@@ -26,7 +26,7 @@ class Setting:
         if c.method.needs_teacher:
             loaded = teacher.load(c.teacher, image_size=16, seed=0, precision="fp32")
         mesh = self.mesh = parallel.make_mesh(jax.devices()[:devices])
-        given = build.given(c, build.lengths(c, len(source())), 10, loaded)
+        given = build.make_given(c, build.lengths(c, len(source())), 10, loaded)
         training = build.assemble(c, mesh, given, loaded and loaded.network)
         self.views, self.shardings, self.step = training.views, training.shardings, training.step
         self.start = jax.device_get(jax.jit(training.fresh)(None))
