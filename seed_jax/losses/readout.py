@@ -1,6 +1,6 @@
 """Log-sum-exp and softmax mean over a queue, block by block, without the `[N, K]` similarities.
 
-For queries q and entries d_j, with logits q . d_j / temperature, one pass over blocks of the queue gives
+For queries q and entries d_j, with logits q . d_j / temperature, one pass over blocks of the queue computes
 
     lse  = log sum_j exp(logit_j)          [N]
     mean = sum_j softmax(logit)_j d_j      [N, D]

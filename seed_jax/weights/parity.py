@@ -1,8 +1,8 @@
 """Compare our networks and converters with reference implementations in PyTorch.
 
 A golden file stores a few values, at drawn positions, of what the reference computed. It stores no weights:
-`draw` makes the same weights again from the tensor names. They pass through our converter and our network,
-which must give the same values.
+`draw` draws the same weights again from the tensor names. Our converter and our network must then compute the
+same values from them.
 """
 
 import dataclasses
