@@ -1,7 +1,7 @@
 """Keys of every random number in the project.
 
-A random choice about a sample is a function of (seed, id, pass, view) alone. The choice depends neither on the
-position in the batch nor on the number of devices, processes or workers. On the host the key goes to a
+A random choice about a sample is a function of (seed, id, pass, view) alone. The choice does not depend on
+the position in the batch or on the number of devices, processes or workers. On the host the key goes to a
 counter-based NumPy generator; on the device `fold_in` of the same numbers creates one key per sample.
 
 >>> ids = split_id(np.array([7, 8, 9]))

@@ -128,7 +128,8 @@ class Optim:
       momentum: of sgd and lars.
       nesterov: Nesterov momentum, sgd only (PyTorch's formula).
       restart_momentum: set the momentum buffer to zero at each of `milestones`, sgd with 'steps' only.
-        Implementations that rebuild their optimizer when the rate drops do this (szagoruyko/attention-transfer).
+        Implementations that rebuild their optimizer when the rate drops do this
+        (szagoruyko/attention-transfer).
       weight_decay: added to the gradient by sgd and lars, decoupled in adamw.
       decay: weight decay for 'all' parameters, as in SEED and MoCo, or for 'kernels': parameters with more
         than one axis, except position tables and tokens, as in MAE.

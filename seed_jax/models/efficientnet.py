@@ -9,8 +9,8 @@ epsilon 1e-3 and momentum 0.99 (PyTorch's 0.01). Images are normalised with Imag
 
 `efficientnet_lite0`, `lite2`: package efficientnet_lite_pytorch 0.1.0. These networks are as in
 lukemelas, for 224 and 260 pixels, but with ReLU6 for swish and without squeeze-and-excite; stem, head and the
-repeats of the first and last stage are not scaled. The README of the package shows ImageNet's mean and std for its parent's
-networks and states none for these. Its weights come from tensorflow/tpu,
+repeats of the first and last stage are not scaled. The package's README shows ImageNet's mean and
+std for its parent's networks and states none for these. The weights come from tensorflow/tpu,
 models/official/efficientnet/lite/efficientnet_lite_builder.py, which has mean 127 and std 128 of 255:
 `LITE_MEAN` and `LITE_STD`.
 

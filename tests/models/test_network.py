@@ -163,8 +163,8 @@ def test_parts_of_one_kind_stand_side_by_side():
         (
             {"num_classes": 4},
             {"classifier": heads.Classifier(5)},
-            "The part 'classifier' would overwrite 'logits', which the backbone returns: leave num_classes out "
-            "of student.options.",
+            "The part 'classifier' would overwrite 'logits', which the backbone returns: leave num_classes "
+            "out of student.options.",
         ),
         (
             {},
