@@ -63,7 +63,7 @@ def probe(network: Network, variables, config: Config, split: str = "test") -> d
       `knn`: `evals.k` neighbours among `evals.bank_size` images of `data.bank` (or `data.train`).
       `linear`: a linear probe trained on the same images, its learning rate chosen on `data.val`.
       `top1`, and `NAME_top1` for an entry `NAME_logits`: the network's own classifiers of these classes.
-      `parameters`: how many the backbone has.
+      `parameters`: number of parameters in the backbone.
 
     Raises:
       UserError: the data has no labels, the bank contains the images that are scored, or the network does not

@@ -6,7 +6,7 @@ from seed_jax.evals.base import SharedFeatures
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share in [0, 1] of the examples whose largest logit is the one of their class.
+    """Share in [0, 1] of the examples whose largest logit is that of their own class.
 
     If several classes share the largest logit, the lowest of these classes is the prediction.
 

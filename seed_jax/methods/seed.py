@@ -60,8 +60,8 @@ class Seed(Method):
             )
         if self.patches < 0 or self.patch_size <= 0:
             raise UserError(
-                f"method.patches is {self.patches} and method.patch_size is {self.patch_size}: use at least "
-                "0 patches and a size above 0."
+                f"method.patches is {self.patches} and method.patch_size is {self.patch_size}: use 0 or "
+                "more patches and a size above 0."
             )
         scale = self.patch_scale
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
@@ -102,7 +102,7 @@ class Seed(Method):
         if not self.patches:
             return losses.mean(), LossOut(model_state, queues, metrics)
 
-        # The patches of an image are neighbouring rows, so that they stay on its device; a patch's dropout
+        # The patches of an image are adjacent rows, so that they stay on the image's device; a patch's dropout
         # is keyed by its view number, as its pixels are.
         x, numbers = batch.views[1], range(1, 1 + self.patches)
         keys = jnp.stack([rng_lib.fold(batch.keys, v) for v in numbers], axis=1)

@@ -75,7 +75,7 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     earlier = checkpoints.log() if begin else {}
     _cut_back(writer, begin, earlier, name)
 
-    # Start what runs beside the loop: reading, progress, signals.
+    # Start what runs next to the loop: reading, progress, signals.
     bad = BadImages(p.sources.train)
     monitor = _monitor(p, writer, bad, begin, earlier, name)
     enter(contextlib.closing(monitor))

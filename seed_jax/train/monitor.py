@@ -164,8 +164,9 @@ class Monitor:
         return rows
 
     def _count_bad(self, closed, counts) -> tuple[dict, dict]:
-        """Count and names of the bad images in a window, for its line in metrics.jsonl; both empty if there
-        were none.
+        """Count and names of the bad images in a window, for its line in metrics.jsonl.
+
+        Both are empty if there were none.
         """
         if not sum(counts):
             return {}, {}

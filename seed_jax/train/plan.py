@@ -97,7 +97,7 @@ def _data(c: Config, images: int | None, notes: list) -> tuple[int, int]:
             raise UserError(
                 f"{error} To plan without the data, pass the number of images with --images=N."
             ) from None
-        notes.append(f"The data is not here: the number of images, {images}, is from --images.")
+        notes.append(f"The data is not here: {images} images, as --images says.")
         return images, ASSUMED_CLASSES
     return len(source) if images is None else images, source.num_classes
 

@@ -1,8 +1,8 @@
 """Compare our networks and converters with reference implementations in PyTorch.
 
 A golden file stores a few values, at drawn positions, of what the reference computed. It stores no weights:
-`draw` draws the same weights again from the tensor names. Our converter and our network must then compute the
-same values from them.
+`draw` recreates the weights from the tensor names. From these weights, our converter and our network must
+compute the same values.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Facts about published weights: their authors, licences and expected images; and what weights come from."""
+"""Facts about published weights (authors, licences, images), and which weights they were made from."""
 
 import dataclasses
 import functools

@@ -70,7 +70,7 @@ def save(
         fix = (
             f"use --names={' or '.join(namings)}"
             if namings
-            else "no code base that we know computes the same"
+            else "no code base that we know computes the same function"
         )
         raise UserError(f"--names={names}: {network.arch} has no such names: {fix}.")
     naming, prefix = namings[names]

@@ -159,7 +159,7 @@ def test_a_tfds_set_that_was_prepared_as_tfrecord(tmp_path, name):
     write_tfds(tmp_path, [(b"x", 4)], form="tfrecord")
     with pytest.raises(
         UserError,
-        match=r"cifar10/3.0.2 as tfrecord, .*: prepare it once more, in another data.dir, with `pip install "
+        match=r"cifar10/3.0.2 as tfrecord, .*: prepare it again, in another data.dir, with `pip install "
         rf"tensorflow-cpu && .*tfds.builder\('{name}', data_dir='OTHER', file_format='array_record'\)",
     ):
         open_source(f"tfds:{name}", "train", dir=str(tmp_path))
