@@ -1,4 +1,4 @@
-"""Facts about published weights (authors, licences, images), and which weights they were made from."""
+"""Facts about published weights (authors, licences, images), and which weights others were made from."""
 
 import dataclasses
 import functools
