@@ -102,8 +102,8 @@ class Seed(Method):
         if not self.patches:
             return losses.mean(), LossOut(model_state, queues, metrics)
 
-        # The patches of an image are adjacent rows, so that they stay on the image's device. A patch's dropout
-        # is keyed by the index of its view, as its pixels are.
+        # The patches of an image are adjacent rows, so they stay on the image's device. A patch's dropout is
+        # keyed by the index of its view, as its pixels are.
         x, numbers = batch.views[1], range(1, 1 + self.patches)
         keys = jnp.stack([rng_lib.fold(batch.keys, v) for v in numbers], axis=1)
         student = for_views(nets.student, self.patches)
