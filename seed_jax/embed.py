@@ -23,7 +23,7 @@ FLAGS = ("--arch", "--form")
 EPILOG = """\
 SPEC   a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
 DATA   a folder of images or of tar shards; a folder that `python -m seed_jax.data pack` wrote; tfds:NAME; an
-       embedded set such as photos6; a .txt list of files; a .npz with `image`; a .npy of images, uint8
+       embedded dataset such as photos6; a .txt list of files; a .npz with `image`; a .npy of images, uint8
        [N, H, W, 3]
 OUT    a file with `pooled`, float32 [N, D]; `embedding`, float32 [N, E], if the network has a head; `id`,
        uint32 [N, 2]; `label`, int [N] (-1: no label); `name`, text [N]; and `network`, JSON about the network
@@ -88,7 +88,7 @@ def embed(options) -> None:
     if options.out.suffix != ".npz":
         raise UserError(f"OUT is {options.out}, but must end in .npz: rename it.")
     if not options.out.parent.is_dir():
-        raise UserError(f"OUT: the folder {options.out.parent} does not exist: make it first.")
+        raise UserError(f"OUT: the folder {options.out.parent} does not exist: create it first.")
     form = {"form": options.form} if options.form else {}
     loaded = pretrained.load(options.spec, model=options.arch, options=form, where="SPEC", flags=FLAGS)
     network, size = loaded.network, options.size or loaded.size
@@ -159,15 +159,16 @@ def _source(options) -> Source:
         images = _load_npy(data)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise UserError(
-                f"{data} has {images.dtype} {list(images.shape)}: give uint8 [N, H, W, 3], or use --raw if "
-                "the images are normalised already."
+                f"{data} contains a {images.dtype} array of shape {list(images.shape)}: convert it to uint8 "
+                "[N, H, W, 3], or use --raw if the images are normalised already."
             )
         return Arrays(os.path.basename(data), images, None)
     if source := recognise(data):
         return open_source(source, options.split, dir=data)
     if os.sep in data and "://" not in data and not data.startswith("tfds:"):
         raise UserError(
-            f"DATA: {data} is not a file or folder we can read: give the path of existing images."
+            f"DATA: {data} is not an existing file or folder of images in a supported format: check the "
+            "path, and the formats in --help."
         )
     return open_source(data, options.split, dir=options.dir)
 
@@ -175,7 +176,10 @@ def _source(options) -> Source:
 def _raw_images(path: str) -> np.ndarray:
     images = _load_npy(path)
     if images.dtype.kind != "f" or images.ndim != 4 or images.shape[-1] != 3:
-        raise UserError(f"{path} has {images.dtype} {list(images.shape)}: --raw needs float [N, H, W, 3].")
+        raise UserError(
+            f"{path} contains a {images.dtype} array of shape {list(images.shape)}: with --raw, use a float "
+            "array of shape [N, H, W, 3]."
+        )
     return images
 
 
@@ -184,7 +188,7 @@ def _load_npy(path: str) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
-            f"DATA: {path} cannot be read as a .npy file ({error}): give an array that np.save wrote."
+            f"DATA: {path} cannot be read as a .npy file ({error}): use a file that np.save wrote."
         ) from error
 
 
@@ -215,7 +219,7 @@ def _write(path: Path, **arrays) -> None:
             np.savez(file, **arrays)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror}): make room, or choose another OUT."
+            f"{path} cannot be written ({error.strerror}): free some space, or choose another OUT."
         ) from error
 
 

@@ -22,7 +22,7 @@ from seed_jax.errors import UserError
 
 Result = TypeVar("Result")
 DATA_AXIS = "data"
-HEARTBEAT_SECONDS = 30  # without a heartbeat for so long, a process counts as dead and the others end
+HEARTBEAT_SECONDS = 30  # a process without a heartbeat for this long is taken for dead, and the others end
 LAST_SECONDS = 3  # the coordinator waits for the others to fail too before it ends
 FAREWELL_SECONDS = 20  # a process waits for the others at its exit
 # How JAX words the loss of another process; it uses these four statuses for nothing else.
@@ -239,7 +239,7 @@ def batch_sharding(mesh) -> NamedSharding:
 
 
 def to_devices(mesh, batch):
-    """Make a global batch, sharded over the devices, from the rows of each process.
+    """Assemble a global batch, sharded over the devices, from the rows of each process.
 
     Args:
       batch: pytree of NumPy arrays `[rows, ...]`, the rows of this process.

@@ -74,7 +74,7 @@ def load(
         form = options.get("form", "")
         recognised = weights.recognise(spec, arch=model, form=form, where=where, part=part, flags=flags)
         if recognised.advice:
-            raise UserError(f"{where}: {spec} has {recognised}{recognised.advice}: give another file.")
+            raise UserError(f"{where}: {spec} has {recognised}{recognised.advice}: use another file.")
         network, native = recognised.network(precision=precision, **options), recognised.size
         preparation = recognised.preparation
         assumed = recognised.assumed and not {"mean", "std"} <= set(options)

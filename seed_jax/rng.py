@@ -1,8 +1,8 @@
 """Keys of every random number in the project.
 
-A random choice about a sample is a function of (seed, id, pass, view) alone. It does not depend on the place
-in the batch or on the number of devices, processes or workers. On the host the key goes to a counter-based
-NumPy generator; on the device `fold_in` of the same numbers makes one key per sample.
+A random choice about a sample is a function of (seed, id, pass, view) alone. The choice does not depend on
+the position in the batch or on the number of devices, processes or workers. On the host the key goes to a
+counter-based NumPy generator; on the device `fold_in` of the same numbers creates one key per sample.
 
 >>> ids = split_id(np.array([7, 8, 9]))
 >>> passes = jnp.zeros(3, jnp.int32)
@@ -66,7 +66,7 @@ def fold(keys: jax.Array, number: int) -> jax.Array:
 
 
 def host_generator(seed: int, sample_id: int, pass_: int, view: int) -> np.random.Generator:
-    """A NumPy generator keyed by (seed, id, pass, view). Philox is counter-based, so making one is cheap.
+    """A NumPy generator keyed by (seed, id, pass, view). Philox is counter-based, so creating one is cheap.
 
     >>> draws = [host_generator(0, 7, 0, view).random() for view in (0, 1, 0)]
     >>> draws[0] == draws[2], draws[0] == draws[1]

@@ -155,8 +155,8 @@ def test_arguments_that_make_no_sense(wrong, capsys):
     [
         ("absent.pth", "in", "out.npz", [], "SPEC: there is no file or workdir 'absent.pth'"),
         ("moco", "absent.npy", "out.npz", [], "absent.npy cannot be read as a .npy file"),
-        ("moco", "floats.npy", "out.npz", [], "floats.npy has float32 .* or use --raw"),
-        ("moco", "bytes.npy", "out.npz", ["--raw"], "--raw needs float"),
+        ("moco", "floats.npy", "out.npz", [], "floats.npy contains a float32 array .* or use --raw"),
+        ("moco", "bytes.npy", "out.npz", ["--raw"], "with --raw, use a float array"),
         ("moco", "nowhere", "out.npz", [], "Unknown data.source 'nowhere'"),
         ("moco", "in", "out.txt", [], "must end in .npz"),
         ("moco", "in", "absent/out.npz", [], "the folder absent does not exist"),

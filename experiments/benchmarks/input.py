@@ -194,14 +194,14 @@ def by_ours(source, workers):
 
 
 def by_grain(source, workers):
-    """One element per batch: worker `w` makes the batches `w`, `w + workers`, ..."""
+    """One element per batch: worker `w` computes the batches `w`, `w + workers`, ..."""
     read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # as our pipeline with one thread
     batches = grain.MapDataset.range(sys.maxsize).map(Batches(source)).to_iter_dataset(read)
     return iter(batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
 
 
 class Batches:
-    """Batch `n` as our pipeline makes it; can be pickled before its first call."""
+    """Batch `n` as our pipeline computes it; can be pickled before its first call."""
 
     def __init__(self, source):
         self.source, self.batch = source, None

@@ -1,4 +1,4 @@
-"""Time and memory of loading a ResNet-50 `.pth`, beside reading its bytes and transposing its filters.
+"""Time and memory of loading a ResNet-50 `.pth`, compared with reading its bytes and transposing its filters.
 
 python -m experiments.benchmarks.weights             writes the file first, which needs PyTorch
 python -m experiments.benchmarks.weights FILE.pth

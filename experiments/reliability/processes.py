@@ -122,7 +122,7 @@ class Processes:
 
     def went_on(self) -> bool:
         """Whether process 0 printed that it resumes from step `begun`, or nothing like it if that is 0."""
-        said = re.findall(r"going on from step (\d+) ", self.said())
+        said = re.findall(r"resuming from step (\d+) ", self.said())
         return said == ([str(self.begun)] if self.begun else [])
 
     def __enter__(self) -> "Processes":

@@ -8,9 +8,10 @@ from seed_jax.errors import UserError
 def t_stddev(probabilities: np.ndarray, *, chunk: int = 640) -> float:
     """Standard deviation of the teacher's mean probability; lower predicts a better student.
 
-    The rows are taken in order. Each whole chunk gives one mean vector; their unbiased standard deviation per
-    class is averaged over the classes. Rows that do not fill a chunk are left out. The value depends on the
-    chunk, so that only values of one chunk size, class count and data set can be compared.
+    The rows are taken in order. Each full chunk is averaged to one vector; the unbiased standard deviation of
+    these vectors per class is averaged over the classes. Rows that do not fill a chunk are left out. The
+    value depends on the chunk, so that only values of one chunk size, class count and dataset can be
+    compared.
 
     From "What Makes a 'Good' Data Augmentation in Knowledge Distillation" (Wang et al., NeurIPS 2022), as
     released in MingSun-Tse/Good-DA-in-KD, helper/loops.py. There a chunk is five steps of 64 originals and

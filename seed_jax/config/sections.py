@@ -123,12 +123,13 @@ class Optim:
       name: 'sgd', 'adamw' or 'lars'.
       lr: learning rate for a batch of `lr_batch`; the rate used is lr * batch_size / lr_batch (Goyal et al.
         2017).
-      lr_batch: batch size that `lr` and `lr_min` are given for; 0 uses them unscaled.
+      lr_batch: batch size that `lr` and `lr_min` refer to; 0 uses them unscaled.
       lr_min: the rate that 'cosine' and 'poly' decay to, scaled as `lr` is.
       momentum: of sgd and lars.
       nesterov: Nesterov momentum, sgd only (PyTorch's formula).
-      restart_momentum: set the momentum buffer to zero at each of `milestones`, sgd with 'steps' only. Codes
-        that rebuild their optimizer when the rate drops do this (szagoruyko/attention-transfer).
+      restart_momentum: set the momentum buffer to zero at each of `milestones`, sgd with 'steps' only.
+        Implementations that rebuild their optimizer when the rate drops do this
+        (szagoruyko/attention-transfer).
       weight_decay: added to the gradient by sgd and lars, decoupled in adamw.
       decay: weight decay for 'all' parameters, as in SEED and MoCo, or for 'kernels': parameters with more
         than one axis, except position tables and tokens, as in MAE.

@@ -1,4 +1,4 @@
-"""Writing files atomically, reading JSON, and the user's cache folder."""
+"""Write files atomically, read JSON, and locate the user's cache folder."""
 
 import contextlib
 import json

@@ -1,6 +1,6 @@
 """Decode one image and cut views from it, on the host.
 
-libjpeg-turbo decodes JPEGs without PIL's copies and gives PIL's bits; PIL decodes every other format.
+libjpeg-turbo decodes JPEGs without PIL's copies, to the same bits as PIL; PIL decodes every other format.
 cykooz-resizer resizes random crops several times as fast as PIL and within one grey level of it. Evaluation
 views equal PIL's bit for bit.
 """
@@ -73,7 +73,7 @@ def load_rgb(picture: Image.Image, divisor: int = 1) -> np.ndarray:
     """Decode a picture to upright uint8 RGB `[H, W, 3]`, at `1 / divisor` of its size.
 
     Alpha is dropped. Palettes, CMYK, grey and 16-bit grey are converted to RGB. EXIF rotation is applied
-    unless the EXIF is broken. An animation gives its first frame.
+    unless the EXIF is broken. Of an animation, only the first frame is decoded.
 
     Args:
       divisor: 1, 2, 4 or 8. Only JPEGs are decoded at a smaller size; other pictures ignore it.
@@ -262,10 +262,10 @@ def eval_view(
 
     Args:
       pixels: uint8 `[H, W, 3]`.
-      interpolation: a key of `RESAMPLING`.
+      interpolation: 'bilinear' or 'bicubic' (`RESAMPLING`).
 
     Raises:
-      BadImage: the image is so thin that resizing would give more than PIL's limit of 89 million pixels.
+      BadImage: the image is so thin that resizing would produce more than PIL's limit of 89 million pixels.
     """
     if pixels.shape[0] == pixels.shape[1] == size:
         return pixels

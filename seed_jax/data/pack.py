@@ -69,7 +69,7 @@ def pack(
             _check_same(out, files.read_json(out / PLAN), plan)
         # A process that was killed may have left the temporary file of its plan.
         elif any(not path.match(f"{PLAN}.*.tmp") for path in out.iterdir()):
-            raise UserError(f"{out} is not empty: give an empty or a new folder.")
+            raise UserError(f"{out} is not empty: choose an empty or a new output folder.")
         else:
             _write(out / PLAN, json.dumps(plan, indent=2).encode())
         starts = range(0, len(source), shard_size)
@@ -92,12 +92,14 @@ def pack(
 
 def _check_same(out, theirs, plan):
     if not any(theirs.values()):
-        raise UserError(f"{out} contains no readable pack: give another folder.")
+        raise UserError(f"{out} contains no readable pack: choose another output folder.")
     differ = [
         f"its {key} is {theirs.get(key)}, not {plan[key]}" for key in plan if theirs.get(key) != plan[key]
     ]
     if differ:
-        raise UserError(f"{out} contains a different pack ({'; '.join(differ)}): give another folder.")
+        raise UserError(
+            f"{out} contains a different pack ({'; '.join(differ)}): choose another output folder."
+        )
 
 
 class _Progress:

@@ -1,6 +1,6 @@
 """Flip, colour and blur on the device, inside the jitted step.
 
-The operations are torchvision's, on floats in [0, 1]. Each sample has one key, folded by the number of the
+The operations are torchvision's, on floats in [0, 1]. Each sample has one key, folded by the index of the
 view. Random numbers are drawn per sample under vmap, so a view depends neither on the rest of the batch nor
 on the sharding.
 """
@@ -80,7 +80,7 @@ def augment(
       images: uint8 `[B, V, H, W, 3]`.
       keys: typed keys `[B]`, one per sample; view `v` uses `fold_in(key, first_view + v)`.
       flip: probability of mirroring a view left to right.
-      first_view: number of the first view, where a sample has views in several arrays.
+      first_view: index of the first view, where a sample has views in several arrays.
 
     Returns:
       The views, float32 `[B, V, H, W, 3]` in [0, 1], and `flips` of them, bool `[B, V]`.

@@ -135,11 +135,11 @@ def train_batches(
       bad: collects the images that cannot be read; None for a new `BadImages`.
 
     Yields:
-      A dict of
-      `views`: a tuple, uint8 `[B, V, H, W, 3]` for each ViewSpec.
-      `crops`: a tuple, float32 `[B, V, 4]` for each ViewSpec: left, top, width and height of the crop before
-        the flip, as shares of the width and height of the upright image. A padded crop may begin below 0 and
-        end above 1.
+      A dict with
+      `views`: a tuple with one uint8 array `[B, V, H, W, 3]` per ViewSpec.
+      `crops`: a tuple with one float32 array `[B, V, 4]` per ViewSpec: left, top, width and height of
+        the crop before the flip, as shares of the width and height of the upright image. A padded crop may
+        begin below 0 and end above 1.
       `id`: uint32 `[B, 2]`, the low and high word of the sample's id.
       `pass_`: int32 `[B]`, the epoch.
       `label`: int32 `[B]`, -1 without label.
@@ -197,7 +197,7 @@ def _check_targets(record, forms, name):
     target = next(k for k in [*forms, *own] if own.get(k) != forms.get(k))
     raise UserError(
         f"The target '{target}' of {name} is {words(own.get(target))}, but the first image of the source has "
-        f"{words(forms.get(target))}: give all images targets of the same names, shapes and dtypes."
+        f"{words(forms.get(target))}: use targets of the same names, shapes and dtypes for all images."
     )
 
 
@@ -308,7 +308,7 @@ def eval_batches(
 ):
     """Yield each image of a source once, in order: this process's rows of each global batch.
 
-    The last batch is padded, and the padding is masked out. So is an image that cannot be read.
+    The last batch is padded, and the padding is masked out. Images that cannot be read are masked out too.
 
     Args:
       size: side of a view, pixels.
@@ -318,8 +318,8 @@ def eval_batches(
       bad: collects the images that cannot be read; None for a new `BadImages`.
 
     Yields:
-      A dict of `image` uint8 `[B, size, size, 3]`, `label` int32 `[B]`, `id` uint32 `[B, 2]` and `mask` bool
-      `[B]`, True for images.
+      A dict with `image` uint8 `[B, size, size, 3]`, `label` int32 `[B]`, `id` uint32 `[B, 2]` and `mask`
+      bool `[B]`, True for images.
 
     Raises:
       UserError: processes cannot share a batch equally, or more images are bad than allowed.

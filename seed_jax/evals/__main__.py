@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="use the checkpoint with the best score during training (default: the newest)",
     )
-    parser.add_argument("--dir", default="", help="the new place of the data, if it has moved")
+    parser.add_argument("--dir", default="", help="the new folder of the data, if it has moved")
     parser.add_argument(
         "--split",
         choices=SPLITS,

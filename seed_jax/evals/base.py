@@ -28,7 +28,7 @@ class SharedFeatures:
       network: has `apply(variables, x, train) -> (features, model_state)`.
       variables: of the network, or their shapes.
       mesh: from `parallel.make_mesh`.
-      config: gives `data.image_size`, `evals.batch_size` and `evals.feature`.
+      config: of the run; `data.image_size`, `evals.batch_size` and `evals.feature` are read.
       splits: labelled sources by name. Scores are measured on 'queries'; 'bank' is the split that an
         evaluator may learn from or search.
 
@@ -50,7 +50,7 @@ class SharedFeatures:
         vectors = [name for name, entry in self.entries.items() if len(entry.shape) == 2]
         if config.evals.feature not in vectors:
             raise UserError(
-                f"evals.feature is '{config.evals.feature}', but the vectors that the network gives are "
+                f"evals.feature is '{config.evals.feature}', but the vectors that the network returns are "
                 f"{', '.join(sorted(vectors))}: use --config.evals.feature with one of these."
             )
         self._wanted = {split: set() for split in splits}

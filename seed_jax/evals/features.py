@@ -14,7 +14,7 @@ from seed_jax.errors import UserError
 class Extractor:
     """Runs one network in eval mode on batches that are sharded over the mesh.
 
-    Make one per network and keep it: its jitted forward is compiled once per batch shape.
+    Create one per network and keep it: its jitted forward is compiled once per batch shape.
 
     Args:
       network: has `apply(variables, x, train=False) -> (features, model_state)`, with `x` float32
@@ -102,7 +102,10 @@ def _local_rows(x: jax.Array) -> np.ndarray:
 
 
 def _all_processes(x: np.ndarray) -> np.ndarray:
-    """The rows of all processes. They travel as bytes: devices would cut 64-bit integers to 32 bits."""
+    """The rows of all processes.
+
+    The arrays travel as bytes, because JAX would truncate 64-bit integers to 32 bits on a device.
+    """
     if jax.process_count() == 1:
         return x
     raw = np.ascontiguousarray(x).view(np.uint8).reshape(len(x), -1)
@@ -122,10 +125,10 @@ def check(features: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarr
     seed_jax.errors.UserError: The bank set has examples without a label: evaluate on a labelled split.
 
     Args:
-      name: of the set, for messages.
+      name: what messages call these examples, e.g. 'bank'.
 
     Raises:
-      UserError: the set is empty, a label is missing (below 0), or a feature is not finite.
+      UserError: there are no examples, a label is missing (below 0), or a feature is not finite.
       ValueError: the shapes are not `[N, D]` and `[N]`.
     """
     features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int32)

@@ -1,4 +1,4 @@
-"""The evaluation that is reported: the frozen network of a run, measured once on the test split."""
+"""The final evaluation: the frozen network of a run, scored once on the test split."""
 
 import dataclasses
 import os
@@ -38,12 +38,12 @@ def evaluate(
     try:
         train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
     except UserError as error:
-        raise UserError(f"{error} If the data has moved, give its new place with --dir.") from None
+        raise UserError(f"{error} If the data has moved, pass its new folder with --dir.") from None
     then, now = run.manifest["data"].get("fingerprint"), train.fingerprint()
     if then not in (None, now):
         raise UserError(
             f"{directory} was trained on other data than {d.dir or d.source} has (fingerprint {then}, not "
-            f"{now}): give the folder of the run's images with --dir."
+            f"{now}): pass the folder of the run's images with --dir."
         )
     return probe(run.network, run.variables, config, split)
 
@@ -52,7 +52,7 @@ def probe(network: Network, variables, config: Config, split: str = "test") -> d
     """Accuracies of a frozen network in percent, on `data.test` or `data.val`.
 
     Nothing is chosen on the test split. With `split='val'` the learning rate of the linear probe is chosen on
-    the images that are reported.
+    the images that are scored.
 
     Args:
       network: as for `SharedFeatures`, with its `variables`.
@@ -63,11 +63,11 @@ def probe(network: Network, variables, config: Config, split: str = "test") -> d
       `knn`: `evals.k` neighbours among `evals.bank_size` images of `data.bank` (or `data.train`).
       `linear`: a linear probe trained on the same images, its learning rate chosen on `data.val`.
       `top1`, and `NAME_top1` for an entry `NAME_logits`: the network's own classifiers of these classes.
-      `parameters`: how many the backbone has.
+      `parameters`: number of parameters in the backbone.
 
     Raises:
-      UserError: the data has no labels, the bank has the images that are reported, or the network lacks
-        `evals.feature`.
+      UserError: the data has no labels, the bank contains the images that are scored, or the network does not
+        produce the feature that `evals.feature` names.
     """
     d, e = config.data, config.evals
     reported = {"test": d.test, "val": d.val}[split]

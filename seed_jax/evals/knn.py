@@ -54,7 +54,7 @@ def knn(
     """Accuracy of the majority vote of the `k` bank examples with the largest cosine similarity.
 
     SEED (arXiv 2101.04731) reports this with k = 10. When classes have equal votes, the class of the nearest
-    neighbour among them wins. When bank examples are equally similar, the earlier one counts as nearer.
+    neighbour among them wins. When bank examples are equally similar, the earlier one is taken as nearer.
 
     Similarities are float32 products at the highest precision. The queries are sharded over the mesh, and the
     bank passes through every device chunk by chunk, so only one `[query_chunk, bank_chunk]` block of
@@ -80,7 +80,8 @@ def knn(
       Accuracy in [0, 1].
 
     Raises:
-      UserError: `k` is not in 1..N, a set is empty, a label is missing, or a feature is not finite.
+      UserError: `k` is not in 1..N, bank or queries are empty, a label is missing, or a feature is
+        not finite.
     """
     bank, bank_labels = check(bank, bank_labels, "bank")
     queries, query_labels = check(queries, query_labels, "query")

@@ -45,7 +45,7 @@ class LinearProbe:
           labels: int `[N]`.
 
         Raises:
-          UserError: the set is empty, a label is missing, or a feature is not finite.
+          UserError: there are no examples, a label is missing, or a feature is not finite.
         """
         features, labels = check(features, labels, "probed")
         return top1(features @ self.kernel + self.bias, labels)
@@ -96,7 +96,8 @@ def fit(
       seed: draws the permutations; they are the same for all learning rates.
 
     Raises:
-      UserError: a set is empty, a label is missing or too large, a feature is not finite, or `lrs` is empty.
+      UserError: there are no training or no validation examples, a label is missing or too large, a feature
+        is not finite, or `lrs` is empty.
     """
     x, labels = check(train_features, train_labels, "training")
     val_x, val_labels = check(val_features, val_labels, "validation")
@@ -107,7 +108,7 @@ def fit(
             f"{largest + 1}."
         )
     if not lrs:
-        raise UserError("lrs is empty: give at least one learning rate.")
+        raise UserError("lrs is empty: pass at least one learning rate.")
 
     mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
     # Without the share of the mean variance, channels that hardly vary would be blown up.

@@ -1,4 +1,4 @@
-"""The probe during training: scores of the network on the split that choices are made on."""
+"""The probe during training: scores of the network on the validation split."""
 
 from collections.abc import Callable
 
@@ -36,7 +36,7 @@ class OnlineProbe:
         """The scores of all evaluators by name; empty when there is nothing to measure.
 
         Raises:
-          Abandoned: `stop()` was true. It is asked before each batch.
+          Abandoned: `stop()` returned true; it is called before each batch.
         """
         with self._features.stopped_by(stop):
             return scores_of(self._evaluators, variables)
@@ -46,13 +46,13 @@ def scores_of(evaluators, variables) -> dict[str, float]:
     """The scores of all evaluators by name.
 
     Raises:
-      ValueError: two evaluators give a score of the same name.
+      ValueError: two evaluators return a score of the same name.
     """
     scores = {}
     for evaluator in evaluators:
         new = evaluator.run(variables)
         if both := scores.keys() & new.keys():
-            raise ValueError(f"Two evaluators give the score {min(both)!r}: rename one of them.")
+            raise ValueError(f"Two evaluators return the score {min(both)!r}: rename one of them.")
         scores |= new
     return scores
 

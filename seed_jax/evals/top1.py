@@ -6,9 +6,9 @@ from seed_jax.evals.base import SharedFeatures
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share in [0, 1] of the examples whose largest logit is the one of their class.
+    """Share in [0, 1] of the examples whose largest logit is that of their own class.
 
-    Of equal logits, the one of the lowest class counts as the largest.
+    If several classes share the largest logit, the lowest of these classes is the prediction.
 
     >>> top1(np.array([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5]]), np.array([1, 1, 0]))  # right, wrong, right
     0.6666666666666666

@@ -40,8 +40,8 @@ def seed_loss(student, teacher, queue, valid=None, *, tau_student: float = 0.2, 
         released code (jacobswan1/SEED).
 
     Returns:
-      float32 `[N]`, a loss for each sample. It does not approach 0: the loss of a student that is equally
-      similar to all K + 1 entries is log(K + 1).
+      float32 `[N]`, a loss for each sample. The loss does not approach 0: for a student that is equally
+      similar to all K + 1 entries it is log(K + 1).
 
     Raises:
       AssertionError: shapes or dtypes differ from the above; checked while tracing.

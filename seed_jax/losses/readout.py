@@ -1,6 +1,6 @@
 """Log-sum-exp and softmax mean over a queue, block by block, without the `[N, K]` similarities.
 
-For queries q and entries d_j, with logits q . d_j / temperature, one pass over blocks of the queue gives
+For queries q and entries d_j, with logits q . d_j / temperature, one pass over blocks of the queue computes
 
     lse  = log sum_j exp(logit_j)          [N]
     mean = sum_j softmax(logit)_j d_j      [N, D]
@@ -21,17 +21,17 @@ BLOCK = 2048  # rows at a time: enough for efficient matrix products, few enough
 
 
 def readout(queries, temperatures, own, queue, valid):
-    """Log-sum-exp and softmax mean of several sets of queries over one queue.
+    """Log-sum-exp and softmax mean of several groups of queries over one queue.
 
     Args:
-      queries: tuple of float32 `[N, D]`, one for each set.
-      temperatures: a float for each set.
-      own: for each set a logit `[N]` and an entry `[N, D]`: each query's own entry, besides the queue.
+      queries: tuple of float32 `[N, D]`, one for each group.
+      temperatures: a float for each group.
+      own: for each group a logit `[N]` and an entry `[N, D]`: each query's own entry, besides the queue.
       queue: float32 `[S, B, D]` or `[K, D]`.
       valid: bool `[S]`, `[S, B]` or `[K]`, which entries of the queue count; None if all do.
 
     Returns:
-      For each set `(lse [N], mean [N, D])`, float32.
+      For each group `(lse [N], mean [N, D])`, float32.
 
     Two queries, whose own entries have logit 0, over a queue of two; the first is close to one of the two:
 

@@ -1,7 +1,8 @@
 """What a method is: one paper, one file, one frozen dataclass whose fields are the paper's hyper-parameters.
 
-The trainer is shared. It gives a method what it may know before the run (`Given`), the time (`Clock`), a
-`Batch` and two networks (`Nets`), and takes a loss and what is carried on (`LossOut`).
+All methods share one trainer. The trainer passes to a method what may be known before the run (`Given`), the
+progress of the run (`Clock`), a `Batch` and two networks (`Nets`). The method returns a loss, its metrics and
+the state for the next step (`LossOut`).
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ class FeatureShapes(dict):
 
     def __missing__(self, name):
         raise UserError(
-            f"teacher.weights: the method needs the teacher's {name!r}, and it gives only "
+            f"teacher.weights: the method needs the teacher's {name!r}, and it returns only "
             f"{', '.join(sorted(self))}: use another teacher."
         )
 
@@ -37,7 +38,7 @@ class Given:
       batch_size: `data.batch_size`, over all devices; micro-batches and a kept last batch are smaller.
       num_classes: classes of the training data; 0 without labels.
       image_size: `data.image_size`, pixels.
-      steps, steps_per_epoch: of the run.
+      steps, steps_per_epoch: length of the run and of an epoch, in steps.
       teacher: shape and dtype of each of the teacher's features for one batch; None without a teacher.
       bn_group, dtype: for the parts that the method adds, as the backbone has them.
     """
@@ -78,7 +79,7 @@ class Batch:
     Attributes:
       views: one float32 `[B, V, H, W, 3]` in [0, 1] per ViewSpec.
       label: int32 `[B]`, -1 where there is none.
-      keys: one PRNG key per sample, `[B]`, for dropout.
+      keys: one PRNG key per sample, `[B]`, for random choices about one sample, e.g. dropout.
       targets: further targets by name, `[B, ...]`, in the coordinates of the whole image.
       crops: one float32 `[B, V, 4]` per ViewSpec: left, top, width and height of each view's crop, as shares
         of the image.
@@ -109,8 +110,9 @@ class Teacher(Protocol):
         """The teacher's features of `x`, float32 `[B * len(views), H, W, 3]`.
 
         Args:
-          views: numbers of the views that the rows of `x` are, counted over all ViewSpecs; a sample's rows
-            are neighbours. A cache may answer for them. None: the loss made these pixels itself.
+          views: indices of the views whose pixels are in `x`, counted over all ViewSpecs; the rows of a
+            sample are adjacent. With them a cache can answer instead of the network. None: the loss computed
+            the pixels itself, so no cache can know them.
         """
 
 
@@ -118,7 +120,7 @@ class Teacher(Protocol):
 class Nets:
     """The two networks that a loss calls, as often as its paper does.
 
-    `student.apply({'params': p, **model_state}, x, train, keys)` gives features and the new model state.
+    `student.apply({'params': p, **model_state}, x, train, keys)` returns features and the new model state.
     """
 
     student: Network
@@ -167,7 +169,12 @@ class Method:
     def loss(
         self, nets: Nets, params, model_state, aux, batch: Batch, clock: Clock, rng: jax.Array
     ) -> tuple[jax.Array, LossOut]:
-        """The scalar loss of a batch. `rng`: a key of the step, for choices not about one sample."""
+        """The scalar loss of a batch.
+
+        Args:
+          rng: this step's PRNG key, for random choices shared by the whole batch; choices about one sample
+            use `batch.keys`.
+        """
         raise NotImplementedError
 
     def served(self, variables: PyTree, aux: PyTree) -> PyTree:

@@ -47,7 +47,7 @@ class MoCo(Method):
     def check(self, data, train):
         queue.check_batches(data)
         if self.temperature <= 0:
-            raise UserError("method.temperature must be above 0.")
+            raise UserError(f"method.temperature is {self.temperature}: it must be above 0.")
         if not 0 < train.bn_group < data.batch_size:
             raise UserError(
                 f"train.bn_group is {train.bn_group}: MoCo needs groups smaller than the batch, else a query "

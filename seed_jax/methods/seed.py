@@ -23,9 +23,9 @@ class Seed(Method):
     Both networks see the same view of an image. Only normalised teacher embeddings enter the queue, after
     the loss has used it (jacobswan1/SEED, seed/builder.py).
 
-    With `patches` an image also gives small views. Both networks embed them in a forward of their own; they
-    are compared over a second queue, which takes the teacher's embedding of each image's first patch. The
-    two losses, each a mean over its rows, add up (seed/small_patch_builder.py).
+    With `patches`, small views are cut from each image too. Both networks embed the small views in a separate
+    forward, and the loss compares them over a second queue, which stores the teacher's embedding of each
+    image's first patch. The two losses, each a mean over its rows, add up (seed/small_patch_builder.py).
 
     Attributes:
       tau_student: temperature of the student's distribution (tau^S, eq. 4).
@@ -35,8 +35,8 @@ class Seed(Method):
       hidden: width of the student head's hidden layer; 0 for the width of the pooled feature, as in the
         paper.
       patches: small views per image; 0 for none, 6 in the released code.
-      patch_size: their side, pixels.
-      patch_scale: range of their share of the image area.
+      patch_size: side of a small view, pixels.
+      patch_scale: range of a small view's share of the image area.
     """
 
     tau_student: float = 0.2
@@ -54,12 +54,20 @@ class Seed(Method):
     def check(self, data, train):
         queue.check_batches(data)
         if min(self.tau_student, self.tau_teacher) <= 0:
-            raise UserError("method.tau_student and method.tau_teacher must be above 0.")
+            raise UserError(
+                f"method.tau_student is {self.tau_student} and method.tau_teacher is {self.tau_teacher}: "
+                "use values above 0."
+            )
         if self.patches < 0 or self.patch_size <= 0:
-            raise UserError("method.patches must not be below 0, and method.patch_size must be above 0.")
+            raise UserError(
+                f"method.patches is {self.patches} and method.patch_size is {self.patch_size}: use 0 or "
+                "more patches and a size above 0."
+            )
         scale = self.patch_scale
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise UserError("method.patch_scale must be a range within (0, 1], such as (0.05, 0.14).")
+            raise UserError(
+                f"method.patch_scale is {scale}: use a range within (0, 1], such as (0.05, 0.14)."
+            )
 
     def views(self, data):
         patches = ViewSpec(
@@ -94,8 +102,8 @@ class Seed(Method):
         if not self.patches:
             return losses.mean(), LossOut(model_state, queues, metrics)
 
-        # The patches of an image are neighbouring rows, so that they stay on its device; a patch's dropout
-        # is keyed by its view number, as its pixels are.
+        # The patches of an image are adjacent rows, so they stay on the image's device. A patch's dropout is
+        # keyed by the index of its view, as its pixels are.
         x, numbers = batch.views[1], range(1, 1 + self.patches)
         keys = jnp.stack([rng_lib.fold(batch.keys, v) for v in numbers], axis=1)
         student = for_views(nets.student, self.patches)

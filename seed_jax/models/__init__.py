@@ -41,7 +41,7 @@ NOT_OPTIONS = {"block", "depths", "blocks", "pooled_features", "bn_group", "dtyp
 def create(
     name, *, mean=IMAGENET_MEAN, std=IMAGENET_STD, size=None, precision="fp32", bn_group=None, **options
 ) -> LinenNetwork:
-    """Build the network of an architecture; its `init` makes the variables.
+    """Build the network of an architecture; its `init` creates the variables.
 
     Args:
       name: a key of `MODELS`.

@@ -154,8 +154,8 @@ def _depthwise_dkernel(stride, pad, x, kernel, dy):
     """Gradient with respect to the kernel: a loop over output rows and taps that accumulates products.
 
     The loop keeps totals per sample and column, because XLA vectorises elementwise products and not a
-    reduction to one number per channel. It also means that devices sum a sharded batch only once, after the
-    loop.
+    reduction to one number per channel. In this form devices also sum a sharded batch only once,
+    after the loop.
     """
     k, (batch, height, width, channels) = kernel.shape[0], dy.shape
     x = _pad(x, pad, 0, extra=stride - 1)

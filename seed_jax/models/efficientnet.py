@@ -7,10 +7,10 @@ epsilon 1e-3 and momentum 0.99 (PyTorch's 0.01). Images are normalised with Imag
 `efficientnet_b0_torchvision` .. `b3`: torchvision's models/efficientnet.py. Padding is symmetric, epsilon
 1e-5, momentum 0.9 (PyTorch's 0.1). Images have 224, 240, 288 and 300 pixels and ImageNet's mean and std.
 
-`efficientnet_lite0`, `lite2`: package efficientnet_lite_pytorch 0.1.0. They are as in lukemelas, for 224 and
-260 pixels, but with ReLU6 for swish and without squeeze-and-excite; stem, head and the repeats of the first
-and last stage are not scaled. The README of the package shows ImageNet's mean and std for its parent's
-networks and gives none for these. Its weights come from tensorflow/tpu,
+`efficientnet_lite0`, `lite2`: package efficientnet_lite_pytorch 0.1.0. These networks are as in
+lukemelas, for 224 and 260 pixels, but with ReLU6 for swish and without squeeze-and-excite; stem, head and the
+repeats of the first and last stage are not scaled. The package's README shows ImageNet's mean and
+std for its parent's networks and states none for these. The weights come from tensorflow/tpu,
 models/official/efficientnet/lite/efficientnet_lite_builder.py, which has mean 127 and std 128 of 255:
 `LITE_MEAN` and `LITE_STD`.
 

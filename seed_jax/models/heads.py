@@ -83,7 +83,7 @@ class ProjectionHead(nn.Module):
 
 
 class PooledEmbedding(nn.Module):
-    """Copy `pooled` to `out`: the embedding of a network without a head. It has no parameters.
+    """Copy `pooled` to `out`: the embedding of a network without a head. The part has no parameters.
 
     >>> pooled = jnp.ones((2, 16))
     >>> PooledEmbedding().apply({}, {"pooled": pooled}, train=False)["embedding"] is pooled

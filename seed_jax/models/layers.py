@@ -68,8 +68,8 @@ class BatchNorm(nn.Module):
     Attributes:
       group: None takes statistics over the whole batch; under jit that is the global batch, however it is
         sharded. G takes statistics over groups of G consecutive samples and normalises each group by its own.
-        This is what the original codes do per GPU, but it is the same on any number of devices. The running
-        statistics then follow the means over the groups of their means and unbiased variances.
+        The original implementations do this per GPU; here the groups do not depend on the number of devices.
+        The running statistics then follow the means over the groups of their means and unbiased variances.
       momentum: share of the old running statistics that an update keeps; PyTorch's 0.1 is 0.9 here.
       epsilon: added to the variance.
       dtype: of the output.

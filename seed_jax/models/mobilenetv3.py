@@ -113,8 +113,8 @@ class MobileNetV3(nn.Module):
       blocks: `LARGE` or `SMALL`.
       pooled_features: D at `width=1`.
       se_last: squeeze-and-excite after the activation, which is torchvision's form.
-      width: factor on the channels, rounded to multiples of 8, as in d-li14. It enlarges `pooled_features`
-        and never shrinks them.
+      width: factor on the channels, rounded to multiples of 8, as in d-li14. A factor above 1 also enlarges
+        `pooled_features`; a factor below 1 does not shrink them.
       small_stem: stride 1 in the stem and in the first block of stride 2, for images of 16 to 64 pixels. The
         total stride is then 8 and not 32.
       dropout: rate before the classifier.

@@ -166,9 +166,9 @@ class Joined:
 def for_views(network: Network, count: int) -> Network:
     """The same network for `[B * count]` rows: `count` views of each sample, all views of a sample adjacent.
 
-    A BatchNorm group still consists of as many samples, now with all their views, as it did on one GPU of the
-    original codes: `bn_group` of the backbone and of every part is multiplied by `count`. Networks without
-    groups are returned unchanged.
+    Multiply `bn_group` of the backbone and of every part by `count`, so that a BatchNorm group covers as many
+    samples as before, each with all its views (as on one GPU of the original implementations). Networks
+    without groups are returned unchanged.
 
     >>> from seed_jax.models import create
     >>> for_views(create("resnet18", bn_group=32), count=6).module.bn_group
@@ -191,11 +191,11 @@ def _with(features, added, name, backbone):
     """`features` with the entries that the part `name` adds; `backbone`: the entries of the backbone."""
     for entry in added.keys() & features.keys():
         if entry == "logits" and entry in backbone:
-            reason = "which the backbone gives: leave num_classes out of student.options."
+            reason = "which the backbone returns: leave num_classes out of student.options."
         elif entry in backbone:
-            reason = "which the backbone gives: give the part another name for its output, `out`."
+            reason = "which the backbone returns: choose another name for the output (`out`)."
         else:
-            reason = "which an earlier part gives: give one of the two another name for its output, `out`."
+            reason = "which an earlier part returns: choose another name for one of the outputs (`out`)."
         raise UserError(f"The part '{name}' would overwrite '{entry}', {reason}")
     return features | added
 

@@ -83,7 +83,7 @@ class VisionTransformer(nn.Module):
       stage1 .. stage4 `[B, T, D]`, the output of each quarter of the blocks
       tokens           `[B, T, D]`, the output of the last block after the final layer norm
       pooled           `[B, D]`, the cls token of `tokens`
-      logits           `[B, num_classes]`, if `num_classes` is given
+      logits           `[B, num_classes]`, if `num_classes` is not None
 
     All of them are float32, and so are layer norms, softmax and residual sums.
 

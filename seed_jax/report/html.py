@@ -34,7 +34,7 @@ def write(
     """Write the page and return its path.
 
     Args:
-      path: of the HTML file; its folder is made when missing.
+      path: of the HTML file; its folder is created if missing.
       title: heading and browser title. Texts are plain, except that `code` in backticks is set as code.
       lead: paragraph below the title.
       tables: shown before the figures.
@@ -61,7 +61,7 @@ def write(
 
 
 def save(path: Path, text: str) -> Path:
-    """Write a page or a picture atomically and return its path; the folder is made when missing.
+    """Write a page or a picture atomically and return its path; the folder is created if missing.
 
     Raises:
       UserError: the file cannot be written.
@@ -72,8 +72,8 @@ def save(path: Path, text: str) -> Path:
             file.write(text.encode())
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror}): make room or make it writable, and run the same "
-            "command again."
+            f"{path} cannot be written ({error.strerror}): free some space or make it writable, and run the "
+            "same command again."
         ) from error
     return path
 

@@ -23,7 +23,7 @@ class MetricsWriter:
     JSON has neither NaN nor infinity: both are written as null and read back as NaN.
 
     Args:
-      workdir: made when missing. If a killed run left the last line incomplete, the line is removed.
+      workdir: created if missing. If a killed run left the last line incomplete, the line is removed.
       tensorboard: also write event files to `workdir/tensorboard`, if tensorboardX is installed.
       wandb: project to log to, or None. A resumed run continues under the same W&B id.
 
@@ -135,8 +135,8 @@ class MetricsWriter:
             yield
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be written ({error.strerror}): make room or make it writable, and run "
-                "the same command again to resume from the newest checkpoint."
+                f"{self.path} cannot be written ({error.strerror}): free some space or make it writable, and "
+                "run the same command again to resume from the newest checkpoint."
             ) from error
 
     def __enter__(self) -> "MetricsWriter":
@@ -158,7 +158,7 @@ def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     if not path.exists():
-        raise UserError(f"{path} does not exist: give the --workdir of a run, which has one.")
+        raise UserError(f"{path} does not exist: use the --workdir of a run, which contains one.")
     try:
         complete, _, _ = path.read_text().rpartition("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -179,8 +179,8 @@ def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
 def last_score(rows: Iterable[Mapping[str, float]]) -> float | None:
     """The score of the last probe, in [0, 1], which decides the best checkpoint; None without a probe.
 
-    It is `top1`, else `knn`, else the first score by name. Rows with a loss are not of probes, and scores of
-    the teacher do not count.
+    The score is `top1`, else `knn`, else the first score by name. Skip rows with a loss, which are training
+    rows, and ignore the teacher's scores.
 
     >>> last_score([{"step": 0, "knn": 0.1, "top1": 0.2}, {"step": 2, "knn": 0.3}, {"step": 4, "loss": 1.0}])
     0.3

@@ -4,7 +4,7 @@ import dataclasses
 
 from seed_jax.report.tables import Table
 
-RATES = (1_000, 4_000, 16_000)  # images per second to show times for, when the user gives none
+RATES = (1_000, 4_000, 16_000)  # images per second to show times for, when the user passes none
 UTILISATION = 0.4  # assumed share of the peak FLOP/s that training reaches
 
 

@@ -210,7 +210,7 @@ def check_batches(config: Config, devices: int, images: int) -> None:
 
 
 def _check_accumulation(config: Config, aux) -> None:
-    """Micro-batches must give the gradient of the whole batch."""
+    """Raise `UserError` if micro-batches would not compute the gradient of the whole batch."""
     count, why = config.train.accumulate, config.method.whole_batch()
     if jax.tree.leaves(aux):
         why = why or "it carries state from batch to batch"

@@ -14,7 +14,7 @@ from seed_jax.train import teacher
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The splits of a run. Without labels nothing can be probed: `bank` and `val` are None."""
+    """The splits; `bank` and `val` are None if the data has no labels, because probes need labels."""
 
     train: Source
     bank: Source | None
@@ -25,7 +25,7 @@ def open_all(config: Config) -> tuple[Sources, teacher.Loaded | None]:
     """The sources and the teacher.
 
     Raises:
-      UserError: every problem of either in one message.
+      UserError: all problems of the sources and the teacher in one message.
     """
     problems, sources, loaded = [], None, None
     try:
@@ -60,7 +60,7 @@ def _open_sources(config: Config) -> Sources:
         return Sources(train, None, None)
     if bank:
         check_splits(d)
-    open_split(d.test)  # what will be reported must be there before the time is spent
+    open_split(d.test)  # a missing test split must be noticed before the training time is spent
     sources = Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
     used = [train] if labels else []
     used += [sources.val] if labels or bank else []
@@ -82,7 +82,7 @@ def _check_labels(source: Source) -> None:
 
 
 def _readable(source: Source, i: int) -> bool:
-    """Whether record `i` can be read. One that cannot has no label either, and the pipeline skips it."""
+    """Whether record `i` can be read. An unreadable record has no label either, and the pipeline skips it."""
     try:
         source[i]
     except BadImage:

@@ -29,7 +29,7 @@ def run(
     started: float | None = None,
     profile: int = 0,
 ):
-    """Train as the config says, or go on from the newest checkpoint in the workdir.
+    """Train as the config says, or resume from the newest checkpoint in the workdir.
 
     Args:
       directory: the workdir: config.json, manifest.json, metrics.jsonl, checkpoints/, report.html.
@@ -41,7 +41,8 @@ def run(
       The last score on the validation split (top-1 of a classifier, else kNN), or None without one.
 
     Raises:
-      UserError: anything the user can fix. Whatever can be known before compiling is checked before.
+      UserError: anything the user can fix. Every check that needs no compiled program runs before
+        compilation.
       Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     started = time.time() if started is None else started
@@ -74,7 +75,7 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     earlier = checkpoints.log() if begin else {}
     _cut_back(writer, begin, earlier, name)
 
-    # Start what runs beside the loop: reading, progress, signals.
+    # Start what runs next to the loop: reading, progress, signals.
     bad = BadImages(p.sources.train)
     monitor = _monitor(p, writer, bad, begin, earlier, name)
     enter(contextlib.closing(monitor))
@@ -85,7 +86,7 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     enter(_not_finite_named(directory, checkpoints))
 
     def probe(step):
-        """The score of the current state; Abandoned if a stop came meanwhile."""
+        """The score of the current state; raises `Abandoned` if a stop is requested meanwhile."""
         with monitor.pause():
             scores = _scores(p, current, step, teacher_variables, stop)
         if scores:
@@ -94,10 +95,10 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
 
     def end_here(step):
         checkpoints.wait()
-        say(f"{name}: stopped at step {step} of {length.total}; the same command goes on there")
+        say(f"{name}: stopped at step {step} of {length.total}; the same command resumes there")
         raise Stopped(stop.exit_code)
 
-    # Probe the state that the run begins with, unless it was: a stop saves without a probe.
+    # Probe the state that the run begins with unless it has a score: a stop saves without a probe.
     if stop.reached(begin) and begin < length.total:
         end_here(begin)
     score = writer.score(begin)
@@ -168,7 +169,7 @@ def _first_state(p: Prepared, directory: Path, checkpoints: Checkpoints, name: s
     for sentence in checkpoints.damaged:
         say(f"{name}: {sentence}")
     if begin:
-        say(f"{name}: going on from step {begin} of {total} in {directory}")
+        say(f"{name}: resuming from step {begin} of {total} in {directory}")
     return current, begin
 
 
@@ -213,7 +214,7 @@ def _batches(p: Prepared, begin: int, bad: BadImages):
 
 
 def _scores(p: Prepared, current, step: int, teacher_variables, stop: StopRequest) -> dict[str, float]:
-    """What the probe finds of the student, and at step 0 of the teacher."""
+    """Scores of the student by name; at step 0 also those of the teacher, prefixed `teacher_`."""
     scores = {}
     if p.probe is not None:
         scores |= p.probe(state.served(p.config.method, current), stop.asked_here)
@@ -225,13 +226,13 @@ def _scores(p: Prepared, current, step: int, teacher_variables, stop: StopReques
 
 def _ending_with_the_others(directory: Path):
     return parallel.ending_with_the_others(
-        f"start all of them again, and the run goes on from the newest checkpoint in {directory}"
+        f"start all of them again, and the run resumes from the newest checkpoint in {directory}"
     )
 
 
 @contextlib.contextmanager
 def _not_finite_named(directory: Path, checkpoints: Checkpoints):
-    """A loss that is not finite ends the run with a sentence that says what is kept."""
+    """A context that ends the run if a metric is not finite; the error says which checkpoint is kept."""
     try:
         yield
     except NotFinite as error:

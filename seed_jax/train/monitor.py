@@ -164,7 +164,10 @@ class Monitor:
         return rows
 
     def _count_bad(self, closed, counts) -> tuple[dict, dict]:
-        """Number and names of a window's bad images for its line; empty without any."""
+        """Count and names of the bad images in a window, for its line in metrics.jsonl.
+
+        Both are empty if there were none.
+        """
         if not sum(counts):
             return {}, {}
         names = [self._bad.source.name(int(i)) for i in _bad_images(closed).ravel() if i >= 0]

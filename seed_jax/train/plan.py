@@ -94,8 +94,10 @@ def _data(c: Config, images: int | None, notes: list) -> tuple[int, int]:
         source = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=c.train.seed)
     except UserError as error:
         if images is None:
-            raise UserError(f"{error} To plan without the data, give its size by --images=N.") from None
-        notes.append(f"The data is not here: {images} images were given by --images.")
+            raise UserError(
+                f"{error} To plan without the data, pass the number of images with --images=N."
+            ) from None
+        notes.append(f"The data is not here: {images} images, as --images says.")
         return images, ASSUMED_CLASSES
     return len(source) if images is None else images, source.num_classes
 
@@ -117,7 +119,7 @@ def _teacher(c: Config, notes: list) -> teacher.Loaded | None:
     network = teacher.undrawn(t, c.train.precision)
     if t.weights != "random":
         notes.append(
-            f"teacher.weights is not here: counted as {t.model} with a head of two layers to {t.dim}."
+            f"teacher.weights is not here: assumed to be {t.model} with a head of two layers to {t.dim}."
         )
     sample = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), sample)

@@ -28,7 +28,7 @@ def load(config: Config, backbone: LinenNetwork):
     s = config.student
     if not s.init:
         return None, None
-    # No setting that the file tells is passed on, so that it can be compared.
+    # Settings that the file states are not passed, so that they can be compared.
     untold = {key: s.options[key] for key in ("form", "small_stem") if key in s.options}
     loaded = pretrained.load(
         s.init,

@@ -21,7 +21,7 @@ class TrainState:
       step: int32, updates made so far.
       params, model_state: the student's variables.
       opt_state: the optimizer's.
-      aux: what the method carries besides, such as a queue.
+      aux: other state of the method, such as a queue.
       ema: moving average of the student's variables; an empty dict without one.
     """
 

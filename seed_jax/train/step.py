@@ -82,7 +82,7 @@ def make_step(
 def objective(method: Method, student: Network, teacher: Teacher | None, given: Given, seed: int):
     """Return the loss of a batch, to differentiate by its first argument.
 
-    Its key is that of the step, and of the number of the micro-batch if there is one.
+    The loss gets the step's PRNG key; with micro-batches, that key folded by the micro-batch's index.
     """
 
     def loss_of(params, model_state, aux, seen: Batch, step, micro_batch=None) -> tuple[jax.Array, LossOut]:

@@ -1,4 +1,4 @@
-"""Stop a run at SIGTERM or Ctrl-C: all processes save its state at the same step and end."""
+"""Stop a run on SIGTERM or Ctrl-C: all processes save a checkpoint at the same step and exit."""
 
 import os
 import signal

@@ -13,7 +13,7 @@ from seed_jax.models.network import Network
 
 
 def make_given(config: Config, num_classes: int, steps: int, steps_per_epoch: int, teacher) -> Given:
-    """Make the `Given` of a run; `teacher` has the shapes of its teacher's features, or is None."""
+    """Create the `Given` of a run; `teacher` has the shapes of the teacher's features, or is None."""
     d, t = config.data, config.train
     return Given(
         batch_size=d.batch_size,

@@ -22,7 +22,7 @@ class Loaded:
     provenance: dict
 
     def features(self, batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of its features for a batch of square images."""
+        """Shapes and dtypes of the teacher's features for a batch of square images."""
         x = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
         return jax.eval_shape(lambda v, x: self.network.apply(v, x, False)[0], self.variables, x)
 
@@ -47,7 +47,7 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
     """
     if not t.weights:
         raise UserError(
-            "teacher.weights is empty: give the teacher's checkpoint or workdir by "
+            "teacher.weights is empty: set the teacher's checkpoint or workdir with "
             "--config.teacher.weights=PATH."
         )
     if t.weights == "random":
@@ -73,7 +73,7 @@ def undrawn(t: config.Teacher, precision: str) -> Joined:
 
 
 def prepare(loaded: Loaded, image_size: int) -> Loaded:
-    """A loaded teacher made ready for the step. Whatever speeds it up belongs here.
+    """A loaded teacher, prepared for the step. Whatever speeds it up belongs here.
 
     A teacher without a head gets its pooled feature as its embedding.
     """

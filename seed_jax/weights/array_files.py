@@ -61,7 +61,7 @@ def safetensors_metadata(path) -> dict[str, str]:
 
 
 def _unreadable(path, error):
-    return UserError(f"{path} cannot be read as a safetensors file ({error}): give an intact file.")
+    return UserError(f"{path} cannot be read as a safetensors file ({error}): use an intact file.")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -86,7 +86,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
             for tensor in tensors.values():
                 file.write(np.ascontiguousarray(tensor, "<f4").data)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): give another path.") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another path.") from error
 
 
 def _header(path):
@@ -110,9 +110,9 @@ def _safetensor(file, origin, *, dtype, shape, data_offsets):
 def read_npz(path) -> dict[str, np.ndarray]:
     """Return the arrays of a file written by `np.savez`, by name, as read-only views of the mapped file.
 
-    Dtypes: little-endian floats of 2, 4 and 8 bytes, integers of 4 and 8. Format: numpy.lib.format, versions
-    1 and 2. `np.load` would allocate whatever size a header claims before it reads the array; here the size
-    must match the bytes in the file.
+    Supported dtypes, all little-endian: float16, float32, float64, int32 and int64. Format: numpy.lib.format,
+    versions 1 and 2. `np.load` would allocate whatever size a header claims before it reads the array;
+    here the size must match the bytes in the file.
 
     Raises:
       UserError: the file is damaged or compressed, or has arrays of other dtypes.

@@ -41,14 +41,14 @@ def load(spec, network, *, where: str = "teacher.weights", part: str | None = No
         likeliest = recognition.candidates(path, state, None)[0]
         raise UserError(
             f"{where}: {path} does not fit the network ({listed}): configure the network in the file, "
-            f"{likeliest}{likeliest.advice}, or give another file."
+            f"{likeliest}{likeliest.advice}, or use another file."
         )
     variables = {}
     for name in traverse_util.flatten_dict(template, sep="/"):
         # Copied, because the mapped file may change or be deleted later.
         variables[name] = np.array(arrays[name.partition("/")[2]], np.float32, order="C")
         if not np.isfinite(variables[name]).all():
-            raise UserError(f"{where}: {name} in {path} has NaN or infinite values: give an intact file.")
+            raise UserError(f"{where}: {name} in {path} has NaN or infinite values: use an intact file.")
     return traverse_util.unflatten_dict(variables, sep="/")
 
 

@@ -1,8 +1,8 @@
 """Compare our networks and converters with reference implementations in PyTorch.
 
 A golden file stores a few values, at drawn positions, of what the reference computed. It stores no weights:
-`draw` makes the same weights again from the tensor names. They pass through our converter and our network,
-which must give the same values.
+`draw` recreates the weights from the tensor names. From these weights, our converter and our network must
+compute the same values.
 """
 
 import dataclasses

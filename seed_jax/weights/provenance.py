@@ -1,4 +1,4 @@
-"""Facts about published weights: their authors, licences and expected images; and what weights come from."""
+"""Facts about published weights (authors, licences, images), and which weights others were made from."""
 
 import dataclasses
 import functools
@@ -210,7 +210,7 @@ def named(path: str | os.PathLike) -> Teacher | None:
 def published(path: str | os.PathLike, digest: str | None = None) -> Teacher | None:
     """Return the published file with this sha256, or else with this name if no sha256 is published.
 
-    `digest`: the file's sha256, computed if not given.
+    `digest`: the file's sha256, computed if None.
     """
     digest = digest or sha256(path)
     for teacher in KNOWN:

@@ -136,7 +136,7 @@ def choose(
     chosen = [r for r in fits if arch in ("", r.arch)]
     if not chosen:
         known = [r.arch for r in fits if r.arch in models.MODELS]
-        fix = f"use {flags[0]}={' or '.join(known)}, or leave it out" if known else "give another file"
+        fix = f"use {flags[0]}={' or '.join(known)}, or leave it out" if known else "use another file"
         raise UserError(f"{where}: {path} has {' or '.join(map(str, fits))}, not {arch}: {fix}.")
     if len(chosen) > 1 or (chosen[0].called and not arch and not form):
         choices = "; ".join(_choice(r, chosen, flags) for r in chosen)
@@ -194,7 +194,7 @@ def _readings(path, state: StateDict, teacher) -> list[Recognised]:
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(
             f"{path} looks like {state.naming.family} under {state.naming.name}'s names but lacks some of "
-            f"its tensors ({error!r}): give an intact file."
+            f"its tensors ({error!r}): use an intact file."
         ) from error
     return [_recognised(path, state, shapes, teacher, *reading) for reading in readings]
 
@@ -216,7 +216,7 @@ def _recognised(path, state, shapes, teacher, arch, options, called) -> Recognis
 
 
 def _with_metadata(path, metadata, recognised) -> Recognised:
-    """Replace what the tensors show by what the metadata of our own export say."""
+    """Replace what the tensors show by what the metadata of our own export state."""
     try:
         values = {name: json.loads(metadata[name]) for name in ("options", "mean", "std", "size")}
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (values["mean"], values["std"]))
@@ -245,7 +245,7 @@ def _under_torch_names(path, own: StateDict) -> list[StateDict]:
             states.append(state_dict.of_torch(path, tensors, None))
     if not states:
         families = ", ".join(state_dict.FAMILIES)
-        raise UserError(f"{path} has no network of a known family ({families}): give another file.")
+        raise UserError(f"{path} has no network of a known family ({families}): use another file.")
     return states
 
 

@@ -54,9 +54,10 @@ def save(
       variables: the network's variables, in our layout.
       network: what `recognise` returns for the source of the variables.
       path: the `.safetensors` file to write.
-      names: one of `offered`: a code base, e.g. `torchvision`; or `moco` or `seed` for the names in their
-        training files, with projection head and without classifier.
-      provenance: facts about the weights that these come from, under the keys of `provenance.MADE_FROM`.
+      names: one of `offered`: a code base, e.g. `torchvision`; or `moco` or `seed` for the tensor names of
+        those projects' training checkpoints, which include the projection head but no classifier.
+      provenance: facts about the weights that the saved weights were made from, keyed as in
+        `provenance.MADE_FROM`.
 
     Returns:
       The leaves that were not written, because `names` has no name for them.
@@ -69,7 +70,7 @@ def save(
         fix = (
             f"use --names={' or '.join(namings)}"
             if namings
-            else "no code base that we know computes the same"
+            else "no code base that we know computes the same function"
         )
         raise UserError(f"--names={names}: {network.arch} has no such names: {fix}.")
     naming, prefix = namings[names]
@@ -117,7 +118,7 @@ def _identifies(naming, network, arrays) -> bool:
 def _settings(arch, options):
     """The options that decide what a network computes, defaults included.
 
-    DINO's form counts as DeiT's: they differ only in how position embeddings are resized.
+    DINO's form is replaced by DeiT's: the two differ only in how position embeddings are resized.
     """
     defaults = inspect.signature(models.MODELS[arch]).parameters
     settings = {key: parameter.default for key, parameter in defaults.items()} | dict(options)

@@ -39,7 +39,9 @@ def find(spec: str | os.PathLike, where: str) -> Path:
     path = Path(spec)
     if not path.exists():
         if "." not in where:  # a command's argument, not a config key
-            raise UserError(f"{where}: there is no file or workdir {spec!r}: give the path of one.")
+            raise UserError(
+                f"{where}: there is no file or workdir {spec!r}: use the path of an existing one."
+            )
         raise UserError(
             f"{where}: there is no file or workdir {spec!r}: use --config.{where}=PATH, for example with "
             "MoCo v2's ResNet-50, moco_v2_800ep_pretrain.pth.tar (md5 a04e12f8...), which "

@@ -98,7 +98,7 @@ def _naming(path, names) -> Naming:
             return naming
     first = ", ".join(list(names)[:3]) or "none"
     raise UserError(
-        f"{path} has no network of a known family ({', '.join(FAMILIES)}): give another file; its first "
+        f"{path} has no network of a known family ({', '.join(FAMILIES)}): use another file; its first "
         f"tensors are {first}, and the closest naming is {_closest(names)}."
     )
 

@@ -65,7 +65,7 @@ def read(path) -> dict[str, np.ndarray]:
         return {name: tensor.numpy() for name, tensor in _state_dict(tree).items()}
     except ValueError as error:
         raise UserError(
-            f"{path} cannot be read as PyTorch weights ({error}): give an intact file with a state dict."
+            f"{path} cannot be read as PyTorch weights ({error}): use an intact file with a state dict."
         ) from error
 
 

@@ -305,7 +305,7 @@ def test_user_errors(pets, tmp_path):
     with pytest.raises(UserError, match="not a finished pack"):
         open_source("arrayrecord", "all", dir=str(pets))
     none, unread = (
-        "contains no readable pack: give",
+        "contains no readable pack: choose",
         "metadata.json cannot be read .*: restore it, or use",
     )
     for foreign, fix in (("{}", none), ("[1]", unread), ('{"shards": []}', none), ("text", unread)):
@@ -314,7 +314,7 @@ def test_user_errors(pets, tmp_path):
             UserError, match=r"not a finished pack \((its metadata.json was not|Expecting value)"
         ):
             open_source("arrayrecord", "all", dir=str(pets))
-        with pytest.raises(UserError, match=rf"pets.{fix} another folder"):
+        with pytest.raises(UserError, match=rf"pets.{fix} another (output )?folder"):
             pack(source, pets)
 
 

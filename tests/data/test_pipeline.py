@@ -301,7 +301,7 @@ def test_the_first_image_may_be_bad(jpegs):
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ({}, r"The target 'mask' of noise\[7\] is none, but the first image .* has uint8 \[2\]: give all"),
+        ({}, r"The target 'mask' of noise\[7\] is none, but the first image .* has uint8 \[2\]: use targets"),
         ({"mask": np.zeros(3, np.uint8)}, r"'mask' of noise\[7\] is uint8 \[3\], but .* uint8 \[2\]"),
         ({"mask": np.zeros(2, np.int32)}, r"'mask' of noise\[7\] is int32 \[2\], but .* uint8 \[2\]"),
         (

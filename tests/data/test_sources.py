@@ -225,11 +225,11 @@ def test_a_split_may_be_empty(tmp_path):
     ("arrays", "message"),
     [
         ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, "no array `image`"),
-        ({"image": np.zeros((2, 4, 4, 3), np.float32)}, "is float32"),
+        ({"image": np.zeros((2, 4, 4, 3), np.float32)}, "is a float32 array"),
         ({"image": np.zeros((2, 4, 4, 4), np.uint8)}, "save it as uint8"),
         (
             {"image": np.zeros((2, 4, 4), np.uint8), "label": np.zeros(3, int)},
-            r"int64 \[3\]: .* one whole number per image, \[2\]",
+            r"int64 array of shape \[3\]: .* one whole number per image, shape \[2\]",
         ),
         ({"image": np.zeros((2, 4, 4), np.uint8), "label": np.zeros(2)}, "float64 .*: save one whole"),
         (

@@ -140,7 +140,7 @@ def test_a_tfds_shard_that_is_cut_short(tmp_path):
             r"imagenet2012/5.1.0: prepare it once with `pip install tensorflow-cpu && python -c .*"
             r"tfds.builder\('imagenet2012', data_dir='.*', file_format='array_record'\).download_and_prepare",
         ),
-        ("imagenot", "no set 'imagenot'"),
+        ("imagenot", "no dataset 'imagenot'"),
         ("mnist/foo", r"tfds:mnist/foo cannot be opened \(BuilderConfig foo not found"),
         ("mnist:9.9.9", r"tfds:mnist:9.9.9 cannot be opened \(Dataset mnist .* only: 3.0.1"),
         ("mnist:3", r"tfds:mnist:3 cannot be opened \(Parsing .*: write tfds:NAME, tfds:NAME/CONFIG or"),
@@ -159,7 +159,7 @@ def test_a_tfds_set_that_was_prepared_as_tfrecord(tmp_path, name):
     write_tfds(tmp_path, [(b"x", 4)], form="tfrecord")
     with pytest.raises(
         UserError,
-        match=r"cifar10/3.0.2 as tfrecord, .*: prepare it once more, in another data.dir, with `pip install "
+        match=r"cifar10/3.0.2 as tfrecord, .*: prepare it again, in another data.dir, with `pip install "
         rf"tensorflow-cpu && .*tfds.builder\('{name}', data_dir='OTHER', file_format='array_record'\)",
     ):
         open_source(f"tfds:{name}", "train", dir=str(tmp_path))

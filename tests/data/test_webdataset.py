@@ -205,7 +205,7 @@ def test_user_errors(tmp_path):
     error("no .tar file matches")
     error("there is no shard .*x-001.tar", tmp_path / "x-{001..002}.tar")
     shard(tmp_path / "a.tar", {"a.txt": b"x"})
-    error("no image in the 1 shards")
+    error("none of the 1 shards in .* contains an image")
     shard(tmp_path / "a.tar", {"a.png": b"x", "a.cls": b"cat"})
     error("a.cls in .*a.tar holds no whole number")
     whole = (tmp_path / "a.tar").read_bytes()

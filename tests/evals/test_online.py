@@ -186,7 +186,8 @@ def test_final_probe_reports_the_test_split():
 def test_an_unknown_feature_is_named():
     train = open_source("digits", "train")
     with pytest.raises(
-        UserError, match="evals.feature is 'poold', but the vectors that the network gives are logits, pooled"
+        UserError,
+        match="evals.feature is 'poold', but the vectors that the network returns are logits, pooled",
     ):
         OnlineProbe(Pixels(), VARIABLES, parallel.make_mesh(), resolved(feature="poold"), train, train)
 

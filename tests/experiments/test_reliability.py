@@ -66,11 +66,11 @@ def test_a_run_that_starts_again_at_0_does_not_pass_for_a_resumed_one(fake, tmp_
     checks.finish(tmp_path / "run", "seed", 20)
     for name in ("5", "10", "15.orbax-checkpoint-tmp"):
         (tmp_path / "run" / "checkpoints" / name).mkdir(parents=True)
-    for said in ("", "train: going on from step 5 of 20 in run"):
+    for said in ("", "train: resuming from step 5 of 20 in run"):
         fake.says = said
         with pytest.raises(checks.Failed, match="did not go on from step 10"):
             checks.finish(tmp_path / "run", "seed", 20)
-    fake.says = "train: going on from step 10 of 20 in run"
+    fake.says = "train: resuming from step 10 of 20 in run"
     checks.finish(tmp_path / "run", "seed", 20)
 
 

@@ -163,18 +163,18 @@ def test_parts_of_one_kind_stand_side_by_side():
         (
             {"num_classes": 4},
             {"classifier": heads.Classifier(5)},
-            "The part 'classifier' would overwrite 'logits', which the backbone gives: leave num_classes out "
-            "of student.options.",
+            "The part 'classifier' would overwrite 'logits', which the backbone returns: leave num_classes "
+            "out of student.options.",
         ),
         (
             {},
             {"copy": heads.PooledEmbedding(out="stem")},
-            "The part 'copy' would overwrite 'stem', which the backbone gives: give the part another name",
+            "The part 'copy' would overwrite 'stem', which the backbone returns: choose another name",
         ),
         (
             {},
             {"exit1": heads.Classifier(5), "exit2": heads.Classifier(5)},
-            "The part 'exit2' would overwrite 'logits', which an earlier part gives: give one of the two ",
+            "The part 'exit2' would overwrite 'logits', which an earlier part returns: choose another name",
         ),
     ],
 )

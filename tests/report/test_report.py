@@ -160,9 +160,11 @@ def test_mistakes_are_named(tmp_path):
     (run / "config.json").unlink()
     (run / "report.html").mkdir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written .*: make room or make it writable"):
+    with pytest.raises(UserError, match="cannot be written .*: free some space or make it writable"):
         report.compare(tmp_path / "file" / "c.html", {"a": [run]}, title="t", curves=("loss",))
-    with pytest.raises(UserError, match=r"report.html cannot be written \(Is a directory\): make room or"):
+    with pytest.raises(
+        UserError, match=r"report.html cannot be written \(Is a directory\): free some space or"
+    ):
         report.run_report(run)
 
 

@@ -78,7 +78,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bitwise(
     assert steps_kept(tmp_path / "cut") == [3]
     assert rows(tmp_path / "cut")[-1]["step"] > 3  # lines that the resumed run must replace
     run(tmp_path / "cut", variant, **method)
-    assert "going on from step 3 of 6" in capsys.readouterr().out
+    assert "resuming from step 3 of 6" in capsys.readouterr().out
     chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 6), checkpoint(tmp_path / "whole", 6))
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
     assert [row["step"] for row in rows(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
@@ -105,7 +105,7 @@ def test_killed_process_resumes_bitwise(tmp_path, capsys):
         process.wait()
     assert process.returncode == -signal.SIGKILL, log.read_text()
     run(tmp_path / "cut", **length)
-    assert re.search(r"going on from step [1-5]0 of 60", capsys.readouterr().out)
+    assert re.search(r"resuming from step [1-5]0 of 60", capsys.readouterr().out)
     run(tmp_path / "whole", **length)
     chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 60), checkpoint(tmp_path / "whole", 60))
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")

@@ -133,7 +133,7 @@ def test_what_would_stop_the_run_stops_the_plan(settings, words):
 def test_data_and_teacher_that_are_not_here_are_assumed_and_said():
     p = planned(data__source="folder", images=500, teacher__weights="nowhere.pth")
     assert p.images == 500
-    assert [words for words in ("500 images", "counted as tiny") if words not in " ".join(p.notes)] == []
+    assert [words for words in ("500 images", "assumed to be tiny") if words not in " ".join(p.notes)] == []
 
 
 def test_no_accelerator_is_touched_and_nothing_is_written(tmp_path):

@@ -89,12 +89,12 @@ def test_stopped_run_saves_and_resumes_bitwise(tmp_path, send, whole, capsys):
             run(tmp_path / "cut")
         assert stopped.value.code == code
         printed = capsys.readouterr().out
-        assert f"stopped at step {step} of 20; the same command goes on there" in printed
-        assert ("going on from step 7 of 20" in printed) == (step == 12)
+        assert f"stopped at step {step} of 20; the same command resumes there" in printed
+        assert ("resuming from step 7 of 20" in printed) == (step == 12)
         assert steps_kept(tmp_path / "cut")[-1] == step
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     run(tmp_path / "cut")
-    assert "going on from step 12 of 20" in capsys.readouterr().out
+    assert "resuming from step 12 of 20" in capsys.readouterr().out
     chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 20), checkpoint(whole, 20))
     assert rows(tmp_path / "cut") == rows(whole)
 
@@ -252,7 +252,7 @@ def test_process_killed_while_it_writes_a_checkpoint(tmp_path, whole, capsys):
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert half_written(tmp_path / "cut")
     run(tmp_path / "cut")
-    assert "going on from step 5 of 20" in capsys.readouterr().out
+    assert "resuming from step 5 of 20" in capsys.readouterr().out
     assert differences(tmp_path / "cut", whole, 20) == {"network": 0, "train state": 0, "metrics": 0}
 
 
@@ -275,7 +275,7 @@ def test_damaged_checkpoint_is_named_and_the_previous_one_is_used(tmp_path, whol
     printed = capsys.readouterr().out
     assert f"The checkpoint {tmp_path / 'run'}/checkpoints/20 is damaged" in printed
     assert f"moved to {tmp_path / 'run'}/damaged-20" in printed
-    assert "going on from step 15 of 20" in printed
+    assert "resuming from step 15 of 20" in printed
     chex.assert_trees_all_equal(checkpoint(tmp_path / "run", 20), checkpoint(whole, 20))
 
 
@@ -297,7 +297,7 @@ def test_resume_on_other_numbers_of_devices(tmp_path, whole, send, monkeypatch, 
             run(tmp_path / "cut")
     monkeypatch.setattr(parallel, "make_mesh", lambda: make(devices[:1]))
     run(tmp_path / "cut")
-    assert re.findall(r"going on from step (\d+) of 20", capsys.readouterr().out) == ["6", "13"]
+    assert re.findall(r"resuming from step (\d+) of 20", capsys.readouterr().out) == ["6", "13"]
     chex.assert_trees_all_close(checkpoint(tmp_path / "cut", 20), checkpoint(whole, 20), rtol=0, atol=1e-5)
 
 
@@ -320,6 +320,6 @@ def test_two_processes_end_together(tmp_path):
         assert both.wait() == [0, 0], both.said(0)
         assert both.went_on(), both.said(0)
     begun, stopped = re.search(
-        r"going on from step (\d+) .* stopped at step (\d+)", both.said(0), re.S
+        r"resuming from step (\d+) .* stopped at step (\d+)", both.said(0), re.S
     ).groups()
     assert int(begun) < int(stopped) == steps_kept(tmp_path / "run")[-1] == rows(tmp_path / "run")[-1]["step"]

@@ -326,7 +326,7 @@ def write(path, shapes):
 def test_an_error_says_what_an_unknown_network_has(tmp_path):
     shapes = backbone(BY_NAME["resnet", "torchvision"], "resnet50", NARROW)
     path = write(tmp_path / "a.safetensors", shapes | {"layer1.0.conv2.weight": (16, 16, 3, 3)})
-    with pytest.raises(UserError, match="bottlenecks of 16 channels in 1 groups, not 8 in 1.*give another"):
+    with pytest.raises(UserError, match="bottlenecks of 16 channels in 1 groups, not 8 in 1.*use another"):
         pretrained.load(path)
 
 

@@ -87,7 +87,7 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
         labels), `imagefolder` (one sub-folder per class), `filelist` (a text file), `npz`, `webdataset` (tar
         shards) or `arrayrecord` (written by `python -m seed_jax.data pack`); `tfds:NAME`; or `photographs`,
         which means `folder` with a `dir` and `photos6` without.
-      split: train (70 %), val (10 %) or test (20 %), divided by a hash of the id, or all. A data set with its
+      split: train (70 %), val (10 %) or test (20 %), divided by a hash of the id, or all. A dataset with its
         own `train` and its own `val` or `test` uses its own splits. For `tfds:NAME`, a split as
         tensorflow-datasets names it.
       dir: the folder or file that the source reads; for `tfds:NAME` the data_dir.

@@ -94,7 +94,7 @@ def read(records, shards, i: int) -> bytes:
     try:
         if record := records[i]:
             return record
-        error = "an empty record"  # a file that was cut short after it was opened also gives this
+        error = "an empty record"  # reading a file that was cut short after it was opened also ends here
     except (ValueError, IndexError, RuntimeError) as caught:
         error = str(caught)
     shard = shards[np.searchsorted(np.cumsum([s.take for s in shards]), i, side="right")]

@@ -13,7 +13,7 @@ class Arrays:
     """Images in memory, uint8 `[N, H, W, 3]`; the id is the index.
 
     Args:
-      title: what messages call the data set.
+      title: what messages call the dataset.
       labels: int `[N]`, -1 for none; or None.
     """
 
@@ -66,13 +66,13 @@ def npz(path: str) -> Arrays:
     images, labels = arrays["image"], arrays.get("label")
     if images.dtype != np.uint8 or not (images.ndim == 3 or images.ndim == 4 and images.shape[-1] == 3):
         raise UserError(
-            f"data.dir: `image` in {path} is {images.dtype} {list(images.shape)}: save it as uint8 "
-            "[N, H, W, 3] or [N, H, W]."
+            f"data.dir: `image` in {path} is a {images.dtype} array of shape {list(images.shape)}: save it "
+            "as uint8 [N, H, W, 3] or [N, H, W]."
         )
     if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
         raise UserError(
-            f"data.dir: `label` in {path} is {labels.dtype} {list(labels.shape)}: save one whole "
-            f"number per image, [{len(images)}]."
+            f"data.dir: `label` in {path} is a {labels.dtype} array of shape {list(labels.shape)}: save one "
+            f"whole number per image, shape [{len(images)}]."
         )
     if labels is not None:
         as_label(int(labels.max(initial=0)), f"`label` in {path}")

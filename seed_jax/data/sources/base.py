@@ -36,7 +36,7 @@ class Record(NamedTuple):
 
 
 class Source(Protocol):
-    """Random access to the N images of a data set.
+    """Random access to the N images of a dataset.
 
     `source[i]` raises IndexError for `i >= N`, `BadImage` when the image cannot be read, and `UserError` when
     a whole shard is lost.
@@ -137,7 +137,7 @@ def check_local(key: str, folder: str | os.PathLike) -> None:
     """Raise `UserError` for a folder in a bucket, which array_record would take for a local folder `gs:`."""
     if "://" in str(folder):
         raise UserError(
-            f"{key}: {folder} is in a bucket, but ArrayRecord files must be on a local disk: "
+            f"{key}: {folder} is in a bucket, but ArrayRecord files must be readable through a local path: "
             "pack into a local folder and copy it to and from the bucket, or mount the bucket (gcsfuse)."
         )
 
@@ -211,14 +211,14 @@ def split_of(ids: np.ndarray) -> np.ndarray:
 def own_splits(names: Sequence[str]) -> set[str]:
     """The splits among `names` (of train, val and test), if train and another one are there; else empty.
 
-    A data set with such names comes with its own splits.
+    A dataset with such names comes with its own splits.
     """
     splits = set(names) & set(SPLITS[:3])
     return splits if "train" in splits and len(splits) > 1 else set()
 
 
 def take_split(source: Source, split: str) -> Source:
-    """The images of one split of a source; 'all' gives the source itself."""
+    """The images of one split of a source; 'all' returns the source itself."""
     if split == "all":
         return source
     return Subset(source, np.flatnonzero(source.splits == SPLITS.index(split)))

@@ -1,4 +1,4 @@
-"""Data sets inside scikit-learn and scikit-image: they need no download."""
+"""Datasets inside scikit-learn and scikit-image, which need no download."""
 
 import numpy as np
 from PIL import Image

@@ -82,7 +82,7 @@ def open_folder(root: str, labelled: bool = False) -> Files:
         in no class folder.
     """
     if not epath.Path(root).is_dir():
-        raise UserError(f"data.dir: there is no folder {root}: give the folder of the images.")
+        raise UserError(f"data.dir: there is no folder {root}: set it to the folder of the images.")
     index = _remote_index(root) if "://" in str(root) else _local_index(os.path.abspath(root))
     paths, ids = Strings(index["blob"], index["ends"]), index["ids"]
     names = list(Strings(index["folders"], index["folder_ends"]))
@@ -121,7 +121,7 @@ def open_filelist(path: str) -> Files:
         text = epath.Path(path).read_text().removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"data.dir: the file list {path} cannot be read ({error}): give a text file in UTF-8."
+            f"data.dir: the file list {path} cannot be read ({error}): use a text file in UTF-8."
         ) from None
     lines = [line.split("\t") for line in text.splitlines() if line.strip()]
     paths, given = [line[0] for line in lines], [line[1].strip() for line in lines if len(line) > 1]
@@ -217,7 +217,7 @@ def _above(link: str) -> bool:
 def _size(entry) -> int:
     try:
         return entry.stat().st_size
-    except OSError:  # a broken link; reading it later gives a bad image
+    except OSError:  # a broken link; the pipeline later finds a bad image
         return -1
 
 
@@ -246,7 +246,7 @@ def _index(root, images, others, folders) -> dict[str, np.ndarray]:
         if others:
             reason = f"it has {len(others)} other files, for example {min(others)}"
         raise UserError(
-            f"data.dir: there is no image in {root} ({reason}): give a folder of files that end in "
+            f"data.dir: there is no image in {root} ({reason}): use a folder of files that end in "
             f"{' '.join(EXTENSIONS)}."
         )
     images.sort()

@@ -26,22 +26,22 @@ def subset(source: Source, spec: str, seed: int = 0) -> Subset:
     if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%(?:@(\d{1,18}))?", spec):
         share = float(match[1]) / 100
         if not 0 < share <= 1:
-            raise UserError(f"data.subset is {spec!r}: give a percentage above 0% and at most 100%.")
+            raise UserError(f"data.subset is {spec!r}: use a percentage above 0% and at most 100%.")
         return Subset(source, np.sort(_share(source.ids(), source.labels(), share, int(match[2] or seed))))
     try:
         wanted = {line.strip() for line in epath.Path(spec).read_text().splitlines() if line.strip()}
     except (*bucket_errors(), UnicodeDecodeError, ImportError) as error:
         raise UserError(
-            f"data.subset: {spec} cannot be read as a list of files ({error}): give a percentage, such as "
-            "'1%' or '1%@3', or a text file."
+            f"data.subset: {spec} cannot be read as a list of files ({error}): use a percentage such as '1%' "
+            "(or '1%@3', drawn by seed 3), or a text file with one file name per line."
         ) from None
     depth = 1 + max((name.count("/") for name in wanted), default=0)
-    source.labels()  # a tfds set then reads its records once, for labels and for all names
+    source.labels()  # a tfds dataset then reads its records once, for labels and for all names
     indices = [i for i in range(len(source)) if not wanted.isdisjoint(_endings(source.name(i), depth))]
     if not indices:
         raise UserError(
-            f"data.subset: none of the {len(wanted)} names in {spec} is in the data: use the list of this "
-            "split."
+            f"data.subset: none of the {len(wanted)} names in {spec} is the name of an image in this split: "
+            "use the list that belongs to this split."
         )
     present = {ending for i in indices for ending in _endings(source.name(i), depth)}
     if missing := sorted(wanted - present):

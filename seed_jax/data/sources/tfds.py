@@ -1,4 +1,4 @@
-"""Sets that tensorflow-datasets has prepared, read without TensorFlow."""
+"""Datasets that tensorflow-datasets has prepared, read without TensorFlow."""
 
 import contextlib
 import functools
@@ -17,10 +17,10 @@ _SPLITS = {"train": 0, "validation": 1, "val": 1, "test": 2}
 
 
 class Tfds:
-    """A set that tensorflow-datasets has prepared as ArrayRecord.
+    """A dataset that tensorflow-datasets has prepared as ArrayRecord.
 
-    The id of an image is a hash of its shard and its place in it. An image's name ends in its file name where
-    the set has the feature `file_name`.
+    The id of an image is a hash of its shard and its position in the shard. An image's name ends in its file
+    name if the dataset has the feature `file_name`.
 
     Args:
       name: `NAME`, `NAME/CONFIG` or `NAME:1.2.3`.
@@ -28,7 +28,8 @@ class Tfds:
       dir: the data_dir of tensorflow-datasets; None for its default.
 
     Raises:
-      UserError: the set or the split is unknown, the set has no images, or it is not prepared as ArrayRecord.
+      UserError: the dataset or the split is unknown, the dataset has no images, or it is not prepared as
+        ArrayRecord.
     """
 
     def __init__(self, name: str, split: str, dir: str | None = None):
@@ -39,20 +40,20 @@ class Tfds:
             builder = tfds.builder(name, data_dir=dir)
         except tfds.core.DatasetNotFoundError:
             raise UserError(
-                f"data.source: tensorflow-datasets has no set {name!r}: check its spelling."
+                f"data.source: tensorflow-datasets has no dataset {name!r}: check its spelling."
             ) from None
         except (ValueError, TypeError, AssertionError) as error:
             # Before the colon, tfds repeats all arguments.
             reason = textwrap.shorten(str(error).split('": ', 1)[-1], 200)
             raise UserError(
                 f"data.source: tfds:{name} cannot be opened ({reason}): write tfds:NAME, tfds:NAME/CONFIG or "
-                "tfds:NAME:1.2.3 with a set, a config and a version that exist."
+                "tfds:NAME:1.2.3 with an existing dataset, config and version."
             ) from None
         features = builder.info.features
         if "image" not in features:
             raise UserError(
                 f"data.source: tfds:{name} has no feature `image`, only {', '.join(features)}: choose "
-                "another set."
+                "another dataset."
             )
         if not (builder.data_path / "dataset_info.json").exists():
             raise UserError(
@@ -62,7 +63,7 @@ class Tfds:
         if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
             raise UserError(
                 f"data.source: tfds:{name} was prepared in {builder.data_path} as "
-                f"{builder.info.file_format.value}, which only TensorFlow reads: prepare it once more, in "
+                f"{builder.info.file_format.value}, which only TensorFlow reads: prepare it again, in "
                 f"another data.dir, with {_preparing(name, 'OTHER')}."
             )
         try:
@@ -106,7 +107,7 @@ class Tfds:
         return Record(feature["image"].bytes_list.value[0], number, self._label(feature))
 
     def name(self, i):
-        """`SET:SPLIT[i]`, then the file name if there is one; reads record `i` unless `labels` was called."""
+        """`DATASET:SPLIT[i]`, then any file name; reads record `i` unless `labels` was called."""
         file = ""
         if "_index" in self.__dict__:
             file = self._index[1][i]
@@ -125,7 +126,7 @@ class Tfds:
     def _index(self) -> tuple[np.ndarray, Strings]:
         """Labels int64 `[N]` and file names of all images.
 
-        This reads every record once; the result is cached for sets of at least 20,000 images. A damaged
+        This reads every record once; the result is cached for datasets of at least 20,000 images. A damaged
         record gets the label -1 and no name: the pipeline skips and counts it later.
         """
         file = cache.user_file("tfds", self.folder, self.fingerprint())
@@ -142,12 +143,12 @@ class Tfds:
         return labels, strings
 
     def fingerprint(self):
-        """A hash of name, version, split and ids: a prepared set does not change within a version."""
+        """A hash of name, version, split and ids: a prepared dataset does not change within a version."""
         return digest(self.title.encode(), self._ids)
 
 
 def _preparing(name: str, dir: str | None) -> str:
-    """The command that prepares a set; `tfds build` would need several more packages."""
+    """The command that prepares a dataset; `tfds build` would need several more packages."""
     where = f", data_dir='{dir}'" if dir else ""
     return (
         '`pip install tensorflow-cpu && python -c "import tensorflow_datasets as tfds; '

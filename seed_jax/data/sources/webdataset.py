@@ -49,8 +49,8 @@ class WebDataset:
         self.names, self._labels = Strings(index["blob"], index["ends"]), index["labels"]
         if not len(self.names):
             raise UserError(
-                f"data.dir: there is no image in the {len(self.shards)} shards of {pattern}: give shards "
-                f"with files that end in {' '.join(EXTENSIONS)}."
+                f"data.dir: none of the {len(self.shards)} shards in {pattern} contains an image: use shards "
+                f"whose image files end in {' '.join(EXTENSIONS)}."
             )
         self._ids, self._fingerprint = index["ids"], str(index["fingerprint"])
         self.num_classes, self.class_names = int(self._labels.max(initial=-1)) + 1, ()
@@ -110,12 +110,12 @@ def _shards(pattern: str) -> list[str]:
             matches = epath.Path(folder or ".").glob(name) if re.search(r"[*?]", name) else [path]
             shards += map(str, matches)
     if not shards:
-        raise UserError(
-            f"data.dir: no .tar file matches {pattern}: give a folder of .tar files or a pattern."
-        )
+        raise UserError(f"data.dir: no .tar file matches {pattern}: use a folder of .tar files or a pattern.")
     for shard in shards:
         if not epath.Path(shard).exists():
-            raise UserError(f"data.dir: there is no shard {shard}: complete the set or change the pattern.")
+            raise UserError(
+                f"data.dir: there is no shard {shard}: complete the dataset or change the pattern."
+            )
     return sorted(shards)
 
 
