@@ -242,10 +242,10 @@ def _in_processes(task, process, start, workers, threads, bad):
 def _share(task, process, start, threads, limit, worker):
     """In a reading process: its share of each batch, and the errors of bad images since the last batch."""
     logging.disable(logging.WARNING)  # the parent names them
-    bad, told = BadImages(task[0], limit), 0
+    bad, sent = BadImages(task[0], limit), 0
     for batch in _in_threads(_train_rows(*task, (process, worker), bad), start, sys.maxsize, threads):
-        errors = dict(itertools.islice(bad.errors.copy().items(), told, None))
-        told += len(errors)
+        errors = dict(itertools.islice(bad.errors.copy().items(), sent, None))
+        sent += len(errors)
         yield batch, errors
 
 
