@@ -70,6 +70,10 @@ def parse(argv):
         sentence = f"--config: {str(error).splitlines()[-1].strip()}"
     except SyntaxError as error:
         sentence = f"--config: line {error.lineno} of {error.filename} is not valid Python ({error.msg})."
+    except TypeError as error:  # ml_collections, of a value of another type in a config file
+        if "Could not override" not in str(error):
+            raise
+        sentence = f"--config: {str(error).splitlines()[0]}"
     except (AttributeError, KeyError) as error:
         what = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
         if not what.startswith("'"):  # ml_collections quotes an unknown key

@@ -60,6 +60,16 @@ def test_defaults_resolve_to_the_defaults_of_the_sections(method):
         ("optim__weight_decay", float("nan"), r"optim\.weight_decay is nan: it must be 0 or more"),
         ("optim__lr", float("inf"), r"optim\.lr is inf: it must be 0 or more"),
         ("optim__momentum", 5.0, r"optim\.momentum is 5.0: it must be 0 to less than 1"),
+        (
+            "optim__milestones",
+            ("a", 0.5),
+            r"optim\.milestones is .*: it must be a tuple, each .* number",
+        ),
+        ("evals__names", ("knn", "knn"), r"evals\.names is .*: it must be each evaluator once"),
+        ("evals__names", ("knn", 5), r"evals\.names is .*: it must be a tuple, each element a text"),
+        ("train__ema", None, r"train\.ema is None: it must be a number"),
+        ("student__options", None, r"student\.options is None: it must be a dictionary"),
+        ("method__queue_start", None, r"method\.queue_start is None: it must be a text"),
     ],
 )
 def test_mistakes(key, value, words):

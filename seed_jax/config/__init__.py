@@ -5,6 +5,7 @@ key is an error.
 """
 
 import dataclasses
+import typing
 
 import ml_collections
 
@@ -34,6 +35,8 @@ SECTIONS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is
 
 def default(method: str) -> ml_collections.ConfigDict:
     """The defaults of every section and of one method, for a config file to edit."""
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
     config = ml_collections.ConfigDict(
         {name: dataclasses.asdict(section()) for name, section in SECTIONS.items()}
     )
@@ -124,15 +127,35 @@ def _section(name: str, cls, values: dict):
     for key in values:
         if key not in known:
             raise unknown("config key", f"{name}.{key}", [f"{name}.{k}" for k in known])
-    return cls(**{key: _as_field(known[key].type, value) for key, value in values.items()})
+    return cls(**{k: _as_field(f"{name}.{k}", known[k].type, value) for k, value in values.items()})
 
 
-def _as_field(kind, value):
-    """A config's value as its field has it: lists become tuples, and 'knn,top1' a tuple of two names."""
-    if kind == tuple[str, ...]:
-        texts = [value] if isinstance(value, str) else value
-        return tuple(name for text in texts for name in text.split(",") if name)
-    return tuple(value) if isinstance(value, list) else value
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", dict: "a dictionary"}
+
+
+def _as_field(key: str, kind, value):
+    """A config's value as its field has it: lists become tuples, and 'knn,top1' a tuple of two names.
+
+    Raises:
+      UserError: the value is of another type.
+    """
+    if typing.get_origin(kind) is not tuple:
+        if kind in KINDS and not _is(kind, value):
+            raise UserError(f"{key} is {value!r}: it must be {KINDS[kind]}.")
+        return value
+    element = typing.get_args(kind)[0]
+    elements = [value] if element is str and isinstance(value, str) else value
+    if not isinstance(elements, list | tuple) or not all(_is(element, x) for x in elements):
+        raise UserError(f"{key} is {value!r}: it must be a tuple, each element {KINDS[element]}.")
+    if element is str:
+        return tuple(name for text in elements for name in text.split(",") if name)
+    return tuple(elements)
+
+
+def _is(kind, value) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 def _check(c: Config) -> None:

@@ -282,6 +282,7 @@ class Evals:
     def check(self) -> None:
         for name in self.names:
             _choice("evals.names", name, EVALUATORS)
+        _require("evals.names", self.names, len({*self.names}) == len(self.names), "each evaluator once")
         for name in ("every_epochs", "batch_size", "k"):
             _above_0("evals", self, name)
         _not_below_0("evals", self, "bank_size")
@@ -332,9 +333,9 @@ def _require(key: str, value, fits: bool, what: str) -> None:
 
 def _above_0(section: str, values, name: str) -> None:
     value = getattr(values, name)
-    _require(f"{section}.{name}", value, 0 < value < float("inf"), "above 0")
+    _require(f"{section}.{name}", value, 0 < value < float("inf"), "above 0 and finite")
 
 
 def _not_below_0(section: str, values, name: str) -> None:
     value = getattr(values, name)
-    _require(f"{section}.{name}", value, 0 <= value < float("inf"), "0 or more")
+    _require(f"{section}.{name}", value, 0 <= value < float("inf"), "0 or more, and finite")

@@ -90,6 +90,8 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
     known = make_given(config, length, classes, loaded)
     backbone, init = start.load(config, student.network(config, known).backbone)
     training = assemble(config, mesh, known, loaded and loaded.network, backbone)
+    if late := optim.late_milestones(config.optim, length.total, length.epoch):
+        say(f"{name}: optim.milestones {late} come after the end of the run at step {length.total}")
     probe = teacher_probe = None
     if sources.val is not None:
         network, shapes = student.served(config.method, training.student, known)

@@ -70,6 +70,12 @@ def milestone_steps(o: Optim, steps: int, steps_per_epoch: int) -> tuple[int, ..
     return tuple(first)
 
 
+def late_milestones(o: Optim, steps: int, steps_per_epoch: int) -> list[float]:
+    """Those of `optim.milestones` that a run of that many steps never reaches."""
+    first = milestone_steps(o, steps, steps_per_epoch) if o.schedule == "steps" else ()
+    return [m for m, step in zip(o.milestones, first, strict=False) if step >= steps]
+
+
 def optimizer(
     o: Optim,
     rate: Callable,
@@ -109,7 +115,7 @@ def optimizer(
     if o.layer_decay != 1 and layer is None:
         raise UserError(
             f"optim.layer_decay is {o.layer_decay}, but the network of student.model has no layer numbers: "
-            "use --config.optim.layer_decay=1.0, or a ViT as --config.student.model."
+            "use --config.optim.layer_decay=1.0, or a model of seed_jax.models."
         )
     mask = None if o.decay == "all" else functools.partial(_kernels, undecayed=undecayed)
     if o.name == "sgd":

@@ -68,6 +68,8 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
 
 def undrawn(t: config.Teacher, precision: str) -> Joined:
     """The network that the config describes, with a head of `dim`; it has no weights yet."""
+    if not t.model:
+        raise UserError("teacher.model is empty: name the architecture by --config.teacher.model.")
     backbone = models.create(t.model, size=t.image_size or None, precision=precision, **t.options)
     return Joined(backbone, {"head": ProjectionHead(dim=t.dim)})
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 from typing import ClassVar
 
 import chex
@@ -16,7 +18,7 @@ from seed_jax import config, models, parallel
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import Arrays, open_source
 from seed_jax.errors import UserError
-from seed_jax.methods import METHODS
+from seed_jax.methods import METHODS, base
 from seed_jax.methods.base import LossOut, Method
 from seed_jax.models.heads import Classifier, ProjectionHead
 from seed_jax.models.network import Joined
@@ -529,3 +531,13 @@ def test_profile_traces_some_steps(toy, tmp_path):
     traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1 and traces[0].stat().st_size > 1000
     assert rows_of(tmp_path)[-1]["step"] == 6
+
+
+def test_the_method_on_the_architecture_page_trains(toy, tmp_path):
+    page = (Path(build.__file__).parents[2] / "docs" / "architecture.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names = {**globals(), "unit": base.unit}
+    exec(code, names)
+    loop.run(toy(names["Cosine"]), tmp_path)
+    losses = [row["loss"] for row in rows_of(tmp_path)]
+    assert losses[-1] < losses[0] < 2
