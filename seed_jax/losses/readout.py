@@ -31,7 +31,8 @@ def readout(queries, temperatures, own, queue, valid):
       valid: bool `[S]`, `[S, B]` or `[K]`, which entries of the queue count; None if all do.
 
     Returns:
-      For each group `(lse [N], mean [N, D])`, float32.
+      For each group of queries, float32: `lse [N]`, the log-sum-exp of its logits, and `mean [N, D]`, the
+      entries' mean weighted by the softmax of the logits.
 
     Two queries, whose own entries have logit 0, over a queue of two; the first is close to one of the two:
 

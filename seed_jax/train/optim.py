@@ -21,7 +21,7 @@ def schedule(o: Optim, *, batch_size: int, steps: int, steps_per_epoch: int) -> 
 
     'steps' and 'poly' are torch's MultiStepLR and PolynomialLR. 'cosine' with `optim.decay_from='warmup'` is
     timm's CosineLRScheduler with `warmup_prefix=True` and `t_initial` the number of steps after warm-up
-    (SwinTransformer/Feature-Distillation lr_scheduler.py, which uses each rate one step later than we do).
+    (SwinTransformer/Feature-Distillation, lr_scheduler.py; that code uses at step t + 1 our rate of step t).
 
     Args:
       o: the `optim` section.

@@ -46,7 +46,7 @@ class StopRequest:
         return True
 
     def asked_here(self) -> bool:
-        """Whether to abandon the probe that is running between two steps.
+        """Whether to abandon the probe that is running, between two steps of the training.
 
         Always False with several processes: they agree only at steps, and one that left a computation early
         would leave the others waiting in it.

@@ -236,7 +236,7 @@ def _with_metadata(path, metadata, recognised) -> Recognised:
 
 
 def _under_torch_names(path, own: StateDict) -> list[StateDict]:
-    """Convert tensors under our names to every naming that has a name for each of them."""
+    """Rename tensors from our names to each naming that has a name for all of them."""
     states = []
     for naming in NAMINGS:
         names = heads.names(naming, "fc", own.tensors)

@@ -39,7 +39,7 @@ class Source(Protocol):
     """Random access to the N images of a dataset.
 
     `source[i]` raises IndexError for `i >= N`, `BadImage` when the image cannot be read, and `UserError` when
-    a whole shard is lost.
+    a whole shard is missing or unreadable.
 
     Attributes:
       num_classes: 0 without labels.
