@@ -48,7 +48,7 @@ def pack(
       progress: called with one line of text per shard.
 
     Raises:
-      UserError: `out` is not empty and holds no earlier run of this pack, `out` cannot be written, or no image
+      UserError: `out` is not empty and holds no earlier run of this pack, it cannot be written, or no image
         can be read.
     """
     check_local("OUT", out)
