@@ -21,7 +21,7 @@ Parameter names: `stem_conv`, `stem_bn`; `block{stage}_{i}`, stages counted from
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -51,9 +51,6 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
-
-
-STEM = {"stem_conv", "stem_bn"}
 
 
 class SqueezeExcite(nn.Module):
@@ -105,7 +102,7 @@ class MBConv(nn.Module):
         return x + layers.DropPath(self.drop_path, name="drop_path")(y, train, keys)
 
 
-class EfficientNet(nn.Module):
+class EfficientNet(layers.Architecture):
     """Normalised images `[B, H, W, 3]` -> `stem`, `stage1 .. stage4`, `pooled`, `logits` if `num_classes`.
 
     Each block of stride 2 begins a stage, so stages end at strides 4, 8, 16 and 32. `stage4` is the output of
@@ -142,6 +139,8 @@ class EfficientNet(nn.Module):
     bn_momentum: float = 0.99
     bn_group: int | None = None
     dtype: Any = jnp.float32
+
+    stem: ClassVar = frozenset({"stem_conv", "stem_bn"})
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
@@ -191,22 +190,8 @@ class EfficientNet(nn.Module):
             features["logits"] = fc(x).astype(jnp.float32)
         return features
 
-    @property
-    def layers(self) -> int:
-        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
-        return 1 + len(self._blocks())
-
     @nn.nowrap
-    def layer(self, path: tuple[str, ...]) -> int:
-        """Layer of the parameter at a path such as `('block2_0', 'project_conv', 'kernel')`.
-
-        Layer 0 is the stem: `stem_conv`, `stem_bn`. Block i, counted from 0, is layer
-        i + 1. Everything behind the blocks is layer `layers`.
-        """
-        return layers.layer_number(path[0], STEM, self._blocks())
-
-    @nn.nowrap
-    def _blocks(self):
+    def block_names(self):
         return [f"block{stage}_{i}" for stage, n in enumerate(self._repeats(), start=1) for i in range(n)]
 
     @nn.nowrap

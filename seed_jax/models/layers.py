@@ -3,8 +3,7 @@
 import functools
 import math
 import zlib
-from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -281,18 +280,38 @@ def block_class(block: type[nn.Module], remat: bool, train: bool) -> type[nn.Mod
     return nn.remat(block, static_argnums=(2,)) if remat and train else block
 
 
-def layer_number(name: str, stem: Collection[str], blocks: Sequence[str]) -> int:
-    """Layer of a submodule or parameter of an architecture, for learning rates that grow with depth.
+class Architecture(nn.Module):
+    """A network that numbers its layers, for learning rates that grow with depth.
 
-    0 if `name` is in `stem`, i + 1 for `blocks[i]`, `len(blocks) + 1` for everything else (norms, heads), as
-    in BEiT (Bao et al. 2022; microsoft/unilm, beit/optim_factory.py) and MAE (util/lr_decay.py).
+    Layer 0 is the stem, layer i + 1 is block i (from 0), and everything after the blocks (norms, heads)
+    is the last layer, as in BEiT (Bao et al. 2022; microsoft/unilm, beit/optim_factory.py) and MAE
+    (util/lr_decay.py).
 
-    >>> [layer_number(name, {"conv1"}, ["block0", "block1"]) for name in ("conv1", "block0", "block1", "fc")]
-    [0, 1, 2, 3]
+    Attributes:
+      stem: names of the submodules and parameters before the first block.
+      undecayed: names of parameters that weight decay leaves alone although they are no vectors.
     """
-    if name in stem:
-        return 0
-    return 1 + (blocks.index(name) if name in blocks else len(blocks))
+
+    stem: ClassVar[frozenset[str]] = frozenset()
+    undecayed: ClassVar[frozenset[str]] = frozenset()
+
+    @nn.nowrap
+    def block_names(self) -> list[str]:
+        """The names of the blocks, from the first to the last."""
+        raise NotImplementedError
+
+    @property
+    def layers(self) -> int:
+        """Number of the last layer."""
+        return 1 + len(self.block_names())
+
+    @nn.nowrap
+    def layer(self, path: tuple[str, ...]) -> int:
+        """Layer of the parameter at a path, such as `('block3', 'attn', 'qkv', 'kernel')`."""
+        blocks = self.block_names()
+        if path[0] in self.stem:
+            return 0
+        return 1 + (blocks.index(path[0]) if path[0] in blocks else len(blocks))
 
 
 def _channels(vector: jax.Array, ndim: int) -> jax.Array:

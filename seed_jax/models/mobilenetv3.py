@@ -11,7 +11,7 @@ depthwise_conv, depthwise_bn, se/{reduce,expand}, project_conv, project_bn`; `la
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -62,7 +62,6 @@ SMALL = (
     Block(5, 6, 96, True, "h_swish", 1),
 )
 
-STEM = {"stem_conv", "stem_bn"}
 ACTIVATIONS = {"relu": nn.relu, "h_swish": layers.h_swish}
 
 
@@ -102,7 +101,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(layers.Architecture):
     """Normalised images `[B, H, W, 3]` -> `stem`, `stage1 .. stage4`, `pooled`, `logits` if `num_classes`.
 
     Each of the four blocks of stride 2 begins a stage, so stages end at strides 4, 8, 16 and 32. `stage4` is
@@ -135,6 +134,8 @@ class MobileNetV3(nn.Module):
     bn_momentum: float = 0.9
     bn_group: int | None = None
     dtype: Any = jnp.float32
+
+    stem: ClassVar = frozenset({"stem_conv", "stem_bn"})
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
@@ -177,22 +178,8 @@ class MobileNetV3(nn.Module):
             features["logits"] = fc(x).astype(jnp.float32)
         return features
 
-    @property
-    def layers(self) -> int:
-        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
-        return 1 + len(self._blocks())
-
     @nn.nowrap
-    def layer(self, path: tuple[str, ...]) -> int:
-        """Layer of the parameter at a path such as `('block1', 'project_conv', 'kernel')`.
-
-        Layer 0 is the stem: `stem_conv`, `stem_bn`. Block i, counted from 0, is layer
-        i + 1. Everything behind the blocks is layer `layers`.
-        """
-        return layers.layer_number(path[0], STEM, self._blocks())
-
-    @nn.nowrap
-    def _blocks(self):
+    def block_names(self):
         return [f"block{i}" for i in range(1, len(self.blocks) + 1)]
 
 

@@ -5,15 +5,13 @@ and `downsample_bn` for `downsample.0` and `downsample.1`, `fc`.
 """
 
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from seed_jax.models import layers
 from seed_jax.models.conv import max_pool
-
-STEM = {"conv1", "bn1"}
 
 
 class BasicBlock(nn.Module):
@@ -53,7 +51,7 @@ class Bottleneck(nn.Module):
         return nn.relu(y + _shortcut(conv, norm, x, self.features * self.expansion, self.stride))
 
 
-class ResNet(nn.Module):
+class ResNet(layers.Architecture):
     """Normalised images `[B, H, W, 3]` -> `stem`, `stage1 .. stage4`, `pooled`, `logits` if `num_classes`.
 
     `stem` is the map before max pooling. `pooled` is float32 `[B, D]`; D is 512 with BasicBlock and 2048 with
@@ -81,6 +79,8 @@ class ResNet(nn.Module):
     bn_group: int | None = None
     dtype: Any = jnp.float32
 
+    stem: ClassVar = frozenset({"conv1", "bn1"})
+
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
         conv, norm = _conv_and_norm(self, train)
@@ -105,22 +105,8 @@ class ResNet(nn.Module):
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
 
-    @property
-    def layers(self) -> int:
-        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
-        return 1 + len(self._blocks())
-
     @nn.nowrap
-    def layer(self, path: tuple[str, ...]) -> int:
-        """Layer of the parameter at a path such as `('layer1_0', 'conv1', 'kernel')`.
-
-        Layer 0 is the stem: `conv1`, `bn1`. Block i, counted from 0, is layer
-        i + 1. Everything behind the blocks is layer `layers`.
-        """
-        return layers.layer_number(path[0], STEM, self._blocks())
-
-    @nn.nowrap
-    def _blocks(self):
+    def block_names(self):
         return [f"layer{stage}_{i}" for stage, depth in enumerate(self.depths, start=1) for i in range(depth)]
 
 

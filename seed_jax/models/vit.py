@@ -67,13 +67,12 @@ FORMS = {
     "dinov2_registers": Form(layer_scale=True, registers=4, antialias=True),
 }
 
-STEM = {"patch_embed", "cls_token", "pos_embed", "register_tokens", "norm_pre"}
 
 # timm's `trunc_normal_(std=0.02)`: it truncates at +-2, which is a hundred deviations, so never.
 token_init = nn.initializers.normal(0.02)
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(layers.Architecture):
     """Normalised images `[B, H, W, 3]` -> tokens and `pooled`. `H` and `W` are any multiples of `patch`.
 
     There are T = 1 + registers + H / patch * W / patch tokens: cls, registers, patches in reading order. The
@@ -120,7 +119,8 @@ class VisionTransformer(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
 
-    undecayed: ClassVar[frozenset[str]] = frozenset({"pos_embed", "cls_token", "register_tokens"})
+    undecayed: ClassVar = frozenset({"pos_embed", "cls_token", "register_tokens"})
+    stem: ClassVar = frozenset({"patch_embed", "cls_token", "pos_embed", "register_tokens", "norm_pre"})
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
@@ -145,22 +145,8 @@ class VisionTransformer(nn.Module):
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
 
-    @property
-    def layers(self) -> int:
-        """Number of the last layer: 1 more than the number of blocks. The stem is layer 0."""
-        return 1 + len(self._blocks())
-
     @nn.nowrap
-    def layer(self, path: tuple[str, ...]) -> int:
-        """Layer of the parameter at a path such as `('block3', 'attn', 'qkv', 'kernel')`.
-
-        Layer 0 is the stem: patches, tokens, positions, CLIP's first norm. Block i, counted from 0, is layer
-        i + 1. Everything behind the blocks is layer `layers`.
-        """
-        return layers.layer_number(path[0], STEM, self._blocks())
-
-    @nn.nowrap
-    def _blocks(self):
+    def block_names(self):
         return [f"block{i}" for i in range(self.depth)]
 
     def _embed(self, form, x):
