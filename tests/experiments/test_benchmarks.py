@@ -9,12 +9,12 @@ from seed_jax.data.sources import Arrays
 
 
 def test_the_benchmark_of_a_step(capsys):
-    small = "--teacher resnet18 --student mobilenetv3_small --size 32 --batch 8 --queue 64 --repeats 1"
+    small = "--teacher resnet18 --student resnet18 --size 32 --batch 8 --queue 64 --repeats 1"
     assert step.main(small.split()) == 0
     said = capsys.readouterr().out
     for part in ("step", "teacher forward", "student forward + backward", "loss and its gradient"):
         assert f"| {part} |" in said
-    assert "resnet18 -> mobilenetv3_small, 32 px, batch 8, K = 64" in said
+    assert "resnet18 -> resnet18, 32 px, batch 8, K = 64" in said
 
 
 def test_the_benchmark_of_input_reads_what_training_reads():
