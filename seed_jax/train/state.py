@@ -1,4 +1,4 @@
-"""What a run carries from step to step: arrays only."""
+"""The state of a run, carried from step to step: arrays only."""
 
 from typing import Any
 
