@@ -13,101 +13,17 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from toys import Averaged, Timed, Toy, assembled, rows_of, steps
 
-from seed_jax import config, models, parallel
-from seed_jax.data.pipeline import train_batches
-from seed_jax.data.sources import Arrays, open_source
+from seed_jax import config
+from seed_jax.data.sources import Arrays
 from seed_jax.errors import UserError
-from seed_jax.methods import METHODS, base
+from seed_jax.methods import base
 from seed_jax.methods.base import LossOut, Method
 from seed_jax.models.heads import Classifier, ProjectionHead
 from seed_jax.models.network import Joined
 from seed_jax.report import metrics
 from seed_jax.train import build, loop, plan, teacher, workdir
-
-
-@dataclasses.dataclass(frozen=True)
-class Toy(Method):
-    """A classifier on the backbone, trained by cross entropy; what the toys below vary."""
-
-    weight: float = 1.0
-
-    def network(self, backbone, given):
-        return Joined(backbone, {"classifier": Classifier(given.num_classes)})
-
-    def loss(self, nets, params, model_state, aux, batch, clock, rng):
-        x = batch.views[0][:, 0]
-        features, model_state = nets.student.apply({"params": params, **model_state}, x, True, batch.keys)
-        losses = optax.softmax_cross_entropy_with_integer_labels(features["logits"], batch.label)
-        return self.weight * losses.mean(), LossOut(model_state, aux, {})
-
-
-@pytest.fixture(autouse=True)
-def tiny_model(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
-
-
-@pytest.fixture
-def toy(monkeypatch):
-    """`toy(method_class, **overrides)`: the config of a run of that method, six steps at batch 16."""
-
-    def toy(method, **overrides):
-        monkeypatch.setitem(METHODS, "toy", method)
-        raw = tiny.get_config("supervised")
-        raw.method = config.default("toy").method
-        if method.needs_teacher:
-            raw.teacher.weights, raw.teacher.dim = "random", 8
-        raw.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
-        return raw
-
-    return toy
-
-
-def assembled(raw, source=None, devices=1):
-    """`(training, teacher variables, batches)` of a config, on so many devices."""
-    c = config.resolve(raw)
-    source = open_source("digits", "train") if source is None else source
-    loaded = None
-    if c.method.needs_teacher:
-        loaded = teacher.load(c.teacher, image_size=16, seed=0, precision="fp32")
-    given = build.make_given(c, build.lengths(c, len(source)), source.num_classes, loaded)
-    mesh = parallel.make_mesh(jax.devices()[:devices])
-    training = build.assemble(c, mesh, given, loaded and loaded.network)
-    host = train_batches(source, training.views, c.data.batch_size, 0)
-    batches = (parallel.to_devices(mesh, batch) for batch in host)
-    current = jax.jit(training.fresh, out_shardings=training.shardings)(None)
-    variables = jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh))
-    return training, current, variables, batches, mesh
-
-
-def steps(raw, count, source=None, devices=1):
-    """The states before, after and between `count` steps, on the host, and the metrics of each step."""
-    training, current, variables, batches, mesh = assembled(raw, source, devices)
-    states, rows = [jax.device_get(current)], []
-    with jax.set_mesh(mesh):
-        for _ in range(count):
-            current, row = training.step(current, variables, next(batches))
-            states.append(jax.device_get(current))
-            rows.append(jax.device_get(row))
-    return states, rows
-
-
-def rows_of(directory):
-    return [row for row in metrics.read(directory) if "loss" in row]
-
-
-def test_the_step_writes_the_loss(toy):
-    states, rows = steps(toy(Toy), 1)
-    assert set(rows[0]) == {"loss", "lr", "grad_norm", "param_norm", "bad_images"}
-    (twice,) = steps(toy(Toy, method__weight=2.0), 1)[1]
-    np.testing.assert_allclose(twice["loss"], 2 * rows[0]["loss"], rtol=1e-6)
-
-
-class Timed(Toy):
-    def loss(self, nets, params, model_state, aux, batch, clock, rng):
-        value, out = super().loss(nets, params, model_state, aux, batch, clock, rng)
-        noted = {"progress": clock.progress, "epoch": clock.epoch.astype(jnp.float32)}
-        return value, dataclasses.replace(out, metrics=noted)
 
 
 def test_a_loss_knows_how_far_the_run_is_also_after_a_resume(toy, tmp_path):
@@ -149,22 +65,6 @@ def test_project_changes_the_parameters_before_the_gradient_and_the_update(toy):
     chex.assert_trees_all_close(again.params, after.params, rtol=1e-5, atol=1e-6)
 
 
-class Averaged(Toy):
-    """Serves a moving average that it keeps itself, without the classifier that trained it."""
-
-    def init_aux(self, rng, given, variables):
-        return {"average": jax.tree.map(jnp.copy, variables)}
-
-    def loss(self, nets, params, model_state, aux, batch, clock, rng):
-        value, out = super().loss(nets, params, model_state, aux, batch, clock, rng)
-        now = {"params": jax.lax.stop_gradient(params), **model_state}
-        average = optax.incremental_update(now, aux["average"], 0.5)
-        return value, dataclasses.replace(out, aux={"average": average})
-
-    def served(self, variables, aux):
-        return {name: {"backbone": trees["backbone"]} for name, trees in aux["average"].items()}
-
-
 def test_what_is_served_is_loaded_by_later_runs_and_probed(toy, tmp_path):
     raw = toy(Averaged, evals__names=("knn",), evals__bank_size=32, evals__batch_size=64)
     score = loop.run(raw, tmp_path / "first")
@@ -187,19 +87,6 @@ def test_what_is_served_is_loaded_by_later_runs_and_probed(toy, tmp_path):
     again = workdir.load_run(tmp_path / "first")
     chex.assert_trees_all_equal(again.variables, loaded.variables)
     loop.run(toy(Averaged, student__init=str(tmp_path / "first")), tmp_path / "second")
-
-
-def test_the_trainer_can_average_the_weights(toy, tmp_path):
-    raw = toy(Toy, train__ema=0.75)
-    loop.run(raw, tmp_path)
-    states, _ = steps(raw, 6)
-    want = {"params": states[0].params, **states[0].model_state}
-    for after in states[1:]:
-        now = {"params": after.params, **after.model_state}
-        want = jax.tree.map(lambda mean, x: 0.75 * mean + 0.25 * x, want, now)
-    chex.assert_trees_all_close(states[-1].ema, want, rtol=1e-5, atol=1e-6)
-    loaded = workdir.load_run(tmp_path)
-    chex.assert_trees_all_close(jax.device_get(loaded.variables), want, rtol=1e-4, atol=1e-5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,61 +263,6 @@ def test_targets_can_be_moved_with_the_pixels(toy):
     assert 0.3 < np.mean([row["flips"] for row in rows]) < 0.7
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_accumulated_gradients_are_those_of_the_whole_batch(toy, devices):
-    whole, rows = steps(toy(Toy, train__bn_group=4), 3)
-    parts, part_rows = steps(toy(Toy, train__bn_group=4, train__accumulate=4), 3, devices=devices)
-    chex.assert_trees_all_close(part_rows, rows, rtol=1e-4, atol=1e-5)
-    chex.assert_trees_all_close(parts[-1], whole[-1], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("variant", "overrides", "words"),
-    [
-        ("seed", {"train.accumulate": 2, "train.bn_group": 1}, "seed needs the whole batch .*carries state"),
-        ("seed", {"data.last": "keep"}, "data.last is 'keep', but a slot of the queue takes a full batch"),
-        ("moco", {"data.last": "keep"}, "data.last is 'keep', but a slot of the queue takes a full batch"),
-        ("supervised", {"data.last": "keep"}, "the last batch of an epoch has 1 images.*data.last=drop"),
-        ("supervised", {"train.accumulate": 4}, "multiple of 32, for 8 devices, BatchNorm groups of 8, 4 mi"),
-        ("supervised", {"train.accumulate": 2, "train.bn_group": 0}, "at once .train.bn_group is 0"),
-    ],
-)
-def test_batches_that_cannot_be_divided_are_refused(tmp_path, variant, overrides, words):
-    raw = tiny.get_config(variant)
-    raw.update_from_flattened_dict(overrides)
-    with pytest.raises(UserError, match=words):
-        loop.run(raw, tmp_path)
-
-
-class Coupled(Toy):
-    def whole_batch(self):
-        return "it compares samples"
-
-
-def test_a_method_says_that_micro_batches_would_change_its_loss(toy):
-    with pytest.raises(UserError, match="toy needs the whole batch at once .it compares samples."):
-        assembled(toy(Coupled, train__accumulate=2))
-    with pytest.raises(UserError, match="toy needs the whole batch at once .it carries state"):
-        assembled(toy(Averaged, train__accumulate=2))
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_last_batch_of_an_epoch_can_be_kept(toy, accumulate):
-    """40 images at batch 16: the third batch of each epoch has 8, and every image is seen once."""
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
-    few = Arrays("few", pixels, np.arange(40) % 10)
-    raw = toy(Timed, data__last="keep", train__bn_group=4, train__accumulate=accumulate)
-    training, current, variables, _, mesh = assembled(raw, few)
-    host = train_batches(few, training.views, 16, 0, last="keep")
-    epochs = []
-    for _ in range(6):
-        batch = next(host)
-        current, row = training.step(current, variables, parallel.to_devices(mesh, batch))
-        assert np.isfinite(row["loss"])
-        epochs.append((int(row["epoch"]), len(batch["label"])))
-    assert epochs == [(0, 16), (0, 16), (0, 8), (1, 16), (1, 16), (1, 8)]
-
-
 class Unlabelled(Toy):
     needs_labels: ClassVar = True
 
@@ -450,17 +282,6 @@ class NeedsTokens(Regression):
 def test_a_teacher_without_what_the_method_needs_is_named(toy):
     with pytest.raises(UserError, match="teacher.weights: the method needs the teacher's 'tokens', and"):
         assembled(toy(NeedsTokens))
-
-
-class TakesAName(Toy):
-    def loss(self, nets, params, model_state, aux, batch, clock, rng):
-        value, out = super().loss(nets, params, model_state, aux, batch, clock, rng)
-        return value, dataclasses.replace(out, metrics={"lr": value})
-
-
-def test_a_metric_may_not_have_the_name_of_one_of_the_steps(toy):
-    with pytest.raises(ValueError, match="The metrics .'lr'. are the step's own"):
-        steps(toy(TakesAName), 1)
 
 
 @pytest.mark.parametrize("method", [Timed, Projected, Averaged, Matching, Regression, TwoClassifiers, Locate])
@@ -497,40 +318,6 @@ class Bounded(Toy):
 def test_smoke_takes_a_methods_own_bounds(toy):
     assert config.smoke(toy(Bounded, method__weight=2.0)).method.weight == 0.5
     assert config.smoke(toy(Bounded, method__weight=0.25)).method.weight == 0.25
-
-
-def test_layer_decay_slows_the_early_layers():
-    """One update of a ResNet-18 without momentum: block i of 8 moves 0.5 ** (8 - i) of what it would."""
-    raw = config.default("supervised")
-    raw.data.source, raw.data.batch_size, raw.data.image_size = "digits", 16, 16
-    raw.student.model, raw.student.options = "resnet18", {"width": 0.125, "small_stem": True}
-    raw.train.steps, raw.train.bn_group, raw.evals.names = 3, 0, ()
-    raw.optim.momentum, raw.optim.weight_decay, raw.optim.schedule = 0.0, 0.0, "constant"
-    plain, _ = steps(raw, 1)
-    raw.optim.layer_decay = 0.5
-    decayed, _ = steps(raw, 1)
-
-    def moved(states, *path):
-        before, after = states[0].params, states[1].params
-        for key in path:
-            before, after = before[key], after[key]
-        return after - before
-
-    for path, layer in (
-        (("backbone", "conv1", "kernel"), 0),
-        (("backbone", "layer1_0", "conv1", "kernel"), 1),
-        (("backbone", "layer4_1", "conv2", "kernel"), 8),
-        (("classifier", "fc", "kernel"), 9),
-    ):
-        want = moved(plain, *path) * 0.5 ** (9 - layer)
-        np.testing.assert_allclose(moved(decayed, *path), want, rtol=1e-2, atol=1e-7)
-
-
-def test_profile_traces_some_steps(toy, tmp_path):
-    loop.run(toy(Toy), tmp_path, profile=2)
-    traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
-    assert len(traces) == 1 and traces[0].stat().st_size > 1000
-    assert rows_of(tmp_path)[-1]["step"] == 6
 
 
 def test_the_method_on_the_architecture_page_trains(toy, tmp_path):
