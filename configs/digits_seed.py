@@ -6,9 +6,9 @@ Hardware: two CPU cores, about a minute.
 Expected: experiments/quickstart/README.md.
 """
 
-from configs.digits_baseline import small_student
-from configs.digits_teacher import digits
 from seed_jax import config
+from seed_jax.configs.digits_baseline import small_student
+from seed_jax.configs.digits_teacher import digits
 
 
 def get_config(variant: str = ""):

@@ -10,8 +10,8 @@ Variants: `:smoke` runs anywhere in a minute; `:official_code` does what the rel
   differs from the paper. Other students of Table 1 by --config.student.model.
 """
 
-from configs import seed_r50_to_mbv3
 from seed_jax import config
+from seed_jax.configs import seed_r50_to_mbv3
 
 
 def get_config(variant: str = ""):

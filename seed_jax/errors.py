@@ -3,6 +3,7 @@
 import difflib
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 
@@ -26,6 +27,23 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"Unknown {what} {name!r}: {hint}")
 
 
+def end_on_signals() -> None:
+    """Make SIGTERM and Ctrl-C end the process at once with a sentence, and the exit codes 0 and 130.
+
+    For a command outside its training loop, where there is nothing to save. `StopRequest` replaces these
+    handlers during the loop and restores them. They do not act while processes join: JAX then waits outside
+    Python, and `parallel.py` restores the default handlers.
+    """
+
+    def end(number, frame):
+        del frame
+        os.write(2, b"\nStopped outside the training loop: the same command starts or resumes the run.\n")
+        os._exit(0 if number == signal.SIGTERM else 130)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+
+
 def leave(code: int) -> None:
     """End the process with an exit code; after an error at once, without waiting for threads.
 
@@ -39,12 +57,12 @@ def leave(code: int) -> None:
 
 
 def command(main: Callable) -> Callable:
-    """Decorate `main(arguments) -> exit code`: print a `UserError` and return 1; return 130 after Ctrl-C."""
+    """Decorate `main(arguments, …) -> exit code`: print a `UserError`, return 1; return 130 after Ctrl-C."""
 
     @functools.wraps(main)
-    def run(arguments: list[str] | None = None) -> int:
+    def run(arguments: list[str] | None = None, **options) -> int:
         try:
-            return main(arguments)
+            return main(arguments, **options)
         except UserError as error:
             print(error, file=sys.stderr)
             return 1

@@ -53,14 +53,14 @@ def test_smoke(name, started):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_full_form_resolves_and_says_how_it_is_run(name):
-    module = importlib.import_module(f"configs.{name}")
+    module = importlib.import_module(f"seed_jax.configs.{name}")
     config.resolve(module.get_config())
     assert f"python main.py --config=configs/{name}.py" in module.__doc__
     assert "Hardware:" in module.__doc__
 
 
 def test_official_code_differs_from_the_paper_where_the_reference_says():
-    module = importlib.import_module("configs.seed_r50_to_mbv3")
+    module = importlib.import_module("seed_jax.configs.seed_r50_to_mbv3")
     paper, code = (config.resolve(module.get_config(variant)) for variant in ("", "official_code"))
     assert (paper.method.tau_teacher, code.method.tau_teacher) == (0.01, 1e-4)
     assert (paper.method.queue_start, code.method.queue_start) == ("empty", "noise")

@@ -12,9 +12,9 @@ import tiny
 from absl import flags
 from absl.testing import flagsaver
 
-import main
 from seed_jax import models, parallel
 from seed_jax.report import metrics
+from seed_jax.train import __main__ as main
 from seed_jax.train import optim
 
 ROOT = Path(__file__).parent.parent
@@ -27,17 +27,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 def start(monkeypatch, capsys):
     """`start(*arguments) -> (exit code, stderr)` of main.py, in this process."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", sys.argv)  # the command sets it
     monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
     monkeypatch.setattr(parallel, "start", lambda: None)
 
     def call(*arguments):
-        argv = ["main.py", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", argv)
         with flagsaver.flagsaver():
-            try:
-                code = main.main(main.parse(argv))
-            except SystemExit as stop:
-                code = stop.code
+            code = main.main([*map(str, arguments)])
         return code, capsys.readouterr().err
 
     return call

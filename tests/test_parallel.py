@@ -44,7 +44,7 @@ def test_a_number_of_processes_that_is_not_a_number(environment):
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [
-        ("seed_jax.embed", ["network", "data", "out.npz"]),
+        ("seed_jax.evals.embed", ["network", "data", "out.npz"]),
         ("seed_jax.evals.__main__", ["workdir"]),
         ("seed_jax.weights.__main__", ["parity"]),
         ("experiments.lite0.__main__", []),

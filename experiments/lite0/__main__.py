@@ -18,13 +18,14 @@ from pathlib import Path
 import jax
 from absl import logging
 
-from configs import seed_lite0_to_mbv3s
 from seed_jax import config as config_lib
-from seed_jax import parallel, pretrained, report
+from seed_jax import parallel, report
+from seed_jax.configs import seed_lite0_to_mbv3s
 from seed_jax.errors import command, leave
 from seed_jax.evals import final
 from seed_jax.report.tables import Table
 from seed_jax.train import loop, student, workdir
+from seed_jax.weights import pretrained
 
 PIXELS, TEACHER = "raw pixels", "teacher, EfficientNet-Lite0"
 BEFORE, AFTER = "student before", "student after SEED"

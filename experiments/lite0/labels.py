@@ -10,10 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from seed_jax import pretrained
 from seed_jax.data.images import eval_view
 from seed_jax.errors import command
 from seed_jax.report.tables import Table
+from seed_jax.weights import pretrained
 
 CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 GUESSES = 3

@@ -85,7 +85,7 @@ def _one_seed(options, seed: int) -> dict:
     scores = {}
     for name, file in RUNS.items():
         began = time.time()
-        config = importlib.import_module(f"configs.{file}").get_config(options.variant)
+        config = importlib.import_module(f"seed_jax.configs.{file}").get_config(options.variant)
         config.train.seed = seed
         if config.teacher.weights and not options.variant:
             config.teacher.weights = str(options.out / f"seed{seed}" / "digits_teacher")

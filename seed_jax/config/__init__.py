@@ -6,6 +6,7 @@ key is an error.
 
 import dataclasses
 import typing
+from pathlib import Path
 
 import ml_collections
 
@@ -25,12 +26,41 @@ __all__ = [
     "check_splits",
     "default",
     "keys",
+    "located",
+    "packaged",
     "resolve",
     "smoke",
     "variant",
 ]
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 SECTIONS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
+
+
+def packaged() -> list[str]:
+    """Names of the configs that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
+
+
+def located(argument: str) -> str:
+    """A command-line argument, with the path of a packaged config where `--config=` has its name.
+
+    `seed_folder`, `seed_folder.py` and `configs/seed_folder.py` are the packaged config unless such a file
+    exists in the current folder. Other arguments are returned unchanged.
+
+    Raises:
+      UserError: there is neither such a file nor such a name.
+    """
+    flag, _, value = argument.partition("=")
+    if flag not in ("--config", "-config") or not value:
+        return argument
+    file, colon, variant = value.partition(":")
+    if not Path(file).is_file():
+        name = file.removeprefix("configs/").removesuffix(".py")
+        if name not in packaged():
+            raise UserError(f"--config: no file {file}. {unknown('config', name, packaged())}")
+        file = str(CONFIGS / f"{name}.py")
+    return f"{flag}={file}{colon}{variant}"
 
 
 def default(method: str) -> ml_collections.ConfigDict:

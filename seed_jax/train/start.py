@@ -4,10 +4,11 @@ import dataclasses
 
 import jax
 
-from seed_jax import models, pretrained
+from seed_jax import models
 from seed_jax.config import Config
 from seed_jax.errors import UserError
 from seed_jax.models.network import LinenNetwork
+from seed_jax.weights import pretrained
 
 # Settings that describe other arrays, or matter to training alone.
 NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", "dropout", "drop_path", "bn_momentum", "remat"}

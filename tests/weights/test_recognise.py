@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seed_jax import models, pretrained
+from seed_jax import models
 from seed_jax.errors import UserError
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
 from seed_jax.models.vit import CLIP_MEAN, CLIP_STD
-from seed_jax.weights import Head, array_files, loading, provenance, recognition, state_dict
+from seed_jax.weights import Head, array_files, loading, pretrained, provenance, recognition, state_dict
 from seed_jax.weights import naming as naming_lib
 from seed_jax.weights.families import NAMINGS
 

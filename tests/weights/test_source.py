@@ -9,13 +9,13 @@ import pytest
 from absl import logging
 from flax import traverse_util
 
-from seed_jax import config, pretrained, weights
+from seed_jax import config, weights
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Given
 from seed_jax.train import state, student, workdir
 from seed_jax.train.checkpoint import Checkpoints
 from seed_jax.weights import __main__ as command
-from seed_jax.weights import array_files, loading, provenance, source
+from seed_jax.weights import array_files, loading, pretrained, provenance, source
 
 OPTIONS = {"width": 0.125, "small_stem": True}
 TEACHER = {"source": "t.pth", "sha256": "ab", "teacher": "MoCo v2", "licence": "CC-BY-NC-4.0"}

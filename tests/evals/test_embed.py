@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seed_jax import embed, models, pretrained, weights
+from seed_jax import models, weights
 from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import Arrays
+from seed_jax.evals import embed
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
+from seed_jax.weights import pretrained
 from seed_jax.weights.preparation import Preparation
 
 

@@ -1,0 +1,63 @@
+"""`seed-jax COMMAND …`, which is also `python -m seed_jax COMMAND …`.
+
+Every command is also `python -m seed_jax.COMMAND …`, and `seed-jax train` is `python main.py`.
+"""
+
+import importlib
+import sys
+import time
+
+STARTED = time.time()
+
+from seed_jax import __version__  # noqa: E402
+from seed_jax.errors import command, end_on_signals, leave, unknown  # noqa: E402
+
+COMMANDS = {
+    "train": ("seed_jax.train.__main__", "train or distil, or resume: --config=CONFIG --workdir=DIR"),
+    "evals": ("seed_jax.evals.__main__", "accuracies of runs on the test split: WORKDIR…"),
+    "report": ("seed_jax.report.__main__", "curves and numbers of a run as a page: WORKDIR…"),
+    "embed": ("seed_jax.evals.embed", "features of images by any network: SPEC DATA OUT.npz"),
+    "weights": (
+        "seed_jax.weights.__main__",
+        "inspect weights, export networks: inspect|export|parity",
+    ),
+    "data": ("seed_jax.data.__main__", "look at images before training, pack them: inspect|pack"),
+    "config": ("seed_jax.config.__main__", "the packaged configs, and every key: list|keys"),
+}
+HELP = """\
+seed-jax {version}: distil big vision networks into small ones.
+
+  seed-jax COMMAND …      seed-jax COMMAND --help explains each
+
+{commands}
+
+  seed-jax train --config=seed_folder --workdir=runs/mine --config.data.dir=PHOTOS
+"""
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        lines = "\n".join(f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items())
+        print(HELP.format(version=__version__, commands=lines), end="")
+        return 0
+    if name == "--version":
+        print(__version__)
+        return 0
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
+    run = importlib.import_module(COMMANDS[name][0]).main
+    if name == "train":
+        return run(rest, program="seed-jax train", started=STARTED)
+    return run(rest)
+
+
+def start() -> None:
+    """The console script."""
+    end_on_signals()
+    leave(main())
+
+
+if __name__ == "__main__":
+    start()
