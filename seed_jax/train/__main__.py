@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None, *, program: str = "python main.py",
 
 def _help(program: str) -> str:
     own = [flag.name for flag in (WORKDIR, PLAN, PROFILE, DEVICES, IMAGES, RATE, TFLOPS)]
-    lines = [f"  --{name:<12}{flags.FLAGS[name].help}" for name in own]
+    lines = [f"  --{name:<18}{flags.FLAGS[name].help}" for name in own]
     return HELP.format(program=program, names=", ".join(config_lib.packaged()), flags="\n".join(lines))
 
 
