@@ -9,15 +9,21 @@ import sys
 import types
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import PartitionSpec as P
 
-from seed_jax import config, evals, methods, models
+from seed_jax import config, evals, methods, models, parallel
 from seed_jax.config import __main__ as command
+from seed_jax.configs import digits_seed, digits_teacher
 from seed_jax.data import sources
+from seed_jax.data.pipeline import train_batches
+from seed_jax.data.sources import open_source
 from seed_jax.report import metrics
-from seed_jax.train import loop, workdir
+from seed_jax.train import build, loop, step, teacher, workdir
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -80,8 +86,9 @@ def test_the_page_has_every_key_and_what_the_checks_allow():
     for key, part in {
         "optim.name": "| `str` | `'sgd'` | adamw, lars, sgd | 'sgd', 'adamw' or 'lars'. |",
         "data.crop_scale": "| `tuple[float, float]` | `(0.2, 1.0)` | two shares of the area, 0 < low <= high",
-        "train.steps": "| `int` | `0` | 0 or more, and finite | the length of the run; exactly one of them",
-        "train.epochs": "| `float` | `0.0` | 0 or more, and finite | the length of the run; exactly one",
+        "optim.momentum": "| `float` | `0.9` | 0 to less than 1 | of sgd and lars. |",
+        "train.steps": "| `int` | `0` | 0 or more",
+        "train.epochs": "| `float` | `0.0` | 0 or more",
         "method.freeze": "| `str` | `''` | 'backbone' or an empty string |",
         "evals.names": "| `tuple[str, ...]` | `('knn', 'top1')` | knn, top1 |",
     }.items():
@@ -165,25 +172,53 @@ def test_show_of_an_unknown_config_is_one_sentence(capsys, name, message):
     assert error.startswith(message) and len(error.splitlines()) == 1
 
 
+FOLLOW = DOCS / "follow_one_batch.md"
+
+
 def test_quotes_are_in_the_files_they_name():
-    page = (DOCS / "follow_one_batch.md").read_text()
     quotes = re.findall(
-        r"\]\((\.\./[^)\s]+\.py)\)(?:(?!```)[^\]])*?:\n\n```python\n(.*?)```", page, re.DOTALL
+        r"^\[[^\]]*\]\(([^)\s]+\.py)\)[^\n]*:\n\n```python\n(.*?)^```$",
+        FOLLOW.read_text(),
+        re.DOTALL | re.MULTILINE,
     )
-    assert len(quotes) == page.count("```python") >= 12
+    assert len(quotes) == FOLLOW.read_text().count("```python") >= 12
     for link, quote in quotes:
-        text = inspect.cleandoc(quote)
-        lines = text.splitlines()
-        assert 2 <= len(lines) <= 14, quote
-        assert any(inspect.cleandoc("\n" + block) == text for block in blocks(DOCS / link, len(lines))), (
-            f"{link}:\n{quote}"
-        )
+        assert quote in (DOCS / link).read_text(), f"{link}:\n{quote}"
+        assert len(quote.splitlines()) <= 12, quote
 
 
-def blocks(file, length):
-    """Every `length` consecutive lines of a file."""
-    lines = file.read_text().splitlines()
-    return ("\n".join(lines[i : i + length]) for i in range(len(lines) - length + 1))
+def test_shapes_are_those_of_the_run():
+    """The table of shapes, for the run of the quick start with an untrained teacher of the same network."""
+    raw = digits_seed.get_config()
+    teacher_options = digits_teacher.get_config().student
+    raw.teacher = {**raw.teacher, "model": teacher_options.model, "options": teacher_options.options}
+    c = config.resolve(raw)
+    source = open_source(c.data.source, c.data.train)
+    network = teacher.undrawn(c.teacher, "fp32")
+    pixels = jax.ShapeDtypeStruct((128, 16, 16, 3), jnp.float32)
+    loaded = teacher.Loaded(network, jax.eval_shape(network.init, jax.random.key(0), pixels), {})
+    length = build.lengths(c, len(source))
+    given = build.make_given(c, length, source.num_classes, loaded)
+    mesh = parallel.make_mesh()
+    training = build.assemble(c, mesh, given, network)
+    state = training.abstract
+    variables = {"params": state.params, **state.model_state}
+    features, _ = jax.eval_shape(lambda v, x: training.student.apply(v, x, False), variables, pixels)
+    batch = next(train_batches(source, training.views, 128, 0))
+    seen = jax.eval_shape(lambda batch: step._seen(batch, training.views, 0), batch)
+    names = {"batch": batch, "Batch": seen, "student": features, "teacher": given.teacher, **vars(state)}
+    page = FOLLOW.read_text()
+    rows = re.findall(r"^\| `(.*?)` \| \[(.*?)\] \| (\w+) \| ([\w ]+) \|", page, flags=re.MULTILINE)
+    assert len(rows) >= 12
+    for name, shape, dtype, devices in rows:
+        array = eval(name, names)
+        assert (shape, dtype) == (", ".join(map(str, array.shape)), array.dtype.name), name
+        assert devices == "rows of every slot" or (devices == "rows") == (array.shape[:1] == (128,)), name
+    assert training.shardings.aux["queue"].slots.spec == P(None, parallel.DATA_AXIS)
+    assert training.shardings.params["head"]["linear2"]["kernel"].spec == P()
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    assert f"{parameters:,} numbers" in page
+    assert f"{len(source):,} training images, so {length.epoch} steps per epoch" in page
 
 
 ADDED = re.findall(
