@@ -39,8 +39,8 @@ def distil(
     ... )
 
     Args:
-      teacher: `teacher.weights`: a weights file, the workdir of a run, `pip:NAME`, or '' for a method that has
-        no teacher.
+      teacher: `teacher.weights`: a weights file, the workdir of a run, or `pip:NAME`. Methods without a
+        teacher take none.
       student: `student.model`, a key of `seed_jax.models.MODELS`.
       data: a folder of images, a file that `data.dir` takes, `tfds:NAME`, or an embedded dataset such as
         'digits'.
