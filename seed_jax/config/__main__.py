@@ -136,8 +136,9 @@ def meanings(cls) -> dict[str, str]:
 
 
 def allowed(section: str, cls, field: dataclasses.Field) -> str:
-    """The values that the checks accept for a key: what they answer to a value that they refuse; '' if they
-    accept any value of its type.
+    """What the checks accept for a key, in the words of the error for a value that they refuse.
+
+    The result is '' if the checks accept every value of the key's type.
     """
     key, name = f"{section}.{field.name}", field.name
     if key in TABLES:
