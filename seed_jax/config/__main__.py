@@ -138,7 +138,7 @@ def meanings(cls) -> dict[str, str]:
 def allowed(section: str, cls, field: dataclasses.Field) -> str:
     """What the checks accept for a key, in the words of the error for a value that they refuse.
 
-    The result is '' if the checks accept every value of the key's type.
+    The result is '' for a key without a check of its own, e.g. one that is checked against the teacher.
     """
     key, name = f"{section}.{field.name}", field.name
     if key in TABLES:
