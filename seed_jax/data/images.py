@@ -71,9 +71,7 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
     return picture.size[::-1] if turned else picture.size
 
 
-def load_rgb(
-    picture: Image.Image, divisor: int = 1, background: tuple[int, int, int] = WHITE
-) -> np.ndarray:
+def load_rgb(picture: Image.Image, divisor: int = 1, background: tuple[int, int, int] = WHITE) -> np.ndarray:
     """Decode a picture to upright uint8 RGB `[H, W, 3]`, at `1 / divisor` of its size.
 
     A picture with alpha, or with a transparent colour, is composited on `background`. Palettes, CMYK, grey
@@ -97,7 +95,7 @@ def load_rgb(
     with _pil_errors():
         if divisor > 1:
             picture.draft(None, (picture.width // divisor, picture.height // divisor))
-        picture = load_upright(picture)
+        picture = _upright(picture)
         if picture.has_transparency_data:
             on = Image.new("RGBA", picture.size, (*background, 255))
             picture = Image.alpha_composite(on, picture.convert("RGBA"))
@@ -107,14 +105,20 @@ def load_rgb(
     return pixels
 
 
-def load_upright(picture: Image.Image) -> Image.Image:
-    """Decode a picture, apply its EXIF rotation, and reduce 16-bit grey to 8 bits; alpha is kept.
+def load_rgba(picture: Image.Image) -> Image.Image:
+    """Decode a picture from `open_image` to an upright one of mode RGBA. Raises `BadImage`."""
+    with _pil_errors():
+        return _upright(picture).convert("RGBA")
 
-    The caller handles PIL's errors.
 
-    Args:
-      picture: from `open_image`.
-    """
+def has_alpha(picture: Image.Image) -> bool:
+    """Whether a picture has an alpha channel or transparent colours. Raises `BadImage`."""
+    with _pil_errors():
+        return picture.has_transparency_data
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Decode a picture, apply its EXIF rotation, and reduce 16-bit grey to 8 bits; alpha is kept."""
     picture.load()
     if (turn := _TURNS.get(_orientation(picture))) is not None:
         picture = picture.transpose(turn)

@@ -284,9 +284,7 @@ def _in_threads(batch, start, stop, threads):
     return iter(grain.MapDataset.range(start, stop).map(batch).to_iter_dataset(options))
 
 
-def _train_batch(
-    source, indices, views, seed, epoch, bad, background=images.WHITE, forms=_NO_TARGETS
-):
+def _train_batch(source, indices, views, seed, epoch, bad, background=images.WHITE, forms=_NO_TARGETS):
     """The rows of a training batch for these indices of the source; see `train_batches`."""
     rows = len(indices)
     arrays = tuple(np.empty((rows, s.count, s.size, s.size, 3), np.uint8) for s in views)

@@ -76,7 +76,7 @@ def probe(network: Network, variables, config: Config, split: str = "test") -> d
       UserError: the data has no labels, the bank contains the images that are scored, or the network does not
         produce the feature that `evals.feature` names.
     """
-    d, e = config.data, config.evals
+    d, e = config.data.settled(), config.evals
     reported = {"test": d.test, "val": d.val}[split]
     chosen_on = "queries" if reported == d.val else "val"
     sources = {}

@@ -75,10 +75,11 @@ def recognise(path: str) -> str | None:
     if METADATA in names and ".array_record" in endings:
         return "arrayrecord"
     with _errors_named(path):
-        if ".tar" in endings and not endings & {*EXTENSIONS}:
-            # The folder may contain archives and also what was unpacked from them.
-            if not any((folder / name).is_dir() for name in names if not os.path.splitext(name)[1]):
-                return "webdataset"
+        # A folder may contain archives and also what was unpacked from them.
+        if (".tar" in endings and not endings & {*EXTENSIONS}) and not any(
+            (folder / name).is_dir() for name in names if not os.path.splitext(name)[1]
+        ):
+            return "webdataset"
         return "imagefolder" if has_classes(path) else "folder"
 
 
