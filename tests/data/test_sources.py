@@ -319,6 +319,7 @@ def test_recognise(tmp_path, bucket):
         assert len(open_source(found[path], "all", dir=str(tmp_path / path))) == count
     (tmp_path / "unpacked" / "train").mkdir(parents=True)
     (tmp_path / "unpacked" / "train.tar").touch()
+    save(tmp_path / "unpacked" / "train" / "a.png")
     assert (recognise("photos6"), recognise(str(tmp_path / "unpacked"))) == (None, "folder")
     bucket.pipe_file("gs://x/in/a.png", b"")
     assert (recognise("gs://x/in"), recognise("gs://x/out")) == ("folder", None)

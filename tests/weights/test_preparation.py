@@ -27,12 +27,26 @@ USUAL = 256 / 224
     ],
 )
 def test_as_their_authors_evaluate(network, resize, interpolation):
-    assert preparation.of_network(*network) == (resize, interpolation)
+    assert preparation.of_network(*network) == (resize, interpolation, (255, 255, 255))
 
 
-@pytest.mark.parametrize("damage", [{}, {"resize": "NaN"}, {"resize": "[]"}, {"interpolation": "lanczos"}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {},
+        {"resize": "NaN"},
+        {"resize": "[]"},
+        {"interpolation": "lanczos"},
+        {"background": "[0, 0]"},
+        {"background": "[0, 0, 256]"},
+        {"background": "[0, 0, 1.5]"},
+        {"background": "7"},
+    ],
+)
 def test_damaged_metadata(damage):
     good = {"resize": "1.0", "interpolation": "bicubic"}
-    assert preparation.of_metadata(good) == (1.0, "bicubic")
+    assert preparation.of_metadata(good) == (1.0, "bicubic", (255, 255, 255))
+    good["background"] = "[1, 2, 3]"
+    assert preparation.of_metadata(good) == (1.0, "bicubic", (1, 2, 3))
     with pytest.raises((KeyError, TypeError, ValueError)):
         preparation.of_metadata(damage and good | damage)
