@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -100,3 +101,40 @@ def test_commands(pets, tmp_path, capsys):
     assert "array RGB: 1,797" in capsys.readouterr().out
     assert main(["inspect", "digit"]) == 1
     assert "did you mean 'digits'" in capsys.readouterr().err
+
+
+def test_inspect_warns_of_flat_and_repeated_images(tmp_path, capsys):
+    root = tmp_path / "in"
+    root.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (6, 20, 24, 3), np.uint8)
+    for n, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(root / f"{n}.png")
+    (root / "copy.png").write_bytes((root / "4.png").read_bytes())
+    Image.fromarray(noise[2]).save(root / "also.bmp")  # other bytes, same pixels
+    for n in range(4):
+        Image.new("RGB", (20, 24), (n, 5, 5)).save(root / f"flat{n}.jpg")
+    white = np.full((20, 24, 4), 255, np.uint8)
+    white[:9, :, 3] = 0
+    Image.fromarray(white).save(root / "ghost.png")
+    almost = np.zeros((20, 24, 3), np.uint8)
+    almost[19, 23, 2] = 1
+    Image.fromarray(almost).save(root / "almost.png")
+    assert main(["inspect", "folder", "--dir", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert f"warning: 5 images have one flat colour, such as {root}/flat0.jpg, {root}/flat1.jpg, " in said
+    assert "flat3" not in said
+    assert f"warning: 2 images have the same pixels as another one, such as {root}/also.bmp (as " in said
+    assert f"(as {root}/2.png), {root}/copy.png (as {root}/4.png): remove them" in said
+    for n in range(4):
+        (root / f"flat{n}.jpg").write_bytes(b"")
+    assert main(["inspect", "folder", "--dir", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "unreadable 4 (28.6 % of these images, and a run skips at most 1 %): repair or remove" in said
+
+
+def test_inspect_of_good_images_warns_of_nothing(pets, capsys):
+    assert main(["inspect", "imagefolder", "--dir", str(pets)]) == 0
+    said = capsys.readouterr().out
+    assert "warning" not in said
+    assert "FIFO" not in said
+    assert "unreadable 0\n" in said

@@ -343,3 +343,22 @@ def test_a_damaged_pack_can_be_fixed_as_its_errors_say(pets, tmp_path):
         pack(source, tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
     assert len(pack(source, tmp_path / "out")[0]) == len(source)
+
+
+def test_a_resized_image_keeps_its_alpha(tmp_path):
+    """So that a pack does not choose the background: as compositing first, up to rounding."""
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 4), np.uint8)
+    pixels[:, :80, 3] = 0
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    packed = packing.encode(out.getvalue(), 60)
+    for background in ((255, 255, 255), (0, 40, 200)):
+        found = images.decode(base.Record(packed, 0, -1), background)
+        whole = images.decode(base.Record(out.getvalue(), 0, -1), background)
+        expected = np.asarray(Image.fromarray(whole).resize((80, 60), Image.Resampling.BICUBIC))
+        np.testing.assert_allclose(found.astype(int)[:, :35], np.broadcast_to(background, (60, 35, 3)))
+        assert np.abs(found.astype(int) - expected).mean() < 3
+    pixels[..., 3] = 255
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    assert images.open_image(packing.encode(out.getvalue(), 60)).format == "JPEG"
