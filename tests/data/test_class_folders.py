@@ -10,7 +10,6 @@ import tiny
 from PIL import Image
 
 from seed_jax import config, models
-from seed_jax.config.sections import Data
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import embed
@@ -145,9 +144,3 @@ def test_embed_carries_the_labels_of_class_folders(trained, folders, tmp_path):
     assert table["label"].tolist() == named
     assert embed.main([str(trained), str(folders / "loose"), str(tmp_path / "out.npz")]) == 0
     assert set(np.load(tmp_path / "out.npz")["label"].tolist()) == {-1}
-
-
-def test_a_source_that_the_user_names_is_not_recognised(folders):
-    named = Data(source="folder", dir=str(folders / "photos"), train="train")
-    assert named.settled() is named
-    assert Data(source="digits", train="").settled().train == "train"
