@@ -2,8 +2,8 @@
 
 Run:      python main.py --config=configs/seed_folder.py --workdir=runs/mine \\
               --config.data.dir=FOLDER --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar
-          With one sub-folder per class, for a kNN probe during training and a test split:
-              --config.data.source=imagefolder --config.data.train=train
+          With one sub-folder per class, a kNN probe runs during training and a test split is left out;
+          to train on all images without a probe: --config.data.train=all
 Hardware: 224 px; one GPU, or a few images per second on two CPU cores (experiments/benchmarks).
 """
 
@@ -12,8 +12,8 @@ from seed_jax import config
 
 def get_config(variant: str = ""):
     c = config.default("seed")
-    c.data.source = "folder"
-    c.data.train = "all"
+    c.data.source = ""  # recognised from data.dir
+    c.data.train = ""  # 'train' where the images have labels, for a probe; else 'all'
     c.data.batch_size = 64
     c.teacher.weights = "moco_v2_800ep_pretrain.pth.tar"
     c.student.model = "mobilenetv3_large"

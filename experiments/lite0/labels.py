@@ -41,7 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     names = classes()
     teacher = pretrained.load("pip:efficientnet-lite0", where="SPEC")
     images = photographs()
-    views = np.stack([eval_view(image, teacher.size, *teacher.preparation) for image in images.values()])
+    how = teacher.preparation
+    views = np.stack(
+        [eval_view(image, teacher.size, how.resize, how.interpolation) for image in images.values()]
+    )
     features, _ = jax.jit(lambda v, x: teacher.network.apply(v, x, False))(
         teacher.variables, views.astype(np.float32) / 255
     )

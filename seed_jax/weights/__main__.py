@@ -68,7 +68,7 @@ def _inspect(options) -> int:
     _, faults = loading.match(state, naming.leaves(template))
     facts = provenance.of_run(path, _run(path)) if path.is_dir() else provenance.describe_source(path)
     licences = [f"{licence} ({description})" for description, licence in provenance.licences(facts)]
-    resize, interpolation = network.preparation
+    resize, interpolation, background = network.preparation
     dtypes = sorted({str(tensor.dtype) for tensor in state.tensors.values()})
     owners = {match[2] for name in state.names.values() if (match := state_dict.OWNER.match(name))}
     assumed = " (assumed: the file does not state them)" if network.assumed else ""
@@ -79,7 +79,8 @@ def _inspect(options) -> int:
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(template['params'])):,}",
         "tensors": f"{len(state.tensors)} of {', '.join(dtypes)}",
         "images": f"{network.size} px, mean {network.mean}, std {network.std}{assumed}",
-        "photographs": f"{interpolation}, short side to {network.size * resize:.0f} px, then centre crop",
+        "photographs": f"{interpolation}, short side to {network.size * resize:.0f} px, then centre crop; "
+        f"alpha on {background}",
         "published as": facts.get("teacher", "unknown"),
         "licences": "; ".join(licences) or "unknown",
         "sha256": facts.get("sha256", "none"),

@@ -7,7 +7,7 @@ from seed_jax import weights
 from seed_jax.errors import UserError
 from seed_jax.models.network import Joined
 from seed_jax.train import workdir
-from seed_jax.weights.preparation import Preparation
+from seed_jax.weights.preparation import Preparation, of_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +62,12 @@ def load(
       UserError: the weights are missing or damaged, fit several networks and `model` and `form` choose none,
         or do not fit `model`.
     """
-    path, preparation = weights.source.find(spec, where), Preparation()
-    assumed = False
+    path, assumed = weights.source.find(spec, where), False
     if path.is_dir():
         run = workdir.load_run(path, precision=precision)
         network, variables = run.network, run.variables
         native = run.config.student.image_size or run.config.data.image_size
+        preparation = of_run(run.config.data)
         provenance = weights.provenance.of_run(spec, run)
     else:
         options = options or {}

@@ -261,6 +261,7 @@ def of_run(run) -> Recognised:
         mean=backbone.mean,
         std=backbone.std,
         size=backbone.size or run.config.data.image_size,
+        preparation=preparation.of_run(run.config.data),
     )
 
 
