@@ -80,7 +80,7 @@ def _read_zip(path, file):
         raise UserError(
             f"{path} is a TorchScript archive, which contains code, as OpenAI's CLIP files do: where PyTorch "
             "is installed, save its weights with "
-            f"torch.save(torch.jit.load({os.fspath(path)!r}, 'cpu').state_dict(), OUT)."
+            f"torch.save(torch.jit.load({os.fspath(path)!r}, 'cpu').state_dict(), 'weights.pth')."
         )
     members = mapped.zip_members(path, file)
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
