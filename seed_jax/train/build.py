@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from seed_jax import parallel
+from seed_jax import parallel, report
 from seed_jax.config import Config
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
 from seed_jax.errors import UserError
@@ -101,7 +101,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
                 loaded.network, loaded.variables, mesh, config, sources.bank, sources.val
             )
     elif config.evals.names:
-        say(f"{name}: data.source has no labels, so there is no probe during training")
+        say(f"{name}: data.source has no labels, so there is no probe during training: {report.LABELS}")
     facts = {
         "teacher": loaded.provenance if loaded else None,
         "teacher_features": loaded and _plain(known.teacher),
