@@ -42,8 +42,8 @@ def distil(
       teacher: `teacher.weights`: a weights file, the workdir of a run, or `pip:NAME`. Methods without a
         teacher take none.
       student: `student.model`, a key of `seed_jax.models.MODELS`.
-      data: a folder of images, a file that `data.dir` takes, `tfds:NAME`, or an embedded dataset such as
-        'digits'.
+      data: a folder of images, a file that `data.dir` takes, or else `tfds:NAME` or an embedded dataset such
+        as 'digits'.
       workdir: folder of the run.
       method: `method.name`, a key of `seed_jax.methods.METHODS`.
       **overrides: other keys, by section, `optim={"lr": 0.1}`, or `**{"optim.lr": 0.1}`. `teacher`,
@@ -99,7 +99,7 @@ def make_config(*, teacher, student, data, method, **overrides) -> ml_collection
 
 
 def _place(data: str) -> dict[str, str]:
-    """The keys of the `data` section that name the images."""
-    if data in EMBEDDED or data.startswith("tfds:"):
-        return {"source": data, "dir": ""}
-    return {"source": "", "dir": data}
+    """The keys of the `data` section that name the images; a file or folder goes before a name."""
+    if os.path.exists(data) or not (data in EMBEDDED or data.startswith("tfds:")):
+        return {"source": "", "dir": data}
+    return {"source": data, "dir": ""}
