@@ -5,6 +5,8 @@ Run:      python main.py --config=configs/linear_imagenet.py --workdir=runs/line
           then python -m seed_jax.evals runs/linear for the validation set's top-1.
           ResNets: --config.optim.lr=30.0 (MoCo, SEED); MobileNets and EfficientNets: 3, the value here.
 Hardware: 100 epochs at 224 px: the backbone forward and one linear layer; meant for one GPU and up.
+Batch:    the rate scales with data.batch_size, from its value at 256, as in the released SEED. The released
+          MoCo does not scale it: add --config.optim.lr_batch=0 to repeat one of its commands.
 Expected: 55.2 % for the run of seed_r50_to_mbv3.py (paper, Table 1; recalled, not re-read).
 """
 

@@ -1,4 +1,4 @@
-"""Distil your own folder of images, no labels needed: ResNet-50 (MoCo-v2) to MobileNetV3-Large with SEED.
+"""Distil your own folder of images, no labels needed: ResNet-50 (MoCo-v2) to MobileNetV3-Small with SEED.
 
 Run:      python main.py --config=configs/seed_folder.py --workdir=runs/mine \\
               --config.data.dir=FOLDER --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar
@@ -16,7 +16,7 @@ def get_config(variant: str = ""):
     c.data.train = ""  # 'train' where the images have labels, for a probe; else 'all'
     c.data.batch_size = 64
     c.teacher.weights = "moco_v2_800ep_pretrain.pth.tar"
-    c.student.model = "mobilenetv3_large"
+    c.student.model = "mobilenetv3_small_torchvision"
     c.method.queue_size = 4096
     c.train.epochs = 100.0
     c.train.checkpoint_epochs = 1.0

@@ -6,6 +6,8 @@ Run:      python main.py --config=configs/seed_r50w2_small_patches.py --workdir=
 Hardware: 800 epochs of 1.28 million images, each one view of 224 px and six of 96; meant for 8 GPUs or a TPU
   slice. `--plan` prints what it needs. Not run yet: we have no number of our own.
 Expected: 63.0 % linear, 55.3 % kNN (paper, Table 1; recalled, not re-read).
+Batch:    the rate scales with data.batch_size, from 0.03 at 256, as in the released code's distributed runs.
+  On one GPU the released code does not scale it: add --config.optim.lr_batch=0 to repeat such a command.
 Variants: `:smoke` runs anywhere in a minute; `:official_code` does what the released code does where it
   differs from the paper. Other students of Table 1 by --config.student.model.
 """
@@ -30,5 +32,13 @@ def get_config(variant: str = ""):
     c.evals.every_epochs = 10.0
 
     if variant == "official_code":
-        return seed_r50_to_mbv3.official_code(c)
+        return official_code(c)
     return config.variant(c, variant)
+
+
+def official_code(c):
+    """jacobswan1/SEED as released: as in `seed_r50_to_mbv3.py`, and the teacher's images have the std of the
+    student's, .229 in red (tools/utils.py). SwAV trained it with .228 (src/multicropdataset.py)."""
+    c = seed_r50_to_mbv3.official_code(c)
+    c.teacher.options.std = c.student.options.std = (0.229, 0.224, 0.225)
+    return c

@@ -1,6 +1,8 @@
 """From a ConfigDict to frozen sections: nothing misspelt, nothing unused."""
 
 import dataclasses
+import math
+import typing
 
 import jax
 import pytest
@@ -57,8 +59,8 @@ def test_defaults_resolve_to_the_defaults_of_the_sections(method):
         ("train__seed", -1, r"train\.seed is -1: it must be 0 to 2\*\*32 - 1"),
         ("train__seed", 2**32, r"train\.seed is 4294967296: it must be 0 to"),
         ("optim__lr", -1.0, r"optim\.lr is -1.0: it must be 0 or more"),
-        ("optim__weight_decay", float("nan"), r"optim\.weight_decay is nan: it must be 0 or more"),
-        ("optim__lr", float("inf"), r"optim\.lr is inf: it must be 0 or more"),
+        ("student__options", {"std": [0.2, float("nan")]}, r"student\.options is .*: it must be finite"),
+        ("teacher__dim", 0, r"teacher\.dim is 0: it must be above 0"),
         ("optim__momentum", 5.0, r"optim\.momentum is 5.0: it must be 0 to less than 1"),
         (
             "optim__milestones",
@@ -75,6 +77,35 @@ def test_defaults_resolve_to_the_defaults_of_the_sections(method):
 def test_mistakes(key, value, words):
     with pytest.raises(UserError, match=words):
         config.resolve(make(**{key: value}))
+
+
+NUMBERS = [
+    (method, f"{section}.{field.name}", getattr(cls(), field.name))
+    for method in METHODS
+    for section, cls in (*config.SECTIONS.items(), ("method", METHODS[method]))
+    for field in dataclasses.fields(cls)
+    if field.type is float or float in typing.get_args(field.type)
+]
+
+
+@pytest.mark.parametrize(("method", "key", "default"), NUMBERS)
+def test_every_number_must_be_finite(method, key, default):
+    assert {"method.temperature", "method.patch_scale", "optim.milestones"} <= {key for _, key, _ in NUMBERS}
+    for value in (math.nan, math.inf, -math.inf):
+        wrong = (*default[:-1], value) if isinstance(default, tuple) else value
+        with pytest.raises(UserError) as error:
+            config.resolve(make(method, **{key.replace(".", "__"): wrong}))
+        assert str(error.value) == f"{key} is {wrong}: it must be finite."
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("temperature", 0.0), ("temperature", -1.0), ("momentum", 1.5), ("momentum", -0.1), ("dim", 0)]
+    + [("hidden", -1)],
+)
+def test_mistakes_in_moco(key, value):
+    with pytest.raises(UserError, match=rf"method\.{key} is {value}"):
+        config.resolve(make("moco", **{f"method__{key}": value}))
 
 
 def test_no_two_seeds_give_the_same_keys():

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from experiments.quickstart.__main__ import RUNS
-from seed_jax import config
+from seed_jax import config, models
 from seed_jax.report import metrics
+from seed_jax.train import optim
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
@@ -69,3 +70,43 @@ def test_official_code_differs_from_the_paper_where_the_reference_says():
     for c in (paper, code):
         assert (c.method.tau_student, c.method.queue_size, c.data.batch_size) == (0.2, 65_536, 256)
         assert (c.optim.lr, c.optim.momentum, c.optim.weight_decay, c.train.epochs) == (0.03, 0.9, 1e-4, 200)
+        assert c.optim.lr_batch == 256
+
+
+def test_the_released_small_patches_feed_both_networks_the_same_std():
+    """tools/utils.py normalises by .229 in red for SwAV's teachers too; SwAV itself by .228."""
+    module = importlib.import_module("seed_jax.configs.seed_r50w2_small_patches")
+    paper, code = (config.resolve(module.get_config(variant)) for variant in ("", "official_code"))
+    assert "std" not in paper.teacher.options
+    assert models.create(code.student.model, **code.student.options).std == (0.229, 0.224, 0.225)
+    assert models.create(code.teacher.model, **code.teacher.options).std == (0.229, 0.224, 0.225)
+    assert code.teacher.options["width"] == 2.0
+    for c in (paper, code):
+        assert (c.method.patches, c.method.patch_size, c.method.patch_scale) == (6, 96, (0.05, 0.14))
+        assert (c.data.crop_scale, c.data.photometric, c.train.epochs) == ((0.14, 1.0), "swav", 800)
+    assert (code.method.tau_teacher, code.method.queue_start) == (1e-4, "noise")
+    assert (code.optim.update, code.optim.warmup_epochs, code.optim.warmup_from) == ("epoch", 5, "lr")
+
+
+def test_the_released_moco_sets_an_unscaled_rate_once_an_epoch_and_starts_with_noise():
+    """facebookresearch/moco, main_moco.py and moco/builder.py, with the flags of v2."""
+    module = importlib.import_module("seed_jax.configs.moco_r50")
+    ours, code = (config.resolve(module.get_config(variant)) for variant in ("", "official_code"))
+    assert (ours.optim.update, ours.method.queue_start, ours.optim.lr_batch) == ("step", "empty", 256)
+    assert (code.optim.update, code.method.queue_start, code.optim.lr_batch) == ("epoch", "noise", 0)
+    rate = optim.schedule(code.optim, batch_size=128, steps=200 * 10_000, steps_per_epoch=10_000)
+    for step, epoch in ((0, 0), (9_999, 0), (10_000, 1), (150 * 10_000 + 7, 150)):
+        want = 0.03 * 0.5 * (1 + math.cos(math.pi * epoch / 200))
+        assert math.isclose(rate(step), want, rel_tol=1e-5)
+    for c in (ours, code):
+        m = c.method
+        assert (m.temperature, m.momentum, m.queue_size, m.dim) == (0.2, 0.999, 65_536, 128)
+        assert (c.optim.lr, c.optim.momentum, c.optim.weight_decay) == (0.03, 0.9, 1e-4)
+        assert (c.data.batch_size, c.data.crop_scale, c.train.epochs) == (256, (0.2, 1.0), 200)
+
+
+@pytest.mark.parametrize(
+    "name", ["moco_r50", "seed_r50_to_mbv3", "seed_r50w2_small_patches", "linear_imagenet"]
+)
+def test_headers_say_how_the_rate_scales(name):
+    assert "--config.optim.lr_batch=0" in importlib.import_module(f"seed_jax.configs.{name}").__doc__

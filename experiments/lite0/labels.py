@@ -39,17 +39,14 @@ def classes() -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     del arguments
     names = classes()
-    teacher = pretrained.load("pip:efficientnet-lite0", where="SPEC")
+    teacher = pretrained.load("pip:efficientnet-lite0")
     images = photographs()
     how = teacher.preparation
     views = np.stack(
         [eval_view(image, teacher.size, how.resize, how.interpolation) for image in images.values()]
     )
-    features, _ = jax.jit(lambda v, x: teacher.network.apply(v, x, False))(
-        teacher.variables, views.astype(np.float32) / 255
-    )
     rows = []
-    for name, p in zip(images, np.asarray(jax.nn.softmax(features["logits"])), strict=True):
+    for name, p in zip(images, np.asarray(jax.nn.softmax(teacher(views)["logits"])), strict=True):
         best = np.argsort(-p)[:GUESSES]
         rows.append([name, *(f"{names[i]} {100 * p[i]:.0f} %" for i in best)])
     print(Table(["photograph", "first guess", "second", "third"], rows).markdown())

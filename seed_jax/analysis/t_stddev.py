@@ -1,5 +1,6 @@
 """T.stddev: how good an augmentation is for distillation, measured on the teacher alone."""
 
+import chex
 import numpy as np
 
 from seed_jax.errors import UserError
@@ -22,12 +23,17 @@ def t_stddev(probabilities: np.ndarray, *, chunk: int = 640) -> float:
       chunk: rows per mean.
 
     Raises:
+      AssertionError: `probabilities` is not float of rank 2, or `chunk` is not positive.
       UserError: the rows fill fewer than two chunks.
 
     >>> t_stddev(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), chunk=2)  # means .5, .5 and 1, 0
     0.3535533905932738
     """
-    probabilities = np.asarray(probabilities, np.float64)
+    probabilities = np.asarray(probabilities)
+    chex.assert_rank(probabilities, 2, custom_message="probabilities")
+    chex.assert_type(probabilities, float, custom_message="probabilities")
+    chex.assert_scalar_positive(chunk, custom_message="chunk")
+    probabilities = probabilities.astype(np.float64)
     count, classes = probabilities.shape
     chunks = count // chunk
     if chunks < 2:

@@ -5,6 +5,7 @@ key is an error.
 """
 
 import dataclasses
+import math
 import typing
 from pathlib import Path
 
@@ -167,8 +168,10 @@ def _as_field(key: str, kind, value):
     """A config's value as its field has it: lists become tuples, and 'knn,top1' a tuple of two names.
 
     Raises:
-      UserError: the value is of another type.
+      UserError: the value is of another type, or a number in it is NaN or infinite.
     """
+    if not _finite(value):
+        raise UserError(f"{key} is {value!r}: it must be finite.")
     if typing.get_origin(kind) is not tuple:
         if kind in KINDS and not _is(kind, value):
             raise UserError(f"{key} is {value!r}: it must be {KINDS[kind]}.")
@@ -186,6 +189,15 @@ def _is(kind, value) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _finite(value) -> bool:
+    """Whether every number in a value, also within lists and dictionaries, is finite."""
+    if isinstance(value, dict):
+        return all(_finite(x) for x in value.values())
+    if isinstance(value, list | tuple):
+        return all(_finite(x) for x in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _check(c: Config) -> None:

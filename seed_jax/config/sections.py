@@ -136,6 +136,7 @@ class Teacher:
 
     def check(self) -> None:
         _not_below_0("teacher", self, "image_size")
+        _above_0("teacher", self, "dim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +210,7 @@ class Optim:
         _require(
             "optim.milestones",
             m,
-            (all(0 < x < 1 for x in m) or all(1 <= x < float("inf") for x in m))
-            and list(m) == sorted(set(m)),
+            (all(0 < x < 1 for x in m) or all(x >= 1 for x in m)) and list(m) == sorted(set(m)),
             "shares of the run, all above 0 and below 1, or epochs, all 1 or more, in rising order",
         )
         has_momentum = self.name == "sgd" and self.momentum > 0
@@ -356,9 +356,9 @@ def _require(key: str, value, fits: bool, what: str) -> None:
 
 def _above_0(section: str, values, name: str) -> None:
     value = getattr(values, name)
-    _require(f"{section}.{name}", value, 0 < value < float("inf"), "above 0 and finite")
+    _require(f"{section}.{name}", value, value > 0, "above 0")
 
 
 def _not_below_0(section: str, values, name: str) -> None:
     value = getattr(values, name)
-    _require(f"{section}.{name}", value, 0 <= value < float("inf"), "0 or more, and finite")
+    _require(f"{section}.{name}", value, value >= 0, "0 or more")

@@ -17,7 +17,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from seed_jax.losses.readout import readout
+from seed_jax.losses.readout import check_queue, readout
 
 
 def seed_loss(student, teacher, queue, valid=None, *, tau_student: float = 0.2, tau_teacher: float = 0.01):
@@ -44,7 +44,8 @@ def seed_loss(student, teacher, queue, valid=None, *, tau_student: float = 0.2, 
       similar to all K + 1 entries it is log(K + 1).
 
     Raises:
-      AssertionError: shapes or dtypes differ from the above; checked while tracing.
+      AssertionError: the shape or dtype of an argument is not the above, or a temperature is not above 0; it
+        names the argument. Checked while tracing.
 
     The student of the first sample agrees with its teacher, that of the second does not:
 
@@ -59,7 +60,8 @@ def seed_loss(student, teacher, queue, valid=None, *, tau_student: float = 0.2, 
     >>> np.asarray(seed_loss(student, teacher, queue, valid=jnp.array([False, False]))).round(3)
     array([0., 0.], dtype=float32)
     """
-    _check(student, teacher, queue, valid)
+    _check(queue, valid, student=student, teacher=teacher)
+    _check_temperatures(tau_student=tau_student, tau_teacher=tau_teacher)
     student, teacher, queue = (x.astype(jnp.float32) for x in (student, teacher, queue))
     return _seed(float(tau_student), float(tau_teacher), student, teacher, queue, valid)
 
@@ -78,7 +80,8 @@ def info_nce(query, key, queue, valid=None, *, temperature: float):
       float32 `[N]`, a loss for each query.
 
     Raises:
-      AssertionError: shapes or dtypes differ from the above; checked while tracing.
+      AssertionError: the shape or dtype of an argument is not the above, or a temperature is not above 0; it
+        names the argument. Checked while tracing.
 
     The loss of a query that equals its key and is orthogonal to two negatives is log(1 + 2 / e^(1 / 0.2)):
 
@@ -86,20 +89,25 @@ def info_nce(query, key, queue, valid=None, *, temperature: float):
     >>> np.asarray(info_nce(query, key, jnp.eye(3)[1:], temperature=0.2)).round(4)
     array([0.0134], dtype=float32)
     """
-    _check(query, key, queue, valid)
+    _check(queue, valid, query=query, key=key)
+    _check_temperatures(temperature=temperature)
     query, key, queue = (x.astype(jnp.float32) for x in (query, key, queue))
     return _info_nce(float(temperature), query, key, queue, valid)
 
 
-def _check(rows, positives, queue, valid):
-    chex.assert_rank([rows, queue], [2, {2, 3}])
-    chex.assert_equal_shape([rows, positives])
-    chex.assert_type([rows, positives, queue], float)
-    chex.assert_axis_dimension(queue, -1, rows.shape[1])
-    if valid is not None:
-        chex.assert_rank(valid, set(range(1, queue.ndim)))
-        chex.assert_shape(valid, queue.shape[: valid.ndim])
-        chex.assert_type(valid, bool)
+def _check(queue, valid, **rows):
+    """Check two arguments of rows `[N, D]` by name, and the queue."""
+    first = next(iter(rows))
+    for name, x in rows.items():
+        chex.assert_rank(x, 2, custom_message=name)
+        chex.assert_type(x, float, custom_message=name)
+        chex.assert_shape(x, rows[first].shape, custom_message=f"{name}, against the shape of {first}")
+    check_queue(queue, valid, rows[first].shape[1])
+
+
+def _check_temperatures(**temperatures):
+    for name, value in temperatures.items():
+        assert 0 < value < float("inf"), f"{name} is {value}: it must be above 0 and finite."
 
 
 def _rows_dot(a, b):

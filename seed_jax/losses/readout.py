@@ -12,6 +12,7 @@ Inside `jax.set_mesh` with more than one device the queue stays sharded: each de
 and the devices merge their partial results, `[N]` and `[N, D]`, at the end. There are no other collectives.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -34,6 +35,10 @@ def readout(queries, temperatures, own, queue, valid):
       For each group of queries, float32: `lse [N]`, the log-sum-exp of its logits, and `mean [N, D]`, the
       entries' mean weighted by the softmax of the logits.
 
+    Raises:
+      AssertionError: the shape or dtype of an argument is not the above; it names the argument. Checked while
+        tracing.
+
     Two queries, whose own entries have logit 0, over a queue of two; the first is close to one of the two:
 
     >>> queries = jnp.array([[1.0, 0.0], [0.0, 0.0]])
@@ -45,6 +50,12 @@ def readout(queries, temperatures, own, queue, valid):
     array([[1.   , 0.   ],
            [0.333, 0.333]], dtype=float32)
     """
+    for query, (logit, entry) in zip(queries, own, strict=True):
+        chex.assert_rank(query, 2, custom_message="queries")
+        check_queue(queue, valid, query.shape[1])
+        chex.assert_shape(logit, query.shape[:1], custom_message="logits of own")
+        chex.assert_shape(entry, query.shape, custom_message="entries of own")
+        chex.assert_type([query, logit, entry], jnp.float32, custom_message="queries and own")
     valid = jnp.ones(queue.shape[:-1], bool) if valid is None else valid
     valid = jnp.broadcast_to(
         valid.reshape(valid.shape + (1,) * (queue.ndim - 1 - valid.ndim)), queue.shape[:-1]
@@ -81,6 +92,21 @@ def readout(queries, temperatures, own, queue, valid):
         total = total + share
         results.append((top + jnp.log(total), (weighted + share[:, None] * entry) / total[:, None]))
     return tuple(results)
+
+
+def check_queue(queue, valid, dim: int) -> None:
+    """Check that `queue` is float `[S, B, dim]` or `[K, dim]`, and `valid` a mask of its entries, or None.
+
+    Raises:
+      AssertionError: it is not; it names the argument. Checked while tracing.
+    """
+    chex.assert_rank(queue, {2, 3}, custom_message="queue")
+    chex.assert_axis_dimension(queue, -1, dim, custom_message="queue")
+    chex.assert_type(queue, float, custom_message="queue")
+    if valid is not None:
+        chex.assert_rank(valid, set(range(1, queue.ndim)), custom_message="valid")
+        chex.assert_shape(valid, queue.shape[: valid.ndim], custom_message="valid")
+        chex.assert_type(valid, bool, custom_message="valid")
 
 
 def _stream(queries, temperatures, own_logits, queue, valid):

@@ -48,6 +48,13 @@ class MoCo(Method):
         queue.check_batches(data)
         if self.temperature <= 0:
             raise UserError(f"method.temperature is {self.temperature}: it must be above 0.")
+        if not 0 <= self.momentum <= 1:
+            raise UserError(f"method.momentum is {self.momentum}: it must be 0 to 1.")
+        if self.dim <= 0 or self.hidden < 0:
+            raise UserError(
+                f"method.dim is {self.dim} and method.hidden is {self.hidden}: use a width above 0, and 0 or "
+                "more for the hidden layer."
+            )
         if not 0 < train.bn_group < data.batch_size:
             raise UserError(
                 f"train.bn_group is {train.bn_group}: MoCo needs groups smaller than the batch, else a query "

@@ -58,6 +58,8 @@ class Seed(Method):
                 f"method.tau_student is {self.tau_student} and method.tau_teacher is {self.tau_teacher}: "
                 "use values above 0."
             )
+        if self.hidden < 0:
+            raise UserError(f"method.hidden is {self.hidden}: use a width above 0, or 0 for the default.")
         if self.patches < 0 or self.patch_size <= 0:
             raise UserError(
                 f"method.patches is {self.patches} and method.patch_size is {self.patch_size}: use 0 or "

@@ -114,6 +114,11 @@ class MetricsWriter:
         """The score in the lines of `step`; None if there is none, and in processes other than 0."""
         return last_score(row for row in read(self.path) if row["step"] == step) if self._active else None
 
+    def scores(self, step: int) -> dict[str, float]:
+        """The scores by name in the lines of `step`, without texts; empty in processes other than 0."""
+        rows = [r for r in read(self.path) if r["step"] == step and "loss" not in r] if self._active else []
+        return {name: value for row in rows for name, value in row.items() if name != "step"}
+
     def probed(self, step: int) -> bool:
         """Whether the lines of `step` have a probe; False in processes other than 0."""
         return self._active and any(r["step"] == step and "loss" not in r for r in read(self.path))

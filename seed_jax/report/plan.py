@@ -1,6 +1,7 @@
 """Print what a run will need as tables; `seed_jax/train/plan.py` finds the numbers."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from seed_jax.report.tables import Table
 
@@ -78,15 +79,15 @@ def text(p: Plan, *, images_per_second: float | None = None, tflops: float | Non
             ["steps", f"{p.steps:,}"],
             ["parameters, student", f"{p.student_parameters:,}"],
             ["parameters, teacher", f"{p.teacher_parameters:,}"],
-            ["GFLOP per image, teacher forward", f"{p.teacher_flops / 1e9:.2f}"],
-            ["GFLOP per image, student forward and backward", f"{p.student_flops / 1e9:.2f}"],
-            ["TFLOP per step", f"{p.step_flops / 1e12:.2f}"],
-            ["EFLOP, whole run", f"{p.steps * p.step_flops / 1e18:.2f}"],
+            ["FLOP per image, teacher forward", _flop(p.teacher_flops)],
+            ["FLOP per image, student forward and backward", _flop(p.student_flops)],
+            ["FLOP per step", _flop(p.step_flops)],
+            ["FLOP, whole run", _flop(p.steps * p.step_flops)],
         ],
     )
-    memory = [[row.name, _mib(row.total), _mib(row.per_device), row.where] for row in p.memory]
+    memory = [[row.name, _memory(row.total), _memory(row.per_device), row.where] for row in p.memory]
     total_bytes = sum(row.total for row in p.memory)
-    memory.append(["sum", _mib(total_bytes), _mib(p.device_bytes), ""])
+    memory.append(["sum", _memory(total_bytes), _memory(p.device_bytes), ""])
     times = [
         [f"at {rate:,.0f} images/s", _duration(total / rate)]
         for rate in ([images_per_second] if images_per_second else RATES)
@@ -104,15 +105,38 @@ def text(p: Plan, *, images_per_second: float | None = None, tflops: float | Non
     )
     tables = (
         run,
-        Table(["memory, MiB", "all devices", "per device", "where"], memory),
+        Table(["memory", "all devices", "per device", "where"], memory),
         Table(["time, without probes", ""], times),
     )
     return "\n\n".join([*(table.markdown() for table in tables), *notes])
 
 
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.1f}"
+def _memory(count: int) -> str:
+    return _in_units(count, 2**10, ("B", "KiB", "MiB", "GiB", "TiB"), digits=1)
+
+
+def _flop(count: float) -> str:
+    return _in_units(count, 10**3, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP"))
+
+
+def _in_units(count: float, factor: int, units: Sequence[str], digits: int = 2) -> str:
+    """A count in the unit, each `factor` times the one before, that leaves a number from 1 to `factor`.
+
+    >>> _in_units(2_360_000, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP"))
+    '2.36 MFLOP'
+    """
+    *smaller, largest = units
+    for unit in smaller:
+        if round(count, digits) < factor:
+            return f"{count:.{digits if unit != units[0] else 0}f} {unit}"
+        count /= factor
+    return f"{count:,.{digits}f} {largest}"
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
+    if seconds < 0.1:
+        return "< 0.1 s"
+    for unit, length, limit in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 72)):
+        if round(seconds / length, 1) < limit:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 86400:,.1f} days"

@@ -10,6 +10,7 @@ from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.report import html, metrics, plots
 from seed_jax.report.tables import Table
+from seed_jax.report.verdict import answer
 
 # Names between `_` and `/` that make a metric a fraction, which is shown in percent.
 _FRACTIONS = {"knn", "linear", "accuracy", "top1", "top5"}
@@ -55,8 +56,8 @@ def run_table(workdir: str | os.PathLike) -> Table:
 def run_report(workdir: str | os.PathLike) -> Path:
     """Write `report.html` into the workdir of a run, and return its path.
 
-    The page has the curves, the numbers, the configuration and the manifest. Metrics whose names agree up to
-    the first `/` are drawn in one figure.
+    The page begins with what `answer` says. The curves, the numbers, the configuration and the manifest
+    follow. Metrics whose names agree up to the first `/` are drawn in one figure.
 
     Raises:
       UserError: the workdir has no metrics, or a file in it is damaged.
@@ -85,12 +86,13 @@ def run_report(workdir: str | os.PathLike) -> Path:
         if (workdir / file).exists()
     ]
     last = max(points[0][-1] for points in curves.values())
+    sentence, scores = answer(workdir)
     return html.write(
         workdir / "report.html",
         workdir.resolve().name,
-        lead=f"Step {last}. Accuracies are in percent; values are those of `{metrics.FILE}`.",
+        lead=f"{sentence} Step {last} of the run; values are those of `{metrics.FILE}`.",
         figures=figures,
-        tables=[run_table(workdir)],
+        tables=[*([] if scores is None else [scores]), run_table(workdir)],
         details=details,
     )
 

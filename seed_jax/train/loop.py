@@ -57,7 +57,9 @@ def run(
             workdir.write_manifest(directory, **p.facts)
             _loop(p, directory, name, started, profile, stack.enter_context)
         if jax.process_index() == 0:
-            say(f"{name}: done, {report.run_report(directory)}")
+            page = report.run_report(directory)
+            say(f"{name}: {report.answer(directory)[0]}")
+            say(f"{name}: done, {page}")
         parallel.wait_for_all("done")
     return last_score(read(directory))
 
@@ -85,12 +87,17 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     enter(_ending_with_the_others(directory))  # before the contexts above wait for one that is gone
     enter(_not_finite_named(directory, checkpoints))
 
+    at_start = writer.scores(0)
+
     def probe(step):
         """The score of the current state; raises `Abandoned` if a stop is requested meanwhile."""
         with monitor.pause():
             scores = _scores(p, current, step, teacher_variables, stop)
         if scores:
             writer.write(step, scores)
+            say(f"{name}: step {step}: {report.probe_line(scores, at_start)}")
+            if step == 0:
+                at_start.update(scores)
         return last_score([scores])
 
     def end_here(step):

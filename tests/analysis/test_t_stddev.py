@@ -28,3 +28,11 @@ def test_rows_are_taken_in_order_and_the_rest_is_left_out():
 def test_too_few_rows():
     with pytest.raises(UserError, match="at least two chunks of 640 rows, and there are 1000 rows"):
         t_stddev(np.ones((1000, 2)))
+
+
+@pytest.mark.parametrize("wrong", [np.ones(4), np.ones((4, 2, 1)), np.ones((4, 2), np.int32)])
+def test_arrays_of_another_kind_are_refused(wrong):
+    with pytest.raises(AssertionError, match=r"\[probabilities\]"):
+        t_stddev(wrong, chunk=2)
+    with pytest.raises(AssertionError, match=r"\[chunk\]"):
+        t_stddev(np.ones((4, 2)), chunk=0)

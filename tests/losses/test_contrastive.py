@@ -3,6 +3,7 @@ form.
 """
 
 import functools
+import inspect
 import math
 import re
 
@@ -18,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from seed_jax import parallel
 from seed_jax.losses import info_nce, seed_loss
+from seed_jax.losses.readout import readout
 
 
 def unit(rng, *shape):
@@ -158,40 +160,79 @@ def test_only_the_student_receives_a_gradient():
 
 @pytest.mark.parametrize("loss", [seed_loss, functools.partial(info_nce, temperature=0.2)])
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "number"),
     [
-        {"student": (4, 7)},
-        {"student": (1, 8)},
-        {"teacher": (3, 8)},
-        {"student": (1, 4, 8), "teacher": (1, 4, 8)},
-        {"queue": (3, 4, 7)},
-        {"queue": (8,)},
-        {"valid": (4,)},
-        {"valid": (1,)},
-        {"valid": (3, 4, 8)},
-        {"valid": ()},
-        {"queue": (12, 8), "valid": (3,)},
+        ({"student": (4, 7)}, 1),  # the first argument sets the width
+        ({"student": (1, 8)}, 1),
+        ({"teacher": (3, 8)}, 1),
+        ({"student": (1, 4, 8), "teacher": (1, 4, 8)}, 0),
+        ({"queue": (3, 4, 7)}, 2),
+        ({"queue": (8,)}, 2),
+        ({"valid": (4,)}, 3),
+        ({"valid": (1,)}, 3),
+        ({"valid": (3, 4, 8)}, 3),
+        ({"valid": (1, 4)}, 3),
+        ({"valid": ()}, 3),
+        ({"queue": (12, 8), "valid": (3,)}, 3),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused_while_tracing(loss, wrong):
+def test_shapes_that_do_not_fit_are_refused_while_tracing_and_named(loss, wrong, number):
     shapes = {"student": (4, 8), "teacher": (4, 8), "queue": (3, 4, 8), "valid": (3,)} | wrong
     dtypes = {"valid": bool}
     args = [jax.ShapeDtypeStruct(shape, dtypes.get(name, jnp.float32)) for name, shape in shapes.items()]
-    with pytest.raises(AssertionError, match=r"\[Chex\]"):
+    with pytest.raises(AssertionError, match=rf"\[{argument(loss, number)}\b"):
         jax.eval_shape(loss, *args)
+
+
+def argument(loss, number):
+    """The name of a positional argument."""
+    return list(inspect.signature(loss).parameters)[number]
 
 
 @pytest.mark.parametrize("loss", [seed_loss, functools.partial(info_nce, temperature=0.2)])
 @pytest.mark.parametrize("which", range(4))
-def test_dtypes_that_do_not_fit_are_refused_while_tracing(loss, which):
+def test_dtypes_that_do_not_fit_are_refused_while_tracing_and_named(loss, which):
     shapes = [(4, 8), (4, 8), (3, 4, 8), (3,)]
     for dtype in (jnp.int32, jnp.uint8):
         dtypes = [jnp.bfloat16, jnp.float16, jnp.float32, bool]
         args = list(map(jax.ShapeDtypeStruct, shapes, dtypes))
         assert jax.eval_shape(loss, *args).dtype == jnp.float32
         args[which] = jax.ShapeDtypeStruct(shapes[which], dtype)
-        with pytest.raises(AssertionError, match=r"\[Chex\]"):
+        with pytest.raises(AssertionError, match=rf"\[{argument(loss, which)}\]"):
             jax.eval_shape(loss, *args)
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, math.nan, math.inf])
+def test_temperatures_must_be_above_0(tau):
+    rows, queue = np.eye(2, 4, dtype=np.float32), np.eye(4, dtype=np.float32)
+    for name in ("tau_student", "tau_teacher"):
+        with pytest.raises(AssertionError, match=f"{name} is {tau}: it must be above 0"):
+            seed_loss(rows, rows, queue, **{name: tau})
+    with pytest.raises(AssertionError, match=f"temperature is {tau}"):
+        info_nce(rows, rows, queue, temperature=tau)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"queries": (4, 7)}, "queue"),
+        ({"queue": (8,)}, "queue"),
+        ({"valid": (3, 1)}, "valid"),
+        ({"valid": (1,)}, "valid"),
+        ({"logit": (1,)}, "logits of own"),
+        ({"entry": (1, 8)}, "entries of own"),
+    ],
+)
+def test_shapes_that_do_not_fit_the_readout_are_refused_and_named(wrong, named):
+    shapes = {"queries": (4, 8), "logit": (4,), "entry": (4, 8), "queue": (3, 4, 8), "valid": (3,)} | wrong
+    query, logit, entry, queue, valid = (
+        jax.ShapeDtypeStruct(shape, bool if name == "valid" else jnp.float32)
+        for name, shape in shapes.items()
+    )
+    with pytest.raises(AssertionError, match=rf"\[{named}\]"):
+        jax.eval_shape(
+            lambda *a: readout((a[0],), (0.1,), (a[1:3],), *a[3:]), query, logit, entry, queue, valid
+        )
 
 
 def test_limits_of_the_loss():

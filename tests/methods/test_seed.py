@@ -184,6 +184,7 @@ def test_views_of_the_released_code():
     ("settings", "words"),
     [
         ({"patches": -1}, "method.patches"),
+        ({"hidden": -1}, "method.hidden is -1"),
         ({"patch_scale": (0.2, 0.1)}, "method.patch_scale"),
         ({"patch_scale": (0.2,)}, "method.patch_scale"),
     ],

@@ -18,7 +18,7 @@ import pytest
 import tiny
 
 from experiments.reliability.processes import checkpoint, rows
-from seed_jax import config, models, rng
+from seed_jax import config, models, report, rng
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import Subset, open_source
 from seed_jax.errors import UserError
@@ -128,6 +128,30 @@ def test_step_compiles_once_in_a_run_with_probes_and_checkpoints(tmp_path, caplo
     assert score == by_step[6]["knn"]
     assert all(0 <= row["knn"] <= 1 for row in by_step.values())
     assert steps_kept(tmp_path) == [3, 6]
+
+
+def test_each_probe_is_a_line_on_the_terminal_and_the_answer_comes_last(tmp_path, crash, monkeypatch, capsys):
+    probe = {"evals__names": ("knn",), "evals__bank_size": 32, "evals__batch_size": 64}
+    crash(5)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path, **probe)
+    monkeypatch.undo()
+    monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
+    run(tmp_path, **probe)
+    shown = {row["step"]: {k: f"{100 * v:.1f} %" for k, v in row.items()} for row in rows(tmp_path)}
+    start = shown[0]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train: ")]
+    assert [line for line in said if ": student kNN" in line] == [
+        f"train: step 0: student kNN {start['knn']} (teacher {start['teacher_knn']})"
+    ] + [
+        f"train: step {step}: student kNN {shown[step]['knn']} "
+        f"({start['knn']} at the start; teacher {start['teacher_knn']})"
+        for step in (3, 6)
+    ]
+    assert said[-2:] == [
+        f"train: {report.answer(tmp_path)[0]}",
+        f"train: done, {tmp_path / 'report.html'}",
+    ]
 
 
 def test_finished_run_run_again_changes_nothing(tmp_path):

@@ -12,7 +12,7 @@ import tiny
 
 from seed_jax import config, models
 from seed_jax.errors import UserError
-from seed_jax.report.plan import text
+from seed_jax.report.plan import Memory, Plan, text
 from seed_jax.train import plan
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +114,26 @@ def test_text_tells_time_at_a_speed_and_at_forty_percent():
     seconds = 36_000 * p.step_flops / (0.4 * 1e6 * 8)
     assert f"an assumption | {seconds / 3600:,.1f} h |" in shown
     assert "at 4,000 images/s" in text(p)
+
+
+@pytest.mark.parametrize(
+    ("images", "steps", "run_flop", "time"),
+    [
+        (64, 4, "256.00 MFLOP", "< 0.1 s"),
+        (128_000, 8_000, "512.00 GFLOP", "2.1 min"),
+        (1_280_000_000, 10**9, "64.00 PFLOP", "185.2 days"),
+    ],
+)
+def test_text_chooses_units_in_which_no_number_is_0(images, steps, run_flop, time):
+    rows = (Memory("a", 2048, 500, ""), Memory("b", 3 * 2**30, 5 * 2**20, ""))
+    p = Plan(images, 16, 8, 10, steps, 1, 0, 0.0, 4e6, rows, ())
+    shown = text(p, images_per_second=1000)
+    assert f"| FLOP, whole run | {run_flop} |" in shown
+    assert f"| at 1,000 images/s | {time} |" in shown
+    assert "| FLOP per step | 64.00 MFLOP |" in shown
+    assert "| FLOP per image, teacher forward | 0 FLOP |" in shown
+    assert "| a | 2.0 KiB | 500 B |" in shown and "| b | 3.0 GiB | 5.0 MiB |" in shown
+    assert "| sum | 3.0 GiB | 5.0 MiB |" in shown
 
 
 @pytest.mark.parametrize(
