@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from seed_jax.data.images import eval_view
 from seed_jax.errors import command
 from seed_jax.report.tables import Table
 from seed_jax.weights import pretrained
@@ -41,10 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = classes()
     teacher = pretrained.load("pip:efficientnet-lite0")
     images = photographs()
-    how = teacher.preparation
-    views = np.stack(
-        [eval_view(image, teacher.size, how.resize, how.interpolation) for image in images.values()]
-    )
+    views = np.stack([teacher.prepare(image) for image in images.values()])
     rows = []
     for name, p in zip(images, np.asarray(jax.nn.softmax(teacher(views)["logits"])), strict=True):
         best = np.argsort(-p)[:GUESSES]

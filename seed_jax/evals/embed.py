@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.out.parent.is_dir():
         raise UserError(f"OUT: the folder {options.out.parent} does not exist: create it first.")
     form = {"form": options.form} if options.form else {}
-    loaded = pretrained.load(options.spec, model=options.arch, options=form, where="SPEC", flags=FLAGS)
+    loaded = pretrained.load(options.spec, model=options.arch, options=form, flags=FLAGS)
     data = _open(options.data, options.split, options.dir, options.raw)
     table = _extract(loaded, data, options.data, options.size or loaded.size, options.batch_size)
     if jax.process_index() == 0:
@@ -123,7 +123,7 @@ def embed(
     """
     parallel.start()
     raw = isinstance(data, np.ndarray) and data.dtype.kind == "f"
-    loaded = pretrained.load(os.fspath(spec), model=model, options=options, where="spec")
+    loaded = pretrained.load(spec, model=model, options=options)
     opened = _open(data if isinstance(data, np.ndarray) else os.fspath(data), split, dir, raw)
     return _extract(loaded, opened, "images", size or loaded.size, batch_size)
 

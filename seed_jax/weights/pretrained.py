@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seed_jax import weights
+from seed_jax.data import images as pictures
 from seed_jax.errors import UserError
 from seed_jax.models.network import Features, Joined
 from seed_jax.train import workdir
@@ -26,8 +28,7 @@ class Pretrained:
       variables: `{collection: tree}` of float32 arrays.
       size: side of the images that the weights were made for, pixels.
       provenance: where the weights come from, for manifests.
-      preparation: how photographs become such images; `data.images.eval_view(pixels, size, *preparation)`
-        does it.
+      preparation: how photographs become such images; `prepare` does it.
       assumed: mean and std are ImageNet's because neither file nor options state them.
     """
 
@@ -64,6 +65,21 @@ class Pretrained:
                 f"shape [B, H, W, 3], H and W preferably {self.size}."
             )
         return self._forward(self._placed, images)
+
+    def prepare(self, photograph: str | os.PathLike | bytes | np.ndarray) -> np.ndarray:
+        """A photograph as the network's authors prepare it, uint8 `[size, size, 3]`.
+
+        Args:
+          photograph: a file, its bytes, or uint8 pixels `[H, W, 3]`.
+
+        Raises:
+          BadImage: it cannot be decoded.
+        """
+        if isinstance(photograph, str | os.PathLike):
+            photograph = Path(photograph).read_bytes()
+        how = self.preparation
+        pixels = pictures.load_rgb(pictures.open_image(photograph), background=how.background)
+        return pictures.eval_view(pixels, self.size, how.resize, how.interpolation)
 
     @functools.cached_property
     def _placed(self):

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
+from PIL import Image
 
 import seed_jax
 from seed_jax import models, weights
@@ -100,3 +101,15 @@ def test_messages_name_the_arguments_of_the_function(tmp_path, file):
     np.savez(tmp_path / "clip.npz", **{name: np.ones(leaf.shape, np.float32) for name, leaf in flat.items()})
     with pytest.raises(UserError, match=r"options\['form'\]='clip'; options\['form'\]='clip_gelu'"):
         seed_jax.load(tmp_path / "clip.npz")
+
+
+def test_a_photograph_is_prepared_as_pil_does(network, tmp_path):
+    """Short side to round(32 * 256 / 224) = 37, bilinear, then the centre; alpha on white."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 4), np.uint8)
+    picture = Image.fromarray(pixels, "RGBA")
+    picture.save(tmp_path / "photograph.png")
+    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    resized = Image.alpha_composite(white, picture).convert("RGB").resize((55, 37), Image.Resampling.BILINEAR)
+    expected = np.asarray(resized.crop((12, 2, 44, 34)))
+    for photograph in (tmp_path / "photograph.png", (tmp_path / "photograph.png").read_bytes()):
+        np.testing.assert_array_equal(network.prepare(photograph), expected)
