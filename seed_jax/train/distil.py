@@ -81,20 +81,14 @@ def make_config(*, teacher, student, data, method, **overrides) -> ml_collection
         "data": data if isinstance(data, Mapping) else _place(os.fspath(data)),
         "method": method,
     }
-    values = {
-        f"{section}.{key}": value for section, given in sections.items() for key, value in given.items()
-    }
-    for key, value in overrides.items():
-        nested = isinstance(value, Mapping) and "." not in key
-        values |= {f"{key}.{inner}": v for inner, v in value.items()} if nested else {key: value}
-    for key, value in values.items():
+    for key, value in {**sections, **overrides}.items():
         section, _, field = key.partition(".")
-        if not field:
-            raise UserError(f"distil: {key}={value!r}: give a section a dict, as in optim={{'lr': 0.1}}.")
         if section not in raw:
             raise unknown("config section", section, raw.keys())
+        if not field and not isinstance(value, Mapping):
+            raise UserError(f"{key} is {value!r}: it must be a dict of keys, as in optim={{'lr': 0.1}}.")
         with raw.ignore_type():  # `config.resolve` checks types, with a sentence
-            raw[section][field] = value
+            raw[section].update({field: value} if field else value)
     return raw
 
 
