@@ -11,7 +11,6 @@ from PIL import Image
 
 import seed_jax
 from seed_jax import models, weights
-from seed_jax.data.images import eval_view
 from seed_jax.weights import Recognised, array_files, heads, loading, parity, saving
 from seed_jax.weights import naming as naming_lib
 from seed_jax.weights.preparation import Preparation
@@ -62,13 +61,15 @@ def exported(folder, arch, names, head=None, preparation=None, **options):
     written(folder / "student.safetensors", recognised, names)
     x, y = np.meshgrid(np.arange(150), np.arange(101))
     photo = np.stack([np.sin(x / 9) + np.cos(y / 5), np.sin(x * y / 700), np.cos((x - y) / 13)], -1)
-    Image.fromarray((80 + 60 * photo).clip(0, 255).astype(np.uint8)).save(folder / "photo.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera turned
+    pixels = (80 + 60 * photo).clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.jpg", exif=exif)
 
 
 def ours(folder):
     network = seed_jax.load(folder / "student.safetensors")
-    pixels = np.asarray(Image.open(folder / "photo.jpg").convert("RGB"))
-    return network(eval_view(pixels, network.size, *network.preparation)[None])["pooled"]
+    return network(network.prepare(folder / "photo.jpg")[None])["pooled"]
 
 
 def check(monkeypatch, folder, code):
@@ -119,7 +120,7 @@ def test_the_program_for_plain_pytorch(tmp_path, monkeypatch):
 
 def test_the_program_for_python(tmp_path, monkeypatch):
     exported(tmp_path, "resnet18", "torchvision")
-    check(monkeypatch, tmp_path, re.search(r"```python\n(import numpy.*?)```", DOCS, re.DOTALL)[1])
+    check(monkeypatch, tmp_path, re.search(r"```python\n(import seed_jax\n.*?)```", DOCS, re.DOTALL)[1])
 
 
 RESNETS = [(f"resnet{depth}", {}, f"resnet{depth}", f"resnet{depth}") for depth in (18, 34, 50, 101, 152)]
