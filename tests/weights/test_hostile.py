@@ -160,7 +160,7 @@ def test_no_reader_runs_code_in_a_checkpoint(tmp_path):
     assert not proof.exists()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:`torch.jit:FutureWarning")
 def test_an_error_says_how_to_convert_torchscript(tmp_path):
     path = tmp_path / "ViT-B-16.pt"
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
