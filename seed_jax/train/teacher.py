@@ -63,6 +63,7 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
         size=t.image_size,
         precision=precision,
         part="teacher",
+        where="teacher.weights",
     )
     return prepare(Loaded(weights.network, weights.variables, weights.provenance), image_size)
 

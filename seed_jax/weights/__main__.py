@@ -118,6 +118,8 @@ def _export(options) -> int:
     print(f"{exported.path}: {exported.arch} under {exported.names}'s names")
     if exported.left_out:
         print(f"left out, because {exported.names} has no names for them: {', '.join(exported.left_out)}")
+    if exported.caution:
+        print(f"caution: {exported.caution}")
     reader = exported.names if exported.names in ("torchvision", "timm") else "plain-pytorch"
     print(f"to load it: docs/weights.md#load-it-with-{reader}")
     return 0

@@ -15,12 +15,14 @@ class Exported:
       arch: the architecture, a key of `seed_jax.models.MODELS`.
       names: whose tensor names, e.g. `torchvision`.
       left_out: our names of the arrays that the file lacks because `names` has no name for them.
+      caution: what no tensor shows, and the code that loads the file must know; '' if there is nothing.
     """
 
     path: str
     arch: str
     names: str
     left_out: tuple[str, ...]
+    caution: str
 
 
 def export(
@@ -64,7 +66,13 @@ def export(
         facts = {"origin": provenance.describe_source(path)}
     names = names or _default_names(list(saving.offered(network, variables)))
     left_out = saving.save(variables, network, out, names=names, provenance=facts)
-    return Exported(os.fspath(out), network.arch, names, tuple(left_out))
+    caution = ""
+    if network.options.get("small_stem"):
+        caution = (
+            "the network has small_stem=True: the one of this name in other libraries has another stem, and "
+            "where it loads the file, it computes something else"
+        )
+    return Exported(os.fspath(out), network.arch, names, tuple(left_out), caution)
 
 
 def _default_names(offered):

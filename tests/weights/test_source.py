@@ -81,6 +81,7 @@ def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
     assert "resnet18 under torchvision's names" in printed
     assert "left out, because torchvision has no names for them: head/linear1/bias" in printed
     assert "to load it: docs/weights.md#load-it-with-torchvision\n" in printed
+    assert "caution: the network has small_stem=True: the one of this name in other libraries" in printed
     recognised = weights.recognise(out)
     assert (recognised.arch, recognised.options, recognised.size) == ("resnet18", OPTIONS, 32)
     read = weights.load(out, recognised.network())
@@ -113,6 +114,7 @@ def test_export_from_python(run, tmp_path):
         export(tmp_path / "a.npz", tmp_path / "b.safetensors")
     exported = export(tmp_path / "a.npz", tmp_path / "b.safetensors", model="efficientnet_b0_torchvision")
     assert (exported.arch, exported.names) == ("efficientnet_b0_torchvision", "torchvision")
+    assert exported.caution == ""
     with pytest.raises(UserError, match="cannot be written under names 'keras': choose from torchvision"):
         export(directory, tmp_path / "c.safetensors", names="keras")
 
