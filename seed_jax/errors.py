@@ -1,11 +1,17 @@
 """`UserError`, the only exception meant for users, and how commands print it and exit."""
 
+import contextlib
 import difflib
 import functools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
+
+from seed_jax import terminal
+
+EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 130}  # of a command that such a signal stopped
 
 
 class UserError(Exception):
@@ -30,18 +36,23 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
 def end_on_signals() -> None:
     """Make SIGTERM and Ctrl-C end the process at once with a sentence, and the exit codes 0 and 130.
 
-    For a command outside its training loop, where there is nothing to save. `StopRequest` replaces these
-    handlers during the loop and restores them. They do not act while processes join: JAX then waits outside
-    Python, and `parallel.py` restores the default handlers.
+    For a command outside its training loop, where there is nothing to save, also while it compiles or reads
+    in native code. `StopRequest` replaces these handlers during the loop and restores them. They do not act
+    while processes join: `parallel.py` then restores the default handlers.
     """
+    terminal.guard()  # before the pipe of `watch`, which would take the numbers of streams that are closed
+    ending = threading.Lock()
 
-    def end(number, frame):
+    def end(number, frame=None):
         del frame
-        os.write(2, b"\nStopped outside the training loop: the same command starts or resumes the run.\n")
-        os._exit(0 if number == signal.SIGTERM else 130)
+        if number in EXIT_CODES and ending.acquire(blocking=False):  # the thread or the handler, not both
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nStopped, with nothing to save: the same command starts or resumes the run.\n")
+            os._exit(EXIT_CODES[number])
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in EXIT_CODES:
         signal.signal(number, end)
+    terminal.watch(end)
 
 
 def leave(code: int) -> None:
@@ -50,24 +61,43 @@ def leave(code: int) -> None:
     After a failed write of a checkpoint, Orbax's threads may never end, and an orderly exit waits for them.
     """
     if code:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         os._exit(code)
     sys.exit(0)
 
 
 def command(main: Callable) -> Callable:
-    """Decorate `main(arguments, …) -> exit code`: print a `UserError`, return 1; return 130 after Ctrl-C."""
+    """Decorate `main(arguments, …) -> exit code`: print a `UserError`, return 1; return 130 after Ctrl-C.
+
+    When the reader of its output is gone, as after `| head`, the command ends without a word and returns 141,
+    unless it calls `terminal.outlive`.
+    """
 
     @functools.wraps(main)
     def run(arguments: list[str] | None = None, **options) -> int:
+        terminal.guard()
         try:
-            return main(arguments, **options)
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("\nStopped.", file=sys.stderr)
-            return 130
+            try:
+                code = main(arguments, **options)
+            except UserError as error:
+                print(error, file=sys.stderr)
+                code = 1
+            except KeyboardInterrupt:
+                print("\nStopped.", file=sys.stderr)
+                code = 130
+            except SystemExit:  # of argparse, after `--help`
+                _flush()
+                raise
+            _flush()
+            return code
+        except terminal.Closed:
+            terminal.discard()
+            return terminal.CLOSED
 
     return run
+
+
+def _flush() -> None:
+    """Write what is buffered: at the exit it would be too late to return 141."""
+    sys.stdout.flush()
+    sys.stderr.flush()

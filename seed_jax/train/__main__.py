@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None, *, program: str = "python main.py",
     _parse([program, *arguments])
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    from seed_jax import parallel
+    from seed_jax import parallel, terminal
     from seed_jax.train import loop, plan
 
     if PLAN.value:
@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None, *, program: str = "python main.py",
             tflops=TFLOPS.value,
         )
         return 0
+    terminal.outlive()
     parallel.start()
     loop.run(CONFIG.value, WORKDIR.value, started=started, profile=PROFILE.value)
     return 0
