@@ -43,7 +43,8 @@ def run(
     Raises:
       UserError: anything the user can fix. Every check that needs no compiled program runs before
         compilation.
-      Stopped: SIGTERM or Ctrl-C came; the state is saved.
+      Stopped: SIGTERM or Ctrl-C came after the first step; the state is saved. Before, a signal acts as the
+        caller has set it: in a command, `end_on_signals` ends the process at once.
     """
     started = time.time() if started is None else started
     config, directory = config_lib.resolve(raw), Path(directory)

@@ -20,6 +20,7 @@ class StopRequest:
     """A context in which the first SIGTERM or Ctrl-C asks the loop to stop, and the second ends the process.
 
     The second one ends it whatever it is doing, also while native code keeps Python from running a handler.
+    The loop enters this context after its first step; until then there is nothing to save.
 
     Handlers are installed in the main thread only, and the previous ones are restored at the end. With
     several processes, JAX itself handles SIGTERM: whichever process receives it, all processes agree on the
