@@ -1,6 +1,6 @@
 """The quick start's distilled student: the same MobileNetV3-Small, taught by the teacher with SEED.
 
-Run:      python main.py --config=configs/digits_seed.py --workdir=runs/digits_seed \
+Run:      python main.py --config=configs/digits_seed.py --workdir=runs/digits_seed \\
               --config.teacher.weights=runs/digits_teacher
 Hardware: two CPU cores, about a minute.
 Expected: experiments/quickstart/README.md.

@@ -27,6 +27,7 @@ def digits(method: str):
     c = config.default(method)
     c.data.source = "scattered"
     c.data.image_size = 16
+    c.data.resize = 1.0  # a digit may touch the border
     c.data.crop_scale = (0.5, 1.0)
     c.data.flip = 0.0
     c.data.photometric = "digits"

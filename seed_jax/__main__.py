@@ -22,7 +22,7 @@ COMMANDS = {
         "inspect weights, export networks: inspect|export|parity",
     ),
     "data": ("seed_jax.data.__main__", "look at images before training, pack them: inspect|pack"),
-    "config": ("seed_jax.config.__main__", "the packaged configs, and every key: list|keys"),
+    "config": ("seed_jax.config.__main__", "the packaged configs, and every key: list|show|keys"),
 }
 HELP = """\
 seed-jax {version}: distil big vision networks into small ones.

@@ -38,12 +38,13 @@ def start() -> None:
     A run has several processes if the environment has `JAX_COORDINATOR_ADDRESS`, or `SEED_JAX_MULTIHOST=1` on
     a TPU pod or a SLURM cluster, where JAX finds the coordinator by itself. Elsewhere `JAX_NUM_PROCESSES` and
     `JAX_PROCESS_ID` are needed as well. The compile cache is in `JAX_COMPILATION_CACHE_DIR`, by default in
-    the user's cache folder.
+    the user's cache folder. A second call changes nothing.
 
     Raises:
       UserError: the environment is incomplete, or the processes did not meet within 5 minutes.
     """
-    if "JAX_COORDINATOR_ADDRESS" in os.environ or os.environ.get("SEED_JAX_MULTIHOST") == "1":
+    several = "JAX_COORDINATOR_ADDRESS" in os.environ or os.environ.get("SEED_JAX_MULTIHOST") == "1"
+    if several and not jax.distributed.is_initialized():
         _join()
     if jax.default_backend() == "cpu":
         _keep_freed_memory()

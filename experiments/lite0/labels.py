@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from seed_jax.data.images import eval_view
 from seed_jax.errors import command
 from seed_jax.report.tables import Table
 from seed_jax.weights import pretrained
@@ -39,14 +38,11 @@ def classes() -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     del arguments
     names = classes()
-    teacher = pretrained.load("pip:efficientnet-lite0", where="SPEC")
+    teacher = pretrained.load("pip:efficientnet-lite0")
     images = photographs()
-    views = np.stack([eval_view(image, teacher.size, *teacher.preparation) for image in images.values()])
-    features, _ = jax.jit(lambda v, x: teacher.network.apply(v, x, False))(
-        teacher.variables, views.astype(np.float32) / 255
-    )
+    views = np.stack([teacher.prepare(image) for image in images.values()])
     rows = []
-    for name, p in zip(images, np.asarray(jax.nn.softmax(features["logits"])), strict=True):
+    for name, p in zip(images, np.asarray(jax.nn.softmax(teacher(views)["logits"])), strict=True):
         best = np.argsort(-p)[:GUESSES]
         rows.append([name, *(f"{names[i]} {100 * p[i]:.0f} %" for i in best)])
     print(Table(["photograph", "first guess", "second", "third"], rows).markdown())

@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any
 
+from seed_jax.data.images import EVAL_RESIZE, WHITE
 from seed_jax.data.photometric import PRESETS
 from seed_jax.data.pipeline import LAST
+from seed_jax.data.sources import settle
 from seed_jax.data.views import CROPS
 from seed_jax.errors import UserError, unknown
 from seed_jax.evals import EVALUATORS
@@ -16,17 +18,18 @@ class Data:
 
     Attributes:
       source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'filelist',
-        'npz', 'webdataset', 'arrayrecord', 'tfds:NAME'; or 'photographs', which means 'folder' when `dir` is
-        set, else 'photos6'.
-      dir: the folder, file or pattern, or the data_dir of tensorflow-datasets.
+        'npz', 'webdataset', 'arrayrecord', 'tfds:NAME'; or '' to recognise it from `dir`.
+      dir: the folder, file or pattern, or the data_dir of tensorflow-datasets; '' for embedded sources.
       subset: share of the training split, such as '1%' of each class, drawn by train.seed, or by seed 3 as
         '1%@3'; or a file that lists the images; '' for the whole split.
-      train: split to train on.
+      train: split to train on; '' for 'train' where the images have labels, else 'all'.
       val: split for probes during training and for choices.
       test: split for the scores reported at the end.
       bank: split that the online kNN searches; '' for the training split.
       batch_size: over all devices.
       image_size: side of a view, pixels.
+      resize: short side in evaluation, before the centre crop, as a multiple of `image_size`.
+      background: colour (red, green, blue), 0 to 255, that images with alpha are composited on.
       crop_scale: range of the crop's share of the image area, within (0, 1]; used by crop 'random' only.
       flip: probability of mirroring a view left to right.
       photometric: preset of `data/photometric.py`.
@@ -46,6 +49,8 @@ class Data:
     bank: str = ""
     batch_size: int = 256
     image_size: int = 224
+    resize: float = EVAL_RESIZE
+    background: tuple[int, int, int] = WHITE
     crop_scale: tuple[float, float] = (0.2, 1.0)
     flip: float = 0.5
     photometric: str = "mocov2"
@@ -67,9 +72,27 @@ class Data:
             len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1,
             "two shares of the area, 0 < low <= high <= 1",
         )
+        _require("data.resize", self.resize, 1 <= self.resize <= 2, "1 to 2")
+        _require(
+            "data.background",
+            self.background,
+            len(self.background) == 3 and all(0 <= x <= 255 for x in self.background),
+            "three whole numbers from 0 to 255: red, green and blue",
+        )
         _require("data.flip", self.flip, 0 <= self.flip <= 1, "0 to 1")
         for name in ("workers", "padding"):
             _not_below_0("data", self, name)
+
+    def settled(self) -> "Data":
+        """The same with the source and the training split that '' means; reads `dir` if either is ''.
+
+        Raises:
+          UserError: as `sources.settle`.
+        """
+        if self.source and self.train:
+            return self
+        source, train = settle(self.source, self.dir, self.train)
+        return dataclasses.replace(self, source=source, train=train)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """python -m seed_jax.data pack SOURCE OUT --dir=DIR      write a source as ArrayRecord shards
-python -m seed_jax.data inspect SOURCE --dir=DIR       print counts, classes, sizes and unreadable images
+python -m seed_jax.data inspect SOURCE --dir=DIR       print counts, classes, sizes, and bad images
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 from seed_jax.data import images
 from seed_jax.data.inspect import inspect
 from seed_jax.data.pack import pack
-from seed_jax.data.sources import SOURCES, open_source
+from seed_jax.data.sources import SOURCES, open_source, settle
 from seed_jax.data.sources.base import check_local
 from seed_jax.errors import command
 
@@ -22,9 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
     pack_parser = commands.add_parser(
         "pack", help="write a source as ArrayRecord shards; a stopped pack is resumed"
     )
-    inspect_parser = commands.add_parser("inspect", help="print counts, classes, sizes and unreadable images")
+    inspect_parser = commands.add_parser("inspect", help="print counts, classes, sizes, and bad images")
     for subparser in (pack_parser, inspect_parser):
-        subparser.add_argument("source", help=f"the source: {', '.join(SOURCES)}")
+        subparser.add_argument(
+            "source", help=f"the source: {', '.join(SOURCES)}, or '' to recognise it from --dir"
+        )
         subparser.add_argument("--dir", help="the folder or file that the source reads, as data.dir")
         subparser.add_argument(
             "--split",
@@ -44,15 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
     pack_parser.add_argument(
         "--shard-size", type=_positive, default=10_000, help="images per shard; default: 10000"
     )
-    inspect_parser.add_argument(
-        "--all", action="store_true", help="decode every image in full, not just 2,000 headers"
-    )
+    inspect_parser.add_argument("--all", action="store_true", help="decode every image, not just 2,000")
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: file names may be any bytes
     if options.command == "pack":
         check_local("OUT", options.out)  # before listing the source, which may take minutes
-    source = open_source(options.source, options.split, dir=options.dir)
+    name, _ = settle(options.source, options.dir or "", options.split)
+    source = open_source(name, options.split, dir=options.dir)
     if options.command == "inspect":
         print(inspect(source, everything=options.all, workers=options.workers))
         return 0
@@ -73,8 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     total = len(packed) + len(skipped)
     if images.too_many_bad(len(skipped), total):  # a run on the source would stop
         print(
-            f"More than {100 * images.BAD_SHARE:g} % of the {total:,} images were left out: train on the "
-            f"rest, or fix these images, remove {options.out} and run the command again.",
+            f"{100 * len(skipped) / total:.3g} % of the {total:,} images were left out, and a run skips at "
+            f"most {100 * images.BAD_SHARE:g} %: train on the rest, or fix these images, remove "
+            f"{options.out} and run the command again.",
             file=sys.stderr,
         )
         return 1

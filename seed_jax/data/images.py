@@ -18,6 +18,7 @@ BAD_SHARE = 0.01  # share of a source's images that may be bad
 TRIES = 10  # attempts of a random-resized crop, as in torchvision
 NUMBERS = 2 * TRIES + 2  # uniform numbers per view: area and aspect of each attempt, then the position
 EVAL_RESIZE = 256 / 224  # short side before the centre crop, as a multiple of the crop's side
+WHITE = (255, 255, 255)  # what images with alpha are put on by default
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {  # the transpose that makes each EXIF orientation upright; 5 to 8 swap width and height
@@ -41,9 +42,9 @@ def too_many_bad(count: int, total: int, limit: float = BAD_SHARE) -> bool:
     return count > max(2, limit * total)
 
 
-def decode(record) -> np.ndarray:
-    """Decode the image of a record to upright uint8 RGB `[H, W, 3]`. Raises `BadImage`."""
-    return load_rgb(open_image(record.image))
+def decode(record, background: tuple[int, int, int] = WHITE) -> np.ndarray:
+    """Decode the image of a record to upright uint8 RGB `[H, W, 3]`; arguments and errors as `load_rgb`."""
+    return load_rgb(open_image(record.image), background=background)
 
 
 def open_image(image: bytes | np.ndarray) -> Image.Image:
@@ -57,6 +58,7 @@ def open_image(image: bytes | np.ndarray) -> Image.Image:
         raise BadImage("an empty file")
     with _pil_errors():
         picture = Image.open(io.BytesIO(image))
+        _scale_transparent_value(picture)
     if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
         raise BadImage(f"{picture.width} x {picture.height} pixels, which looks like a decompression bomb")
     return picture
@@ -69,14 +71,17 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
     return picture.size[::-1] if turned else picture.size
 
 
-def load_rgb(picture: Image.Image, divisor: int = 1) -> np.ndarray:
+def load_rgb(picture: Image.Image, divisor: int = 1, background: tuple[int, int, int] = WHITE) -> np.ndarray:
     """Decode a picture to upright uint8 RGB `[H, W, 3]`, at `1 / divisor` of its size.
 
-    Alpha is dropped. Palettes, CMYK, grey and 16-bit grey are converted to RGB. EXIF rotation is applied
-    unless the EXIF is broken. Of an animation, only the first frame is decoded.
+    A picture with alpha, or with a transparent colour, is composited on `background`. Palettes, CMYK, grey
+    and 16-bit grey are converted to RGB. EXIF rotation is applied unless the EXIF is broken. Of an animation,
+    only the first frame is decoded.
 
     Args:
+      picture: from `open_image`.
       divisor: 1, 2, 4 or 8. Only JPEGs are decoded at a smaller size; other pictures ignore it.
+      background: red, green and blue, 0 to 255.
 
     Raises:
       BadImage: the picture cannot be decoded.
@@ -90,22 +95,61 @@ def load_rgb(picture: Image.Image, divisor: int = 1) -> np.ndarray:
     with _pil_errors():
         if divisor > 1:
             picture.draft(None, (picture.width // divisor, picture.height // divisor))
-        picture.load()
-        if (turn := _TURNS.get(_orientation(picture))) is not None:
-            picture = picture.transpose(turn)
-        if picture.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip instead of scale
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        if picture.mode == "P":
-            picture = picture.convert("RGBA")
+        picture = _upright(picture)
+        if picture.has_transparency_data:
+            on = Image.new("RGBA", picture.size, (*background, 255))
+            picture = Image.alpha_composite(on, picture.convert("RGBA"))
         pixels = np.asarray(picture.convert("RGB"))
     if pixels.shape[:2] != (height, width):
         raise BadImage(f"{pixels.shape[1::-1]} pixels where its header says {(width, height)}")
     return pixels
 
 
+def load_rgba(picture: Image.Image) -> Image.Image:
+    """Decode a picture from `open_image` to an upright one of mode RGBA. Raises `BadImage`."""
+    with _pil_errors():
+        return _upright(picture).convert("RGBA")
+
+
+def has_alpha(picture: Image.Image) -> bool:
+    """Whether a picture has an alpha channel or transparent colours. Raises `BadImage`."""
+    with _pil_errors():
+        return picture.has_transparency_data
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Decode a picture, apply its EXIF rotation, and reduce 16-bit grey to 8 bits; alpha is kept."""
+    picture.load()
+    if (turn := _TURNS.get(_orientation(picture))) is not None:
+        picture = picture.transpose(turn)
+    if not picture.mode.startswith("I"):
+        return picture
+    values, transparent = np.asarray(picture), picture.info.get("transparency")
+    grey = Image.fromarray((values >> 8).astype(np.uint8))  # `convert` would clip instead of scale
+    if transparent is not None:
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
 def is_jpeg(picture: Image.Image) -> bool:
     """Whether the picture is a JPEG, also one with a preview appended, as phones write them (MPO)."""
     return picture.format in ("JPEG", "MPO")
+
+
+def _scale_transparent_value(picture: Image.Image) -> None:
+    """Scale the transparent colour of a PNG to 8 bits, as PIL scales its pixels.
+
+    PIL compares the two without that. Of 16-bit colours it keeps the high bytes, so that all colours with the
+    transparent one's high bytes become transparent.
+    """
+    value = picture.info.get("transparency")
+    if picture.format != "PNG" or not picture.tile or value is None:
+        return
+    layout = picture.tile[0][3]
+    if layout == "RGB;16B":
+        picture.info["transparency"] = tuple(x >> 8 for x in value)
+    elif layout in ("L;2", "L;4"):
+        picture.info["transparency"] = value * (85 if layout == "L;2" else 17)
 
 
 def _orientation(picture: Image.Image):
@@ -242,8 +286,6 @@ def eval_box(width: int, height: int, size: int, resize: float = EVAL_RESIZE) ->
 
     `left` and `top` are the corner of the `size x size` centre crop in the resized image.
     """
-    if width == height == size:
-        return width, height, 0, 0
     short = round(size * resize)
     if width <= height:
         width, height = short, int(short * height / width)
@@ -257,18 +299,16 @@ def eval_view(
 ) -> np.ndarray:
     """Resize the short side to `round(size * resize)` and cut the centre, uint8 `[size, size, 3]`.
 
-    Equals torchvision's Resize and CenterCrop on PIL images, except that an image of exactly `size x size` is
-    returned unchanged.
+    Equals torchvision's Resize and CenterCrop on PIL images.
 
     Args:
       pixels: uint8 `[H, W, 3]`.
+      resize: 1 or more; with 1, an image of `size x size` is returned unchanged.
       interpolation: 'bilinear' or 'bicubic' (`RESAMPLING`).
 
     Raises:
       BadImage: the image is so thin that resizing would produce more than PIL's limit of 89 million pixels.
     """
-    if pixels.shape[0] == pixels.shape[1] == size:
-        return pixels
     width, height, left, top = eval_box(pixels.shape[1], pixels.shape[0], size, resize)
     if width * height > Image.MAX_IMAGE_PIXELS:
         raise BadImage(

@@ -1,25 +1,28 @@
-"""Describe a source: counts, classes, sizes, formats, and unreadable images."""
+"""Describe a source: counts, classes, sizes, formats, and images that are unreadable, flat or repeated."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
 from seed_jax.data import images
 from seed_jax.data.sources import Source
+from seed_jax.data.sources.base import digest
 
-SAMPLE = 2_000  # number of images whose headers are read
+SAMPLE = 2_000  # number of images that are decoded
 NAMED = 100  # at most this many unreadable images are named
+EXAMPLES = 3  # flat and repeated images that are named
 
 
 def inspect(source: Source, *, everything: bool = False, workers: int = 1) -> str:
     """A text report on a source.
 
-    The report covers the ids and labels of all images, and the headers of 2,000 images spread evenly over
-    the source.
+    The report covers the ids and labels of all images, and the pixels of 2,000 images spread evenly over the
+    source. Pixels are compared as a run with a white `data.background` sees them.
 
     Args:
-      everything: decode every image in full, which also finds images damaged after their header.
+      everything: decode every image.
       workers: number of threads.
     """
     count = len(source)
@@ -27,43 +30,82 @@ def inspect(source: Source, *, everything: bool = False, workers: int = 1) -> st
     if not everything:
         indices = np.unique(np.linspace(0, count - 1, SAMPLE).astype(int)).tolist()
     with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(lambda i: _look(source, i, everything), indices))
+        results = list(pool.map(lambda i: _look(source, i), indices))
     bad = [(i, r) for i, r in zip(indices, results, strict=True) if isinstance(r, images.BadImage)]
-    good = [r for r in results if not isinstance(r, images.BadImage)]
+    good = {i: r for i, r in zip(indices, results, strict=True) if not isinstance(r, images.BadImage)}
     ids, occurrences = np.unique(source.ids(), return_counts=True)
     lines = [f"{count:,} images", *_classes(source), f"fingerprint {source.fingerprint()}"]
+    if special := getattr(source, "special", 0):
+        lines.append(f"{special:,} FIFOs, sockets and devices are left out")
     repeated = ids[occurrences > 1]
     if len(repeated):
         lines.append(
             f"{len(repeated):,} ids occur more than once, for example {repeated[0]}: images that share an id "
             "get the same random crops"
         )
-    how = "decoded" if everything else "headers read"
-    lines += ["", f"{len(indices):,} of {count:,} images {how}"]
+    lines += ["", f"{len(indices):,} of {count:,} images decoded"]
     if good:
-        width, height = np.array([r[:2] for r in good]).T
+        width, height = np.array([look.size for look in good.values()]).T
         for name, values in (("width", width), ("height", height), ("short side", np.minimum(width, height))):
             low, first, half, third, high = np.percentile(values, [0, 25, 50, 75, 100]).astype(int)
             lines.append(f"{name:<10} {low} to {high}, median {half}, quartiles {first} and {third}")
-        kinds = Counter(" ".join(r[2:]) for r in good).most_common()
+        kinds = Counter(look.kind for look in good.values()).most_common()
         lines.append("formats    " + ", ".join(f"{kind}: {n:,}" for kind, n in kinds))
-    lines.append(f"unreadable {len(bad):,}")
+    lines += _warnings(source, good)
+    too_many = images.too_many_bad(len(bad), len(indices))
+    share = f"{100 * len(bad) / len(indices):.3g} % of these images, and a run skips at most "
+    share = f" ({share}{100 * images.BAD_SHARE:g} %): repair or remove them" if too_many else ""
+    lines.append(f"unreadable {len(bad):,}{share}")
     lines += [f"  {source.name(i)}: {error}" for i, error in bad[:NAMED]]
     if len(bad) > NAMED:
         lines.append(f"  and {len(bad) - NAMED:,} more")
     return "\n".join(lines)
 
 
-def _look(source, i, everything):
-    """(width, height, format, mode) of image `i`; a returned `BadImage` if it cannot be read."""
+class _Look(NamedTuple):
+    """What the report needs of an image: (width, height) in pixels, format and mode, digest, flatness."""
+
+    size: tuple[int, int]
+    kind: str
+    digest: str
+    flat: bool
+
+
+def _look(source, i) -> _Look | images.BadImage:
+    """A `_Look` at image `i`; a returned `BadImage` if it cannot be read."""
     try:
-        image = source[i].image
-        picture = images.open_image(image)
-        kind = (picture.format or "array", picture.mode)
-        size = images.load_rgb(picture).shape[1::-1] if everything else picture.size
-        return (*size, *kind)
+        picture = images.open_image(source[i].image)
+        kind = f"{picture.format or 'array'} {picture.mode}"
+        pixels = images.load_rgb(picture)
+        size = pixels.shape[1::-1]
+        flat = bool((pixels == pixels[0, 0]).all())
+        return _Look(size, kind, digest(repr(size).encode(), np.ascontiguousarray(pixels)), flat)
     except images.BadImage as error:
         return error
+
+
+def _warnings(source, looks: dict[int, _Look]) -> list[str]:
+    """Lines about flat and repeated images; `looks` by index."""
+    flat = [i for i, look in looks.items() if look.flat]
+    groups = defaultdict(list)
+    for i, look in looks.items():
+        if not look.flat:
+            groups[look.digest].append(i)
+    repeats = [group for group in groups.values() if len(group) > 1]
+    lines = []
+    if flat:
+        lines.append(
+            f"warning: {len(flat):,} images have one flat colour, such as "
+            f"{', '.join(source.name(i) for i in flat[:EXAMPLES])}: remove them, or set data.background if "
+            "they have alpha"
+        )
+    if repeats:
+        pairs = ", ".join(f"{source.name(b)} (as {source.name(a)})" for a, b, *_ in repeats[:EXAMPLES])
+        lines.append(
+            f"warning: {sum(len(group) - 1 for group in repeats):,} images have the same pixels as another "
+            f"one, such as {pairs}: remove them, because a copy in another split makes scores too good"
+        )
+    return lines
 
 
 def _classes(source):

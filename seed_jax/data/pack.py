@@ -42,7 +42,7 @@ def pack(
     Args:
       prefix: removed from the start of each image's name.
       short_side: images with a larger short side (pixels) are resized to it, bicubic, and saved as JPEG of
-        quality 95; 0 resizes none.
+        quality 95, or as PNG if they have alpha; 0 resizes none.
       workers: number of threads that read and encode images.
       shard_size: images per shard.
       progress: called with one line of text per shard.
@@ -184,7 +184,7 @@ def encode(image: bytes | np.ndarray, short_side: int = 0) -> bytes:
     Args:
       image: encoded bytes, returned unchanged unless resized; or uint8 `[H, W, 3]`, returned as PNG.
       short_side: an image with a larger short side (pixels) is resized to it and returned as JPEG of quality
-        95; 0 resizes none.
+        95, or as PNG if it has alpha, which a run puts on its own background; 0 resizes none.
     """
     if not short_side and not isinstance(image, np.ndarray):
         images.open_image(image)
@@ -193,11 +193,17 @@ def encode(image: bytes | np.ndarray, short_side: int = 0) -> bytes:
     ratio = min(picture.size) / short_side if short_side else 1
     if ratio <= 1:
         return image if isinstance(image, bytes) else _saved(picture, "PNG")
+    if images.has_alpha(picture) and (rgba := images.load_rgba(picture)).getextrema()[3][0] < 255:
+        return _saved(_resized(rgba, short_side), "PNG")
     divisor = max(d for d in (1, 2, 4, 8) if d <= max(1, ratio / 2))
     picture = Image.fromarray(images.load_rgb(picture, divisor))
+    return _saved(_resized(picture, short_side), "JPEG", quality=95)
+
+
+def _resized(picture, short_side):
     scale = short_side / min(picture.size)
     size = [short_side if x == min(picture.size) else round(x * scale) for x in picture.size]
-    return _saved(picture.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=95)
+    return picture.resize(size, Image.Resampling.BICUBIC)
 
 
 def _saved(picture, file_format, **options):

@@ -27,6 +27,7 @@ from seed_jax.data.views import ViewSpec, fill_views
 from seed_jax.errors import UserError
 
 LAST = ("drop", "keep")
+SAMPLE = 500  # images that are read to say how many are bad
 _ORDER = -1  # the view number that keys an epoch's permutation; views of samples are 0, 1, ...
 _NO_TARGETS = MappingProxyType({})
 
@@ -65,10 +66,31 @@ class BadImages:
                 names = list(self.names.values() if names is None else names)[:3]
                 reasons = {self.names[i]: error for i, error in self.errors.items()}
             reason = next((reasons[name] for name in names if name in reasons), "read by another process")
+            share, about = _bad_share(self.source)
             raise UserError(
-                f"More than {100 * self.limit:g} % of the {len(self.source)} images of a split cannot be "
-                f"read, such as {', '.join(names)} ({reason}): repair or remove them."
+                f"{about}{100 * max(share, count / len(self.source)):.3g} % of the {len(self.source)} images "
+                f"of a split cannot be read, such as {', '.join(names)} ({reason}), and a run skips at most "
+                f"{100 * self.limit:g} %: repair or remove them."
             )
+
+
+def _bad_share(source: Source) -> tuple[float, str]:
+    """The share of bad images among up to `SAMPLE` evenly spaced ones, and 'About ' if these are not all.
+
+    A run stops at the first few images too many, which say little about how many there are.
+    """
+    sample = np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)).tolist()
+
+    def is_bad(i):
+        try:
+            images.decode(source[i])
+        except images.BadImage:
+            return True
+        return False
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        share = sum(pool.map(is_bad, sample)) / len(sample)
+    return share, "" if len(sample) == len(source) else "About "
 
 
 def steps_per_epoch(images: int, batch_size: int, last: str = "drop") -> int:
@@ -117,6 +139,7 @@ def train_batches(
     workers: int = 0,
     threads: int | None = None,
     bad: BadImages | None = None,
+    background: tuple[int, int, int] = images.WHITE,
 ):
     """Yield this process's rows of each global batch, endlessly, from batch `start_step` on.
 
@@ -133,6 +156,7 @@ def train_batches(
         this process. The batches are bitwise the same.
       threads: reading threads per process; None for one per core.
       bad: collects the images that cannot be read; None for a new `BadImages`.
+      background: as for `images.load_rgb`.
 
     Yields:
       A dict with
@@ -159,7 +183,7 @@ def train_batches(
             f"of the {processes} processes: use --config.data.last=drop or another data.batch_size."
         )
     bad = BadImages(source) if bad is None else bad
-    task = source, views, batch_size, seed, last, _first_targets(source, bad)
+    task = source, views, batch_size, seed, last, background, _first_targets(source, bad)
     process = jax.process_index(), processes
     if workers:
         workers = min(workers, rows.stop - rows.start)
@@ -201,7 +225,7 @@ def _check_targets(record, forms, name):
     )
 
 
-def _train_rows(source, views, batch_size, seed, last, forms, shares, bad):
+def _train_rows(source, views, batch_size, seed, last, background, forms, shares, bad):
     """The function from a step to some rows of its global batch.
 
     Args:
@@ -220,14 +244,14 @@ def _train_rows(source, views, batch_size, seed, last, forms, shares, bad):
         indices = order(epoch)[step * batch_size : (step + 1) * batch_size]
         for index, count in shares:
             indices = indices[len(indices) * index // count : len(indices) * (index + 1) // count]
-        return _train_batch(source, indices, views, seed, epoch, bad, forms)
+        return _train_batch(source, indices, views, seed, epoch, bad, background, forms)
 
     return batch
 
 
 def _in_processes(task, process, start, workers, threads, bad):
     """As `_in_threads`, but each of `workers` reading processes computes its share of each batch."""
-    source, views, batch_size, _, _, forms = task
+    source, views, batch_size, _, _, _, forms = task
     row = 64 + sum(spec.count * (3 * spec.size**2 + 16) for spec in views)
     row += sum(math.prod(shape) * dtype.itemsize for shape, dtype in forms.values())
     room = 4096 + -(-batch_size // (process[1] * workers)) * row
@@ -260,7 +284,7 @@ def _in_threads(batch, start, stop, threads):
     return iter(grain.MapDataset.range(start, stop).map(batch).to_iter_dataset(options))
 
 
-def _train_batch(source, indices, views, seed, epoch, bad, forms=_NO_TARGETS):
+def _train_batch(source, indices, views, seed, epoch, bad, background=images.WHITE, forms=_NO_TARGETS):
     """The rows of a training batch for these indices of the source; see `train_batches`."""
     rows = len(indices)
     arrays = tuple(np.empty((rows, s.count, s.size, s.size, 3), np.uint8) for s in views)
@@ -273,7 +297,7 @@ def _train_batch(source, indices, views, seed, epoch, bad, forms=_NO_TARGETS):
             i = (drawn + tries) % len(source)
             try:
                 record = source[i]
-                crops[row] = fill_views([a[row] for a in arrays], record, views, seed, epoch)
+                crops[row] = fill_views([a[row] for a in arrays], record, views, seed, epoch, background)
                 break
             except images.BadImage as error:
                 bad.add(i, error)
@@ -303,6 +327,7 @@ def eval_batches(
     *,
     resize: float = images.EVAL_RESIZE,
     interpolation: str = "bilinear",
+    background: tuple[int, int, int] = images.WHITE,
     threads: int | None = None,
     bad: BadImages | None = None,
 ):
@@ -313,7 +338,7 @@ def eval_batches(
     Args:
       size: side of a view, pixels.
       batch_size: rows of a global batch, over all processes.
-      resize, interpolation: as in `images.eval_view`.
+      resize, interpolation: as in `images.eval_view`. background: as for `images.load_rgb`.
       threads: reading threads; None for one per core.
       bad: collects the images that cannot be read; None for a new `BadImages`.
 
@@ -335,7 +360,8 @@ def eval_batches(
         for row, i in enumerate(indices[indices < len(source)].tolist()):
             try:
                 record = source[i]
-                image[row] = images.eval_view(images.decode(record), size, resize, interpolation)
+                pixels = images.decode(record, background)
+                image[row] = images.eval_view(pixels, size, resize, interpolation)
                 ids[row], labels[row], mask[row] = record.id, record.label, True
             except images.BadImage as error:
                 bad.add(i, error)

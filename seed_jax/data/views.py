@@ -21,9 +21,11 @@ class ViewSpec:
       flip: probability of mirroring a view left to right, on the device.
       photometric: key of `photometric.PRESETS`.
       crop: 'random' cuts a random-resized crop (`images.crop_box`). 'centre' is `images.eval_view`. 'pad'
-        adds `padding` black pixels on each side of `images.eval_view` and cuts a random window from the
-        result, as torchvision's `RandomCrop(size, padding)`; `eval_view` keeps an image of `size x size`.
+        resizes the short side to `size`, cuts the centre, adds `padding` black pixels on each side and cuts a
+        random window from the result, as torchvision's `RandomCrop(size, padding)`. It therefore does not
+        resize an image of `size x size`.
       padding: black pixels added on each side; used by 'pad' only.
+      resize: short side before the centre crop, as a multiple of `size`; used by 'centre' only.
     """
 
     count: int = 1
@@ -34,12 +36,19 @@ class ViewSpec:
     photometric: str = "mocov2"
     crop: str = "random"
     padding: int = 4
+    resize: float = images.EVAL_RESIZE
+
+    @property
+    def short_side(self) -> float:
+        """Short side that 'centre' and 'pad' resize to, as a multiple of `size`."""
+        return 1.0 if self.crop == "pad" else self.resize
 
 
-def fill_views(outs, record, views, seed, epoch):
+def fill_views(outs, record, views, seed, epoch, background=images.WHITE):
     """Write the views of a record into `outs`, uint8 `[V, H, W, 3]` for each ViewSpec.
 
-    Views are numbered across ViewSpecs. Returns the crop of each view, as in `train_batches`.
+    Views are numbered across ViewSpecs. `background`: as for `images.load_rgb`. Returns the crop of each
+    view, as in `train_batches`.
     """
     specs = [spec for spec in views for _ in range(spec.count)]
     numbers = [
@@ -54,17 +63,21 @@ def fill_views(outs, record, views, seed, epoch):
     divisor = 1
     if None not in boxes and images.is_jpeg(picture):
         divisor = images.draft_divisor(boxes, [s.size for s in specs])
-    pixels = images.load_rgb(picture, divisor)
-    squares = {s.size: images.eval_view(pixels, s.size) for s in views if s.crop != "random"}
+    pixels = images.load_rgb(picture, divisor, background)
+    squares = {
+        (s.size, s.short_side): images.eval_view(pixels, s.size, s.short_side)
+        for s in views
+        if s.crop != "random"
+    }
     crops = []
     for out, spec, u, box in zip(itertools.chain(*outs), specs, numbers, boxes, strict=True):
         if box is not None:
             (left, top, width, height), frame = box, size
             out[:] = images.resized_crop(pixels, box, spec.size, divisor)
         else:
-            *frame, left, top = images.eval_box(*size, spec.size)
+            *frame, left, top = images.eval_box(*size, spec.size, spec.short_side)
             x, y = images.pad_offset(u, spec.padding if spec.crop == "pad" else 0)
             left, top, width, height = left + x, top + y, spec.size, spec.size
-            out[:] = images.window(squares[spec.size], x, y, spec.size)
+            out[:] = images.window(squares[spec.size, spec.short_side], x, y, spec.size)
         crops.append((left / frame[0], top / frame[1], width / frame[0], height / frame[1]))
     return crops

@@ -28,7 +28,7 @@ class SharedFeatures:
       network: has `apply(variables, x, train) -> (features, model_state)`.
       variables: of the network, or their shapes.
       mesh: from `parallel.make_mesh`.
-      config: of the run; `data.image_size`, `evals.batch_size` and `evals.feature` are read.
+      config: of the run; `evals.batch_size`, `evals.feature` and how `data` prepares an image are read.
       splits: labelled sources by name. Scores are measured on 'queries'; 'bank' is the split that an
         evaluator may learn from or search.
 
@@ -42,10 +42,11 @@ class SharedFeatures:
 
     def __init__(self, network, variables, mesh, config, splits: Mapping[str, Source]):
         self._network, self.mesh = network, mesh
-        self._image_size, self._batch_size = config.data.image_size, config.evals.batch_size
+        self._data, self._batch_size = config.data, config.evals.batch_size
         self._splits = dict(splits)
         self.num_classes = splits["queries"].num_classes
-        sample = jax.ShapeDtypeStruct((2, self._image_size, self._image_size, 3), jnp.float32)
+        size = config.data.image_size
+        sample = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
         self.entries = jax.eval_shape(lambda v, x: network.apply(v, x, False)[0], variables, sample)
         vectors = [name for name, entry in self.entries.items() if len(entry.shape) == 2]
         if config.evals.feature not in vectors:
@@ -97,7 +98,10 @@ class SharedFeatures:
         return Extractor(self._network, self.mesh, keys=tuple(sorted(set().union(*self._wanted.values()))))
 
     def _batches(self, source):
-        for batch in eval_batches(source, self._image_size, self._batch_size):
+        d = self._data
+        for batch in eval_batches(
+            source, d.image_size, self._batch_size, resize=d.resize, background=d.background
+        ):
             if self._stop():
                 raise Abandoned
             yield batch

@@ -38,7 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     parallel.start()
-    embed(options)
+    if options.out.suffix != ".npz":
+        raise UserError(f"OUT is {options.out}, but must end in .npz: rename it.")
+    if not options.out.parent.is_dir():
+        raise UserError(f"OUT: the folder {options.out.parent} does not exist: create it first.")
+    form = {"form": options.form} if options.form else {}
+    loaded = pretrained.load(options.spec, model=options.arch, options=form, flags=FLAGS)
+    data = _open(options.data, options.split, options.dir, options.raw)
+    table = _extract(loaded, data, options.data, options.size or loaded.size, options.batch_size)
+    if jax.process_index() == 0:
+        _write(options.out, table)
+        made = [f"{key} {list(table[key].shape)}" for key in ("pooled", "embedding") if key in table]
+        left = len(data) - len(table["id"])
+        print(f"{options.out}: {', '.join(made)}" + (f"; {left} could not be read" if left else ""))
     return 0
 
 
@@ -77,62 +89,74 @@ def _parse(arguments):
     return options
 
 
-def embed(options) -> None:
-    """Run the command with its parsed arguments: extract the features and write OUT.npz.
+def embed(
+    spec: str | os.PathLike,
+    data: str | os.PathLike | np.ndarray,
+    *,
+    split: str = "all",
+    dir: str | None = None,
+    model: str = "",
+    options: dict | None = None,
+    size: int = 0,
+    batch_size: int = 64,
+) -> dict[str, np.ndarray]:
+    """Features of images by any network, as `python -m seed_jax.embed` writes them.
 
-    With several processes, process 0 writes.
+    Images are prepared as the network's authors do; an image that cannot be read is left out.
+
+    Args:
+      spec: weights, as `seed_jax.load` takes them.
+      data: a folder, file or name as the command takes it; or uint8 images `[N, H, W, 3]`; or float images
+        that are normalised already.
+      split: the split of `data` to read; all of it by default.
+      dir: the data_dir of tensorflow-datasets, for `tfds:NAME`.
+      model, options: as for `seed_jax.load`, if `spec` does not determine them.
+      size: side of the images, pixels; 0 for the network's own.
+      batch_size: images per forward, over all devices.
+
+    Returns:
+      `pooled`, float32 `[N, D]`; `embedding`, float32 `[N, E]`, if the network has a head; `id`, uint32
+      `[N, 2]`; `label`, int `[N]` (-1: none); `name`, text `[N]`; `network`, JSON about the network.
 
     Raises:
-      UserError: the data or the network cannot be read, or OUT.npz cannot be written.
+      UserError: the data or the network cannot be read.
     """
-    if options.out.suffix != ".npz":
-        raise UserError(f"OUT is {options.out}, but must end in .npz: rename it.")
-    if not options.out.parent.is_dir():
-        raise UserError(f"OUT: the folder {options.out.parent} does not exist: create it first.")
-    form = {"form": options.form} if options.form else {}
-    loaded = pretrained.load(options.spec, model=options.arch, options=form, where="SPEC", flags=FLAGS)
-    network, size = loaded.network, options.size or loaded.size
-    if options.raw:
-        images = _raw_images(options.data)
+    parallel.start()
+    raw = isinstance(data, np.ndarray) and data.dtype.kind == "f"
+    loaded = pretrained.load(spec, model=model, options=options)
+    opened = _open(data if isinstance(data, np.ndarray) else os.fspath(data), split, dir, raw)
+    return _extract(loaded, opened, "images", size or loaded.size, batch_size)
+
+
+def _extract(
+    loaded: pretrained.Pretrained, data: Source | np.ndarray, title: str, size: int, batch_size: int
+):
+    """The arrays that `embed` returns; an array of `data` is normalised already, and `title` names it."""
+    network, raw = loaded.network, isinstance(data, np.ndarray)
+    if raw:
         backbone = dataclasses.replace(network.backbone, mean=(0, 0, 0), std=(1, 1, 1))
         network = dataclasses.replace(network, backbone=backbone)
-        batches, count = raw_batches(images, options.batch_size), len(images)
+        batches = raw_batches(data, batch_size)
     else:
-        source = _source(options)
-        count = len(source)
-        batches = eval_batches(
-            source,
-            size,
-            options.batch_size,
-            **loaded.preparation._asdict(),
-            bad=BadImages(source, limit=1.0),
-        )
+        bad = BadImages(data, limit=1.0)
+        batches = eval_batches(data, size, batch_size, **loaded.preparation._asdict(), bad=bad)
     keys = ("pooled", "embedding") if "head" in network.parts else ("pooled",)
     extract = Extractor(network, parallel.make_mesh(), keys=keys)
-    steps = -(-count // options.batch_size)
-    first = jax.process_index() == 0
-    progress = tqdm(batches, "embedding", steps, unit="batch", disable=None if first else True)
-    features, labels, ids = extract(loaded.variables, numbered(progress, options.batch_size))
-    if not first:
-        return
+    hidden = None if jax.process_index() == 0 else True
+    progress = tqdm(batches, "embedding", -(-len(data) // batch_size), unit="batch", disable=hidden)
+    features, labels, ids = extract(loaded.variables, numbered(progress, batch_size))
     order = np.argsort(ids[:, 0])
-    rows, ids = ids[order, 0], ids[order, 1:].astype(np.uint32)
-    features = {key: value[order] for key, value in features.items()}
-    names = [f"{options.data}[{i}]" if options.raw else source.name(i) for i in rows.tolist()]
-    description = {**loaded.provenance, "size": size, "raw": options.raw}
-    if not options.raw:
+    rows = ids[order, 0].tolist()
+    description = {**loaded.provenance, "size": size, "raw": raw}
+    if not raw:
         description |= loaded.preparation._asdict()
-    _write(
-        options.out,
-        **features,
-        id=ids,
-        label=labels[order],
-        name=np.array(names),
-        network=np.array(json.dumps(description)),
-    )
-    shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in features.items())
-    skipped = f"; {count - len(rows)} could not be read" if len(rows) < count else ""
-    print(f"{options.out}: {shapes}{skipped}")
+    return {
+        **{key: value[order] for key, value in features.items()},
+        "id": ids[order, 1:].astype(np.uint32),
+        "label": labels[order],
+        "name": np.array([f"{title}[{i}]" if raw else data.name(i) for i in rows]),
+        "network": np.array(json.dumps(description)),
+    }
 
 
 def numbered(batches, batch_size: int):
@@ -153,34 +177,32 @@ def numbered(batches, batch_size: int):
         yield {**batch, "id": np.column_stack([indices, batch["id"]]).astype(np.int64)}
 
 
-def _source(options) -> Source:
-    data = options.data
-    if data.endswith(".npy"):
-        images = _load_npy(data)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+def _open(data: str | np.ndarray, split: str, dir: str | None, raw: bool) -> Source | np.ndarray:
+    """The source of `data`, or an array of normalised images if `raw`."""
+    name = data if isinstance(data, str) else "images"
+    if name.endswith(".npy"):
+        data = _load_npy(name)
+    if isinstance(data, np.ndarray):
+        found = f"{name} contains a {data.dtype} array of shape {list(data.shape)}"
+        images = data.ndim == 4 and data.shape[-1] == 3
+        if raw and not (images and data.dtype.kind == "f"):
+            raise UserError(f"{found}: with --raw, use a float array of shape [N, H, W, 3].")
+        if not raw and not (images and data.dtype == np.uint8):
             raise UserError(
-                f"{data} contains a {images.dtype} array of shape {list(images.shape)}: convert it to uint8 "
-                "[N, H, W, 3], or use --raw if the images are normalised already."
+                f"{found}: convert it to uint8 [N, H, W, 3], or use --raw if the images are normalised "
+                "already."
             )
-        return Arrays(os.path.basename(data), images, None)
+        return data if raw else Arrays(os.path.basename(name), data, None)
+    if raw:
+        raise UserError(f"DATA is {data}, but --raw takes a .npy file of normalised images.")
     if source := recognise(data):
-        return open_source(source, options.split, dir=data)
+        return open_source(source, split, dir=data)
     if os.sep in data and "://" not in data and not data.startswith("tfds:"):
         raise UserError(
             f"DATA: {data} is not an existing file or folder of images in a supported format: check the "
             "path, and the formats in --help."
         )
-    return open_source(data, options.split, dir=options.dir)
-
-
-def _raw_images(path: str) -> np.ndarray:
-    images = _load_npy(path)
-    if images.dtype.kind != "f" or images.ndim != 4 or images.shape[-1] != 3:
-        raise UserError(
-            f"{path} contains a {images.dtype} array of shape {list(images.shape)}: with --raw, use a float "
-            "array of shape [N, H, W, 3]."
-        )
-    return images
+    return open_source(data, split, dir=dir)
 
 
 def _load_npy(path: str) -> np.ndarray:
@@ -212,7 +234,7 @@ def raw_batches(images: np.ndarray, batch_size: int):
         yield {"image": batch, "label": np.full(len(indices), -1), "id": rng.split_id(indices), "mask": mask}
 
 
-def _write(path: Path, **arrays) -> None:
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write an .npz file atomically."""
     try:
         with files.whole(path) as file:

@@ -6,7 +6,7 @@ import os
 import jax
 
 from seed_jax import parallel
-from seed_jax.config import Config, check_splits
+from seed_jax.config import Config, Data, check_splits
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import EVALUATORS, linear
@@ -33,7 +33,7 @@ def evaluate(
       UserError: the data is missing, or the run was trained on other data.
     """
     run = workdir.load_run(directory, best=best)
-    d = dataclasses.replace(run.config.data, dir=dir or run.config.data.dir)
+    d = _settled(run, dir or run.config.data.dir)
     config = dataclasses.replace(run.config, data=d)
     try:
         train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
@@ -46,6 +46,13 @@ def evaluate(
             f"{now}): pass the folder of the run's images with --dir."
         )
     return probe(run.network, run.variables, config, split)
+
+
+def _settled(run: workdir.Run, dir: str) -> Data:
+    """The section `data` of a run's config, with what the run recognised then in place of ''."""
+    d = dataclasses.replace(run.config.data, dir=dir)
+    source, train = d.source or run.manifest["data"].get("source", ""), run.manifest.get("train_split", "")
+    return dataclasses.replace(d, source=source, train=d.train or train).settled()
 
 
 def probe(network: Network, variables, config: Config, split: str = "test") -> dict[str, float]:
@@ -69,7 +76,7 @@ def probe(network: Network, variables, config: Config, split: str = "test") -> d
       UserError: the data has no labels, the bank contains the images that are scored, or the network does not
         produce the feature that `evals.feature` names.
     """
-    d, e = config.data, config.evals
+    d, e = config.data.settled(), config.evals
     reported = {"test": d.test, "val": d.val}[split]
     chosen_on = "queries" if reported == d.val else "val"
     sources = {}

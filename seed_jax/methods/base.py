@@ -205,4 +205,5 @@ def base_view(data, count: int = 1) -> ViewSpec:
         photometric=data.photometric,
         crop=data.crop,
         padding=data.padding,
+        resize=data.resize,
     )

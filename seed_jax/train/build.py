@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from seed_jax import parallel, report
+from seed_jax import parallel
 from seed_jax.config import Config
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
 from seed_jax.errors import UserError
@@ -84,6 +84,9 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
       UserError: anything the user can fix.
     """
     sources, loaded = inputs.open_all(config)
+    config = dataclasses.replace(config, data=sources.data)
+    if sources.note:
+        say(f"{name}: {sources.note}")
     length = lengths(config, len(sources.train))
     check_batches(config, mesh.size, len(sources.train))
     classes = sources.train.num_classes
@@ -100,8 +103,6 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
             teacher_probe = OnlineProbe(
                 loaded.network, loaded.variables, mesh, config, sources.bank, sources.val
             )
-    elif config.evals.names:
-        say(f"{name}: data.source has no labels, so there is no probe during training: {report.LABELS}")
     facts = {
         "teacher": loaded.provenance if loaded else None,
         "teacher_features": loaded and _plain(known.teacher),
@@ -112,6 +113,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
             "num_classes": classes,
             "fingerprint": sources.train.fingerprint(),
         },
+        "train_split": config.data.train,
         "steps": length.total,
         "steps_per_epoch": length.epoch,
     }

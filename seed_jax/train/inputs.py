@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from seed_jax.config import Config, check_splits
+from seed_jax.config import Config, Data, check_splits
 from seed_jax.data.images import BadImage
 from seed_jax.data.sources import Source, open_source
 from seed_jax.errors import UserError
@@ -14,11 +14,20 @@ from seed_jax.train import teacher
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The splits; `bank` and `val` are None if the data has no labels, because probes need labels."""
+    """The splits of a run.
+
+    Attributes:
+      train: what the run trains on.
+      bank, val: None if there is no probe: the data has no labels, or none of it is left for a probe.
+      data: the section `data` of the config, settled.
+      note: a sentence about labels and probe for the start of the run; '' if there is nothing to say.
+    """
 
     train: Source
     bank: Source | None
     val: Source | None
+    data: Data
+    note: str = ""
 
 
 def open_all(config: Config) -> tuple[Sources, teacher.Loaded | None]:
@@ -48,7 +57,8 @@ def open_all(config: Config) -> tuple[Sources, teacher.Loaded | None]:
 
 
 def _open_sources(config: Config) -> Sources:
-    d, labels = config.data, config.method.needs_labels
+    d, labels = config.data.settled(), config.method.needs_labels
+    recognised = not config.data.source
     evaluators = [EVALUATORS[name] for name in config.evals.names]
     bank = any(evaluator.needs_bank for evaluator in evaluators)
 
@@ -56,12 +66,41 @@ def _open_sources(config: Config) -> Sources:
         return open_source(d.source, split, dir=d.dir or None)
 
     train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
+    place = d.dir or d.source
     if not train.num_classes:
-        return Sources(train, None, None)
+        note = (
+            f"{place} has no labels, so there is no probe during training: for one, put the images of each "
+            "class into a sub-folder of their own and set data.source=''"
+        )
+        return Sources(train, None, None, d, note if evaluators else "")
+    if recognised and d.train == "all" and not d.bank and not labels:
+        note = (
+            f"data.train is 'all', so there is no probe during training: for one, use --config.data.train= "
+            f"to train on one split of {place}"
+        )
+        return Sources(train, None, None, d, note if evaluators else "")
     if bank:
         check_splits(d)
-    open_split(d.test)  # a missing test split must be noticed before the training time is spent
-    sources = Sources(train, open_split(d.bank) if d.bank else train, open_split(d.val))
+    try:
+        test = open_split(d.test)  # a missing test split must be noticed before the training time is spent
+        val = open_split(d.val)
+    except UserError as error:
+        if not recognised or labels:
+            raise
+        raise UserError(
+            f"{str(error).removesuffix('.')}, or train without a probe, with --config.data.train=all."
+        ) from None
+    note = ""
+    if recognised:
+        by, use = "by sub-folder " if d.source == "imagefolder" else "", "training and probes"
+        use = use if labels else "probes only"
+        note = (
+            f"{train.num_classes:,} classes {by}in {place}; labels are used by {use}; training uses "
+            f"{len(train):,} images, {d.val} {len(val):,}, {d.test} {len(test):,}"
+        )
+        if not labels:
+            note += " (train on all with --config.data.train=all, without a probe)"
+    sources = Sources(train, open_split(d.bank) if d.bank else train, val, d, note)
     used = [train] if labels else []
     used += [sources.val] if labels or bank else []
     used += [sources.bank] if bank and sources.bank not in used else []

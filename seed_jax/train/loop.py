@@ -214,6 +214,7 @@ def _batches(p: Prepared, begin: int, bad: BadImages):
             workers=d.workers,
             bad=bad,
             last=d.last,
+            background=d.background,
         ),
         lambda batch: ({k: batch[k] for k in ("id", "bad")}, parallel.to_devices(p.mesh, batch)),
     )

@@ -90,7 +90,7 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
 def _data(c: Config, images: int | None, notes: list) -> tuple[int, int]:
     """Images and classes of the training data."""
     try:
-        d = c.data
+        d = c.data.settled()
         source = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=c.train.seed)
     except UserError as error:
         if images is None:

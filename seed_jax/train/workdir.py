@@ -37,6 +37,8 @@ PACKAGES = (
 )
 # Config keys that name a location, and the key of the manifest that identifies the content there.
 PLACES = {"data.dir": "data.fingerprint", "teacher.weights": "teacher.sha256"}
+# Side of the images of sources that come with a package, pixels.
+SIDES = {"digits": 32, "scattered": 16, "photos": 32, "photos6": 32}
 
 
 @contextlib.contextmanager
@@ -203,10 +205,20 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
 
 
 def _read_config(path: Path) -> dict:
-    """A `config.json`. Older ones have the switch `evals.knn` in place of `evals.names`."""
+    """A `config.json`, with today's keys and values in place of older ones.
+
+    Older ones have the switch `evals.knn` in place of `evals.names`, and the source 'photographs'. Before
+    `data.resize`, an image of `data.image_size` was not resized; all images of a packaged source have one
+    size.
+    """
     raw = files.read_json(path)
     if "knn" in raw.get("evals", {}) and not raw["evals"].pop("knn"):
         raw["evals"]["names"] = ["top1"]
+    data = raw.get("data", {})
+    if data.get("source") == "photographs":
+        data["source"] = "folder" if data.get("dir") else "photos6"
+    if "resize" not in data and SIDES.get(data.get("source"), 0) == data.get("image_size"):
+        data["resize"] = 1.0
     return raw
 
 

@@ -6,11 +6,10 @@ from seed_jax.weights import provenance, source
 from seed_jax.weights.heads import Head
 from seed_jax.weights.loading import load
 from seed_jax.weights.provenance import describe_source, sha256
-from seed_jax.weights.recognition import FLAGS, Recognised, recognise
+from seed_jax.weights.recognition import Recognised, recognise
 from seed_jax.weights.saving import save
 
 __all__ = [
-    "FLAGS",
     "Head",
     "Recognised",
     "describe_source",

@@ -11,10 +11,11 @@ from absl import logging
 from seed_jax import models, parallel
 from seed_jax.errors import UserError, command
 from seed_jax.report.tables import Table
-from seed_jax.weights import loading, naming, parity, provenance, recognition, saving, source, state_dict
+from seed_jax.weights import export, loading, naming, parity, provenance, recognition, source, state_dict
 from seed_jax.weights.cases import CASES
 
 LARGEST_ERROR = 1e-4
+FLAGS = ("--arch", "--form")
 
 
 @command
@@ -28,12 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     inspect.add_argument("--tensors", action="store_true", help="list every tensor with its shape and dtype")
     _add_network(inspect)
-    export = commands.add_parser("export", help="write a safetensors file in PyTorch's names and layouts")
-    export.add_argument("spec", help="the workdir of a run, a weights file, or pip:efficientnet-lite0")
-    export.add_argument("out", help="the .safetensors file to write")
-    export.add_argument("--names", default="", help="whose tensor names: torchvision, timm, moco, seed, ...")
-    _add_network(export)
-    export.add_argument(
+    write = commands.add_parser("export", help="write a safetensors file in PyTorch's names and layouts")
+    write.add_argument("spec", help="the workdir of a run, a weights file, or pip:efficientnet-lite0")
+    write.add_argument("out", help="the .safetensors file to write")
+    write.add_argument("--names", default="", help="whose tensor names: torchvision, timm, moco, seed, ...")
+    _add_network(write)
+    write.add_argument(
         "--best", action="store_true", help="the checkpoint with the best probe, not the last one"
     )
     check = commands.add_parser(
@@ -53,22 +54,18 @@ def _add_network(parser):
     )
 
 
-def _recognise(path, options, where, part=None):
-    return recognition.recognise(
-        path, arch=options.arch, form=options.form, where=where, part=part, flags=("--arch", "--form")
-    )
-
-
 def _inspect(options) -> int:
-    path = source.find(options.spec, "FILE")
+    path = source.find(options.spec)
     state = recognition.read(path, options.part)
-    network = _recognise(path, options, "FILE", options.part)
+    network = recognition.recognise(
+        path, arch=options.arch, form=options.form, part=options.part, flags=FLAGS
+    )
     known = network.arch in models.MODELS
     template = loading.shapes(network.network()) if known else {"params": {}}
     _, faults = loading.match(state, naming.leaves(template))
     facts = provenance.of_run(path, _run(path)) if path.is_dir() else provenance.describe_source(path)
     licences = [f"{licence} ({description})" for description, licence in provenance.licences(facts)]
-    resize, interpolation = network.preparation
+    resize, interpolation, background = network.preparation
     dtypes = sorted({str(tensor.dtype) for tensor in state.tensors.values()})
     owners = {match[2] for name in state.names.values() if (match := state_dict.OWNER.match(name))}
     assumed = " (assumed: the file does not state them)" if network.assumed else ""
@@ -79,7 +76,8 @@ def _inspect(options) -> int:
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(template['params'])):,}",
         "tensors": f"{len(state.tensors)} of {', '.join(dtypes)}",
         "images": f"{network.size} px, mean {network.mean}, std {network.std}{assumed}",
-        "photographs": f"{interpolation}, short side to {network.size * resize:.0f} px, then centre crop",
+        "photographs": f"{interpolation}, short side to {network.size * resize:.0f} px, then centre crop; "
+        f"alpha on {background}",
         "published as": facts.get("teacher", "unknown"),
         "licences": "; ".join(licences) or "unknown",
         "sha256": facts.get("sha256", "none"),
@@ -108,33 +106,27 @@ def _both(state):
 
 
 def _export(options) -> int:
-    path = source.find(options.spec, "WORKDIR")
-    if path.is_dir():
-        run = _run(path, best=options.best)
-        network, variables = recognition.of_run(run), run.variables
-        facts = provenance.made_from(run.manifest)
-        provenance.warn(facts)
-    else:
-        network = _recognise(path, options, "WORKDIR")
-        variables = loading.load(path, network.network(), where="WORKDIR")
-        facts = {"origin": provenance.describe_source(path)}
-    names = options.names or _default_names(list(saving.offered(network, variables)))
-    left_out = saving.save(variables, network, options.out, names=names, provenance=facts)
-    print(f"{options.out}: {network.arch} under {names}'s names")
-    if left_out:
-        print(f"left out, because {names} has no names for them: {', '.join(left_out)}")
+    exported = export.export(
+        options.spec,
+        options.out,
+        names=options.names,
+        best=options.best,
+        model=options.arch,
+        form=options.form,
+        flags=FLAGS,
+    )
+    print(f"{exported.path}: {exported.arch} under {exported.names}'s names")
+    if exported.left_out:
+        print(f"left out, because {exported.names} has no names for them: {', '.join(exported.left_out)}")
+    reader = exported.names if exported.names in ("torchvision", "timm") else "plain-pytorch"
+    print(f"to load it: docs/weights.md#load-it-with-{reader}")
     return 0
 
 
-def _default_names(offered):
-    """torchvision's if offered, because most code reads those; else the first."""
-    return "torchvision" if "torchvision" in offered or not offered else offered[0]
-
-
-def _run(path, best=False):
+def _run(path):
     from seed_jax.train import workdir  # the checkpoint library takes seconds to import
 
-    return workdir.load_run(path, best=best)
+    return workdir.load_run(path)
 
 
 def _parity(options) -> int:

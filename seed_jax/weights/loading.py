@@ -15,7 +15,7 @@ from seed_jax.weights.state_dict import StateDict
 SHOWN = 3
 
 
-def load(spec, network, *, where: str = "teacher.weights", part: str | None = None) -> dict:
+def load(spec, network, *, where: str = "", part: str | None = None) -> dict:
     """Return the network's variables as float32 NumPy arrays in our layout.
 
     A head or classifier in the file that the network lacks is left out.
@@ -24,7 +24,7 @@ def load(spec, network, *, where: str = "teacher.weights", part: str | None = No
       spec: a `.pth`, `.pth.tar`, `.pt`, `.safetensors` or `.npz` file, the workdir of a run, or `pip:NAME`
         for a name in `source.PACKAGES`. An `.npz` has our own names, e.g. `params/backbone/conv1/kernel`.
       network: the `Joined` network to load.
-      where: the config key or argument to name in messages.
+      where: the config key that `spec` comes from, for messages; empty for an argument.
       part: which network to read from a file with two: `student` or `teacher`. By default the student of
         SEED's files and the teacher of DINO's.
 
@@ -40,15 +40,17 @@ def load(spec, network, *, where: str = "teacher.weights", part: str | None = No
         listed = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in faults.items())
         likeliest = recognition.candidates(path, state, None)[0]
         raise UserError(
-            f"{where}: {path} does not fit the network ({listed}): configure the network in the file, "
-            f"{likeliest}{likeliest.advice}, or use another file."
+            f"{source.prefix(where)}{path} does not fit the network ({listed}): configure the network in the "
+            f"file, {likeliest}{likeliest.advice}, or use another file."
         )
     variables = {}
     for name in traverse_util.flatten_dict(template, sep="/"):
         # Copied, because the mapped file may change or be deleted later.
         variables[name] = np.array(arrays[name.partition("/")[2]], np.float32, order="C")
         if not np.isfinite(variables[name]).all():
-            raise UserError(f"{where}: {name} in {path} has NaN or infinite values: use an intact file.")
+            raise UserError(
+                f"{source.prefix(where)}{name} in {path} has NaN or infinite values: use an intact file."
+            )
     return traverse_util.unflatten_dict(variables, sep="/")
 
 

@@ -4,18 +4,21 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from seed_jax.data.images import EVAL_RESIZE, RESAMPLING
+from seed_jax.data.images import EVAL_RESIZE, RESAMPLING, WHITE
 
 
 class Preparation(NamedTuple):
     """How to turn a photograph into a square: resize it, then take the centre.
 
-    `resize`: short side after resizing, as a multiple of the square's side; `interpolation`: `bilinear` or
-    `bicubic`.
+    Attributes:
+      resize: short side after resizing, as a multiple of the square's side.
+      interpolation: `bilinear` or `bicubic`.
+      background: red, green and blue, 0 to 255, that images with alpha are composited on before that.
     """
 
     resize: float = EVAL_RESIZE
     interpolation: str = "bilinear"
+    background: tuple[int, int, int] = WHITE
 
 
 # Short side / crop of the transforms in torchvision/models/efficientnet.py.
@@ -39,13 +42,20 @@ def of_network(family: str, arch: str, options: dict, naming: str, source: str =
     return Preparation()
 
 
+def of_run(data) -> Preparation:
+    """Return the preparation of a run's network, from the section `data` of its config."""
+    return Preparation(float(data.resize), "bilinear", tuple(data.background))
+
+
 def of_metadata(metadata: Mapping[str, str]) -> Preparation:
-    """Return the preparation in an export's metadata.
+    """Return the preparation in an export's metadata; white if it has no `background`, as in older exports.
 
     Raises:
       KeyError, TypeError, ValueError: the metadata lacks it or is damaged.
     """
-    preparation = Preparation(float(json.loads(metadata["resize"])), metadata["interpolation"])
-    if preparation.interpolation not in RESAMPLING or not 1 <= preparation.resize <= 2:
+    background = tuple(json.loads(metadata.get("background", json.dumps(WHITE))))
+    preparation = Preparation(float(json.loads(metadata["resize"])), metadata["interpolation"], background)
+    colour = len(background) == 3 and all(type(x) is int and 0 <= x <= 255 for x in background)
+    if not colour or preparation.interpolation not in RESAMPLING or not 1 <= preparation.resize <= 2:
         raise ValueError(f"{preparation} cannot be used")
     return preparation

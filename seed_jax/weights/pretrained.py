@@ -1,80 +1,155 @@
 """Load a network with its weights from a file, an installed package or a run."""
 
 import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from seed_jax import weights
+from seed_jax.data import images as pictures
 from seed_jax.errors import UserError
-from seed_jax.models.network import Joined
+from seed_jax.models.network import Features, Joined
 from seed_jax.train import workdir
-from seed_jax.weights.preparation import Preparation
+from seed_jax.weights.preparation import Preparation, of_run
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A network, its variables, and the images that it expects.
+    """A network with its weights, called as `features = network(images)`.
 
     Attributes:
       network: backbone and head.
       variables: `{collection: tree}` of float32 arrays.
-      size: side of the images, pixels.
+      size: side of the images that the weights were made for, pixels.
       provenance: where the weights come from, for manifests.
-      preparation: how photographs become such images.
+      preparation: how photographs become such images; `prepare` does it.
       assumed: mean and std are ImageNet's because neither file nor options state them.
     """
 
     network: Joined
-    variables: Any
+    variables: Any = dataclasses.field(repr=False)
     size: int
     provenance: dict
     preparation: Preparation = Preparation()
     assumed: bool = False
 
+    def __call__(self, images: np.ndarray | jax.Array) -> Features:
+        """Return all features of images, in eval mode. The first call for a shape compiles.
+
+        The network normalises the images itself. It resizes them only if it was loaded with `size`; otherwise
+        it takes images of any side, and those of `self.size` pixels suit it best. A vision transformer needs
+        sides that its patches divide.
+
+        Args:
+          images: `[B, H, W, 3]`, RGB: uint8, or float in [0, 1].
+
+        Returns:
+          `pooled`, float32 `[B, D]`; `logits` if there is a classifier; `embedding` if there is a head;
+          `stem`, `stage1` to `stage4`: `[B, h, w, C]`, or tokens `[B, T, D]` of a vision transformer.
+
+        Raises:
+          UserError: the images have another shape or dtype.
+        """
+        if not hasattr(images, "dtype"):
+            images = np.asarray(images)
+        real = images.dtype == np.uint8 or jnp.issubdtype(images.dtype, jnp.floating)
+        if not real or images.ndim != 4 or images.shape[3] != 3:
+            raise UserError(
+                f"The images are {images.dtype} {list(images.shape)}: pass uint8, or float in [0, 1], of "
+                f"shape [B, H, W, 3], H and W preferably {self.size}."
+            )
+        return self._forward(self._placed, images)
+
+    def prepare(self, photograph: str | os.PathLike | bytes | np.ndarray) -> np.ndarray:
+        """A photograph as the network's authors prepare it, uint8 `[size, size, 3]`.
+
+        Args:
+          photograph: a file, its bytes, or uint8 pixels `[H, W, 3]`.
+
+        Raises:
+          BadImage: it cannot be decoded.
+        """
+        if isinstance(photograph, str | os.PathLike):
+            photograph = Path(photograph).read_bytes()
+        how = self.preparation
+        pixels = pictures.load_rgb(pictures.open_image(photograph), background=how.background)
+        return pictures.eval_view(pixels, self.size, how.resize, how.interpolation)
+
+    @functools.cached_property
+    def _placed(self):
+        return jax.device_put(self.variables)
+
+    @functools.cached_property
+    def _forward(self):
+        def forward(variables, images):
+            scale = 255 if images.dtype == jnp.uint8 else 1
+            return self.network.apply(variables, images.astype(jnp.float32) / scale, train=False)[0]
+
+        return jax.jit(forward)
+
 
 def load(
-    spec: str,
+    spec: str | os.PathLike,
     *,
     model: str = "",
-    options: dict | None = None,
+    options: Mapping[str, Any] | None = None,
     size: int = 0,
     precision: str = "fp32",
     part: str | None = None,
-    where: str = "teacher.weights",
-    flags: tuple[str, str] = weights.FLAGS,
+    where: str = "",
+    flags: tuple[str, str] | None = None,
 ) -> Pretrained:
-    """Load a network, backbone and head, with its weights.
+    """Load a network with its weights: backbone, head and classifier, whatever the file has.
+
+    >>> network = seed_jax.load("pip:efficientnet-lite0")  # doctest: +SKIP
+    >>> network(images)["pooled"].shape  # images: uint8 [8, 224, 224, 3]
+    (8, 1280)
 
     Args:
-      spec: a weights file, the workdir of a run, or `pip:NAME`, as for `weights.load`.
-      model: the architecture, where the file fits several. Ignored for a workdir.
-      options: options of `models.create`, e.g. `mean` and `std`, which replace the file's. Ignored for a
+      spec: a weights file (`.pth`, `.pth.tar`, `.pt`, `.safetensors`, `.npz`), the workdir of a run, or
+        `pip:efficientnet-lite0`. docs/weights.md lists the networks that are recognised.
+      model: the architecture, a key of `seed_jax.models.MODELS`, if the file fits several. Ignored for a
         workdir.
-      size: make the network resize other images to this side, pixels; 0: leave the network as it is.
+      options: options of `seed_jax.models.create`, e.g. `mean`, `std` or `form`; they replace the file's.
+        Ignored for a workdir.
+      size: the network resizes images of another side to this one, pixels; 0: it takes them as they are.
       precision: `fp32` or `bf16`, for convolutions and matrix products.
-      part: `student` or `teacher`, for a file with both; None: as `weights.load` chooses.
-      where: what to call `spec` in messages.
-      flags: what to call `model` and the option `form` in messages.
+      part: `student` or `teacher`, for a file with both. By default the student of SEED's files and the
+        teacher of DINO's.
+      where: internal: the config key that `spec` comes from, for messages.
+      flags: internal: what messages call `model` and the option `form`. By default the config keys next to
+        `where`, or the arguments of this function.
 
     Returns:
-      The network, its variables in float32, and how its images are prepared.
+      The network with its variables in float32, ready to be called on images.
 
     Raises:
       UserError: the weights are missing or damaged, fit several networks and `model` and `form` choose none,
         or do not fit `model`.
     """
-    path, preparation = weights.source.find(spec, where), Preparation()
-    assumed = False
+    spec = os.fspath(spec)
+    path, assumed = weights.source.find(spec, where), False
     if path.is_dir():
         run = workdir.load_run(path, precision=precision)
         network, variables = run.network, run.variables
         native = run.config.student.image_size or run.config.data.image_size
+        preparation = of_run(run.config.data)
         provenance = weights.provenance.of_run(spec, run)
     else:
-        options = options or {}
+        options = dict(options or {})
         form = options.get("form", "")
+        flags = flags or _flags(where)
         recognised = weights.recognise(spec, arch=model, form=form, where=where, part=part, flags=flags)
         if recognised.advice:
-            raise UserError(f"{where}: {spec} has {recognised}{recognised.advice}: use another file.")
+            raise UserError(
+                f"{weights.source.prefix(where)}{spec} has {recognised}{recognised.advice}: use another file."
+            )
         network, native = recognised.network(precision=precision, **options), recognised.size
         preparation = recognised.preparation
         assumed = recognised.assumed and not {"mean", "std"} <= set(options)
@@ -83,3 +158,12 @@ def load(
     if size:
         network = dataclasses.replace(network, backbone=dataclasses.replace(network.backbone, size=size))
     return Pretrained(network, variables, native, provenance, preparation, assumed)
+
+
+def _flags(where):
+    section = where.partition(".")[0]
+    return (
+        (f"--config.{section}.model", f"config.{section}.options.form")
+        if section
+        else ("model", "options['form']")
+    )

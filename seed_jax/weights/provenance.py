@@ -230,7 +230,7 @@ def describe_source(spec: str | os.PathLike) -> dict:
     Raises:
       UserError: the file does not exist, or its metadata are damaged.
     """
-    path = Path(source.find(spec, "teacher.weights"))
+    path = source.find(spec)
     facts = {"file": path.name, "sha256": sha256(path)}
     if teacher := published(path, facts["sha256"]):
         facts |= {"teacher": teacher.name, "licence": teacher.licence, "stated_by": teacher.source}

@@ -41,7 +41,7 @@ BY_HEAD = {"projection_head": (IMAGENET_MEAN, provenance.SWAV_STD), "projection"
 
 # MoCo v3's ViT-S has 12 heads. Its classifier file has a DeiT's names and shapes, which mean 6 heads.
 OPTIONS_BY_FILE = {"linear-vit-s-300ep.pth.tar": {"heads": 12}}
-FLAGS = ("--config.teacher.model", "config.teacher.options.form")
+ARGUMENTS = ("arch", "form")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +101,9 @@ def recognise(
     *,
     arch: str = "",
     form: str = "",
-    where: str = "teacher.weights",
+    where: str = "",
     part: str | None = None,
-    flags: tuple[str, str] = FLAGS,
+    flags: tuple[str, str] = ARGUMENTS,
 ) -> Recognised:
     """Recognise the network in a file, workdir or package.
 
@@ -124,9 +124,7 @@ def recognise(
     return choose(path, fits, arch, form, where, flags)
 
 
-def choose(
-    path, fits: list[Recognised], arch="", form="", where="teacher.weights", flags=FLAGS
-) -> Recognised:
+def choose(path, fits: list[Recognised], arch="", form="", where="", flags=ARGUMENTS) -> Recognised:
     """Return the candidate that `arch` and `form` choose, or the only one.
 
     `fits`: from `candidates`; other arguments and errors as for `recognise`.
@@ -136,13 +134,14 @@ def choose(
     chosen = [r for r in fits if arch in ("", r.arch)]
     if not chosen:
         known = [r.arch for r in fits if r.arch in models.MODELS]
-        fix = f"use {flags[0]}={' or '.join(known)}, or leave it out" if known else "use another file"
-        raise UserError(f"{where}: {path} has {' or '.join(map(str, fits))}, not {arch}: {fix}.")
+        choices = " or ".join(_setting(flags[0], arch) for arch in known)
+        fix = f"use {choices}, or leave it out" if known else "use another file"
+        raise UserError(f"{source.prefix(where)}{path} has {' or '.join(map(str, fits))}, not {arch}: {fix}.")
     if len(chosen) > 1 or (chosen[0].called and not arch and not form):
         choices = "; ".join(_choice(r, chosen, flags) for r in chosen)
         raise UserError(
-            f"{where}: several networks that compute different things have the tensor names and shapes in "
-            f"{path}: choose one with {choices}."
+            f"{source.prefix(where)}{path} has the tensor names and shapes of several networks that compute "
+            f"different things: choose one with {choices}."
         )
     return chosen[0]
 
@@ -150,10 +149,15 @@ def choose(
 def _choice(recognised, alternatives, flags):
     """The flag that chooses this network among the alternatives."""
     if len({r.arch for r in alternatives}) < len(alternatives):
-        flag = f"{flags[1]}={recognised.options['form']}"
+        flag = _setting(flags[1], recognised.options["form"])
     else:
-        flag = f"{flags[0]}={recognised.arch}"
+        flag = _setting(flags[0], recognised.arch)
     return f"{flag} ({recognised.called})" if recognised.called else flag
+
+
+def _setting(name, value):
+    """How a user sets a flag, a config key or a Python argument."""
+    return f"{name}={value}" if "-" in name or "." in name else f"{name}={value!r}"
 
 
 def read(path: Path, part: str | None) -> StateDict:
@@ -261,6 +265,7 @@ def of_run(run) -> Recognised:
         mean=backbone.mean,
         std=backbone.std,
         size=backbone.size or run.config.data.image_size,
+        preparation=preparation.of_run(run.config.data),
     )
 
 

@@ -68,11 +68,11 @@ def save(
     arrays, namings = _arrays(variables), offered(network, variables)
     if names not in namings:
         fix = (
-            f"use --names={' or '.join(namings)}"
+            f"choose from {', '.join(namings)}"
             if namings
             else "no code base that we know computes the same function"
         )
-        raise UserError(f"--names={names}: {network.arch} has no such names: {fix}.")
+        raise UserError(f"{network.arch} cannot be written under names {names!r}: {fix}.")
     naming, prefix = namings[names]
     named = _names(naming, prefix, arrays)
     tensors = {prefix + name: naming_lib.to_torch(naming, leaf, arrays[leaf]) for leaf, name in named.items()}

@@ -25,10 +25,10 @@ PACKAGES = {
 }
 
 
-def find(spec: str | os.PathLike, where: str) -> Path:
+def find(spec: str | os.PathLike, where: str = "") -> Path:
     """Return the path of a file or workdir; `pip:NAME` is located without running the package's code.
 
-    `where`: the config key or argument to name in messages.
+    `where`: the config key that `spec` comes from, for messages; empty for an argument.
 
     Raises:
       UserError: it does not exist, or the package is unknown or not installed.
@@ -38,10 +38,8 @@ def find(spec: str | os.PathLike, where: str) -> Path:
         return _in_package(spec.removeprefix("pip:"), where)
     path = Path(spec)
     if not path.exists():
-        if "." not in where:  # a command's argument, not a config key
-            raise UserError(
-                f"{where}: there is no file or workdir {spec!r}: use the path of an existing one."
-            )
+        if not where:
+            raise UserError(f"There is no file or workdir {spec!r}: use the path of an existing one.")
         raise UserError(
             f"{where}: there is no file or workdir {spec!r}: use --config.{where}=PATH, for example with "
             "MoCo v2's ResNet-50, moco_v2_800ep_pretrain.pth.tar (md5 a04e12f8...), which "
@@ -50,12 +48,18 @@ def find(spec: str | os.PathLike, where: str) -> Path:
     return path
 
 
+def prefix(where: str) -> str:
+    """Return how a message about `where`, a config key or empty, begins."""
+    return f"{where}: " if where else ""
+
+
 def _in_package(name, where):
     if name not in PACKAGES:
-        raise UserError(f"{where}: 'pip:{name}' is unknown: use pip:{' or pip:'.join(PACKAGES)}.")
+        known = " and ".join(f"pip:{known}" for known in PACKAGES)
+        raise UserError(f"{prefix(where)}pip:{name} is unknown: the only packaged weights are {known}.")
     package = PACKAGES[name]
     module_spec = importlib.util.find_spec(package.module)
     path = module_spec and Path(module_spec.submodule_search_locations[0], package.file)
     if not path or not path.is_file():
-        raise UserError(f"{where}: pip:{name} is not installed: run pip install {package.distribution}")
+        raise UserError(f"{prefix(where)}pip:{name} is not installed: run pip install {package.distribution}")
     return path

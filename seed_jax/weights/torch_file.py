@@ -14,6 +14,7 @@ import numpy as np
 
 from seed_jax.errors import UserError
 from seed_jax.weights import inert_pickle, mapped
+from seed_jax.weights.inert_pickle import Placeholder
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -24,9 +25,12 @@ PAIR = ("student", "teacher")
 
 @dataclasses.dataclass
 class Storage:
-    """A flat array: dtype and length from the pickle, and `data`, its uint8 bytes in the file, set later."""
+    """A flat array: dtype and length from the pickle, and `data`, its uint8 bytes in the file, set later.
 
-    dtype: np.dtype
+    A dtype that we do not read is a `Placeholder`.
+    """
+
+    dtype: np.dtype | Placeholder
     numel: int
     data: np.ndarray | None = None
 
@@ -53,11 +57,13 @@ def read(path) -> dict[str, np.ndarray]:
 
     The state dict is the file's top-level dict, or the dict in it under one of `WRAPPERS`. If the file has
     dicts under `student` and `teacher`, both are read, with `student.` and `teacher.` before the names.
-    bfloat16 becomes `ml_dtypes.bfloat16`. Nothing in the file is executed, and nothing is allocated for sizes
-    that the file only claims.
+    bfloat16 becomes `ml_dtypes.bfloat16`. A dict may be of a subclass such as `defaultdict`. Everything else
+    in the file is skipped: optimizers, options, NumPy scalars, objects of any class. Nothing in the file is
+    imported or called, and nothing is allocated for sizes that the file only claims.
 
     Raises:
-      UserError: the file is damaged, or has anything other than tensors and plain containers.
+      UserError: the file is damaged or has no state dict, or a tensor of the state dict is of a kind that is
+        not supported, e.g. complex, quantised or sparse.
     """
     try:
         file = mapped.map_file(path)
@@ -74,7 +80,7 @@ def _read_zip(path, file):
         raise UserError(
             f"{path} is a TorchScript archive, which contains code, as OpenAI's CLIP files do: where PyTorch "
             "is installed, save its weights with "
-            f"torch.save(torch.jit.load({os.fspath(path)!r}, 'cpu').state_dict(), OUT)."
+            f"torch.save(torch.jit.load({os.fspath(path)!r}, 'cpu').state_dict(), 'weights.pth')."
         )
     members = mapped.zip_members(path, file)
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
@@ -93,6 +99,8 @@ def _read_zip(path, file):
     for key, storage in storages.items():
         if f"{root}data/{key}" not in members:
             raise ValueError(f"storage {key!r} is missing")
+        if isinstance(storage.dtype, Placeholder):
+            continue
         storage.data = content(f"data/{key}")
         if len(storage.data) != storage.numel * storage.dtype.itemsize:
             raise ValueError(f"storage {key!r} is {len(storage.data)} bytes, not {storage.numel} elements")
@@ -116,6 +124,8 @@ def _read_legacy(file):
         raise ValueError("the listed storages differ from those in use")
     position = file.tell()
     for storage in (storages[key] for key in order):
+        if isinstance(storage.dtype, Placeholder):
+            raise ValueError(f"it has a {storage.dtype}, whose size in bytes is unknown")
         numel = int(mapped.view(file, position, 8).view("<i8")[0])
         if numel != storage.numel:
             raise ValueError(f"a storage has {numel} elements, not the {storage.numel} that its tensors need")
@@ -128,8 +138,10 @@ def _unpickle(stream, storages):
     """Return the next pickled object, and add the storages that it names to `storages`, by key."""
 
     def persistent(identity):
+        if type(identity) is tuple and identity[:1] == ("module",):
+            return identity[1]  # the older format stores the source code of a module's class with it
         kind, dtype, key, _location, numel, *view = identity
-        if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
+        if kind != "storage" or not isinstance(dtype, np.dtype | Placeholder) or not isinstance(key, str):
             raise ValueError("it refers to an object that is not a storage")
         if not _is_count(numel) or view not in ([], [None]):
             raise ValueError(f"storage {key!r} has an invalid size, or is a view as in torch before 0.4")
@@ -162,8 +174,11 @@ def _first(value, *_unused):
     return value
 
 
-def _new_dict():
-    return {}
+def _of_subclass(function, _class, args, _state):
+    """A tensor of a subclass or with further attributes; read if it is stored as plain tensors are."""
+    if function is _rebuild_tensor and type(args) is tuple:
+        return _rebuild_tensor(*args)
+    return Placeholder("torch._tensor", "_rebuild_from_type_v2")
 
 
 DTYPES = {
@@ -177,35 +192,48 @@ DTYPES = {
     "int8 Char": np.int8,
     "uint8 Byte": np.uint8,
     "bool Bool": np.bool_,
+    "complex64 ComplexFloat": np.complex64,
+    "complex128 ComplexDouble": np.complex128,
 }
 KNOWN = {
-    "collections OrderedDict": _new_dict,
-    "argparse Namespace": _new_dict,  # training scripts save their options with the weights
-    "torch Size": tuple,
-    "torch._utils _rebuild_tensor": _rebuild_tensor,
-    "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils _rebuild_parameter": _first,
-    **{f"torch {names.split()[0]}": np.dtype(dtype) for names, dtype in DTYPES.items()},
-    **{f"torch {names.split()[1]}Storage": np.dtype(dtype) for names, dtype in DTYPES.items()},
+    ("torch", "Size"): _first,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _first,
+    ("torch._utils", "_rebuild_parameter_with_state"): _first,
+    ("torch._tensor", "_rebuild_from_type_v2"): _of_subclass,
+    **{("torch", names.split()[0]): np.dtype(dtype) for names, dtype in DTYPES.items()},
+    **{("torch", f"{names.split()[1]}Storage"): np.dtype(dtype) for names, dtype in DTYPES.items()},
 }
 
 
 def _state_dict(tree) -> dict[str, Tensor]:
-    if isinstance(tree, dict):
-        both = {
-            f"{role}.{name}": tensor for role in PAIR for name, tensor in _tensors(tree.get(role)).items()
-        }
-        for tensors in (*(_tensors(tree.get(wrapper)) for wrapper in WRAPPERS), both, _tensors(tree)):
-            if tensors:
-                return tensors
+    top = inert_pickle.entries(tree)
+    both = {f"{role}.{name}": tensor for role in PAIR for name, tensor in _tensors(top.get(role)).items()}
+    for tensors in (*(_tensors(top.get(wrapper)) for wrapper in WRAPPERS), both, _tensors(tree)):
+        if tensors:
+            return {name: _readable(name, tensor) for name, tensor in tensors.items()}
+    for value in (tree, *map(top.get, WRAPPERS + PAIR)):
+        if isinstance(value, Placeholder) and not inert_pickle.entries(value):
+            raise ValueError(f"it has an object of the class {value} instead of a state dict")
     raise ValueError(
         f"it has no dict of tensors at the top level or under {', '.join(map(repr, WRAPPERS + PAIR))}"
     )
 
 
-def _tensors(entries) -> dict[str, Tensor]:
-    if not isinstance(entries, dict):
-        return {}
-    return {
-        key: value for key, value in entries.items() if isinstance(key, str) and isinstance(value, Tensor)
-    }
+def _tensors(value) -> dict[str, Tensor | Placeholder]:
+    """The tensors in a dict, also those of kinds that we do not read."""
+    entries = {key: entry for key, entry in inert_pickle.entries(value).items() if isinstance(key, str)}
+    return {key: entry for key, entry in entries.items() if isinstance(entry, Tensor) or _is_rebuilt(entry)}
+
+
+def _is_rebuilt(value) -> bool:
+    """Whether the object is a tensor of another kind; torch rebuilds all tensors with functions so named."""
+    return isinstance(value, Placeholder) and value.name.startswith("_rebuild_")
+
+
+def _readable(name, tensor) -> Tensor:
+    kind = tensor.storage.dtype if isinstance(tensor, Tensor) else tensor
+    if isinstance(kind, Placeholder) or kind.kind == "c":
+        raise ValueError(f"its tensor {name} is a {kind}, which is not supported")
+    return tensor

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -36,9 +37,10 @@ def test_a_pack_may_leave_out_as_many_images_as_a_run_skips(tmp_path, capsys, to
     (tmp_path / "in" / f"{most:03}.png").write_bytes(b"")
     for _ in range(2):  # a new pack, then a finished one
         assert main([*command, str(tmp_path / "b")]) == 1
-        assert f"More than 1 % of the {total} images were left out: train on" in capsys.readouterr().err
+        share = f"{100 * (most + 1) / total:.3g} % of the {total} images were left out, and a run skips at"
+        assert share in capsys.readouterr().err
     assert len(open_source("arrayrecord", "all", dir=str(tmp_path / "b"))) == total - most - 1
-    with pytest.raises(UserError, match=f"More than 1 % of the {total} images"):
+    with pytest.raises(UserError, match=rf"^{100 * (most + 1) / total:.3g} % of the {total} images"):
         run()
 
 
@@ -90,12 +92,49 @@ def test_commands(pets, tmp_path, capsys):
     assert "2 classes of 8 to 9 images\n  cat: 9\n  dog: 8\n" in said
     assert "width      40 to 40, median 40" in said
     assert "JPEG RGB: 6" in said
-    assert said.endswith("unreadable 0\n")
-    assert main(["inspect", "arrayrecord", "--dir", out, "--all"]) == 0
-    assert "unreadable 1\n  " + out + "/train/dog/07.png: " in capsys.readouterr().out
-    assert main(["inspect", "imagefolder", "--dir", str(pets)]) == 0
-    assert f"unreadable 1\n  {pets}/train/dog/01.png: not an image" in capsys.readouterr().out
+    assert "unreadable 1\n  " + out + "/train/dog/07.png: " in said
+    assert "warning" not in said
+    for name in ("imagefolder", ""):
+        assert main(["inspect", name, "--dir", str(pets)]) == 0
+        assert f"unreadable 2\n  {pets}/train/dog/01.png: not an image" in capsys.readouterr().out
     assert main(["inspect", "digits"]) == 0
     assert "array RGB: 1,797" in capsys.readouterr().out
     assert main(["inspect", "digit"]) == 1
     assert "did you mean 'digits'" in capsys.readouterr().err
+
+
+def test_inspect_warns_of_flat_and_repeated_images(tmp_path, capsys):
+    root = tmp_path / "in"
+    root.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (6, 20, 24, 3), np.uint8)
+    for n, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(root / f"{n}.png")
+    (root / "copy.png").write_bytes((root / "4.png").read_bytes())
+    Image.fromarray(noise[2]).save(root / "also.bmp")  # other bytes, same pixels
+    for n in range(4):
+        Image.new("RGB", (20, 24), (n, 5, 5)).save(root / f"flat{n}.jpg")
+    white = np.full((20, 24, 4), 255, np.uint8)
+    white[:9, :, 3] = 0
+    Image.fromarray(white).save(root / "ghost.png")
+    almost = np.zeros((20, 24, 3), np.uint8)
+    almost[19, 23, 2] = 1
+    Image.fromarray(almost).save(root / "almost.png")
+    assert main(["inspect", "folder", "--dir", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert f"warning: 5 images have one flat colour, such as {root}/flat0.jpg, {root}/flat1.jpg, " in said
+    assert "flat3" not in said
+    assert f"warning: 2 images have the same pixels as another one, such as {root}/also.bmp (as " in said
+    assert f"(as {root}/2.png), {root}/copy.png (as {root}/4.png): remove them" in said
+    for n in range(4):
+        (root / f"flat{n}.jpg").write_bytes(b"")
+    assert main(["inspect", "folder", "--dir", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "unreadable 4 (28.6 % of these images, and a run skips at most 1 %): repair or remove" in said
+
+
+def test_inspect_of_good_images_warns_of_nothing(pets, capsys):
+    assert main(["inspect", "imagefolder", "--dir", str(pets)]) == 0
+    said = capsys.readouterr().out
+    assert "warning" not in said
+    assert "FIFO" not in said
+    assert "unreadable 0\n" in said

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from seed_jax.data import images
+from seed_jax.data import images, sources
+from seed_jax.data.__main__ import main
 from seed_jax.data.sources import base, cache, open_source
 from seed_jax.data.sources import folder as folders
 from seed_jax.errors import UserError
@@ -252,3 +253,52 @@ def test_odd_lists(tmp_path):
     (tmp_path / "list.txt").write_text("0.png\t0\n1.png\t42000000\n")
     with pytest.raises(UserError, match="labels up to 42,000,000 but only 2 images: number the classes from"):
         open_source("filelist", "all", dir=str(tmp_path / "list.txt"))
+
+
+@pytest.fixture
+def special(tmp_path):
+    """A folder with two images, three special files and links to them, to nothing and to themselves."""
+    root = tmp_path / "data"
+    for n in range(2):
+        touch(root / f"{n}.png")
+    os.mkfifo(root / "pipe.png")
+    os.mkfifo(root / "pipe")
+    (root / "null.jpg").symlink_to("/dev/null")
+    (root / "self.png").symlink_to(root / "self.png")
+    (root / "self").symlink_to(root / "self")
+    (root / "linked.png").symlink_to(root / "1.png")
+    (tmp_path / "list.txt").write_text("data/0.png\ndata/pipe.png\ndata/self.png\n")
+    return root
+
+
+def test_fifos_sockets_and_devices_are_left_out(special, monkeypatch):
+    sizes = {}
+    for name in ("folder", "cached"):
+        source = open_source("folder", "all", dir=str(special))
+        sizes[name] = (list(source.paths), source.special)
+        monkeypatch.setattr(cache, "WORTH", 1)
+        os.utime(special, (1e9, 1e9))
+    assert sizes["folder"] == sizes["cached"] == (["0.png", "1.png", "linked.png", "self.png"], 3)
+    assert source[2].image == b"1.png"
+    assert open_source("folder", "train", dir=str(special)).special == 3
+
+
+def test_a_special_file_in_a_list_is_a_bad_image(special):
+    source = open_source("filelist", "all", dir=str(special.parent / "list.txt"))
+    with pytest.raises(images.BadImage, match="no regular file"):
+        source[1]
+
+
+def test_a_link_to_itself_is_named_by_its_own_name(special, capsys):
+    assert main(["inspect", "folder", "--dir", str(special)]) == 0
+    said = capsys.readouterr().out
+    assert f"\n  {special}/self.png: Too many levels of symbolic links\n" in said
+    assert "\n3 FIFOs, sockets and devices are left out\n" in said
+    with pytest.raises(UserError, match=f"no folder {special}/self, and no .tar"):
+        sources.settle("", str(special / "self"), "")
+
+
+def test_a_folder_of_special_files_has_no_image(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match="there is no image in .* .it has 1 other files, for example a.png"):
+        open_source("folder", "all", dir=str(tmp_path))

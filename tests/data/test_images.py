@@ -44,17 +44,13 @@ def test_formats(form, tolerance):
     assert np.abs(out.astype(int) - photo()).mean() <= tolerance
 
 
-def test_grey_palette_alpha_cmyk_and_16_bits():
+def test_grey_palette_cmyk_and_16_bits():
     grey = photo()[..., 0]
     assert (decode(encode(grey, "PNG")) == grey[..., None]).all()
     sixteen = Image.fromarray(grey.astype(np.uint16) * 256 + 77)
     assert (decode(encode(sixteen, "PNG")) == grey[..., None]).all()
     palette = Image.fromarray(photo()).quantize(64)
     np.testing.assert_array_equal(decode(encode(palette, "PNG")), np.asarray(palette.convert("RGB")))
-    clear = decode(encode(palette, "PNG", transparency=bytes([0, 128] * 32)))  # warns in a plain convert
-    np.testing.assert_array_equal(clear, np.asarray(palette.convert("RGB")))
-    alpha = np.dstack([photo(), np.full((40, 61), 9, np.uint8)])
-    np.testing.assert_array_equal(decode(encode(alpha, "PNG")), photo())
     one_bit = Image.fromarray(grey).convert("1")
     np.testing.assert_array_equal(decode(encode(one_bit, "PNG"))[..., 1] > 0, np.asarray(one_bit))
     cmyk = decode(encode(Image.fromarray(photo()).convert("CMYK"), "JPEG", quality=95))
@@ -69,6 +65,90 @@ def test_four_channel_jpegs_are_as_pil_reads_them(transform):
     data[adobe + 11] = transform
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(decode(bytes(data)), expected)
+
+
+def png(depth, colour, row, transparent=b"", palette=b"", width=2):
+    """A PNG of one row, by the specification: bit depth, colour type, packed row, tRNS, PLTE."""
+
+    def chunk(kind, content):
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
+    out = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    out += chunk(b"PLTE", palette) if palette else b""
+    out += chunk(b"tRNS", transparent) if transparent else b""
+    return out + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+
+
+def shorts(*values):
+    return struct.pack(f">{len(values)}H", *values)
+
+
+WITH_ALPHA = {  # a PNG of two pixels, their colours and alphas as the PNG specification defines them
+    "1-bit grey": (png(1, 0, b"\x80", shorts(1)), [[255] * 3, [0] * 3], [0, 255]),
+    "2-bit grey": (png(2, 0, b"\xd0", shorts(3)), [[255] * 3, [85] * 3], [0, 255]),
+    "4-bit grey": (png(4, 0, b"\xa5", shorts(10)), [[170] * 3, [85] * 3], [0, 255]),
+    "8-bit grey": (png(8, 0, b"\x07\x09", shorts(9)), [[7] * 3, [9] * 3], [255, 0]),
+    "16-bit grey": (png(16, 0, shorts(1000, 60000), shorts(60000)), [[3] * 3, [234] * 3], [255, 0]),
+    "low byte differs": (png(16, 0, shorts(1000, 60001), shorts(60000)), [[3] * 3, [234] * 3], [255, 255]),
+    "8-bit RGB": (png(8, 2, bytes(range(1, 7)), shorts(4, 5, 6)), [[1, 2, 3], [4, 5, 6]], [255, 0]),
+    "16-bit RGB": (
+        png(16, 2, shorts(1000, 2000, 3000, 40000, 50000, 60000), shorts(40000, 50000, 60000)),
+        [[3, 7, 11], [156, 195, 234]],
+        [255, 0],
+    ),
+    "palette": (png(8, 3, b"\0\1", b"\x80\xff", bytes(range(1, 7))), [[1, 2, 3], [4, 5, 6]], [128, 255]),
+    "short tRNS": (png(8, 3, b"\0\1", b"\0", bytes(range(1, 7))), [[1, 2, 3], [4, 5, 6]], [0, 255]),
+    "grey + alpha": (png(8, 4, b"\x07\x40\x09\xff"), [[7] * 3, [9] * 3], [64, 255]),
+    "16-bit grey + alpha": (png(16, 4, shorts(1000, 0, 60000, 65535)), [[3] * 3, [234] * 3], [0, 255]),
+    "RGBA": (png(8, 6, bytes([1, 2, 3, 0, 4, 5, 6, 200])), [[1, 2, 3], [4, 5, 6]], [0, 200]),
+    "16-bit RGBA": (
+        png(16, 6, shorts(1000, 2000, 3000, 0, 40000, 50000, 60000, 65535)),
+        [[3, 7, 11], [156, 195, 234]],
+        [0, 255],
+    ),
+}
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 90)])
+@pytest.mark.parametrize("name", WITH_ALPHA)
+def test_alpha_is_composited_on_the_background(name, background):
+    data, colours, alphas = WITH_ALPHA[name]
+    share = np.array(alphas)[:, None] / 255
+    expected = np.array(colours) * share + np.array(background) * (1 - share)
+    found = images.decode(Record(data, 0, -1), background)
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found[0], expected, atol=1)
+    opaque = np.array(alphas) % 255 == 0
+    np.testing.assert_array_equal(found[0][opaque], expected[opaque])
+    if background == (255, 255, 255):
+        np.testing.assert_array_equal(decode(data), found)
+
+
+@pytest.mark.parametrize(("form", "options"), [("WEBP", {"lossless": True}), ("TIFF", {}), ("GIF", {})])
+def test_alpha_of_other_formats(form, options):
+    pixels = np.dstack([photo(), np.full((40, 61), 255, np.uint8)])
+    pixels[:, :20, :3], pixels[:, :20, 3] = 0, 0
+    found = images.decode(Record(encode(pixels, form, **options), 0, -1), (10, 200, 90))
+    assert (found[:, :20] == [10, 200, 90]).all()
+    assert np.abs(found[:, 20:].astype(int) - photo()[:, 20:]).mean() < (20 if form == "GIF" else 1e-9)
+
+
+def test_alpha_of_a_turned_image():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.dstack([photo(), np.full((40, 61), 255, np.uint8)])
+    pixels[:10, :, 3] = 0
+    found = images.decode(Record(encode(pixels, "PNG", exif=exif), 0, -1), (9, 9, 9))
+    expected = np.where(pixels[..., 3:] == 0, np.uint8(9), photo())
+    np.testing.assert_array_equal(found, np.rot90(expected, -1))
+
+
+def test_opaque_alpha_changes_nothing():
+    alpha = np.dstack([photo(), np.full((40, 61), 255, np.uint8)])
+    np.testing.assert_array_equal(decode(encode(alpha, "PNG")), photo())
 
 
 def test_grey_jpeg_and_grey_with_alpha():
@@ -305,10 +385,18 @@ def test_eval_view_is_resize_and_centre_crop(size, width, height):
     new = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     left, top = round((new[0] - size) / 2.0), round((new[1] - size) / 2.0)
     resized = Image.fromarray(pixels).resize(new, Image.Resampling.BILINEAR)
-    if (width, height) != (size, size):
-        expected = np.asarray(resized.crop((left, top, left + size, top + size)))
-        np.testing.assert_array_equal(images.eval_view(pixels, size), expected)
-        assert images.eval_box(width, height, size) == (*new, left, top)
+    expected = np.asarray(resized.crop((left, top, left + size, top + size)))
+    np.testing.assert_array_equal(images.eval_view(pixels, size), expected)
+    assert images.eval_box(width, height, size) == (*new, left, top)
+
+
+@pytest.mark.parametrize("size", [96, 32])
+def test_eval_view_resizes_an_image_of_exactly_its_size_too(size):
+    short = {96: 110, 32: 37}[size]
+    resized = Image.fromarray(photo(size, size)).resize((short, short), Image.Resampling.BILINEAR)
+    corner = round((short - size) / 2)
+    expected = np.asarray(resized)[corner : corner + size, corner : corner + size]
+    np.testing.assert_array_equal(images.eval_view(photo(size, size), size), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 60_000, 3), (60_000, 1, 3)])
@@ -318,9 +406,9 @@ def test_a_thin_image_is_a_bad_image_before_it_fills_memory(shape):
     assert images.eval_view(np.zeros((1000, 1, 3), np.uint8), 224).shape == (224, 224, 3)
 
 
-def test_eval_view_leaves_a_fitting_image_alone():
-    np.testing.assert_array_equal(images.eval_view(photo(64, 64), 64), photo(64, 64))
-    assert images.eval_box(64, 64, 64) == (64, 64, 0, 0)
+def test_eval_view_leaves_a_fitting_image_alone_without_resize():
+    np.testing.assert_array_equal(images.eval_view(photo(64, 64), 64, 1.0), photo(64, 64))
+    assert images.eval_box(64, 64, 64, 1.0) == (64, 64, 0, 0)
 
 
 @pytest.mark.parametrize("resize", [1.0, 256 / 224])

@@ -319,6 +319,62 @@ def test_recognise(tmp_path, bucket):
         assert len(open_source(found[path], "all", dir=str(tmp_path / path))) == count
     (tmp_path / "unpacked" / "train").mkdir(parents=True)
     (tmp_path / "unpacked" / "train.tar").touch()
+    save(tmp_path / "unpacked" / "train" / "a.png")
     assert (recognise("photos6"), recognise(str(tmp_path / "unpacked"))) == (None, "folder")
     bucket.pipe_file("gs://x/in/a.png", b"")
     assert (recognise("gs://x/in"), recognise("gs://x/out")) == ("folder", None)
+
+
+CLASS_FOLDERS = {  # files, and whether their folders are classes
+    "classes": ([f"{c}/{n}.png" for c in "ab" for n in range(2)], True),
+    "own splits": ([f"{s}/{c}/{n}.png" for s in ("train", "val") for c in "ab" for n in range(2)], True),
+    "an image in no folder": ([f"{c}/{n}.png" for c in "ab" for n in range(9)] + ["x.png"], False),
+    "an image of no class": (
+        [f"{s}/a/{n}.png" for s in ("train", "val") for n in range(9)] + ["val/x.png"],
+        False,
+    ),
+    "one folder": ([f"a/{n}.png" for n in range(9)], False),
+    "one folder with images": ([f"a/{n}.png" for n in range(9)] + ["b/readme.txt"], False),
+    "splits without classes": ([f"{s}/{n}.png" for s in ("train", "test") for n in range(9)], False),
+    "one image per folder": ([f"{n}/a.png" for n in range(9)], False),
+    "more than half as many folders": ([f"{n}/a.png" for n in range(9)] + ["0/b.png"], False),
+    "nested": ([f"{y}/{m}/{n}.png" for y in "ab" for m in "cd" for n in range(9)], False),
+}
+
+
+@pytest.mark.parametrize("name", CLASS_FOLDERS)
+def test_a_folder_of_classes_is_recognised(tmp_path, name):
+    files, labelled = CLASS_FOLDERS[name]
+    for file in files:
+        save(tmp_path / file, format="PNG")
+    root = str(tmp_path)
+    source, train = sources.settle("", root, "")
+    assert (recognise(root), source, train) == (
+        ("imagefolder", "imagefolder", "train") if labelled else ("folder", "folder", "all")
+    )
+    assert sources.settle("", root, "val") == (source, "val")
+    assert sources.settle("folder", root, "") == ("folder", "all")  # exactly what the user says
+    assert open_source(source, "all", dir=root).num_classes == (2 if labelled else 0)
+
+
+def test_what_cannot_be_recognised(tmp_path):
+    (tmp_path / "a.png").touch()
+    for place in ("none", "a.png"):
+        with pytest.raises(UserError, match=f"data.dir: there is no folder {tmp_path}/{place}, and no .tar"):
+            sources.settle("", str(tmp_path / place), "")
+    with pytest.raises(UserError, match="data.source is '', .* data.dir, .* --config.data.dir=FOLDER"):
+        sources.settle("", "", "train")
+
+
+@pytest.mark.parametrize("name", sources.EMBEDDED)
+def test_an_embedded_source_takes_no_folder(name, tmp_path):
+    match = (
+        f"data.dir is {tmp_path}, but the source '{name}' .*configs/seed_folder.py, or --config.data.source= "
+    )
+    with pytest.raises(UserError, match=match):
+        open_source(name, "all", dir=str(tmp_path))
+
+
+def test_the_source_photographs_is_gone():
+    with pytest.raises(UserError, match="Unknown data.source 'photographs'"):
+        open_source("photographs", "all")

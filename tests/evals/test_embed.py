@@ -155,7 +155,7 @@ def test_arguments_that_make_no_sense(wrong, capsys):
 @pytest.mark.parametrize(
     ("spec", "data", "out", "more", "words"),
     [
-        ("absent.pth", "in", "out.npz", [], "SPEC: there is no file or workdir 'absent.pth'"),
+        ("absent.pth", "in", "out.npz", [], "^There is no file or workdir 'absent.pth'"),
         ("moco", "absent.npy", "out.npz", [], "absent.npy cannot be read as a .npy file"),
         ("moco", "floats.npy", "out.npz", [], "floats.npy contains a float32 array .* or use --raw"),
         ("moco", "bytes.npy", "out.npz", ["--raw"], "with --raw, use a float array"),

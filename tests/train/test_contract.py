@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import re
-from pathlib import Path
 from typing import ClassVar
 
 import chex
@@ -18,12 +16,11 @@ from toys import Averaged, Timed, Toy, assembled, rows_of, steps
 from seed_jax import config
 from seed_jax.data.sources import Arrays
 from seed_jax.errors import UserError
-from seed_jax.methods import base
 from seed_jax.methods.base import LossOut, Method
 from seed_jax.models.heads import Classifier, ProjectionHead
 from seed_jax.models.network import Joined
 from seed_jax.report import metrics
-from seed_jax.train import build, loop, plan, teacher, workdir
+from seed_jax.train import loop, plan, teacher, workdir
 
 
 def test_a_loss_knows_how_far_the_run_is_also_after_a_resume(toy, tmp_path):
@@ -318,13 +315,3 @@ class Bounded(Toy):
 def test_smoke_takes_a_methods_own_bounds(toy):
     assert config.smoke(toy(Bounded, method__weight=2.0)).method.weight == 0.5
     assert config.smoke(toy(Bounded, method__weight=0.25)).method.weight == 0.25
-
-
-def test_the_method_on_the_architecture_page_trains(toy, tmp_path):
-    page = (Path(build.__file__).parents[2] / "docs" / "architecture.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    names = {**globals(), "unit": base.unit}
-    exec(code, names)
-    loop.run(toy(names["Cosine"]), tmp_path)
-    losses = [row["loss"] for row in rows_of(tmp_path)]
-    assert losses[-1] < losses[0] < 2

@@ -231,7 +231,7 @@ def test_names_that_do_not_fit_are_listed(tmp_path, moco_file):
     with pytest.raises(UserError) as error:
         weights.load(altered(tmp_path, net, **changes), network(head=V2))
     text = str(error.value)
-    assert text.startswith("teacher.weights: ") and str(tmp_path) in text
+    assert text.startswith(str(tmp_path))
     assert "1 missing: bn1.weight" in text
     assert "2 unexpected: layer1.0.conv3.weight, odd.thing" in text
     assert "1 of another shape: fc.2.weight (5, 64) instead of (16, 64)" in text
@@ -245,7 +245,7 @@ def test_an_error_names_the_network_in_the_file(moco_file, arch, head):
     _, path = moco_file
     with pytest.raises(
         UserError,
-        match=r"teacher\.weights: .*the network in the file, resnet18, width=0\.125 with .*hidden=64",
+        match=r"^/.*the network in the file, resnet18, width=0\.125 with .*hidden=64",
     ):
         weights.load(path, network(arch, head))
 
@@ -276,9 +276,9 @@ def test_a_missing_file_names_the_key_the_public_file_and_the_override(tmp_path)
         assert words in str(error.value)
 
 
-def test_an_error_of_a_command_does_not_mention_configs(tmp_path):
-    with pytest.raises(UserError, match="FILE: there is no file or workdir") as error:
-        weights.recognise(tmp_path / "none.pth", where="FILE")
+def test_an_error_about_an_argument_does_not_mention_configs(tmp_path):
+    with pytest.raises(UserError, match=r"^There is no file or workdir '.*none.pth': use the path") as error:
+        weights.recognise(tmp_path / "none.pth")
     assert "--config" not in str(error.value) and "moco" not in str(error.value)
 
 

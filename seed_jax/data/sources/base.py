@@ -74,6 +74,7 @@ class Subset:
         self.num_classes = source.num_classes
         self.class_names = source.class_names
         self.splits = source.splits[self.indices]
+        self.special = getattr(source, "special", 0)
 
     def __len__(self):
         return len(self.indices)
@@ -149,7 +150,7 @@ def unreadable(name: str, error: Exception) -> BadImage | UserError:
     number = getattr(error, "errno", None)  # exceptions of a bucket's file system have no errno
     of_the_file = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
     if isinstance(error, of_the_file) or number in (errno.ELOOP, errno.ENAMETOOLONG):
-        return BadImage(str(error))
+        return BadImage(error.strerror or str(error))
     cause = (
         f"{errno.errorcode.get(number, number)}: {error.strerror}" if number else " ".join(str(error).split())
     )

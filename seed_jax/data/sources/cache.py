@@ -11,7 +11,7 @@ import numpy as np
 from seed_jax.data import files
 from seed_jax.data.sources.base import digest
 
-FORMAT = 3  # raise it when the meaning of cached arrays changes: older files are then never read
+FORMAT = 4  # raise it when the meaning of cached arrays changes: older files are then never read
 WORTH = 20_000  # images; smaller datasets are read every time, which is fast and never stale
 # Raised by reading a file that is not .npz, was cut short or is damaged.
 BROKEN_NPZ = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)

@@ -1,13 +1,17 @@
 """Image files: all below a folder, or the ones in a list."""
 
 import collections
+import errno
 import os
 import re
+import stat
 import time
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
+from seed_jax.data.images import BadImage
 from seed_jax.data.sources import cache
 from seed_jax.data.sources.base import (
     EXTENSIONS,
@@ -34,12 +38,14 @@ class Files:
       paths: `[N]` strings relative to `root`.
       ids, labels: int64 `[N]`; a label of -1 means none.
       splits: int8 `[N]`, each image's split, as in `Source`.
+      special: number of FIFOs, sockets and devices in the folder, which are left out.
     """
 
-    def __init__(self, root: str, paths, ids, labels, class_names, splits, fingerprint):
+    def __init__(self, root: str, paths, ids, labels, class_names, splits, fingerprint, special=0):
         self.root, self.paths, self._ids, self._labels = root, paths, ids, labels
         self.num_classes = len(class_names) or int(labels.max(initial=-1)) + 1
         self.class_names, self.splits, self._fingerprint = class_names, splits, fingerprint
+        self.special = special
 
     def __len__(self):
         return len(self.paths)
@@ -47,6 +53,8 @@ class Files:
     def __getitem__(self, i):
         name = self.name(i)
         try:
+            if "://" not in name and not stat.S_ISREG(os.stat(name).st_mode):  # reading a FIFO may never end
+                raise BadImage("no regular file")
             with open_file(name) as file:
                 image = file.read()
         except bucket_errors() as error:
@@ -68,7 +76,7 @@ class Files:
 
 
 def open_folder(root: str, labelled: bool = False) -> Files:
-    """All image files below a folder, except hidden ones.
+    """All image files below a folder, except hidden ones, FIFOs, sockets and devices.
 
     The listing of a local folder with at least 20,000 images is cached until a folder in it changes.
 
@@ -81,20 +89,10 @@ def open_folder(root: str, labelled: bool = False) -> Files:
       UserError: the folder does not exist, cannot be listed or has no image; or, with `labelled`, an image is
         in no class folder.
     """
-    if not epath.Path(root).is_dir():
-        raise UserError(f"data.dir: there is no folder {root}: set it to the folder of the images.")
-    index = _remote_index(root) if "://" in str(root) else _local_index(os.path.abspath(root))
+    index = _listing(root)
     paths, ids = Strings(index["blob"], index["ends"]), index["ids"]
-    names = list(Strings(index["folders"], index["folder_ends"]))
-    levels = [name.split("/") if name else [] for name in names]
-    used = np.unique(index["folder"])  # folders with images
-    own = own_splits([levels[f][0] for f in used if levels[f]])
-    if own:
-        of_folder = [SPLITS.index(level[0]) if level and level[0] in own else -1 for level in levels]
-        splits = np.array(of_folder, np.int8)[index["folder"]]
-        levels = [level[1:] if level and level[0] in own else level for level in levels]
-    else:
-        splits = split_of(ids)
+    levels, used, of_folder = _levels(index)
+    splits = split_of(ids) if of_folder is None else of_folder[index["folder"]]
     labels, class_names = np.full(len(ids), -1, np.int64), ()
     if labelled:
         if classless := [f for f in used if not levels[f]]:
@@ -107,7 +105,46 @@ def open_folder(root: str, labelled: bool = False) -> Files:
         number = {name: n for n, name in enumerate(class_names)}
         labels = np.array([number[level[0]] if level and level[0] in number else -1 for level in levels])
         labels = labels[index["folder"]]
-    return Files(str(root), paths, ids, labels, class_names, splits, str(index["fingerprint"]))
+    fingerprint, special = str(index["fingerprint"]), int(index["special"])
+    return Files(str(root), paths, ids, labels, class_names, splits, fingerprint, special)
+
+
+def has_classes(root: str) -> bool:
+    """Whether the sub-folders of a folder look like classes.
+
+    They do if every image is directly in a first-level sub-folder, at least two of these have images, and
+    there are at least two images per sub-folder on average. If the folder has its own splits, the sub-folders
+    are theirs. Errors as `open_folder`.
+    """
+    index = _listing(root)
+    levels, used, _ = _levels(index)
+    classes = {"/".join(levels[f]) for f in used}
+    flat = all(len(levels[f]) == 1 for f in used)
+    return flat and len(classes) > 1 and 2 * len(classes) <= len(index["ids"])
+
+
+def _listing(root: str) -> dict[str, np.ndarray]:
+    """The paths, ids and folders of the images below a folder, as `_index` returns them."""
+    if not epath.Path(root).is_dir():
+        raise UserError(f"data.dir: there is no folder {root}: set it to the folder of the images.")
+    return _remote_index(root) if "://" in str(root) else _local_index(os.path.abspath(root))
+
+
+def _levels(index: dict[str, np.ndarray]):
+    """The folders of a listing: levels, the indices of folders with images, and splits.
+
+    The levels of each folder are those of its path without its own split. The splits are int8, one per
+    folder, or None if the listing has no own splits.
+    """
+    names = Strings(index["folders"], index["folder_ends"])
+    levels = [name.split("/") if name else [] for name in names]
+    used = np.unique(index["folder"])
+    own = own_splits([levels[f][0] for f in used if levels[f]])
+    if not own:
+        return levels, used, None
+    splits = [SPLITS.index(level[0]) if level and level[0] in own else -1 for level in levels]
+    levels = [level[1:] if level and level[0] in own else level for level in levels]
+    return levels, used, np.array(splits, np.int8)
 
 
 def open_filelist(path: str) -> Files:
@@ -152,13 +189,14 @@ def _local_index(root: str) -> dict[str, np.ndarray]:
     if kept is not None and _unchanged(root, kept):
         return kept
     began = time.time()
-    folders, mtimes, images, others = [], [], [], []
+    folders, mtimes, images, others, special = [], [], [], [], []
     for name, mtime, files in _scan(root):
         folders.append(name)
         mtimes.append(mtime)
-        images += [(*entry, len(folders) - 1) for entry in files if entry[1] is not None]
-        others += [entry[0] for entry in files if entry[1] is None]
-    index = _index(root, images, others, folders)
+        images += [(*entry, len(folders) - 1) for entry in files.images]
+        others += files.others
+        special += files.special
+    index = _index(root, images, others, folders, special)
     index["mtimes"] = np.array(mtimes, np.int64)
     if len(images) >= cache.WORTH and max(mtimes) / 1e9 < began - cache.SETTLED:
         cache.save(file, **index)
@@ -175,15 +213,20 @@ def _unchanged(root, kept) -> bool:
     return np.array_equal(now, kept["mtimes"])
 
 
-def _scan(root):
-    """Yield (folder, mtime in ns, files) for each folder; `files` are (path, size), size None: not an image.
+class _Found(NamedTuple):
+    """The files of one folder: (path, bytes) of images, and the paths of others and of special files."""
 
-    All paths are relative to `root`.
-    """
+    images: list
+    others: list
+    special: list
+
+
+def _scan(root):
+    """Yield (folder, mtime in ns, `_Found`) for each folder; all paths are relative to `root`."""
     pending = [""]
     while pending:
         folder = pending.pop()
-        files = []
+        files = _Found([], [], [])
         try:
             mtime = os.stat(os.path.join(root, folder)).st_mtime_ns
             with os.scandir(os.path.join(root, folder)) as entries:
@@ -191,13 +234,15 @@ def _scan(root):
                     path = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         if not (entry.is_symlink() and _above(entry.path)):
                             pending.append(path)
+                    elif _is_special(entry):
+                        files.special.append(path)
                     elif entry.name.lower().endswith(EXTENSIONS):
-                        files.append((path, _size(entry)))
+                        files.images.append((path, _size(entry)))
                     else:
-                        files.append((path, None))
+                        files.others.append(path)
         except OSError as error:
             raise UserError(
                 f"data.dir: {os.path.join(root, folder)} cannot be listed ({error.strerror}): "
@@ -212,6 +257,26 @@ def _above(link: str) -> bool:
     return os.path.realpath(os.path.dirname(link)).startswith(target.rstrip("/") + "/") or target == (
         os.path.realpath(os.path.dirname(link))
     )
+
+
+def _is_folder(entry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # a link to itself; the pipeline later finds a bad image
+            raise
+        return False
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    """Whether an entry that is no folder is a FIFO, a socket or a device, or a link to one."""
+    try:
+        if entry.is_file():
+            return False
+        entry.stat()
+    except OSError:  # a broken link
+        return False
+    return True
 
 
 def _size(entry) -> int:
@@ -237,11 +302,13 @@ def _remote_index(root: str) -> dict[str, np.ndarray]:
                 images.append((path, 0, len(folders) - 1))
             else:
                 others.append(path)
-    return _index(root, images, others, folders)
+    return _index(root, images, others, folders, [])
 
 
-def _index(root, images, others, folders) -> dict[str, np.ndarray]:
+def _index(root, images, others, folders, special) -> dict[str, np.ndarray]:
+    """A listing as arrays: the images sorted by path, each with its id and the number of its folder."""
     if not images:
+        others = [*others, *special]
         reason = "it is empty"
         if others:
             reason = f"it has {len(others)} other files, for example {min(others)}"
@@ -258,5 +325,6 @@ def _index(root, images, others, folders) -> dict[str, np.ndarray]:
         "folder": np.fromiter((f for _, _, f in images), np.int32, len(images)),
         "folders": names.blob,
         "folder_ends": names.ends,
+        "special": np.array(len(special)),
         "fingerprint": np.array(digest(*(os.fsencode(f"{path}\0{size}\0") for path, size, _ in images))),
     }

@@ -1,0 +1,78 @@
+"""Export a run, or convert a weights file, to a safetensors file that PyTorch code loads."""
+
+import dataclasses
+import os
+
+from seed_jax.weights import loading, provenance, recognition, saving, source
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What an exported file has.
+
+    Attributes:
+      path: the file.
+      arch: the architecture, a key of `seed_jax.models.MODELS`.
+      names: whose tensor names, e.g. `torchvision`.
+      left_out: our names of the arrays that the file lacks because `names` has no name for them.
+    """
+
+    path: str
+    arch: str
+    names: str
+    left_out: tuple[str, ...]
+
+
+def export(
+    spec: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    names: str = "",
+    best: bool = False,
+    model: str = "",
+    form: str = "",
+    flags: tuple[str, str] = ("model", "form"),
+) -> Exported:
+    """Write a network to a safetensors file in the tensor names and layouts of PyTorch code.
+
+    docs/weights.md has programs that load the file. Its metadata state the network, its images and where the
+    weights come from. An existing file is replaced; a failed write leaves no new file.
+
+    >>> seed_jax.export("runs/mine", "student.safetensors")  # doctest: +SKIP
+
+    Args:
+      spec: the workdir of a run, or weights as `seed_jax.load` takes them.
+      out: the file to write; its name ends in `.safetensors`.
+      names: whose tensor names: `torchvision`, `timm`, `moco`, `seed` and so on. By default torchvision's if
+        the network has them, else the first that it has.
+      best: export a run's checkpoint with the best probe, not its newest.
+      model, form: the architecture and the form of a vision transformer, if a weights file fits several.
+      flags: internal: what messages call `model` and `form`.
+
+    Raises:
+      UserError: the weights cannot be read, the network has no such names, or `out` cannot be written.
+    """
+    path = source.find(spec)
+    if path.is_dir():
+        run = _run(path, best)
+        network, variables = recognition.of_run(run), run.variables
+        facts = provenance.made_from(run.manifest)
+        provenance.warn({"source": os.fspath(spec), **facts})
+    else:
+        network = recognition.recognise(path, arch=model, form=form, flags=flags)
+        variables = loading.load(path, network.network())
+        facts = {"origin": provenance.describe_source(path)}
+    names = names or _default_names(list(saving.offered(network, variables)))
+    left_out = saving.save(variables, network, out, names=names, provenance=facts)
+    return Exported(os.fspath(out), network.arch, names, tuple(left_out))
+
+
+def _default_names(offered):
+    """torchvision's if offered, because most code reads those; else the first."""
+    return "torchvision" if "torchvision" in offered or not offered else offered[0]
+
+
+def _run(path, best):
+    from seed_jax.train import workdir  # the checkpoint library takes seconds to import
+
+    return workdir.load_run(path, best=best)
