@@ -173,8 +173,8 @@ def test_metrics_are_those_of_an_uninterrupted_run(tmp_path, send, crash, probed
 def test_a_stop_abandons_a_probe_and_the_resumed_run_repeats_it(tmp_path, monkeypatch, probed, capsys, probe):
     asked = []
 
-    def batches(*args):
-        for i, batch in enumerate(eval_batches(*args)):
+    def batches(*args, **options):
+        for i, batch in enumerate(eval_batches(*args, **options)):
             if newest_line(tmp_path / "cut") == probe:
                 asked.append(i)
                 if len(asked) == 2:
