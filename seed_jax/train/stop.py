@@ -8,8 +8,7 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-from seed_jax import terminal
-from seed_jax.errors import EXIT_CODES
+from seed_jax.errors import EXIT_CODES, watch_signals
 
 
 class Stopped(SystemExit):
@@ -64,7 +63,7 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             numbers = EXIT_CODES if jax.process_count() == 1 else [signal.SIGINT]
             self._before = {number: signal.signal(number, self._note) for number in numbers}
-            self._end_watch = terminal.watch(self._count)
+            self._end_watch = watch_signals(self._count)
         return self
 
     def __exit__(self, *unused) -> None:
