@@ -54,8 +54,8 @@ def differing(made):
 
 
 def test_the_config_of_a_call_is_that_of_the_command():
-    made = distil.make_config(**{**GIVEN, "data": "photos"}, method="seed")
-    assert differing(made) == {"data.dir": "photos", "student.model": "resnet18"}
+    made = distil.make_config(**{**GIVEN, "data": "mine"}, method="seed")
+    assert differing(made) == {"data.dir": "mine", "student.model": "resnet18"}
     made = distil.make_config(
         **GIVEN, method="seed", optim={"lr": 1}, **{"train.epochs": 2, "data.crop_scale": (0.5, 1)}
     )
@@ -73,6 +73,14 @@ def test_the_config_of_a_call_is_that_of_the_command():
         method="moco",
     )
     assert (made.method.name, made.student.options.small_stem, made.data.source) == ("moco", True, "tfds:x")
+
+
+def test_a_folder_goes_before_an_embedded_dataset_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert distil.make_config(**{**GIVEN, "data": "photos"}, method="seed").data.source == "photos"
+    (tmp_path / "photos").mkdir()
+    made = distil.make_config(**{**GIVEN, "data": "photos"}, method="seed")
+    assert (made.data.source, made.data.dir) == ("", "photos")
 
 
 @pytest.mark.parametrize(

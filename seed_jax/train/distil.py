@@ -42,8 +42,8 @@ def distil(
       teacher: `teacher.weights`: a weights file, the workdir of a run, or `pip:NAME`. Methods without a
         teacher take none.
       student: `student.model`, a key of `seed_jax.models.MODELS`.
-      data: a folder of images, a file that `data.dir` takes, `tfds:NAME`, or an embedded dataset such as
-        'digits'.
+      data: a folder of images, a file that `data.dir` takes, or else `tfds:NAME` or an embedded dataset such
+        as 'digits'.
       workdir: folder of the run.
       method: `method.name`, a key of `seed_jax.methods.METHODS`.
       **overrides: other keys, by section, `optim={"lr": 0.1}`, or `**{"optim.lr": 0.1}`. `teacher`,
@@ -81,25 +81,19 @@ def make_config(*, teacher, student, data, method, **overrides) -> ml_collection
         "data": data if isinstance(data, Mapping) else _place(os.fspath(data)),
         "method": method,
     }
-    values = {
-        f"{section}.{key}": value for section, given in sections.items() for key, value in given.items()
-    }
-    for key, value in overrides.items():
-        nested = isinstance(value, Mapping) and "." not in key
-        values |= {f"{key}.{inner}": v for inner, v in value.items()} if nested else {key: value}
-    for key, value in values.items():
+    for key, value in {**sections, **overrides}.items():
         section, _, field = key.partition(".")
-        if not field:
-            raise UserError(f"distil: {key}={value!r}: give a section a dict, as in optim={{'lr': 0.1}}.")
         if section not in raw:
             raise unknown("config section", section, raw.keys())
+        if not field and not isinstance(value, Mapping):
+            raise UserError(f"{key} is {value!r}: it must be a dict of keys, as in optim={{'lr': 0.1}}.")
         with raw.ignore_type():  # `config.resolve` checks types, with a sentence
-            raw[section][field] = value
+            raw[section].update({field: value} if field else value)
     return raw
 
 
 def _place(data: str) -> dict[str, str]:
-    """The keys of the `data` section that name the images."""
-    if data in EMBEDDED or data.startswith("tfds:"):
-        return {"source": data, "dir": ""}
-    return {"source": "", "dir": data}
+    """The keys of the `data` section that name the images; a file or folder goes before a name."""
+    if os.path.exists(data) or not (data in EMBEDDED or data.startswith("tfds:")):
+        return {"source": "", "dir": data}
+    return {"source": data, "dir": ""}

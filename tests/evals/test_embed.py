@@ -25,6 +25,7 @@ def checkpoint(tmp_path_factory):
     variables = jax.jit(network.init)(jax.random.key(0), np.zeros((2, 32, 32, 3), np.float32))
     head = weights.Head(hidden=64, dim=5, layers=2, batch_norm=False)
     recognised = weights.Recognised("resnet", "resnet18", {"width": 0.125}, head, "moco", size=32)
+    recognised = dataclasses.replace(recognised, preparation=Preparation(1.0))
     weights.save(variables, recognised, path, names="moco")
     return path, network, variables
 
@@ -112,7 +113,7 @@ def test_rows_of_several_processes(pictures, monkeypatch, raw):
     floats = pictures.astype(np.float32)
 
     def batches():
-        made = embed.raw_batches(floats, 4) if raw else eval_batches(source, 32, 4)
+        made = embed.raw_batches(floats, 4) if raw else eval_batches(source, 32, 4, resize=1.0)
         return list(embed.numbered(made, 4))
 
     whole, by_process = batches(), []

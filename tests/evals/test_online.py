@@ -31,7 +31,8 @@ class Pixels:
 
 def resolved(**evals):
     raw = config.default("seed")
-    raw.data.source, raw.data.image_size, raw.train.epochs = "digits", 32, 1.0
+    raw.data.source, raw.data.image_size, raw.data.resize = "digits", 32, 1.0
+    raw.train.epochs = 1.0
     raw.evals.update(evals)
     return config.resolve(raw)
 
@@ -109,9 +110,9 @@ def test_each_split_passes_through_the_network_once(monkeypatch):
     monkeypatch.setitem(EVALUATORS, "toy", Toy)
     lengths = []
 
-    def batches(source, *args):
+    def batches(source, *args, **options):
         lengths.append(len(source))
-        return eval_batches(source, *args)
+        return eval_batches(source, *args, **options)
 
     monkeypatch.setattr(base, "eval_batches", batches)
     probe = digits_probe(Pixels(), names=("knn", "top1", "toy"), bank_size=50)

@@ -152,5 +152,5 @@ def test_too_many_bad_images_in_one_epoch_stop_the_run(make, tmp_path):
         note(monitor, step, 1.0, bad=bad)
     monitor.flush()
     note(monitor, 7, 1.0, bad=(7,))
-    with pytest.raises(UserError, match=r"More than 1 % of the \d+ images of a split cannot be read"):
+    with pytest.raises(UserError, match=r"^1.67 % of the 180 images of a split cannot be read"):
         monitor.flush()
