@@ -19,6 +19,7 @@ from seed_jax.train import optim
 
 ROOT = Path(__file__).parent.parent
 TINY = "--config=tests/tiny.py:seed"
+STOPPED = "Stopped, with nothing to save: the same command starts or resumes the run."
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 
@@ -155,9 +156,7 @@ def test_sigterm_at_the_start(tmp_path):
     command = [sys.executable, "main.py", f"--config={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'run'}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0
-    assert (
-        result.stderr == "\nStopped outside the training loop: the same command starts or resumes the run.\n"
-    )
+    assert result.stderr == f"\n{STOPPED}\n"
     assert not (tmp_path / "run").exists()
 
 

@@ -10,7 +10,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from seed_jax import config as config_lib
-from seed_jax.errors import UserError, command, end_on_signals, leave, unknown
+from seed_jax.errors import UserError, command, end_on_signals, leave, outlive_output, unknown
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file or the name of a packaged config.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, report.")
@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None, *, program: str = "python main.py",
             tflops=TFLOPS.value,
         )
         return 0
+    outlive_output()
     parallel.start()
     loop.run(CONFIG.value, WORKDIR.value, started=started, profile=PROFILE.value)
     return 0

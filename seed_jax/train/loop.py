@@ -43,7 +43,8 @@ def run(
     Raises:
       UserError: anything the user can fix. Every check that needs no compiled program runs before
         compilation.
-      Stopped: SIGTERM or Ctrl-C came; the state is saved.
+      Stopped: SIGTERM or Ctrl-C came after the first step; the state is saved. Before, a signal acts as the
+        caller has set it: in a command, `end_on_signals` ends the process at once.
     """
     started = time.time() if started is None else started
     config, directory = config_lib.resolve(raw), Path(directory)
@@ -77,12 +78,12 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     earlier = checkpoints.log() if begin else {}
     _cut_back(writer, begin, earlier, name)
 
-    # Start what runs next to the loop: reading, progress, signals.
+    # Start what runs next to the loop: reading, progress, tracing.
     bad = BadImages(p.sources.train)
     monitor = _monitor(p, writer, bad, begin, earlier, name)
     enter(contextlib.closing(monitor))
     batches = enter(contextlib.closing(_batches(p, begin, bad)))
-    stop = enter(StopRequest())
+    stop = StopRequest()
     profiler = enter(Profiler(directory / "profile", first=begin + 3, count=profile))
     enter(_ending_with_the_others(directory))  # before the contexts above wait for one that is gone
     enter(_not_finite_named(directory, checkpoints))
@@ -110,10 +111,7 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
         end_here(begin)
     score = writer.score(begin)
     if length.probes(begin) and not parallel.anywhere(writer.probed(begin)):
-        try:
-            score = probe(begin)
-        except Abandoned:
-            end_here(begin)
+        score = probe(begin)
     if begin and length.saves(begin):
         checkpoints.rate(begin, score)
 
@@ -132,6 +130,7 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
                 jax.block_until_ready(current)
             if first:
                 say(f"{name}: first step done {time.time() - started:.1f} s after the start")
+                enter(stop)  # until here a signal ended the process at once: there was nothing to save
         monitor.step(step, metrics, samples, None if first else waited)
 
         # Probe, unless the run is to stop.

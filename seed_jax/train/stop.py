@@ -1,5 +1,6 @@
 """Stop a run on SIGTERM or Ctrl-C: all processes save a checkpoint at the same step and exit."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -7,7 +8,7 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 130}
+from seed_jax.errors import EXIT_CODES, watch_signals
 
 
 class Stopped(SystemExit):
@@ -16,6 +17,9 @@ class Stopped(SystemExit):
 
 class StopRequest:
     """A context in which the first SIGTERM or Ctrl-C asks the loop to stop, and the second ends the process.
+
+    The second one ends it whatever it is doing, also while native code keeps Python from running a handler.
+    The loop enters this context after its first step; until then there is nothing to save.
 
     Handlers are installed in the main thread only, and the previous ones are restored at the end. With
     several processes, JAX itself handles SIGTERM: whichever process receives it, all processes agree on the
@@ -26,6 +30,8 @@ class StopRequest:
         self._signal = signal.SIGTERM
         self._asked = False
         self._before = {}
+        self._arrived = 0
+        self._end_watch = lambda: None
 
     @property
     def exit_code(self) -> int:
@@ -57,11 +63,13 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             numbers = EXIT_CODES if jax.process_count() == 1 else [signal.SIGINT]
             self._before = {number: signal.signal(number, self._note) for number in numbers}
+            self._end_watch = watch_signals(self._count)
         return self
 
     def __exit__(self, *unused) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+        self._end_watch()
 
     def _note(self, number, frame):
         del frame
@@ -70,3 +78,11 @@ class StopRequest:
             signal.signal(each, signal.SIG_DFL)
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _count(self, number):
+        """Count a signal, in a thread; the first may still wait for native code to let its handler run."""
+        self._arrived += number in self._before
+        if self._arrived > 1:
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nEnded without saving: the same command resumes from the newest checkpoint.\n")
+            os._exit(128 + number)

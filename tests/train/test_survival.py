@@ -173,8 +173,8 @@ def test_metrics_are_those_of_an_uninterrupted_run(tmp_path, send, crash, probed
 def test_a_stop_abandons_a_probe_and_the_resumed_run_repeats_it(tmp_path, monkeypatch, probed, capsys, probe):
     asked = []
 
-    def batches(*args):
-        for i, batch in enumerate(eval_batches(*args)):
+    def batches(*args, **options):
+        for i, batch in enumerate(eval_batches(*args, **options)):
             if newest_line(tmp_path / "cut") == probe:
                 asked.append(i)
                 if len(asked) == 2:
@@ -215,6 +215,68 @@ def test_second_signal_ends_at_once():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.reached(1)
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+# main.py, with one function that stays in native code for minutes, where Python runs no handler
+NATIVE = """
+import hashlib, importlib, runpy, sys, threading
+place, name, call = sys.argv[1:4]
+del sys.argv[1:4]
+module = importlib.import_module(place)
+original, calls = getattr(module, name), []
+
+def native(*args, **options):
+    calls.append(1)
+    if len(calls) < int(call):
+        return original(*args, **options)
+    threading.Timer(1.0, print, ["in native code"], {"flush": True}).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+setattr(module, name, (lambda *args, **options: native) if name == "make_step" else native)
+runpy.run_path("main.py", run_name="__main__")
+"""
+STOPPED = "Stopped, with nothing to save: the same command starts or resumes the run."
+ENDED = "Ended without saving: the same command resumes from the newest checkpoint."
+
+
+@pytest.mark.parametrize(
+    ("place", "signals", "code", "sentence"),
+    [
+        (("seed_jax.train.build", "prepare", 1), [signal.SIGTERM], 0, STOPPED),
+        (("seed_jax.train.build", "make_step", 1), [signal.SIGINT], 130, STOPPED),  # traced, as if compiled
+        (("seed_jax.train.loop", "_scores", 1), [signal.SIGINT], 130, STOPPED),
+        (("seed_jax.train.loop", "_scores", 2), [signal.SIGINT, signal.SIGINT], 130, ENDED),
+        (("seed_jax.train.state", "served", 2), [signal.SIGTERM, signal.SIGTERM], 143, ENDED),  # saving
+    ],
+)
+def test_signals_act_while_native_code_runs(tmp_path, place, signals, code, sentence):
+    """At once where there is nothing to save, else at the second one."""
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            NATIVE,
+            *map(str, place),
+            "--config=tests/tiny.py:seed",
+            f"--workdir={tmp_path / 'run'}",
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert any("in native code" in line for line in process.stdout), process.stderr.read()
+            *first, last = signals
+            for number in first:
+                process.send_signal(number)
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+            process.send_signal(last)
+            assert process.wait(30.0) == code  # the native code takes longer
+            assert process.stderr.read() == f"\n{sentence}\n"
+        finally:
+            process.kill()
 
 
 # main.py, killed when the checkpoint of step 10 is complete except for its name
