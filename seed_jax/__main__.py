@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def start() -> None:
     """The console script."""
-    end_on_signals()
+    if sys.argv[1:2] == ["train"]:
+        end_on_signals()
     leave(main())
 
 
