@@ -113,7 +113,7 @@ def test_the_notebook(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", statements],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},  # the tests' flags make long runs slow
         capture_output=True,
         text=True,
         check=False,
