@@ -1,5 +1,5 @@
-"""python -m seed_jax.data pack SOURCE OUT --dir=DIR      write a source as ArrayRecord shards
-python -m seed_jax.data inspect SOURCE --dir=DIR       print counts, classes, sizes, and bad images
+"""python -m seed_jax.data inspect PHOTOS      print counts, classes, sizes, and bad images
+python -m seed_jax.data pack PHOTOS OUT     write images as ArrayRecord shards
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     inspect_parser = commands.add_parser("inspect", help="print counts, classes, sizes, and bad images")
     for subparser in (pack_parser, inspect_parser):
         subparser.add_argument(
-            "source", help=f"the source: {', '.join(SOURCES)}, or '' to recognise it from --dir"
+            "source", help=f"a folder or file, or with --dir the name of a source: {', '.join(SOURCES)}"
         )
         subparser.add_argument("--dir", help="the folder or file that the source reads, as data.dir")
         subparser.add_argument(
@@ -52,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: file names may be any bytes
     if options.command == "pack":
         check_local("OUT", options.out)  # before listing the source, which may take minutes
+    if options.dir is None and os.path.exists(options.source):
+        options.source, options.dir = "", options.source
     name, _ = settle(options.source, options.dir or "", options.split)
     source = open_source(name, options.split, dir=options.dir)
     if options.command == "inspect":

@@ -138,3 +138,16 @@ def test_inspect_of_good_images_warns_of_nothing(pets, capsys):
     assert "warning" not in said
     assert "FIFO" not in said
     assert "unreadable 0\n" in said
+
+
+def test_a_folder_is_recognised_by_its_path(tmp_path, monkeypatch, capsys):
+    """Also one with the name of an embedded source."""
+    monkeypatch.chdir(tmp_path)
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for n in range(2):
+            Image.new("RGB", (8, 8), (n, 0, 0)).save(tmp_path / "photos" / label / f"{n}.png")
+    assert main(["inspect", "photos"]) == 0
+    assert capsys.readouterr().out.startswith("4 images\n2 classes")
+    assert main(["pack", "photos", "packed"]) == 0
+    assert open_source("arrayrecord", "all", dir="packed").class_names == ("cat", "dog")
