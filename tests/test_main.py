@@ -85,6 +85,28 @@ def test_mistakes_in_the_config_file(start, tmp_path, config, words):
     assert all(word in message for word in words), message
 
 
+@pytest.mark.parametrize("flag", ["--config={}", "--config {}", "-config={}"])
+@pytest.mark.parametrize("name", ["seed_folder", "seed_folder.py", "configs/seed_folder.py:smoke"])
+def test_a_packaged_config_is_found_from_any_folder(start, tmp_path, monkeypatch, flag, name):
+    monkeypatch.chdir(tmp_path)
+    message = one_sentence(start(*flag.format(name).split(), "--workdir=run", "--config.optim.name=sdg"))
+    assert "did you mean 'sgd'?" in message
+
+
+def test_a_file_goes_before_the_packaged_config_of_its_name(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seed_folder.py").write_text("def get_config():\n    1 +\n")
+    message = one_sentence(start("--config=seed_folder.py", "--workdir=run"))
+    assert "line 2 of seed_folder.py is not valid Python" in message
+    assert "did you mean 'seed_folder'?" in one_sentence(start("--config=seed_foldr", "--workdir=run"))
+
+
+def test_help_names_the_page_of_keys_and_the_configs(capsys):
+    assert main.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "docs/config.md" in printed and "seed_folder" in printed and "--workdir" in printed
+
+
 @pytest.mark.parametrize("body", ["config.defalt('seed')", "{}['seed']"])
 def test_a_fault_of_a_config_file_itself_keeps_its_traceback(start, tmp_path, body):
     (tmp_path / "own.py").write_text(f"from seed_jax import config\n\ndef get_config():\n    return {body}\n")

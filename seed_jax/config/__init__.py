@@ -43,25 +43,25 @@ def packaged() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
 
 
-def located(argument: str) -> str:
-    """A command-line argument, with the path of a packaged config where `--config=` has its name.
+def located(file: str) -> str:
+    """The path of a config file, with its variant if `file` names one.
 
     `seed_folder`, `seed_folder.py` and `configs/seed_folder.py` are the packaged config unless such a file
-    exists in the current folder. Other arguments are returned unchanged.
+    exists in the current folder.
+
+    >>> located("seed_folder:smoke").endswith("configs/seed_folder.py:smoke")
+    True
 
     Raises:
       UserError: there is neither such a file nor such a name.
     """
-    flag, _, value = argument.partition("=")
-    if flag not in ("--config", "-config") or not value:
-        return argument
-    file, colon, variant = value.partition(":")
-    if not Path(file).is_file():
-        name = file.removeprefix("configs/").removesuffix(".py")
+    path, colon, variant = file.partition(":")
+    if not Path(path).is_file():
+        name = path.removeprefix("configs/").removesuffix(".py")
         if name not in packaged():
-            raise UserError(f"--config: no file {file}. {unknown('config', name, packaged())}")
-        file = str(CONFIGS / f"{name}.py")
-    return f"{flag}={file}{colon}{variant}"
+            raise UserError(f"--config: no file {path}. {unknown('config', name, packaged())}")
+        path = str(CONFIGS / f"{name}.py")
+    return f"{path}{colon}{variant}"
 
 
 def default(method: str) -> ml_collections.ConfigDict:

@@ -85,9 +85,13 @@ def _help(program: str) -> str:
 
 def _parse(argv: list[str]) -> None:
     """Parse the flags as absl does; every mistake of the user is a `UserError`."""
-    sys.argv = argv = [
-        config_lib.located(argument) for argument in argv
-    ]  # ml_collections reads overrides there
+    sys.argv = argv = [*argv]  # ml_collections reads the overrides there
+    for n, argument in enumerate(argv):
+        flag, given, value = argument.partition("=")
+        if flag in ("--config", "-config") and given:
+            argv[n] = f"{flag}={config_lib.located(value)}"
+        elif flag in ("--config", "-config") and n + 1 < len(argv):
+            argv[n + 1] = config_lib.located(argv[n + 1])
     try:
         arguments = flags.FLAGS(argv)
         if CONFIG.value is None:
