@@ -2,7 +2,8 @@
 
 import sys
 
-from seed_jax.evals.embed import main
+from seed_jax.evals.embed import embed, main
 
 if __name__ == "__main__":
     sys.exit(main())
+sys.modules[__name__] = embed  # so that `import seed_jax.embed` gives the function too

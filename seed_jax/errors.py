@@ -177,6 +177,7 @@ def _guarded(stream, number: int) -> io.TextIOWrapper:
     if stream is None:
         _to_null(number)
         return io.TextIOWrapper(_Standard(number, "w", closefd=False), write_through=True)
+    stream.flush()
     raw = _Standard(number, "w", closefd=False)
     unbuffered = isinstance(stream.buffer, io.RawIOBase)
     return io.TextIOWrapper(

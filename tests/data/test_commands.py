@@ -151,3 +151,6 @@ def test_a_folder_is_recognised_by_its_path(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("4 images\n2 classes")
     assert main(["pack", "photos", "packed"]) == 0
     assert open_source("arrayrecord", "all", dir="packed").class_names == ("cat", "dog")
+    capsys.readouterr()
+    assert main(["inspect", "pictures/cats"]) == 1
+    assert "there is no folder pictures/cats" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Sources of images: one kind per file. `base.py` defines what a source is."""
 
 import contextlib
+import difflib
 import os
 
 from etils import epath
@@ -37,6 +38,7 @@ __all__ = [
     "Subset",
     "Tfds",
     "WebDataset",
+    "named",
     "open_source",
     "recognise",
     "settle",
@@ -81,6 +83,23 @@ def recognise(path: str) -> str | None:
         ):
             return "webdataset"
         return "imagefolder" if has_classes(path) else "folder"
+
+
+def named(data: str) -> tuple[str, str]:
+    """The source and the dir of what a user calls their data: a path, `tfds:NAME` or an embedded source.
+
+    A file or folder goes before a name. The source is '' for a path: `settle` recognises it.
+
+    Raises:
+      UserError: `data` is almost the name of an embedded source, and no path.
+    """
+    if os.path.exists(data):
+        return "", data
+    if data in EMBEDDED or data.startswith("tfds:"):
+        return data, ""
+    if difflib.get_close_matches(data, EMBEDDED, cutoff=0.8):
+        raise unknown("file, folder or source", data, EMBEDDED)
+    return "", data
 
 
 def settle(source: str, dir: str, train: str) -> tuple[str, str]:
