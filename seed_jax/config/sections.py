@@ -6,7 +6,7 @@ from typing import Any
 from seed_jax.data.images import EVAL_RESIZE, WHITE
 from seed_jax.data.photometric import PRESETS
 from seed_jax.data.pipeline import LAST
-from seed_jax.data.sources import settle
+from seed_jax.data.sources import scored_splits, settle
 from seed_jax.data.views import CROPS
 from seed_jax.errors import UserError, unknown
 from seed_jax.evals import EVALUATORS
@@ -86,13 +86,18 @@ class Data:
     def settled(self) -> "Data":
         """The same with the source and the training split that '' means; reads `dir` if either is ''.
 
+        Of a recognised source that has only one of `val` and `test`, that split stands for both.
+
         Raises:
           UserError: as `sources.settle`.
         """
         if self.source and self.train:
             return self
         source, train = settle(self.source, self.dir, self.train)
-        return dataclasses.replace(self, source=source, train=train)
+        val, test = self.val, self.test
+        if not self.source:
+            val, test = scored_splits(source, self.dir, val, test)
+        return dataclasses.replace(self, source=source, train=train, val=val, test=test)
 
 
 @dataclasses.dataclass(frozen=True)

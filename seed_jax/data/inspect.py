@@ -35,8 +35,8 @@ def inspect(source: Source, *, everything: bool = False, workers: int = 1) -> st
     good = {i: r for i, r in zip(indices, results, strict=True) if not isinstance(r, images.BadImage)}
     ids, occurrences = np.unique(source.ids(), return_counts=True)
     lines = [f"{count:,} images", *_classes(source), f"fingerprint {source.fingerprint()}"]
-    if special := getattr(source, "special", 0):
-        lines.append(f"{special:,} FIFOs, sockets and devices are left out")
+    if source.special:
+        lines.append(f"{source.special:,} FIFOs, sockets and devices are left out")
     repeated = ids[occurrences > 1]
     if len(repeated):
         lines.append(

@@ -45,6 +45,7 @@ class BadImages:
         self.names: dict[int, str] = {}
         self.errors: dict[int, str] = {}
         self._lock = threading.Lock()
+        self._share: tuple[float, str] | None = None  # `_bad_share`, once it is needed
 
     def __len__(self):
         return len(self.names)
@@ -65,8 +66,10 @@ class BadImages:
             with self._lock:
                 names = list(self.names.values() if names is None else names)[:3]
                 reasons = {self.names[i]: error for i, error in self.errors.items()}
+                if self._share is None:
+                    self._share = _bad_share(self.source)
+                share, about = self._share
             reason = next((reasons[name] for name in names if name in reasons), "read by another process")
-            share, about = _bad_share(self.source)
             raise UserError(
                 f"{about}{100 * max(share, count / len(self.source)):.3g} % of the {len(self.source)} images "
                 f"of a split cannot be read, such as {', '.join(names)} ({reason}), and a run skips at most "

@@ -73,12 +73,28 @@ class Pretrained:
           photograph: a file, its bytes, or uint8 pixels `[H, W, 3]`.
 
         Raises:
-          BadImage: it cannot be decoded.
+          UserError: the file is missing, it cannot be decoded, or the pixels have another shape or dtype.
         """
-        if isinstance(photograph, str | os.PathLike):
-            photograph = Path(photograph).read_bytes()
+        name = "The photograph"
+        if isinstance(photograph, np.ndarray):
+            if photograph.dtype != np.uint8 or photograph.ndim != 3 or photograph.shape[2] != 3:
+                raise UserError(
+                    f"The photograph is {photograph.dtype} {list(photograph.shape)}: pass a file, its bytes, "
+                    "or uint8 pixels of shape [H, W, 3]."
+                )
+        elif not isinstance(photograph, bytes):
+            name = os.fspath(photograph)
+            try:
+                photograph = Path(photograph).read_bytes()
+            except OSError as error:
+                raise UserError(
+                    f"{name} cannot be read ({error.strerror}): pass the path of an image."
+                ) from error
         how = self.preparation
-        pixels = pictures.load_rgb(pictures.open_image(photograph), background=how.background)
+        try:
+            pixels = pictures.load_rgb(pictures.open_image(photograph), background=how.background)
+        except pictures.BadImage as error:
+            raise UserError(f"{name} cannot be decoded ({error}): pass an image.") from error
         return pictures.eval_view(pixels, self.size, how.resize, how.interpolation)
 
     @functools.cached_property

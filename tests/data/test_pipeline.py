@@ -247,7 +247,7 @@ class WithTargets:
 
     def __init__(self, source, other=None):
         self.source, self.other = source, other or {}
-        self.num_classes, self.class_names, self.splits = 0, (), source.splits
+        self.num_classes, self.class_names, self.special, self.splits = 0, (), 0, source.splits
 
     def __len__(self):
         return len(self.source)

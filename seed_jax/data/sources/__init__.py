@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import os
 
+import numpy as np
 from etils import epath
 
 from seed_jax.data.sources.arrayrecord import METADATA, ArrayRecord
@@ -19,7 +20,7 @@ from seed_jax.data.sources.base import (
     take_split,
 )
 from seed_jax.data.sources.embedded import EMBEDDED
-from seed_jax.data.sources.folder import Files, has_classes, open_filelist, open_folder
+from seed_jax.data.sources.folder import Files, listed_once, no_classes, open_filelist, open_folder
 from seed_jax.data.sources.subset import subset as take_subset
 from seed_jax.data.sources.tfds import Tfds
 from seed_jax.data.sources.webdataset import WebDataset
@@ -38,9 +39,12 @@ __all__ = [
     "Subset",
     "Tfds",
     "WebDataset",
+    "listed_once",
     "named",
+    "no_classes",
     "open_source",
     "recognise",
+    "scored_splits",
     "settle",
     "split_of",
 ]
@@ -62,7 +66,7 @@ def recognise(path: str) -> str | None:
     """The name of the source that reads `path`, or None.
 
     A file is recognised by its ending, a folder by its content. A folder of images is an 'imagefolder' if its
-    sub-folders look like classes (`folder.has_classes`), else a 'folder'. Raises `UserError` when a bucket or
+    sub-folders look like classes (`folder.no_classes`), else a 'folder'. Raises `UserError` when a bucket or
     a folder cannot be read, or has no image.
     """
     ending = os.path.splitext(path)[1].lower()
@@ -82,7 +86,7 @@ def recognise(path: str) -> str | None:
             (folder / name).is_dir() for name in names if not os.path.splitext(name)[1]
         ):
             return "webdataset"
-        return "imagefolder" if has_classes(path) else "folder"
+        return "imagefolder" if no_classes(path) is None else "folder"
 
 
 def named(data: str) -> tuple[str, str]:
@@ -126,6 +130,23 @@ def settle(source: str, dir: str, train: str) -> tuple[str, str]:
     if not train:
         train = "train" if open_source(source, "all", dir=dir or None).num_classes else "all"
     return source, train
+
+
+def scored_splits(source: str, dir: str, val: str, test: str) -> tuple[str, str]:
+    """The splits to score for `data.val` and `data.test` of a recognised source.
+
+    If a dataset has its own splits `train` and one of `val` and `test`, that one stands for the other, too.
+
+    Raises:
+      UserError: as `open_source`.
+    """
+    images = open_source(source, "all", dir=dir or None)
+    if (val, test) != ("val", "test") or np.array_equal(images.splits, split_of(images.ids())):
+        return val, test
+    own = {SPLITS[n] for n in np.unique(images.splits) if n >= 0}
+    return {("train", "val"): ("val", "val"), ("test", "train"): ("test", "test")}.get(
+        tuple(sorted(own)), (val, test)
+    )
 
 
 def open_source(name: str, split: str, *, dir: str | None = None, subset: str = "", seed: int = 0) -> Source:

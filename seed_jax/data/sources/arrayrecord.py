@@ -56,7 +56,7 @@ class ArrayRecord:
         self.names = Strings(index["blob"], index["ends"])
         self.splits = index["part"] if (index["part"] >= 0).any() else split_of(self._ids)
         self.num_classes = self.metadata["num_classes"]
-        self.class_names = tuple(self.metadata["class_names"])
+        self.class_names, self.special = tuple(self.metadata["class_names"]), 0
 
     def __len__(self):
         return len(self._ids)

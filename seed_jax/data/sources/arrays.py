@@ -22,7 +22,7 @@ class Arrays:
         self.images = images
         self._labels = np.full(len(images), -1, np.int64) if labels is None else labels.astype(np.int64)
         self.num_classes = int(self._labels.max(initial=-1)) + 1
-        self.class_names = ()
+        self.class_names, self.special = (), 0
         self.splits = split_of(np.arange(len(images)))
 
     def __len__(self):

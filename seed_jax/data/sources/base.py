@@ -45,6 +45,7 @@ class Source(Protocol):
       num_classes: 0 without labels.
       class_names: empty when the classes have no names.
       splits: int8 `[N]`, the index into `SPLITS` of each image's own split; -1 for an image in no split.
+      special: number of FIFOs, sockets and devices that a folder has and the source leaves out; else 0.
 
     Methods:
       name: what messages call image `i`; ends in its file name if it has one.
@@ -56,6 +57,7 @@ class Source(Protocol):
     num_classes: int
     class_names: Sequence[str]
     splits: np.ndarray
+    special: int
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> Record: ...
@@ -74,7 +76,7 @@ class Subset:
         self.num_classes = source.num_classes
         self.class_names = source.class_names
         self.splits = source.splits[self.indices]
-        self.special = getattr(source, "special", 0)
+        self.special = source.special
 
     def __len__(self):
         return len(self.indices)

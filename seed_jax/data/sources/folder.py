@@ -1,6 +1,8 @@
 """Image files: all below a folder, or the ones in a list."""
 
 import collections
+import contextlib
+import contextvars
 import errno
 import os
 import re
@@ -28,6 +30,19 @@ from seed_jax.data.sources.base import (
     unreadable,
 )
 from seed_jax.errors import UserError
+
+ALIASES = {"validation": "val"}  # other names of folders with a split
+_LISTINGS: contextvars.ContextVar[dict | None] = contextvars.ContextVar("listings", default=None)
+
+
+@contextlib.contextmanager
+def listed_once():
+    """Within this context each folder is listed at most once, so that all splits have the same files."""
+    token = _LISTINGS.set({})
+    try:
+        yield
+    finally:
+        _LISTINGS.reset(token)
 
 
 class Files:
@@ -83,68 +98,94 @@ def open_folder(root: str, labelled: bool = False) -> Files:
     Args:
       root: a folder, local or in a bucket.
       labelled: the first level of sub-folders is the class, numbered in alphabetical order. If the folder has
-        its own splits (`train/` and `val/` or `test/`), the classes are the sub-folders of these.
+        its own splits (`train/`, and `val/`, `validation/` or `test/`), the classes are the sub-folders of
+        these, and an image in none of them has no label.
 
     Raises:
-      UserError: the folder does not exist, cannot be listed or has no image; or, with `labelled`, an image is
-        in no class folder.
+      UserError: the folder does not exist, cannot be listed or has no image; or, with `labelled`, an image
+        (of a split, if the folder has its own) is in no class folder.
     """
     index = _listing(root)
     paths, ids = Strings(index["blob"], index["ends"]), index["ids"]
-    levels, used, of_folder = _levels(index)
+    levels, inside, of_folder = _levels(index)
     splits = split_of(ids) if of_folder is None else of_folder[index["folder"]]
     labels, class_names = np.full(len(ids), -1, np.int64), ()
     if labelled:
-        if classless := [f for f in used if not levels[f]]:
+        if classless := [f for f in inside if not levels[f]]:
             first = paths[int(np.flatnonzero(index["folder"] == classless[0])[0])]
             raise UserError(
                 f"data.dir: {first} in {root} is in no class folder: move it into one, or use the "
                 "source 'folder', which has no labels."
             )
-        class_names = tuple(sorted({levels[f][0] for f in used}))
+        class_names = tuple(sorted({levels[f][0] for f in inside}))
         number = {name: n for n, name in enumerate(class_names)}
-        labels = np.array([number[level[0]] if level and level[0] in number else -1 for level in levels])
-        labels = labels[index["folder"]]
+        of_class = np.full(len(levels), -1, np.int64)
+        of_class[inside] = [number[levels[f][0]] for f in inside]
+        labels = of_class[index["folder"]]
     fingerprint, special = str(index["fingerprint"]), int(index["special"])
     return Files(str(root), paths, ids, labels, class_names, splits, fingerprint, special)
 
 
-def has_classes(root: str) -> bool:
-    """Whether the sub-folders of a folder look like classes.
+def no_classes(root: str) -> str | None:
+    """What keeps the sub-folders of a folder from being classes; None if they look like classes.
 
     They do if every image is directly in a first-level sub-folder, at least two of these have images, and
     there are at least two images per sub-folder on average. If the folder has its own splits, the sub-folders
-    are theirs. Errors as `open_folder`.
+    are theirs, and other images do not matter.
+
+    Returns:
+      None; or a sentence that names the first of the images to move away; or '' if moving a few images is not
+      enough. Errors as `open_folder`.
     """
     index = _listing(root)
-    levels, used, _ = _levels(index)
-    classes = {"/".join(levels[f]) for f in used}
-    flat = all(len(levels[f]) == 1 for f in used)
-    return flat and len(classes) > 1 and 2 * len(classes) <= len(index["ids"])
+    levels, inside, _ = _levels(index)
+    images = np.bincount(index["folder"], minlength=len(levels))
+    flat = [f for f in inside if len(levels[f]) == 1]
+    classes = {levels[f][0] for f in flat}
+    sorted_in = images[flat].sum()
+    rest = images[inside].sum() - sorted_in
+    if len(classes) < 2 or 2 * len(classes) > sorted_in or rest > sorted_in:
+        return ""
+    if not rest:
+        return None
+    outside = np.isin(index["folder"], np.setdiff1d(inside, flat))
+    first = Strings(index["blob"], index["ends"])[int(np.flatnonzero(outside)[0])]
+    what, them = (f"{first} is", "it") if rest == 1 else (f"{first} and {rest - 1:,} more images are", "them")
+    return f"{what} not directly in a class folder: move {them} away and the sub-folders are classes"
 
 
 def _listing(root: str) -> dict[str, np.ndarray]:
     """The paths, ids and folders of the images below a folder, as `_index` returns them."""
+    known = _LISTINGS.get()
+    if known is None:
+        return _list(root)
+    if root not in known:
+        known[root] = _list(root)
+    return known[root]
+
+
+def _list(root: str) -> dict[str, np.ndarray]:
     if not epath.Path(root).is_dir():
         raise UserError(f"data.dir: there is no folder {root}: set it to the folder of the images.")
     return _remote_index(root) if "://" in str(root) else _local_index(os.path.abspath(root))
 
 
 def _levels(index: dict[str, np.ndarray]):
-    """The folders of a listing: levels, the indices of folders with images, and splits.
+    """The folders of a listing: levels, the indices of folders whose images are in a split, and splits.
 
     The levels of each folder are those of its path without its own split. The splits are int8, one per
-    folder, or None if the listing has no own splits.
+    folder, or None if the listing has no own splits; then every image is in a split.
     """
     names = Strings(index["folders"], index["folder_ends"])
     levels = [name.split("/") if name else [] for name in names]
     used = np.unique(index["folder"])
-    own = own_splits([levels[f][0] for f in used if levels[f]])
+    first = [ALIASES.get(level[0], level[0]) if level else "" for level in levels]
+    own = own_splits([first[f] for f in used])
     if not own:
         return levels, used, None
-    splits = [SPLITS.index(level[0]) if level and level[0] in own else -1 for level in levels]
-    levels = [level[1:] if level and level[0] in own else level for level in levels]
-    return levels, used, np.array(splits, np.int8)
+    splits = np.array([SPLITS.index(name) if name in own else -1 for name in first], np.int8)
+    levels = [level[1:] if name in own else level for name, level in zip(first, levels, strict=True)]
+    return levels, used[splits[used] >= 0], splits
 
 
 def open_filelist(path: str) -> Files:

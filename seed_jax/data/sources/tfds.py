@@ -80,6 +80,7 @@ class Tfds:
         self.num_classes = features["label"].num_classes if "label" in features else 0
         self.class_names = tuple(features["label"].names or ()) if self.num_classes else ()
         self.has_file_names = "file_name" in features
+        self.special = 0
         # A pack of 'all' keeps the splits. A single split is already what the user chose.
         self.splits = np.full(len(self.records), -1, np.int8)
         if split == "all":

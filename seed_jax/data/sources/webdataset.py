@@ -54,6 +54,7 @@ class WebDataset:
             )
         self._ids, self._fingerprint = index["ids"], str(index["fingerprint"])
         self.num_classes, self.class_names = int(self._labels.max(initial=-1)) + 1, ()
+        self.special = 0
         splits = [
             set(re.split(r"[^a-z]+", os.path.basename(shard))) & set(SPLITS[:3]) for shard in self.shards
         ]
