@@ -39,6 +39,7 @@ def evaluate(
       UserError: the data is missing or has no labels, or the run was trained on other data or on all of it.
     """
     run = workdir.load_run(directory, best=best)
+    workdir.warn_of_resize(directory)
     d = _settled(run, dir or run.config.data.dir)
     config = dataclasses.replace(run.config, data=d)
     try:
@@ -57,8 +58,12 @@ def evaluate(
 def _settled(run: workdir.Run, dir: str) -> Data:
     """The section `data` of a run's config, with what the run recognised then in place of ''."""
     d = dataclasses.replace(run.config.data, dir=dir)
-    source, train = d.source or run.manifest["data"].get("source", ""), run.manifest.get("train_split", "")
-    return dataclasses.replace(d, source=source, train=d.train or train).settled()
+    manifest = run.manifest
+    if not d.source:
+        source = manifest["data"].get("source", "")
+        val, test = manifest.get("val_split", d.val), manifest.get("test_split", d.test)
+        d = dataclasses.replace(d, source=source, val=val, test=test)
+    return dataclasses.replace(d, train=d.train or manifest.get("train_split", "")).settled()
 
 
 def probe(network: Network, variables, config: Config, split: str = "test") -> dict[str, float]:

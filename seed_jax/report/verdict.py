@@ -11,10 +11,7 @@ from seed_jax.report import metrics
 from seed_jax.report.tables import Table
 
 NAMES = {"knn": "kNN", "top1": "top-1"}
-LABELS = (
-    "give each class its own folder and add --config.data.source=imagefolder --config.data.train=train, or "
-    "another source with labels"
-)
+LABELS = "put the images of each class into a sub-folder of their own"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +65,10 @@ def probe_line(scores: Mapping[str, float], start: Mapping[str, float]) -> str:
 def answer(workdir: str | os.PathLike) -> tuple[str, Table | None]:
     """Whether training helped: a sentence, and a table with a row for each score.
 
-    The sentence is about the score that decides the best checkpoint (`metrics.last_score`). Without a probe
+    The sentence is about the score that decides the best checkpoint (`metrics.last_score`). If the manifest
+    has the number of validation images, a change within two binomial standard errors of the difference of
+    two independent shares counts as no change. (The images of both probes are the same, so that the true
+    error is smaller.) Without a probe
     it says why there is none and what to do, and the table is None.
 
     Raises:
@@ -91,22 +91,26 @@ def answer(workdir: str | os.PathLike) -> tuple[str, Table | None]:
             for name, c in courses.items()
         ],
     )
-    return _sentence(NAMES.get(name, name), courses[name]), table
+    manifest = _read(Path(workdir), "manifest.json")
+    return _sentence(NAMES.get(name, name), courses[name], manifest.get("val_images")), table
 
 
-def _sentence(name: str, c: Course) -> str:
+def _sentence(name: str, c: Course, images: int | None) -> str:
+    """The verdict on a score of `images` validation images; None if their number is not known."""
     (begin, first), (end, last), (at, best) = c.first, c.last, c.best
     teacher = f"; the teacher has {_percent(c.teacher)}" if c.teacher is not None else ""
     if begin == end:
         return (
             f"There is only one probe yet: the student's {name} is {_percent(last)} at step {end}{teacher}."
         )
-    verdict = "Training has helped" if last > first else "Training has not helped"
+    verdict, noise = "Training has helped" if last > first else "Training has not helped", ""
+    if images and abs(last - first) <= 2 * math.sqrt((first * (1 - first) + last * (1 - last)) / images):
+        verdict, noise = "Training is not shown to help", f", a change within the error of {images:,} images"
     moved = "rose" if last > first else "fell" if last < first else "stayed the same,"
     highest = f" (best: {_percent(best)} at step {at})" if at not in (begin, end) else ""
     return (
         f"{verdict}: the student's {name} {moved} from {_percent(first)} at step {begin} to {_percent(last)} "
-        f"at step {end}{highest}{teacher}."
+        f"at step {end}{highest}{noise}{teacher}."
     )
 
 
@@ -128,25 +132,34 @@ def _courses(rows: Sequence[Mapping]) -> dict[str, Course]:
 
 def _no_probe(workdir: Path, rows: Sequence[Mapping]) -> str:
     """Why a run has no probe, and what to do, as far as its files say."""
-    config, manifest = (
-        files.read_json(workdir / name) if (workdir / name).exists() else {}
-        for name in ("config.json", "manifest.json")
-    )
-    names = config.get("evals", {}).get("names")
+    config, manifest = _read(workdir, "config.json"), _read(workdir, "manifest.json")
+    names, recognised = config.get("evals", {}).get("names"), config.get("data", {}).get("source") == ""
+    trained = max((row["step"] for row in rows if "loss" in row), default=0)
     if manifest.get("data", {}).get("num_classes") == 0:
         reason, fix = "the data has no labels", LABELS
+        fix += "" if recognised else " and add --config.data.source= --config.data.train="
     elif names == []:
         reason, fix = "evals.names is empty", "add --config.evals.names=knn"
-    elif names and "knn" not in names and any("loss" in row for row in rows):
+    elif trained and manifest.get("train_split") == "all":
+        reason = "data.train is 'all', which leaves no images for one"
+        fix = "use --config.data.train= to train on one split"
+    elif names and "knn" not in names and trained:
         reason = f"evals.names is {','.join(names)}, which scores nothing on this network"
         fix = "add --config.evals.names=knn"
-    else:
+    elif trained < manifest.get("steps", math.inf):
         return (
             f"Whether training helps is not known yet: {metrics.FILE} has no probe; wait for the first one."
         )
+    else:
+        return f"Whether training helps is not known: the run has ended, and {metrics.FILE} has no probe."
     return (
         f"Whether training helps is not known: {reason}, so there is no probe; {fix}, in another --workdir."
     )
+
+
+def _read(workdir: Path, name: str) -> dict:
+    """The JSON object in a file of the workdir; empty if there is no such file."""
+    return files.read_json(workdir / name) if (workdir / name).exists() else {}
 
 
 def _percent(value: float) -> str:

@@ -114,6 +114,9 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
             "fingerprint": sources.train.fingerprint(),
         },
         "train_split": config.data.train,
+        "val_split": config.data.val,
+        "test_split": config.data.test,
+        "val_images": None if sources.val is None else len(sources.val),
         "steps": length.total,
         "steps_per_epoch": length.epoch,
     }

@@ -6,9 +6,10 @@ import numpy as np
 
 from seed_jax.config import Config, Data, check_splits
 from seed_jax.data.images import BadImage
-from seed_jax.data.sources import Source, open_source
+from seed_jax.data.sources import Source, listed_once, no_classes, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import EVALUATORS
+from seed_jax.report.verdict import LABELS
 from seed_jax.train import teacher
 
 
@@ -18,7 +19,8 @@ class Sources:
 
     Attributes:
       train: what the run trains on.
-      bank, val: None if there is no probe: the data has no labels, or none of it is left for a probe.
+      bank, val: None if there is no probe: the data has no labels, none of it is left for a probe, or
+        `evals.names` is empty.
       data: the section `data` of the config, settled.
       note: a sentence about labels and probe for the start of the run; '' if there is nothing to say.
     """
@@ -38,7 +40,8 @@ def open_all(config: Config) -> tuple[Sources, teacher.Loaded | None]:
     """
     problems, sources, loaded = [], None, None
     try:
-        sources = _open_sources(config)
+        with listed_once():
+            sources = _open_sources(config)
     except UserError as error:
         problems.append(str(error))
     if config.method.needs_teacher:
@@ -56,8 +59,23 @@ def open_all(config: Config) -> tuple[Sources, teacher.Loaded | None]:
     return sources, loaded
 
 
+def settled(config: Config) -> Data:
+    """The section `data` with what its empty values mean (`Data.settled`).
+
+    An empty `data.train` is 'all' if `evals.names` is empty and the method needs no labels: no image need be
+    left out.
+
+    Raises:
+      UserError: as `Data.settled`.
+    """
+    d = config.data
+    if not (d.train or config.evals.names or config.method.needs_labels):
+        d = dataclasses.replace(d, train="all")
+    return d.settled()
+
+
 def _open_sources(config: Config) -> Sources:
-    d, labels = config.data.settled(), config.method.needs_labels
+    d, labels = settled(config), config.method.needs_labels
     recognised = not config.data.source
     evaluators = [EVALUATORS[name] for name in config.evals.names]
     bank = any(evaluator.needs_bank for evaluator in evaluators)
@@ -68,17 +86,18 @@ def _open_sources(config: Config) -> Sources:
     train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
     place = d.dir or d.source
     if not train.num_classes:
-        note = (
-            f"{place} has no labels, so there is no probe during training: for one, put the images of each "
-            "class into a sub-folder of their own and set data.source=''"
-        )
+        advice = no_classes(d.dir) if recognised and d.source == "folder" else ""
+        advice = advice or f"for one, {LABELS}" + ("" if recognised else " and set data.source=''")
+        note = f"{place} has no labels, so there is no probe during training: {advice}"
         return Sources(train, None, None, d, note if evaluators else "")
+    if recognised and not evaluators and not labels:
+        return Sources(train, None, None, d)
     if recognised and d.train == "all" and not d.bank and not labels:
         note = (
             f"data.train is 'all', so there is no probe during training: for one, use --config.data.train= "
             f"to train on one split of {place}"
         )
-        return Sources(train, None, None, d, note if evaluators else "")
+        return Sources(train, None, None, d, note)
     if bank:
         check_splits(d)
     try:
@@ -96,9 +115,14 @@ def _open_sources(config: Config) -> Sources:
         use = use if labels else "probes only"
         note = (
             f"{train.num_classes:,} classes {by}in {place}; labels are used by {use}; training uses "
-            f"{len(train):,} images, {d.val} {len(val):,}, {d.test} {len(test):,}"
+            f"{len(train):,} images, {d.val} {len(val):,}"
         )
-        if not labels:
+        note += f", {d.test} {len(test):,}" if d.test != d.val else ""
+        if d.test != config.data.test:
+            note += f"; there is no {config.data.test} split, so evals scores {d.test}"
+        if d.val != config.data.val:
+            note += f"; there is no {config.data.val} split, so probes score {d.val}"
+        if not labels and d.train != "all":
             note += " (train on all with --config.data.train=all, without a probe)"
     sources = Sources(train, open_split(d.bank) if d.bank else train, val, d, note)
     used = [train] if labels else []

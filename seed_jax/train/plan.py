@@ -18,7 +18,7 @@ from seed_jax.errors import UserError
 from seed_jax.methods.base import Batch, Given
 from seed_jax.queue import Queue
 from seed_jax.report.plan import Memory, Plan, text
-from seed_jax.train import build, teacher
+from seed_jax.train import build, inputs, teacher
 from seed_jax.train.step import objective
 
 ASSUMED_CLASSES = 1000
@@ -90,7 +90,7 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
 def _data(c: Config, images: int | None, notes: list) -> tuple[int, int]:
     """Images and classes of the training data."""
     try:
-        d = c.data.settled()
+        d = inputs.settled(c)
         source = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=c.train.seed)
     except UserError as error:
         if images is None:

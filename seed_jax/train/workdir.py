@@ -6,6 +6,7 @@ import errno
 import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import subprocess
 import time
@@ -17,7 +18,7 @@ import ml_collections
 
 from seed_jax import config as config_lib
 from seed_jax import parallel
-from seed_jax.data import files
+from seed_jax.data import files, images
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Given
 from seed_jax.models.network import Network
@@ -108,6 +109,7 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     if path.exists() and not {"method", "train"} <= _read_config(path).keys():
         raise UserError(f"{path} is not of a run: use another --workdir.")
     if path.exists() and _has_checkpoint(workdir):
+        warn_of_resize(workdir)
         theirs, mine = _resolved(_read_config(path)), _resolved(mine)
         known = (
             _flat(files.read_json(workdir / "manifest.json")) if (workdir / "manifest.json").exists() else {}
@@ -204,6 +206,25 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
     return Run(network, variables, config, manifest, step)
 
 
+def warn_of_resize(workdir: str | os.PathLike) -> None:
+    """Log one sentence if the run is older than `data.resize`, which may change how its images are evaluated.
+
+    Not for packaged sources, whose images have one known size (`_read_config`).
+    """
+    path = Path(workdir) / "config.json"
+    data = _read_config(path).get("data", {}) if path.exists() else {}
+    side = data.get("image_size")
+    if side and "resize" not in data and data.get("source") not in SIDES and jax.process_index() == 0:
+        logging.warning(
+            "%s is older than data.resize: evaluation now resizes images of exactly %d pixels, too, to a "
+            'short side of %d before the centre crop; if all images have that size, add "resize": 1.0 to '
+            "the section data of that file, and --config.data.resize=1.0 to the command that resumes.",
+            path,
+            side,
+            round(side * images.EVAL_RESIZE),
+        )
+
+
 def _read_config(path: Path) -> dict:
     """A `config.json`, with today's keys and values in place of older ones.
 
@@ -282,11 +303,17 @@ def _write(path: Path, content: dict) -> None:
 
 
 def _commit() -> str:
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return git.stdout.strip() or "unknown"
+    """The commit of this code; 'unknown' without git, or if the package is not in a repository of its own."""
+    root = Path(__file__).parents[2]
+    top = _git(root, "rev-parse", "--show-toplevel")
+    here = top and Path(top).resolve() == root.resolve()
+    return here and _git(root, "describe", "--always", "--dirty") or "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What a git command prints; '' if it fails."""
+    try:
+        git = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return ""
+    return git.stdout.strip()
