@@ -1,6 +1,7 @@
 """The final evaluation: the frozen network of a run, scored once on the test split."""
 
 import dataclasses
+import logging
 import os
 
 import jax
@@ -41,6 +42,10 @@ def evaluate(
     run = workdir.load_run(directory, best=best)
     workdir.warn_of_resize(directory)
     d = _settled(run, dir or run.config.data.dir)
+    if d.test != run.config.data.test and split == "test":
+        logging.warning(
+            "%s has no split test: its split %s is scored, on which choices were made", d.dir, d.test
+        )
     config = dataclasses.replace(run.config, data=d)
     try:
         train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -107,11 +108,63 @@ def test_a_run_without_classes_says_how_to_get_a_probe(folders, source):
     assert (sources.data.source, sources.data.train) == ("folder", "all")
     assert sources.note == (
         f"{place} has no labels, so there is no probe during training: for one, put the images of each class "
-        "into a sub-folder of their own and set data.source=''"
+        "into a sub-folder of their own" + (" and set data.source=''" if source else "")
     )
     quiet = raw(place, source=source)
     quiet.evals.names = ()
     assert inputs.open_all(config.resolve(quiet))[0].note == ""
+
+
+def test_the_image_that_prevents_classes_is_named(folders, tmp_path):
+    shutil.copytree(folders / "photos", tmp_path / "photos")
+    shutil.copy(folders / "loose" / "000.png", tmp_path / "photos" / "Thumbs.png")
+    sources, _ = inputs.open_all(config.resolve(raw(tmp_path / "photos")))
+    assert sources.note.endswith(
+        "no probe during training: Thumbs.png is not directly in a class folder: move it away and the "
+        "sub-folders are classes"
+    )
+
+
+def test_without_evaluators_no_image_is_left_out(folders, tmp_path):
+    c = raw(folders / "photos")
+    c.evals.names = ()
+    sources, _ = inputs.open_all(config.resolve(c))
+    assert (len(sources.train), sources.val, sources.data.train, sources.note) == (120, None, "all", "")
+    assert plan.make(config.resolve(c), devices=1).images == 120
+    for n in range(4):  # too few for all splits
+        (tmp_path / "ab"[n % 2]).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "ab"[n % 2] / f"{n}.png")
+    c.data.dir, c.data.train = str(tmp_path), "train"
+    assert inputs.open_all(config.resolve(c))[0].val is None
+
+
+def test_training_on_all_with_a_bank_has_a_probe(folders):
+    sources, _ = inputs.open_all(config.resolve(raw(folders / "photos", train="all", bank="train")))
+    assert (len(sources.train), len(sources.bank)) == (120, sizes(folders / "photos")[0])
+    assert "training uses 120 images, val" in sources.note
+    assert "without a probe" not in sources.note
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("val", "val 40; there is no test split, so evals scores val"),
+        ("test", "test 40; there is no val split, so probes score test"),
+    ],
+)
+def test_own_splits_without_val_or_test(folders, tmp_path, caplog, other, words):
+    """The commonest layout has train/ and val/; the commands of the README do not name a split."""
+    for n, image in enumerate(sorted((folders / "photos").rglob("*.png"))):
+        place = tmp_path / "data" / ("train" if n % 3 else other) / image.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, place)
+    sources, _ = inputs.open_all(config.resolve(raw(tmp_path / "data")))
+    assert f"training uses 80 images, {words}" in sources.note
+    if other == "val":
+        loop.run(raw(tmp_path / "data"), tmp_path / "run")
+        assert evals([str(tmp_path / "run")]) == 0
+        assert "has no split test: its split val is scored" in caplog.text
+        assert json.loads((tmp_path / "run" / "manifest.json").read_text())["val_images"] == 40
 
 
 def test_a_method_that_needs_labels_takes_them_from_the_folders(folders):

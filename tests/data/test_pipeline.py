@@ -2,6 +2,7 @@ import itertools
 import logging
 import multiprocessing
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -527,6 +528,22 @@ def test_the_share_of_bad_images_of_a_large_source_is_estimated(monkeypatch):
     source = Half(open_source("digits", "all"), np.arange(1001))
     with pytest.raises(UserError, match="^About 5[0-9] % of the 1001 images|^About 4[0-9] % of the 1001"):
         list(eval_batches(source, 16, 100))
+
+
+def test_the_share_of_bad_images_is_estimated_once(monkeypatch):
+    reads = []
+
+    class Bad(Subset):
+        def __getitem__(self, i):
+            reads.append(i)
+            raise images.BadImage("broken")
+
+    bad = pipeline.BadImages(Bad(open_source("digits", "all"), np.arange(40)))
+    bad.add(0, images.BadImage("broken"))
+    with ThreadPoolExecutor(4) as threads:
+        errors = list(threads.map(lambda _: pytest.raises(UserError, bad.check, 9), range(4)))
+    assert len({str(error.value) for error in errors}) == 1
+    assert sorted(reads) == list(range(40))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 
 from seed_jax.data import images, sources
 from seed_jax.data.pack import pack
-from seed_jax.data.sources import open_source, recognise
+from seed_jax.data.sources import folder, open_source, recognise
 from seed_jax.errors import UserError
 
 
@@ -333,6 +333,15 @@ CLASS_FOLDERS = {  # files, and whether their folders are classes
         [f"{s}/a/{n}.png" for s in ("train", "val") for n in range(9)] + ["val/x.png"],
         False,
     ),
+    "own splits, one as in tfds": (
+        [f"{s}/{c}/{n}.png" for s in ("train", "validation") for c in "ab" for n in range(2)],
+        True,
+    ),
+    "images next to the splits": (
+        [f"{s}/{c}/{n}.png" for s in ("train", "val") for c in "ab" for n in range(2)]
+        + ["samples/1.png", "x/y/1.png", "z.png"],
+        True,
+    ),
     "one folder": ([f"a/{n}.png" for n in range(9)], False),
     "one folder with images": ([f"a/{n}.png" for n in range(9)] + ["b/readme.txt"], False),
     "splits without classes": ([f"{s}/{n}.png" for s in ("train", "test") for n in range(9)], False),
@@ -355,6 +364,66 @@ def test_a_folder_of_classes_is_recognised(tmp_path, name):
     assert sources.settle("", root, "val") == (source, "val")
     assert sources.settle("folder", root, "") == ("folder", "all")  # exactly what the user says
     assert open_source(source, "all", dir=root).num_classes == (2 if labelled else 0)
+
+
+@pytest.mark.parametrize(
+    ("strays", "sentence"),
+    [
+        ([], None),
+        (["x.png"], "x.png is not directly in a class folder: move it away"),
+        (["b/c/1.png"], "b/c/1.png is not directly in a class folder: move it away"),
+        (["x.png", "y.png"], "x.png and 1 more are not directly in a class folder: move them away"),
+        ([f"c/{c}/{n}.png" for c in "de" for n in range(9)], ""),
+        ([f"{n}.png" for n in range(9)], ""),
+    ],
+)
+def test_what_prevents_classes_is_named(tmp_path, strays, sentence):
+    for file in [f"{c}/{n}.png" for c in "ab" for n in range(2)] + strays:
+        save(tmp_path / file, format="PNG")
+    assert sources.no_classes(str(tmp_path)) == (sentence and f"{sentence} and the sub-folders are classes")
+
+
+def test_images_next_to_the_splits_have_no_class(tmp_path):
+    for file in ("train/a/1.png", "val/b/1.png", "samples/1.png", "a/1.png"):
+        save(tmp_path / file, format="PNG")
+    source = open_source("imagefolder", "all", dir=str(tmp_path))
+    assert source.class_names == ("a", "b")
+    assert {os.path.relpath(source.name(i), tmp_path): int(source.labels()[i]) for i in range(4)} == {
+        "a/1.png": -1,
+        "samples/1.png": -1,
+        "train/a/1.png": 0,
+        "val/b/1.png": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("splits", "scored"),
+    [
+        (("train", "val"), ("val", "val")),
+        (("train", "validation"), ("val", "val")),
+        (("train", "test"), ("test", "test")),
+        (("train", "val", "test"), ("val", "test")),
+        (("",), ("val", "test")),
+    ],
+)
+def test_one_split_to_score_stands_for_both(tmp_path, splits, scored):
+    for split in splits:
+        for n in range(4):
+            save(tmp_path / split / "ab"[n % 2] / f"{n}.png", format="PNG")
+    assert sources.scored_splits("imagefolder", str(tmp_path), "val", "test") == scored
+    assert sources.scored_splits("imagefolder", str(tmp_path), "train", "test") == ("train", "test")
+
+
+def test_a_folder_is_listed_once(tmp_path, monkeypatch):
+    save(tmp_path / "a" / "1.png", format="PNG")
+    listed, list_it = [], folder._list
+    monkeypatch.setattr(folder, "_list", lambda root: listed.append(root) or list_it(root))
+    with sources.listed_once():
+        sources.settle("", str(tmp_path), "")
+        open_source("folder", "all", dir=str(tmp_path))
+        assert listed == [str(tmp_path)]
+    save(tmp_path / "a" / "2.png", format="PNG")
+    assert len(open_source("folder", "all", dir=str(tmp_path))) == 2
 
 
 def test_what_cannot_be_recognised(tmp_path):

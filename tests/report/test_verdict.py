@@ -71,7 +71,15 @@ def test_the_sentence_is_about_the_score_that_decides_the_best_checkpoint(tmp_pa
 @pytest.mark.parametrize(
     ("names", "classes", "words"),
     [
-        (["knn"], 0, ["the data has no labels", "--config.data.source=imagefolder", "in another --workdir"]),
+        (
+            ["knn"],
+            0,
+            [
+                "the data has no labels",
+                "sub-folder of their own and add --config.data.source= ",
+                "in another --w",
+            ],
+        ),
         ([], 10, ["evals.names is empty", "--config.evals.names=knn"]),
         (["top1"], 10, ["evals.names is top1, which scores nothing", "--config.evals.names=knn"]),
         (["knn", "top1"], 10, ["not known yet", "wait for the first one"]),
@@ -83,6 +91,45 @@ def test_without_a_probe_it_says_why_and_what_to_do(tmp_path, names, classes, wo
     assert table is None
     assert all(word in said for word in words), said
     assert said in report.run_report(tmp_path).read_text()
+
+
+def test_training_on_all_images_leaves_none_for_a_probe(tmp_path):
+    config = {"evals": {"names": ["knn"]}, "data": {"source": ""}}
+    manifest = {"data": {"num_classes": 10}, "train_split": "all", "steps": 5}
+    said, _ = report.answer(a_run(tmp_path, [(5, {"loss": 1.0})], config, manifest))
+    assert said == (
+        "Whether training helps is not known: data.train is 'all', which leaves no images for one, so there "
+        "is no probe; use --config.data.train= to train on one split, in another --workdir."
+    )
+
+
+@pytest.mark.parametrize(("steps", "words"), [(6, "wait for the first one"), (5, "the run has ended")])
+def test_waiting_helps_only_while_steps_remain(tmp_path, steps, words):
+    manifest = {"data": {"num_classes": 10}, "train_split": "train", "steps": steps}
+    assert words in report.answer(a_run(tmp_path, [(5, {"loss": 1.0})], {}, manifest))[0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "images", "verdict"),
+    [  # the standard error of a share of 0.5 is 0.5 / sqrt(images), of a difference sqrt(2) times that
+        ((0.5, 0.501), 50, "is not shown to help"),
+        ((0.5, 0.45), 50, "is not shown to help"),
+        ((0.5, 0.69), 50, "is not shown to help"),
+        ((0.5, 0.70), 50, "has helped"),
+        ((0.5, 0.30), 50, "has not helped"),
+        ((0.5, 0.52), 1_000, "is not shown to help"),
+        ((0.5, 0.52), 100_000, "has helped"),
+        ((0.5, 0.501), None, "has helped"),
+    ],
+)
+def test_a_change_within_the_error_is_no_change(tmp_path, scores, images, verdict):
+    lines = [(step, {"knn": score}) for step, score in enumerate(scores)]
+    manifest = {"val_images": images} if images else {}
+    said, _ = report.answer(a_run(tmp_path, lines, manifest=manifest))
+    assert said.startswith(f"Training {verdict}: the student's kNN ")
+    assert (f"at step 1, a change within the error of {images or 0:,} images." in said) == (
+        verdict == "is not shown to help"
+    )
 
 
 def test_a_workdir_with_metrics_alone(tmp_path):

@@ -1,7 +1,11 @@
 """One run per workdir, and the same run in all processes; `test_loop.py` tests resuming from a workdir."""
 
+import json
+import subprocess
+
 import pytest
 
+from seed_jax.data.sources import EMBEDDED
 from seed_jax.errors import UserError
 from seed_jax.train import workdir
 
@@ -27,6 +31,49 @@ def test_a_workdir_that_cannot_be_created(tmp_path):
         workdir.hold(tmp_path / "file" / "run"),
     ):
         pass
+
+
+def test_the_commit_is_of_this_code(tmp_path, monkeypatch):
+    """A package in a virtual environment may be inside a repository that has nothing to do with it."""
+    package = tmp_path / "venv" / "seed_jax" / "train"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(workdir, "__file__", str(package / "workdir.py"))
+
+    def commit(root):
+        git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run([*git, "init", "-q"], check=True)
+        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+        shown = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        return shown.stdout.strip()
+
+    commit(tmp_path)
+    assert workdir._commit() == "unknown"
+    own = commit(tmp_path / "venv")
+    assert own.startswith(workdir._commit())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert workdir._commit() == "unknown"
+
+
+def test_sides_of_packaged_images():
+    sides = {name: {source()[i].image.shape[:2] for i in (0, -1)} for name, source in EMBEDDED.items()}
+    assert sides == {name: {(side, side)} for name, side in workdir.SIDES.items()}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"source": "npz", "image_size": 224}, True),
+        ({"source": "", "image_size": 224}, True),
+        ({"source": "npz", "image_size": 224, "resize": 1.0}, False),
+        ({"source": "digits", "image_size": 32}, False),
+        ({"source": "digits", "image_size": 64}, False),
+    ],
+)
+def test_a_run_older_than_resize(tmp_path, caplog, data, said):
+    (tmp_path / "config.json").write_text(json.dumps({"data": data}))
+    workdir.warn_of_resize(tmp_path)
+    words = "evaluation now resizes images of exactly 224 pixels, too, to a short side of 256 before"
+    assert (words in caplog.text) == said == bool(caplog.records)
 
 
 DIFFERENT = """

@@ -103,6 +103,24 @@ def test_messages_name_the_arguments_of_the_function(tmp_path, file):
         seed_jax.load(tmp_path / "clip.npz")
 
 
+@pytest.mark.parametrize(
+    ("photograph", "message"),
+    [
+        (
+            np.zeros((40, 60, 4), np.uint8),
+            r"The photograph is uint8 \[40, 60, 4\]: pass a file, its bytes, or",
+        ),
+        (np.zeros((40, 60, 3)), r"The photograph is float64 \[40, 60, 3\]: pass"),
+        (np.zeros((40, 60), np.uint8), r"The photograph is uint8 \[40, 60\]: pass"),
+        ("absent.jpg", r"absent.jpg cannot be read \(No such file or directory\): pass the path of an image"),
+        (b"no image", r"The photograph cannot be decoded \(.+\): pass an image"),
+    ],
+)
+def test_what_is_no_photograph(network, photograph, message):
+    with pytest.raises(UserError, match=f"^{message}.*\\.$"):
+        network.prepare(photograph)
+
+
 def test_a_photograph_is_prepared_as_pil_does(network, tmp_path):
     """Short side to round(32 * 256 / 224) = 37, bilinear, then the centre; alpha on white."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 4), np.uint8)

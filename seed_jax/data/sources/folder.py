@@ -150,7 +150,7 @@ def no_classes(root: str) -> str | None:
         return None
     outside = np.isin(index["folder"], np.setdiff1d(inside, flat))
     first = Strings(index["blob"], index["ends"])[int(np.flatnonzero(outside)[0])]
-    what, them = (f"{first} is", "it") if rest == 1 else (f"{first} and {rest - 1:,} more images are", "them")
+    what, them = (f"{first} is", "it") if rest == 1 else (f"{first} and {rest - 1:,} more are", "them")
     return f"{what} not directly in a class folder: move {them} away and the sub-folders are classes"
 
 
