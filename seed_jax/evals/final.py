@@ -42,9 +42,13 @@ def evaluate(
     run = workdir.load_run(directory, best=best)
     workdir.warn_of_resize(directory)
     d = _settled(run, dir or run.config.data.dir)
-    if d.test != run.config.data.test and split == "test":
+    own = run.config.data
+    if missing := {own.val, own.test} - {d.val, d.test}:
         logging.warning(
-            "%s has no split test: its split %s is scored, on which choices were made", d.dir, d.test
+            "%s has no split %s: the scores are of its split %s, on which choices were made, too",
+            d.dir,
+            *missing,
+            d.test,
         )
     config = dataclasses.replace(run.config, data=d)
     try:
