@@ -3,6 +3,7 @@
 import importlib
 import math
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -108,5 +109,16 @@ def test_the_released_moco_sets_an_unscaled_rate_once_an_epoch_and_starts_with_n
 @pytest.mark.parametrize(
     "name", ["moco_r50", "seed_r50_to_mbv3", "seed_r50w2_small_patches", "linear_imagenet"]
 )
-def test_headers_say_how_the_rate_scales(name):
-    assert "--config.optim.lr_batch=0" in importlib.import_module(f"seed_jax.configs.{name}").__doc__
+def test_the_rate_scales_as_the_header_says(name):
+    """At twice the batch size that the header names; and with the flag that it says to add, not at all."""
+    module = importlib.import_module(f"seed_jax.configs.{name}")
+    header = " ".join(module.__doc__.split())
+    said = re.search(r"rate scales with data\.batch_size, from (its value|[\d.]+) at (\d+)", header)
+    raw = module.get_config()
+    lr = raw.optim.lr if said[1] == "its value" else float(said[1])
+    batch_size = 2 * int(said[2])
+    (lr_batch,) = re.findall(r"--config\.optim\.lr_batch=(\d+)", header)
+    for overrides, want in (({}, 2 * lr), ({"optim.lr_batch": int(lr_batch)}, lr)):
+        raw.update_from_flattened_dict(overrides)
+        rate = optim.schedule(config.resolve(raw).optim, batch_size=batch_size, steps=20, steps_per_epoch=5)
+        assert math.isclose(rate(0), want, rel_tol=1e-6)

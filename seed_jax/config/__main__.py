@@ -7,28 +7,26 @@ import argparse
 import dataclasses
 import importlib
 import inspect
-import math
 import re
 import sys
 import textwrap
 from types import ModuleType
 
-from seed_jax.config import SECTIONS, Data, Train, packaged, resolve
+from seed_jax.config import SECTIONS, packaged, resolve
+from seed_jax.data.photometric import PRESETS
 from seed_jax.data.sources import SOURCES
-from seed_jax.errors import UserError, command, unknown
+from seed_jax.errors import command, unknown
 from seed_jax.evals import EVALUATORS
 from seed_jax.methods import METHODS
 from seed_jax.models import MODELS
 
-# Tables that a run looks names up in when it opens its data and builds its networks, after `check`.
-TABLES = {
-    "data.source": SOURCES,
-    "student.model": MODELS,
-    "teacher.model": ("''", "those of student.model"),
-    "evals.names": EVALUATORS,
-    "method.name": METHODS,
+# Keys whose values are names in a table, listed below the table of their section.
+NAMES = {
+    "data": {"`data.source`": SOURCES, "`data.photometric`": PRESETS},
+    "student": {"`student.model` and `teacher.model`": MODELS},
+    "evals": {"`evals.names`": EVALUATORS},
 }
-COLUMNS = ("key", "type", "default", "allowed", "meaning")
+COLUMNS = ("key", "type", "default", "meaning")
 PAGE = """\
 # Every config key
 
@@ -109,6 +107,7 @@ def page() -> str:
     parts = [PAGE]
     for section, cls in SECTIONS.items():
         parts.append(f"## {section}\n\n{_first_line(cls)}\n\n{_table(section, cls)}")
+        parts += [f"{key}: {', '.join(names)}.\n" for key, names in NAMES.get(section, {}).items()]
     names = ", ".join(f"`{name}`" for name in METHODS)
     parts.append(
         "## method\n\n`method.name` chooses the method; a config file gets its keys from "
@@ -135,34 +134,6 @@ def meanings(cls) -> dict[str, str]:
     return found
 
 
-def allowed(section: str, cls, field: dataclasses.Field) -> str:
-    """What the checks accept for a key, in the words of the error for a value that they refuse.
-
-    The result is '' for a key without a check of its own, e.g. one that is checked against the teacher.
-    """
-    key, name = f"{section}.{field.name}", field.name
-    if key in TABLES:
-        return ", ".join(TABLES[key])
-    for base in ({}, {"steps": 1}) if cls is Train else ({},):
-        for value in ("?", ("?",), math.nan, (math.nan,), -1):
-            try:
-                _check(cls(**{**base, name: value}))
-            except UserError as error:
-                answer = rf"(?:Unknown {key} .*: it is one of|{key} is .*: (?:it must be|use)) (.*)\.$"
-                if match := re.search(answer, str(error)):
-                    return match[1]
-            except (TypeError, ValueError):  # a value of another type, which `resolve` refuses before
-                continue
-    return ""
-
-
-def _check(section) -> None:
-    if type(section) in SECTIONS.values():
-        section.check()
-    else:
-        section.check(Data(), Train(steps=1))
-
-
 def _table(section: str, cls) -> str:
     explained, rows = meanings(cls), [COLUMNS, ("---",) * len(COLUMNS)]
     for field in dataclasses.fields(cls):
@@ -170,7 +141,7 @@ def _table(section: str, cls) -> str:
             raise ValueError(f"{cls.__name__}.{field.name} has no entry under Attributes in the docstring.")
         kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
         code = f"`{section}.{field.name}`", f"`{kind}`", f"`{_default(field)!r}`"
-        rows.append((*code, allowed(section, cls, field), explained[field.name]))
+        rows.append((*code, explained[field.name]))
     lines = (" | ".join(("", *(cell.replace("|", r"\|") for cell in row), "")).strip() for row in rows)
     return "\n".join(lines) + "\n"
 

@@ -17,8 +17,8 @@ class Data:
     """The source of the images and the views that are cut from them.
 
     Attributes:
-      source: 'digits', 'scattered', 'photos', 'photos6' (embedded); 'folder', 'imagefolder', 'filelist',
-        'npz', 'webdataset', 'arrayrecord', 'tfds:NAME'; or '' to recognise it from `dir`.
+      source: one of `seed_jax.data.sources.SOURCES`, where 'digits', 'scattered', 'photos' and 'photos6' are
+        embedded; '' to recognise it from `dir`.
       dir: the folder, file or pattern, or the data_dir of tensorflow-datasets; '' for embedded sources.
       subset: share of the training split, such as '1%' of each class, drawn by train.seed, or by seed 3 as
         '1%@3'; or a file that lists the images; '' for the whole split.
@@ -28,11 +28,11 @@ class Data:
       bank: split that the online kNN searches; '' for the training split.
       batch_size: over all devices.
       image_size: side of a view, pixels.
-      resize: short side in evaluation, before the centre crop, as a multiple of `image_size`.
+      resize: short side in evaluation, before the centre crop, as a multiple (1 to 2) of `image_size`.
       background: colour (red, green, blue), 0 to 255, that images with alpha are composited on.
       crop_scale: range of the crop's share of the image area, within (0, 1]; used by crop 'random' only.
       flip: probability of mirroring a view left to right.
-      photometric: preset of `data/photometric.py`.
+      photometric: a key of `seed_jax.data.photometric.PRESETS`.
       workers: reading processes per training process; 0 reads in threads. The batches are the same.
       crop: 'random' (random-resized crop), 'pad' (pad with black, then a random window, usual for CIFAR) or
         'centre' (as in evaluation); see `ViewSpec`.
@@ -153,24 +153,24 @@ class Optim:
       lr: learning rate for a batch of `lr_batch`; the rate used is lr * batch_size / lr_batch (Goyal et al.
         2017).
       lr_batch: batch size that `lr` and `lr_min` refer to; 0 uses them unscaled.
-      lr_min: the rate that 'cosine' and 'poly' decay to, scaled as `lr` is.
-      momentum: of sgd and lars.
-      nesterov: Nesterov momentum, sgd only (PyTorch's formula).
-      restart_momentum: set the momentum buffer to zero at each of `milestones`, sgd with 'steps' only.
-        Implementations that rebuild their optimizer when the rate drops do this
+      lr_min: the rate that 'cosine' and 'poly' decay to, at most `lr` and scaled as `lr` is.
+      momentum: of sgd and lars, 0 or more and below 1.
+      nesterov: Nesterov momentum (PyTorch's formula), for sgd with `momentum` above 0 only.
+      restart_momentum: set the momentum buffer to zero at each of `milestones`, for sgd with `momentum` above
+        0 and 'steps' only. Implementations that rebuild their optimizer when the rate drops do this
         (szagoruyko/attention-transfer).
       weight_decay: added to the gradient by sgd and lars, decoupled in adamw.
       decay: weight decay for 'all' parameters, as in SEED and MoCo, or for 'kernels': parameters with more
         than one axis, except position tables and tokens, as in MAE.
-      layer_decay: rate of each layer divided by that of the next, in networks with layer numbers; 1 for
-        none (BEiT, MAE).
+      layer_decay: rate of each layer divided by that of the next, in networks with layer numbers, above 0 and
+        at most 1; 1 for none (BEiT, MAE).
       schedule: 'cosine', 'steps', 'poly' or 'constant'.
-      milestones: where 'steps' multiplies the rate by `factor`, in rising order: shares of the run, all below
-        1, or epochs, all 1 or more.
-      factor: of 'steps'.
-      power: 'poly' is (1 - share of the run) ** power.
+      milestones: where 'steps' multiplies the rate by `factor`, in rising order: shares of the run, all
+        above 0 and below 1, or epochs, all 1 or more.
+      factor: of 'steps', above 0.
+      power: 'poly' is (1 - share of the run) ** power; above 0.
       decay_from: 'cosine' and 'poly' count from the 'start' of the run, so that warm-up hides the first part
-        of the decay, or from the end of 'warmup', as timm's warmup_prefix.
+        of the decay, or from the end of 'warmup', as timm's warmup_prefix. 'steps' allows 'start' only.
       warmup_epochs: epochs of linear warm-up.
       warmup_from: 'zero', or 'lr' (the unscaled rate), as in the released SEED code.
       update: the rate changes every 'step' or every 'epoch'.
@@ -244,16 +244,16 @@ class Train:
     """Length, seed and numerics of a run.
 
     Attributes:
-      epochs, steps, examples: the length of the run; exactly one of them is not 0.
+      epochs, steps, examples: the length of the run; exactly one of the three is not 0.
       seed: seed of every random choice, 0 to 2**32 - 1; JAX's keys use 32 bits of it.
       precision: 'fp32' (on GPUs XLA's default, TF32), or 'bf16' for convolutions and matrix products.
-      bn_group: samples that BatchNorm computes its statistics over; the papers' eight GPUs had 32 images
-        each. 0 for the whole batch.
+      bn_group: samples that BatchNorm computes its statistics over, a divisor of data.batch_size; the papers'
+        eight GPUs had 32 images each. 0 for the whole batch.
       accumulate: micro-batches per step, computed one after the other to save memory; their gradients are
         averaged. More than 1 is refused where the gradient would change: for a loss that compares samples, a
         method that carries state, such as a queue, and BatchNorm over the whole batch.
-      ema: decay of a moving average of the student's weights and statistics, updated after each step, which
-        is then probed, exported and loaded by later runs; 0 for none.
+      ema: decay, below 1, of a moving average of the student's weights and statistics, updated after each
+        step, which is then probed, exported and loaded by later runs; 0 for none.
       checkpoint_epochs: epochs between checkpoints, each with a probe.
       keep: number of newest checkpoints that are kept; the one with the best score is kept, too.
     """
@@ -290,9 +290,9 @@ class Evals:
     """The probe during training; it needs labels.
 
     Attributes:
-      names: the evaluators that a probe runs, keys of `seed_jax.evals.EVALUATORS`; () for no probe. 'knn' is
-        the majority vote of the nearest images in the bank; 'top1' scores the network's own classifiers, if
-        it has any. On the command line: knn,top1.
+      names: the evaluators that a probe runs, keys of `seed_jax.evals.EVALUATORS`, each once; () for no
+        probe. 'knn' is the majority vote of the nearest images in the bank; 'top1' scores the network's own
+        classifiers, if it has any. On the command line: knn,top1.
       every_epochs: epochs between probes; step 0 and the last step have one too.
       k: neighbours that vote in kNN.
       bank_size: use this many images of the bank split, evenly spaced; 0 for all.

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.out.parent.is_dir():
         raise UserError(f"OUT: the folder {options.out.parent} does not exist: create it first.")
     form = {"form": options.form} if options.form else {}
-    loaded = pretrained.load(options.spec, model=options.arch, options=form, flags=FLAGS)
+    loaded = pretrained.load_named(options.spec, flags=FLAGS, model=options.arch, options=form)
     data = _open(options.data, options.split, options.dir, options.raw)
     table = _extract(loaded, data, options.data, options.size or loaded.size, options.batch_size)
     if jax.process_index() == 0:

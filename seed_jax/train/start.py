@@ -31,12 +31,11 @@ def load(config: Config, backbone: LinenNetwork):
         return None, None
     # Settings that the file states are not passed, so that they can be compared.
     untold = {key: s.options[key] for key in ("form", "small_stem") if key in s.options}
-    loaded = pretrained.load(
+    loaded = pretrained.load_named(
         s.init,
         model=s.model,
         options={"num_classes": s.options.get("num_classes"), **untold},
         where="student.init",
-        flags=("--config.student.model", "config.student.options.form"),
     )
     theirs, ours = (_settings(network) for network in (loaded.network.backbone, backbone))
     if loaded.assumed:

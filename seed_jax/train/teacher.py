@@ -56,7 +56,7 @@ def load(t: config.Teacher, *, image_size: int, seed: int, precision: str) -> Lo
         sample = jnp.zeros((2, image_size, image_size, 3), jnp.float32)
         variables = parallel.jit_once(network.init)(rng.stream(seed, "teacher"), sample)
         return prepare(Loaded(network, variables, {"source": "random weights"}), image_size)
-    weights = pretrained.load(
+    weights = pretrained.load_named(
         t.weights,
         model=t.model,
         options=t.options,

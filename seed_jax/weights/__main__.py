@@ -106,14 +106,8 @@ def _both(state):
 
 
 def _export(options) -> int:
-    exported = export.export(
-        options.spec,
-        options.out,
-        names=options.names,
-        best=options.best,
-        model=options.arch,
-        form=options.form,
-        flags=FLAGS,
+    exported = export.write(
+        options.spec, options.out, options.names, options.best, options.arch, options.form, FLAGS
     )
     print(f"{exported.path}: {exported.arch} under {exported.names}'s names")
     if exported.left_out:

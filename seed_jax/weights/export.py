@@ -33,7 +33,6 @@ def export(
     best: bool = False,
     model: str = "",
     form: str = "",
-    flags: tuple[str, str] = ("model", "form"),
 ) -> Exported:
     """Write a network to a safetensors file in the tensor names and layouts of PyTorch code.
 
@@ -49,11 +48,23 @@ def export(
         the network has them, else the first that it has.
       best: export a run's checkpoint with the best probe, not its newest.
       model, form: the architecture and the form of a vision transformer, if a weights file fits several.
-      flags: internal: what messages call `model` and `form`.
 
     Raises:
       UserError: the weights cannot be read, the network has no such names, or `out` cannot be written.
     """
+    return write(spec, out, names, best, model, form, flags=("model", "form"))
+
+
+def write(
+    spec: str | os.PathLike,
+    out: str | os.PathLike,
+    names: str,
+    best: bool,
+    model: str,
+    form: str,
+    flags: tuple[str, str],
+) -> Exported:
+    """Write a network as `export` does; `flags`: what error messages call `model` and `form`."""
     path = source.find(spec)
     if path.is_dir():
         run = _run(path, best)

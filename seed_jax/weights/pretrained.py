@@ -118,8 +118,6 @@ def load(
     size: int = 0,
     precision: str = "fp32",
     part: str | None = None,
-    where: str = "",
-    flags: tuple[str, str] | None = None,
 ) -> Pretrained:
     """Load a network with its weights: backbone, head and classifier, whatever the file has.
 
@@ -138,9 +136,6 @@ def load(
       precision: `fp32` or `bf16`, for convolutions and matrix products.
       part: `student` or `teacher`, for a file with both. By default the student of SEED's files and the
         teacher of DINO's.
-      where: internal: the config key that `spec` comes from, for messages.
-      flags: internal: what messages call `model` and the option `form`. By default the config keys next to
-        `where`, or the arguments of this function.
 
     Returns:
       The network with its variables in float32, ready to be called on images.
@@ -148,6 +143,31 @@ def load(
     Raises:
       UserError: the weights are missing or damaged, fit several networks and `model` and `form` choose none,
         or do not fit `model`.
+    """
+    given = {"options": options, "size": size, "precision": precision, "part": part}
+    return load_named(spec, flags=("model", "options['form']"), model=model, **given)
+
+
+def load_named(
+    spec: str | os.PathLike,
+    *,
+    where: str = "",
+    flags: tuple[str, str] | None = None,
+    model: str = "",
+    options: Mapping[str, Any] | None = None,
+    size: int = 0,
+    precision: str = "fp32",
+    part: str | None = None,
+) -> Pretrained:
+    """Load a network as `load` does, with error messages that name the caller's settings.
+
+    Args:
+      where: the config key that `spec` comes from, e.g. `student.init`; '' if it comes from none.
+      flags: what messages call `model` and the option `form`; by default the keys of `where`'s section.
+      spec, model, options, size, precision, part: as for `load`.
+
+    Raises:
+      UserError: as `load`.
     """
     spec = os.fspath(spec)
     path, assumed = weights.source.find(spec, where), False
@@ -160,7 +180,8 @@ def load(
     else:
         options = dict(options or {})
         form = options.get("form", "")
-        flags = flags or _flags(where)
+        section = where.partition(".")[0]
+        flags = flags or (f"--config.{section}.model", f"config.{section}.options.form")
         recognised = weights.recognise(spec, arch=model, form=form, where=where, part=part, flags=flags)
         if recognised.advice:
             raise UserError(
@@ -174,12 +195,3 @@ def load(
     if size:
         network = dataclasses.replace(network, backbone=dataclasses.replace(network.backbone, size=size))
     return Pretrained(network, variables, native, provenance, preparation, assumed)
-
-
-def _flags(where):
-    section = where.partition(".")[0]
-    return (
-        (f"--config.{section}.model", f"config.{section}.options.form")
-        if section
-        else ("model", "options['form']")
-    )

@@ -29,7 +29,7 @@ def library(name, reason):
 
 def program(heading):
     """The only Python program below a heading of docs/weights.md."""
-    section = DOCS.split(f"\n### {heading}\n")[1].split("\n#")[0]
+    section = DOCS.split(f"\n### {heading}\n")[1].split("\n##")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     return code
 
@@ -57,17 +57,19 @@ def family(arch, options):
     return type(models.create(arch, **options).module).__module__.rpartition(".")[2]
 
 
-def exported(folder, arch, names, head=None, preparation=None, **options):
-    """Write `student.safetensors` and `photo.jpg`."""
+def exported(folder, arch, names, head=None, size=64, preparation=None, alpha=False):
+    """Write `student.safetensors` and `photo.jpg`, which is a PNG in spite of its name if it has alpha."""
     prepared = preparation or Preparation()
-    recognised = Recognised(family(arch, options), arch, options, head, "", size=64, preparation=prepared)
+    recognised = Recognised(family(arch, {}), arch, {}, head, "", size=size, preparation=prepared)
     written(folder / "student.safetensors", recognised, names)
     x, y = np.meshgrid(np.arange(150), np.arange(101))
     photo = np.stack([np.sin(x / 9) + np.cos(y / 5), np.sin(x * y / 700), np.cos((x - y) / 13)], -1)
     exif = Image.Exif()
     exif[0x0112] = 6  # taken with the camera turned
-    pixels = (80 + 60 * photo).clip(0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(folder / "photo.jpg", exif=exif)
+    picture = Image.fromarray((80 + 60 * photo).clip(0, 255).astype(np.uint8))
+    if alpha:
+        picture.putalpha(Image.fromarray((x + y).astype(np.uint8)))
+    picture.save(folder / "photo.jpg", format="PNG" if alpha else "JPEG", exif=exif)
 
 
 def ours(folder):
@@ -87,17 +89,26 @@ def check(monkeypatch, folder, code):
     assert error < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("preparation", [Preparation(), Preparation(1.0, "bicubic")])
-def test_the_program_for_torchvision(tmp_path, monkeypatch, preparation):
+PHOTOGRAPHS = [
+    {"size": 64},
+    {"size": 96},  # 96 * 256 / 224 = 109.7, which timm would round down
+    {"preparation": Preparation(1.0, "bicubic")},
+    {"preparation": Preparation(background=(200, 0, 90)), "alpha": True},
+]
+each_photograph = pytest.mark.parametrize("photograph", PHOTOGRAPHS, ids=["64px", "96px", "bicubic", "alpha"])
+
+
+@each_photograph
+def test_the_program_for_torchvision(tmp_path, monkeypatch, photograph):
     library("torchvision", NO_TORCHVISION)
-    exported(tmp_path, "mobilenetv3_small_torchvision", "torchvision", preparation=preparation)
+    exported(tmp_path, "mobilenetv3_small_torchvision", "torchvision", **photograph)
     check(monkeypatch, tmp_path, program("Load it with torchvision"))
 
 
-@pytest.mark.parametrize("preparation", [Preparation(), Preparation(1.0, "bicubic")])
-def test_the_program_for_timm(tmp_path, monkeypatch, preparation):
+@each_photograph
+def test_the_program_for_timm(tmp_path, monkeypatch, photograph):
     library("timm", "timm is not installed, or its torchvision is not of this PyTorch's release")
-    exported(tmp_path, "resnet18", "timm", preparation=preparation)
+    exported(tmp_path, "resnet18", "timm", **photograph)
     check(monkeypatch, tmp_path, program("Load it with timm"))
 
 
@@ -112,10 +123,11 @@ def mobilenetv3_small():
 """
 
 
-def test_the_program_for_plain_pytorch(tmp_path, monkeypatch):
+@each_photograph
+def test_the_program_for_plain_pytorch(tmp_path, monkeypatch, photograph):
     """With the tests' own network in the place of d-li14's, which has the same names."""
     head = weights.Head(hidden=16, dim=8, layers=2, batch_norm=False)
-    exported(tmp_path, "mobilenetv3_small", "seed", head)
+    exported(tmp_path, "mobilenetv3_small", "seed", head, **photograph)
     (tmp_path / "mobilenetv3.py").write_text(D_LI14)
     code = program("Load it with plain PyTorch")
     check(monkeypatch, tmp_path, code)

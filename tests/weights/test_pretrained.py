@@ -9,8 +9,7 @@ from PIL import Image
 import seed_jax
 from seed_jax import models, weights
 from seed_jax.errors import UserError
-from seed_jax.weights import loading, parity
-from seed_jax.weights.pretrained import Pretrained
+from seed_jax.weights import loading, parity, pretrained
 
 NETWORK = weights.Recognised("resnet", "resnet18", {"width": 0.125, "num_classes": 3}, None, "", size=32)
 
@@ -80,7 +79,7 @@ def test_images_of_another_shape_or_dtype(network, images, what):
 
 
 def test_a_loaded_network_prints_in_a_few_lines(network):
-    assert isinstance(network, Pretrained)
+    assert isinstance(network, pretrained.Pretrained)
     assert "array(" not in repr(network)
 
 
@@ -94,7 +93,7 @@ def test_messages_name_the_arguments_of_the_function(tmp_path, file):
     with pytest.raises(
         UserError, match=r"not resnet50: use --config\.student\.model=resnet18, or leave it out"
     ):
-        seed_jax.load(file, model="resnet50", where="student.init")
+        pretrained.load_named(file, model="resnet50", where="student.init")
     clip = weights.Recognised("vit", "vit_small", {"form": "clip", "image_size": 32}, None, "")
     shapes = loading.shapes(clip.network())
     flat = traverse_util.flatten_dict(shapes, sep="/")
