@@ -111,6 +111,6 @@ case ${1:-} in
   '') exec python -m experiments.quickstart ;;
   test) shift; cd "$root"; exec python -m pytest "$@" ;;
   python) exec "$@" ;;
-  train | evals | report | embed | weights | data | config) exec python -m seed_jax "$@" ;;
-  *) exec python "$root/main.py" "$@" ;;
+  -*) exec python "$root/main.py" "$@" ;;
+  *) exec python -m seed_jax "$@" ;;
 esac

@@ -109,7 +109,7 @@ def steps_per_epoch(images: int, batch_size: int, last: str = "drop") -> int:
     if not steps:
         raise UserError(
             f"data.batch_size is {batch_size} but the training split has only {images} images: "
-            f"use --config.data.batch_size={max(1, images // 2)}, or more images."
+            f"use --config.data.batch_size={1 << (images.bit_length() - 1)}, or more images."
         )
     return steps
 

@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         for workdir in options.workdir
     ]
     names = list(COLUMNS) + sorted({name for scores in results for name in scores} - {*COLUMNS, "parameters"})
+    names = [name for name in names if any(name in scores for scores in results)]
     rows = [
         [workdir, f"{scores['parameters']:,}", *(scores.get(name) for name in names)]
         for workdir, scores in zip(options.workdir, results, strict=True)

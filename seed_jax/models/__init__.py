@@ -4,7 +4,7 @@ import inspect
 
 import jax.numpy as jnp
 
-from seed_jax.errors import unknown
+from seed_jax.errors import UserError, unknown
 from seed_jax.models import efficientnet
 from seed_jax.models.mobilenetv3 import (
     mobilenetv3_large,
@@ -64,6 +64,8 @@ def create(
     Traceback (most recent call last):
     seed_jax.errors.UserError: Unknown model 'resnet19': did you mean 'resnet18'?
     """
+    if (ours := f"{str(name).replace('_v3_', 'v3_')}_torchvision") in MODELS and name not in MODELS:
+        raise UserError(f"Unknown model {name!r}: torchvision's is {ours!r} here.")
     constructor = _lookup("model", name, MODELS)
     parameters = inspect.signature(constructor).parameters
     known = {key: key for key in parameters if key not in NOT_OPTIONS}

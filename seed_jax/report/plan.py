@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from seed_jax.report.tables import Table
 
-RATES = (1_000, 4_000, 16_000)  # images per second to show times for, when the user passes none
+RATES = (100, 1_000, 10_000)  # images per second to show times for, when the user passes none
 UTILISATION = 0.4  # assumed share of the peak FLOP/s that training reaches
 
 

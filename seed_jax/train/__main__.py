@@ -20,7 +20,7 @@ PROFILE = flags.DEFINE_integer(
 PLAN = flags.DEFINE_bool(
     "plan", False, "Print memory, FLOPs and time of the run; start nothing, use no accelerator."
 )
-DEVICES = flags.DEFINE_integer("devices", 8, "With --plan: number of devices.", lower_bound=1)
+DEVICES = flags.DEFINE_integer("devices", 1, "With --plan: number of devices.", lower_bound=1)
 IMAGES = flags.DEFINE_integer(
     "images", None, "With --plan: number of training images, if the data is not on this machine."
 )

@@ -68,7 +68,7 @@ def save(
     arrays, namings = _arrays(variables), offered(network, variables)
     if names not in namings:
         fix = (
-            f"choose from {', '.join(namings)}"
+            f"choose from {', '.join(namings)} (docs/weights.md#export says which networks have which names)"
             if namings
             else "no code base that we know computes the same function"
         )

@@ -151,7 +151,7 @@ def test_processes_share_the_global_batch(monkeypatch, source, processes):
 def test_user_errors(monkeypatch, source):
     with pytest.raises(
         UserError,
-        match="batch_size is 54 but the training split has only 53 images: use --config.data.batch_size=26",
+        match="batch_size is 54 but the training split has only 53 images: use --config.data.batch_size=32",
     ):
         train_batches(source, VIEWS, 54, seed=0)
     as_processes(monkeypatch, 3, 0)

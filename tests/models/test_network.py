@@ -322,3 +322,8 @@ def test_eight_devices_compute_what_one_does(module):
     assert "all-gather" not in compiled.as_text()
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
     jax.tree.map(close, compiled(*arguments), expected)
+
+
+def test_torchvisions_name_of_a_model():
+    with pytest.raises(UserError, match="torchvision's is 'mobilenetv3_small_torchvision' here"):
+        models.create("mobilenet_v3_small")

@@ -113,7 +113,7 @@ def test_text_tells_time_at_a_speed_and_at_forty_percent():
     assert "| at 160 images/s | 1.0 h |" in shown
     seconds = 36_000 * p.step_flops / (0.4 * 1e6 * 8)
     assert f"an assumption | {seconds / 3600:,.1f} h |" in shown
-    assert "at 4,000 images/s" in text(p)
+    assert "at 10,000 images/s" in text(p)
 
 
 @pytest.mark.parametrize(
