@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"{ROOT} cannot be cloned: run this command in a clone.")
     for folder in (clone, elsewhere):
         _write_photographs(folder / "images")
-    rows = [_timed(line, clone) for line in commands((ROOT / "README.md").read_text())]
+    rows = [_timed(line, clone, clone / ".venv") for line in commands((ROOT / "README.md").read_text())]
     venv.create(out / "empty", with_pip=True)
     installed = (
         f"pip install -q '{clone}[teacher]'",
