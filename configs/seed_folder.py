@@ -8,8 +8,8 @@ Run:      python main.py --config=configs/seed_folder.py --workdir=runs/mine --c
           Another teacher: --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar
           On a GPU: --config.data.image_size=224 --config.train.epochs=100.0, and for more than 10,000 images
           --config.method.queue_size=16384
-          With few steps an epoch, early probes see running statistics that lag behind the weights; in a student
-          with batch norm, --config.student.options='{"bn_momentum":0.9}' lets them follow.
+          In runs of few steps, early probes see running statistics that lag behind the weights;
+          --config.student.options='{"bn_momentum":0.9}' lets those of a student with batch norm follow.
 Hardware: two CPU cores, 4.6 minutes for 1,378 images (experiments/release), 5 to 7 for 2,000.
 """
 
