@@ -117,7 +117,9 @@ def test_the_notebook(tmp_path):
             pixels = np.clip(random.normal(colour, 40, (40, 48, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / label / f"{n}.png")
     code = (ROOT / "docs" / "notebook.py").read_text()
-    statements = code.split('"""\n', 1)[1] + "\nprint(features['pooled'].shape, student.size)\n"
+    code = code.split('"""\n\n', 1)[1]
+    assert f"```python\n{code}```" in (ROOT / "README.md").read_text()
+    statements = code + "\nprint(features['pooled'].shape, student.size)\n"
     result = subprocess.run(
         [sys.executable, "-c", statements],
         cwd=tmp_path,
