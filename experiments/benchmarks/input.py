@@ -209,7 +209,7 @@ class Batches:
     def __call__(self, n):
         if self.batch is None:
             bad = pipeline.BadImages(self.source)
-            self.batch = pipeline._train_rows(self.source, MOCO, BATCH, 0, "drop", {}, (), bad)
+            self.batch = pipeline._train_rows(self.source, MOCO, BATCH, 0, "drop", images.WHITE, {}, (), bad)
         return self.batch(n)
 
 

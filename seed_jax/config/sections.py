@@ -215,7 +215,8 @@ class Optim:
         _require(
             "optim.milestones",
             m,
-            (all(0 < x < 1 for x in m) or all(x >= 1 for x in m)) and list(m) == sorted(set(m)),
+            (all(0 < x < 1 for x in m) or all(1 <= x < float("inf") for x in m))
+            and list(m) == sorted(set(m)),
             "shares of the run, all above 0 and below 1, or epochs, all 1 or more, in rising order",
         )
         has_momentum = self.name == "sgd" and self.momentum > 0
