@@ -84,7 +84,7 @@ class Data:
             _not_below_0("data", self, name)
 
     def settled(self) -> "Data":
-        """The same with the source and the training split that '' means; reads `dir` if either is ''.
+        """This section with '' in `source` and `train` replaced by what it means; reads `dir` for that.
 
         Of a recognised source that has only one of `val` and `test`, that split stands for both.
 

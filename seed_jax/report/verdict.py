@@ -132,10 +132,14 @@ def _courses(rows: Sequence[Mapping]) -> dict[str, Course]:
 
 def _no_probe(workdir: Path, rows: Sequence[Mapping]) -> str:
     """Why a run has no probe, and what to do, as far as its files say."""
+    wait = f"Whether training helps is not known yet: {metrics.FILE} has no probe; wait for the first one."
     config, manifest = _read(workdir, "config.json"), _read(workdir, "manifest.json")
-    names, recognised = config.get("evals", {}).get("names"), config.get("data", {}).get("source") == ""
+    if not (config and manifest):
+        return wait
+    names = config["evals"].get("names")  # None in runs from before this key
     trained = max((row["step"] for row in rows if "loss" in row), default=0)
-    if manifest.get("data", {}).get("num_classes") == 0:
+    if not manifest["data"]["num_classes"]:
+        recognised = config["data"]["source"] == ""
         reason, fix = "the data has no labels", LABELS
         fix += "" if recognised else " and add --config.data.source= --config.data.train="
     elif names == []:
@@ -146,10 +150,8 @@ def _no_probe(workdir: Path, rows: Sequence[Mapping]) -> str:
     elif names and "knn" not in names and trained:
         reason = f"evals.names is {','.join(names)}, which scores nothing on this network"
         fix = "add --config.evals.names=knn"
-    elif trained < manifest.get("steps", math.inf):
-        return (
-            f"Whether training helps is not known yet: {metrics.FILE} has no probe; wait for the first one."
-        )
+    elif trained < manifest["steps"]:
+        return wait
     else:
         return f"Whether training helps is not known: the run has ended, and {metrics.FILE} has no probe."
     return (

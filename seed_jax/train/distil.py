@@ -33,7 +33,7 @@ def distil(
     >>> seed_jax.distil(  # doctest: +SKIP
     ...     teacher="pip:efficientnet-lite0",
     ...     student="mobilenetv3_small_torchvision",
-    ...     data="photos",
+    ...     data="images",
     ...     workdir="runs/mine",
     ...     train={"epochs": 20},
     ... )

@@ -86,7 +86,8 @@ def test_the_sentence_is_about_the_score_that_decides_the_best_checkpoint(tmp_pa
     ],
 )
 def test_without_a_probe_it_says_why_and_what_to_do(tmp_path, names, classes, words):
-    config, manifest = {"evals": {"names": names}}, {"data": {"num_classes": classes}}
+    config = {"evals": {"names": names}, "data": {"source": "folder"}}
+    manifest = {"data": {"num_classes": classes}, "steps": 10}
     said, table = report.answer(a_run(tmp_path, [(5, {"loss": 1.0})], config, manifest))
     assert table is None
     assert all(word in said for word in words), said
@@ -106,7 +107,8 @@ def test_training_on_all_images_leaves_none_for_a_probe(tmp_path):
 @pytest.mark.parametrize(("steps", "words"), [(6, "wait for the first one"), (5, "the run has ended")])
 def test_waiting_helps_only_while_steps_remain(tmp_path, steps, words):
     manifest = {"data": {"num_classes": 10}, "train_split": "train", "steps": steps}
-    assert words in report.answer(a_run(tmp_path, [(5, {"loss": 1.0})], {}, manifest))[0]
+    config = {"evals": {"names": ["knn"]}, "data": {"source": ""}}
+    assert words in report.answer(a_run(tmp_path, [(5, {"loss": 1.0})], config, manifest))[0]
 
 
 @pytest.mark.parametrize(

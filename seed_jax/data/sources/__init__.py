@@ -133,7 +133,7 @@ def settle(source: str, dir: str, train: str) -> tuple[str, str]:
 
 
 def scored_splits(source: str, dir: str, val: str, test: str) -> tuple[str, str]:
-    """The splits to score for `data.val` and `data.test` of a recognised source.
+    """Return the splits that probes and the final evaluation score, for `data.val` and `data.test`.
 
     If a dataset has its own splits `train` and one of `val` and `test`, that one stands for the other, too.
 
