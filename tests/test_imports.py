@@ -15,7 +15,7 @@ FILES = {
 }
 # From docs/architecture.md: a module may import from its own layer and from those above it in this list.
 LAYERS = [
-    "seed_jax errors rng queue",
+    "seed_jax errors rng",
     "data",
     "parallel models losses analysis",
     "methods report",

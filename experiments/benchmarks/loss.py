@@ -14,8 +14,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.benchmarks.timing import device, median_ms
-from seed_jax import parallel, queue
+from seed_jax import parallel
 from seed_jax.losses import seed_loss
+from seed_jax.methods import queue
 from seed_jax.report.tables import Table
 
 SIZES = [4_096, 16_384, 65_536, 262_144, 1_048_576]

@@ -21,11 +21,11 @@ from jax.sharding import PartitionSpec as P
 
 from experiments.benchmarks.timing import ceiling, device, median_ms, peak_memory
 from seed_jax import config, parallel
-from seed_jax import queue as queues
 from seed_jax.data import photometric
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import Arrays
 from seed_jax.losses import seed_loss
+from seed_jax.methods import queue as queues
 from seed_jax.report.tables import Table
 from seed_jax.train import build
 from seed_jax.train import teacher as teachers

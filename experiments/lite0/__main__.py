@@ -74,16 +74,16 @@ def _one_seed(options, seed: int) -> dict:
     run = workdir.load_run(directory)
     fresh = parallel.jit_once(lambda: student.init_variables(run.network, raw.data.image_size, seed))
     scores = {
-        AFTER: final.probe(run.network, run.variables, run.config),
-        BEFORE: final.probe(run.network, fresh(), run.config),
+        AFTER: final.score_network(run.network, run.variables, run.config).percent(),
+        BEFORE: final.score_network(run.network, fresh(), run.config).percent(),
     }
     if seed == 0:  # neither is random
         nothing = {"params": {"backbone": {}}}
-        scores[PIXELS] = final.probe(Pixels(), nothing, run.config)
+        scores[PIXELS] = final.score_network(Pixels(), nothing, run.config).percent()
         if not options.variant:
             teacher = pretrained.load(raw.teacher.weights)
             probed = config_lib.resolve(raw)
-            scores[TEACHER] = final.probe(teacher.network, teacher.variables, probed)
+            scores[TEACHER] = final.score_network(teacher.network, teacher.variables, probed).percent()
     return scores
 
 

@@ -94,7 +94,7 @@ def _one_seed(options, seed: int) -> dict:
         scores[name] = {**final.evaluate(directory), "seconds": time.time() - began}
     run = workdir.load_run(directory)
     fresh = parallel.jit_once(lambda: student.init_variables(run.network, config.data.image_size, seed))
-    scores[UNTRAINED] = final.probe(run.network, fresh(), run.config)
+    scores[UNTRAINED] = final.score_network(run.network, fresh(), run.config).percent()
     return scores
 
 

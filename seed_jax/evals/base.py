@@ -126,6 +126,10 @@ class Evaluator(Protocol):
 
     def __init__(self, features: SharedFeatures, evals): ...
 
-    def run(self, variables) -> dict[str, float]:
-        """Scores in [0, 1] by name; the names must differ from those of other evaluators."""
+    def run(self, variables) -> dict[str, float | np.ndarray]:
+        """Scores in [0, 1] by name; the names must differ from those of other evaluators.
+
+        A score that is the mean of a quantity of each query is returned as that quantity, bool or float
+        `[M]`, so that comparisons can resample the queries.
+        """
         ...

@@ -5,6 +5,7 @@ import logging
 import os
 
 import jax
+import numpy as np
 
 from seed_jax import parallel
 from seed_jax.config import Config, Data, check_splits
@@ -17,6 +18,32 @@ from seed_jax.models.network import Network
 from seed_jax.train import workdir
 
 SPLITS = ("test", "val")  # the splits that can be reported
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What one evaluation of a frozen network measured.
+
+    Attributes:
+      values: by name, in [0, 1]: the score, or an array `[M]` with a number for each image, whose mean it is.
+      parameters: number of parameters in the backbone.
+      step: of the checkpoint; None for a network without one.
+      split: of the images, as `data.test` names it.
+      images: fingerprint of the split that was scored.
+      bank: fingerprint of the images that kNN and linear probe learned from.
+    """
+
+    values: dict[str, float | np.ndarray]
+    parameters: int
+    step: int | None
+    split: str
+    images: str
+    bank: str
+
+    def percent(self) -> dict[str, float]:
+        """The scores in percent, and `parameters`."""
+        means = {name: float(np.mean(value)) for name, value in self.values.items()}
+        return {"parameters": self.parameters} | {name: 100 * mean for name, mean in means.items()}
 
 
 def evaluate(
@@ -34,11 +61,19 @@ def evaluate(
       split: 'test', or 'val', on which choices were made.
 
     Returns:
-      `parameters` of the backbone, `knn`, `linear`, and `top1` of a classifier, as `probe` returns them.
+      `parameters` of the backbone, `knn`, `linear`, and `top1` of a classifier, as `score_network` measures
+      them.
 
     Raises:
       UserError: the data is missing or has no labels, or the run was trained on other data or on all of it.
     """
+    return score_run(directory, best=best, dir=dir, split=split).percent()
+
+
+def score_run(
+    directory: str | os.PathLike, *, best: bool = False, dir: str = "", split: str = "test"
+) -> Scores:
+    """The scores of a run, image by image; arguments and errors as `evaluate`."""
     run = workdir.load_run(directory, best=best)
     workdir.warn_of_resize(directory)
     d = _settled(run, dir or run.config.data.dir)
@@ -61,7 +96,7 @@ def evaluate(
             f"{directory} was trained on other data than {d.dir or d.source} has (fingerprint {then}, not "
             f"{now}): pass the folder of the run's images with --dir."
         )
-    return probe(run.network, run.variables, config, split)
+    return dataclasses.replace(score_network(run.network, run.variables, config, split), step=run.step)
 
 
 def _settled(run: workdir.Run, dir: str) -> Data:
@@ -75,8 +110,8 @@ def _settled(run: workdir.Run, dir: str) -> Data:
     return dataclasses.replace(d, train=d.train or manifest.get("train_split", "")).settled()
 
 
-def probe(network: Network, variables, config: Config, split: str = "test") -> dict[str, float]:
-    """Accuracies of a frozen network in percent, on `data.test` or `data.val`.
+def score_network(network: Network, variables, config: Config, split: str = "test") -> Scores:
+    """The scores of a frozen network on `data.test` or `data.val`, image by image.
 
     Nothing is chosen on the test split. With `split='val'` the learning rate of the linear probe is chosen on
     the images that are scored.
@@ -87,10 +122,10 @@ def probe(network: Network, variables, config: Config, split: str = "test") -> d
       split: 'test' or 'val'.
 
     Returns:
+      Scores with these values:
       `knn`: `evals.k` neighbours among `evals.bank_size` images of `data.bank` (or `data.train`).
       `linear`: a linear probe trained on the same images, its learning rate chosen on `data.val`.
       `top1`, and `NAME_top1` for an entry `NAME_logits`: the network's own classifiers of these classes.
-      `parameters`: number of parameters in the backbone.
 
     Raises:
       UserError: the data has no labels, the bank contains the images that are scored, or the network does not
@@ -119,13 +154,19 @@ def probe(network: Network, variables, config: Config, split: str = "test") -> d
     features = SharedFeatures(network, variables, parallel.make_mesh(), config, sources)
     evaluators = [evaluator(features, e) for evaluator in EVALUATORS.values()]
     features.want(chosen_on, e.feature)
-    shares = scores_of(evaluators, variables)
+    values = scores_of(evaluators, variables)
 
     def examples(name):
         entries, labels = features.get(name, variables)
         return entries[e.feature], labels
 
     fitted = linear.fit(*examples("bank"), *examples(chosen_on), num_classes=features.num_classes)
-    shares["linear"] = fitted.accuracy(*examples("queries"))
-    parameters = sum(x.size for x in jax.tree.leaves(variables["params"]["backbone"]))
-    return {"parameters": parameters} | {name: 100 * share for name, share in shares.items()}
+    values["linear"] = fitted.correct(*examples("queries"))
+    return Scores(
+        values,
+        parameters=sum(x.size for x in jax.tree.leaves(variables["params"]["backbone"])),
+        step=None,
+        split=reported,
+        images=sources["queries"].fingerprint(),
+        bank=sources["bank"].fingerprint(),
+    )

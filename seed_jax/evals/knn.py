@@ -25,11 +25,11 @@ class Knn:
         for split in ("bank", "queries"):
             features.want(split, evals.feature)
 
-    def run(self, variables) -> dict[str, float]:
-        """`{'knn': accuracy in [0, 1]}`."""
+    def run(self, variables) -> dict[str, np.ndarray]:
+        """`knn`: whether each query is classified right, bool `[M]`."""
         queries, query_labels = self._features.get("queries", variables)
         bank, bank_labels = self._features.get("bank", variables)
-        accuracy = knn(
+        right = correct(
             bank[self._feature],
             bank_labels,
             queries[self._feature],
@@ -37,10 +37,20 @@ class Knn:
             mesh=self._features.mesh,
             k=min(self._k, len(bank_labels)),
         )
-        return {"knn": accuracy}
+        return {"knn": right}
 
 
-def knn(
+def knn(bank, bank_labels, queries, query_labels, **options) -> float:
+    """Accuracy in [0, 1]: the share of queries that are `correct`, which has the arguments.
+
+    >>> bank, queries = np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), np.array([[2.0, 0.1], [0.1, 3.0]])
+    >>> knn(bank, [0, 1, 1], queries, [0, 1], mesh=parallel.make_mesh(), k=3)  # class 1 outvotes class 0
+    0.5
+    """
+    return float(np.mean(correct(bank, bank_labels, queries, query_labels, **options)))
+
+
+def correct(
     bank: np.ndarray,
     bank_labels: np.ndarray,
     queries: np.ndarray,
@@ -50,8 +60,8 @@ def knn(
     k: int,
     query_chunk: int = 1024,
     bank_chunk: int = 16384,
-) -> float:
-    """Accuracy of the majority vote of the `k` bank examples with the largest cosine similarity.
+) -> np.ndarray:
+    """Which queries the majority vote of the `k` bank examples with the largest cosine similarity gets right.
 
     SEED (arXiv 2101.04731) reports this with k = 10. When classes have equal votes, the class of the nearest
     neighbour among them wins. When bank examples are equally similar, the earlier one is taken as nearer.
@@ -61,10 +71,8 @@ def knn(
     similarities exists at a time.
 
     >>> bank, queries = np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), np.array([[2.0, 0.1], [0.1, 3.0]])
-    >>> knn(bank, [0, 1, 1], queries, [0, 1], mesh=parallel.make_mesh(), k=1)
-    1.0
-    >>> knn(bank, [0, 1, 1], queries, [0, 1], mesh=parallel.make_mesh(), k=3)  # class 1 outvotes class 0
-    0.5
+    >>> correct(bank, [0, 1, 1], queries, [0, 1], mesh=parallel.make_mesh(), k=1)
+    array([ True,  True])
 
     Args:
       bank: float `[N, D]`; normalised to length 1 here, as the queries are.
@@ -77,7 +85,7 @@ def knn(
       bank_chunk: bank examples per block.
 
     Returns:
-      Accuracy in [0, 1].
+      Bool `[M]`.
 
     Raises:
       UserError: `k` is not in 1..N, bank or queries are empty, a label is missing, or a feature is
@@ -110,11 +118,11 @@ def knn(
             for (query, _), so_far in zip(query_chunks, nearest, strict=True)
         ]
 
-    correct = [
-        int(_count_correct(neighbours, labels, mesh=mesh))
+    right = [
+        np.asarray(_correct(neighbours, labels, mesh=mesh))
         for (_, labels), (_, neighbours) in zip(query_chunks, nearest, strict=True)
     ]
-    return sum(correct) / len(queries)
+    return np.concatenate(right)[: len(queries)]
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=(0, 1))
@@ -132,16 +140,16 @@ def _merge(similarity, label, queries, bank, bank_labels, *, mesh):
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _count_correct(neighbours, query_label, *, mesh):
-    """How many queries are classified right, int32 scalar.
+def _correct(neighbours, query_label, *, mesh):
+    """Which queries are classified right, bool `[Q]` on every device.
 
-    `neighbours` are labels int32 `[Q, k]`, nearest first; padded queries have the label -1.
+    `neighbours` are labels int32 `[Q, k]`, nearest first.
     """
     votes = jnp.sum(neighbours[:, :, None] == neighbours[:, None, :], axis=-1)
     # Every neighbour carries the votes of its class; argmax takes the first of the largest.
     winner = jnp.argmax(votes, axis=-1)
     predicted = jnp.take_along_axis(neighbours, winner[:, None], axis=1)[:, 0]
-    return jax.lax.with_sharding_constraint(jnp.sum(predicted == query_label), parallel.replicated(mesh))
+    return jax.lax.with_sharding_constraint(predicted == query_label, parallel.replicated(mesh))
 
 
 def _normalise(x):

@@ -12,7 +12,7 @@ import optax
 from seed_jax import rng
 from seed_jax.errors import UserError
 from seed_jax.evals.features import check
-from seed_jax.evals.top1 import top1
+from seed_jax.evals.top1 import correct
 
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -34,11 +34,16 @@ class LinearProbe:
     val_accuracy: float = float("nan")
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
-        """Top-1 accuracy in [0, 1], as `top1` computes it from the logits.
+        """Top-1 accuracy in [0, 1]: the share of the examples that are `correct`.
 
         >>> probe = LinearProbe(np.eye(2), np.zeros(2), lr=0.1)
         >>> probe.accuracy(np.array([[3.0, 1.0], [2.0, 5.0]]), np.array([0, 0]))
         0.5
+        """
+        return float(np.mean(self.correct(features, labels)))
+
+    def correct(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Which examples are classified right, bool `[N]`.
 
         Args:
           features: float `[N, D]`.
@@ -48,7 +53,7 @@ class LinearProbe:
           UserError: there are no examples, a label is missing, or a feature is not finite.
         """
         features, labels = check(features, labels, "probed")
-        return top1(features @ self.kernel + self.bias, labels)
+        return correct(features @ self.kernel + self.bias, labels)
 
 
 def fit(

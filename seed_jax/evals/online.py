@@ -39,11 +39,12 @@ class OnlineProbe:
           Abandoned: `stop()` returned true; it is called before each batch.
         """
         with self._features.stopped_by(stop):
-            return scores_of(self._evaluators, variables)
+            scores = scores_of(self._evaluators, variables)
+        return {name: float(np.mean(score)) for name, score in scores.items()}
 
 
-def scores_of(evaluators, variables) -> dict[str, float]:
-    """The scores of all evaluators by name.
+def scores_of(evaluators, variables) -> dict[str, float | np.ndarray]:
+    """The scores of all evaluators by name, as `Evaluator.run` returns them.
 
     Raises:
       ValueError: two evaluators return a score of the same name.

@@ -6,18 +6,24 @@ from seed_jax.evals.base import SharedFeatures
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share in [0, 1] of the examples whose largest logit is that of their own class.
-
-    If several classes share the largest logit, the lowest of these classes is the prediction.
+    """Share in [0, 1] of the examples that are `correct`.
 
     >>> top1(np.array([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5]]), np.array([1, 1, 0]))  # right, wrong, right
     0.6666666666666666
+    """
+    return float(np.mean(correct(logits, labels)))
+
+
+def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which examples have their largest logit at their own class, bool `[N]`.
+
+    If several classes share the largest logit, the lowest of these classes is the prediction.
 
     Args:
       logits: `[N, C]`.
       labels: int `[N]`.
     """
-    return float(np.mean(logits.argmax(axis=1) == labels))
+    return logits.argmax(axis=1) == labels
 
 
 class Top1:
@@ -39,12 +45,12 @@ class Top1:
         ]
         features.want("queries", *self._classifiers)
 
-    def run(self, variables) -> dict[str, float]:
-        """Top-1 accuracy in [0, 1] by name; empty when the network has no classifier of these classes."""
+    def run(self, variables) -> dict[str, np.ndarray]:
+        """Which queries are right, bool `[M]` by name; empty without a classifier of these classes."""
         if not self._classifiers:
             return {}
         features, labels = self._features.get("queries", variables)
         return {
-            f"{entry.removesuffix('logits')}top1": top1(features[entry], labels)
+            f"{entry.removesuffix('logits')}top1": correct(features[entry], labels)
             for entry in self._classifiers
         }

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from seed_jax import queue
 from seed_jax import rng as rng_lib
 from seed_jax.errors import UserError
 from seed_jax.losses import info_nce
+from seed_jax.methods import queue
 from seed_jax.methods.base import LossOut, Method, base_view, unit
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined

@@ -6,11 +6,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from seed_jax import queue
 from seed_jax import rng as rng_lib
 from seed_jax.data.views import ViewSpec
 from seed_jax.errors import UserError
 from seed_jax.losses import seed_loss
+from seed_jax.methods import queue
 from seed_jax.methods.base import LossOut, Method, base_view, unit
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined, for_views

@@ -16,7 +16,7 @@ from seed_jax.config import Config
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Batch, Given
-from seed_jax.queue import Queue
+from seed_jax.methods.queue import Queue
 from seed_jax.report.plan import Memory, Plan, text
 from seed_jax.train import build, inputs, teacher
 from seed_jax.train.step import objective

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from seed_jax import parallel, rng
 from seed_jax.methods.base import Given, Method
-from seed_jax.queue import Queue
+from seed_jax.methods.queue import Queue
 
 
 @struct.dataclass

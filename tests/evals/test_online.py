@@ -174,7 +174,7 @@ def test_without_evaluators_or_features_there_is_nothing_to_run():
 
 
 def test_final_probe_reports_the_test_split():
-    scores = final.probe(TwoClassifiers(), VARIABLES, resolved(k=1))
+    scores = final.score_network(TwoClassifiers(), VARIABLES, resolved(k=1)).percent()
     assert set(scores) == {"parameters", "knn", "linear", "top1", "exit1_top1"}
     want = KNeighborsClassifier(1).fit(*pixels("train")).score(*pixels("test"))
     np.testing.assert_allclose(scores["knn"], 100 * want)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from seed_jax import parallel, queue
+from seed_jax import parallel
 from seed_jax.errors import UserError
+from seed_jax.methods import queue
 from seed_jax.train import state
 from seed_jax.train.checkpoint import Checkpoints, load_model
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from seed_jax import parallel, queue
+from seed_jax import parallel
 from seed_jax.errors import UserError
+from seed_jax.methods import queue
 
 COLLECTIVE = re.compile(r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\(")
 
