@@ -14,6 +14,7 @@ from seed_jax.errors import command, end_on_signals, leave, unknown  # noqa: E40
 
 COMMANDS = {
     "train": ("seed_jax.train.__main__", "train or distil, or resume: --config=CONFIG --workdir=DIR"),
+    "compare": ("seed_jax.compare.__main__", "rows x seeds x scores on one page: FILE, or WORKDIR…"),
     "evals": ("seed_jax.evals.__main__", "accuracies of runs on the test split: WORKDIR…"),
     "report": ("seed_jax.report.__main__", "curves and numbers of a run as a page: WORKDIR…"),
     "embed": ("seed_jax.evals.embed", "features of images by any network: SPEC DATA OUT.npz"),
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def start() -> None:
     """The console script."""
-    if sys.argv[1:2] == ["train"]:
+    if sys.argv[1:2] in (["train"], ["compare"]):
         end_on_signals()
     leave(main())
 

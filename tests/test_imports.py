@@ -25,7 +25,8 @@ LAYERS = [
     "weights",
     "weights.pretrained evals.online evals.final evals.embed",
     "train.teacher train.start train.step train.optim train.inputs train.build train.plan train.monitor "
-    "train.stop train.profile train.loop train.distil train.__main__ embed evals.__main__ configs __main__",
+    "train.stop train.profile train.loop train.distil train.__main__ compare embed "
+    "evals.__main__ configs __main__",
 ]
 
 

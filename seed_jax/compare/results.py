@@ -9,7 +9,7 @@ class Cost:
     """What one run cost; None where it was not measured.
 
     Attributes:
-      seconds: of training and probes, on the wall clock.
+      seconds: of the steps, on the wall clock: without compiling, probes and checkpoints.
       flops: of all steps: teacher's forwards, student's forwards and backwards.
       memory: highest use, bytes: of the process on a CPU, of the device otherwise.
       teacher_images: forwards of the teacher, in images.
@@ -36,7 +36,7 @@ class Row:
       cost: mean over the seeds; None without training.
       settings: the config, flat, by dotted key; {} without training.
       failed: one sentence for each cell without scores.
-      notes: one sentence for each difference from the baseline that a reader must know: steps, images, network.
+      notes: one sentence for each difference from the baseline in steps, images or network.
     """
 
     name: str
@@ -104,6 +104,7 @@ class Result:
       rows: in the order of the file.
       differences: of each row from the baseline in each score.
       provenance: facts in words by name: command, commit, versions, hardware, date, data.
+      notes: sentences of the file.
     """
 
     title: str
@@ -114,6 +115,7 @@ class Result:
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
     provenance: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)

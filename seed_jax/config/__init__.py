@@ -5,7 +5,9 @@ key is an error.
 """
 
 import dataclasses
+import importlib.util
 import math
+import os
 import typing
 from pathlib import Path
 
@@ -27,7 +29,9 @@ __all__ = [
     "check_splits",
     "default",
     "keys",
+    "load",
     "located",
+    "module",
     "packaged",
     "resolve",
     "smoke",
@@ -62,6 +66,36 @@ def located(file: str) -> str:
             raise UserError(f"--config: no file {path}. {unknown('config', name, packaged())}")
         path = str(CONFIGS / f"{name}.py")
     return f"{path}{colon}{variant}"
+
+
+def module(path: str | os.PathLike):
+    """The module that a Python file of the user's defines: a config or a comparison.
+
+    Raises:
+      UserError: there is no such file, or it cannot be run.
+    """
+    path = Path(path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or not path.is_file():
+        raise UserError(f"{path} is not a Python file: name one that ends in .py.")
+    found = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(found)
+    except SyntaxError as error:
+        raise UserError(f"{path}: line {error.lineno} is not valid Python ({error.msg}).") from error
+    except (ImportError, NameError, AttributeError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be run ({type(error).__name__}: {error}): correct it.") from error
+    return found
+
+
+def load(file: str) -> ml_collections.ConfigDict:
+    """The config that a file, or the name of a packaged config, returns; `file` may name a variant.
+
+    Raises:
+      UserError: as `located` and `module`, or the file has no such variant.
+    """
+    path, _, variant = located(file).partition(":")
+    return module(path).get_config(variant)
 
 
 def default(method: str) -> ml_collections.ConfigDict:

@@ -35,6 +35,7 @@ class Plan:
       batch_size: over all devices.
       teacher_flops: of the forward, per image with all its views.
       student_flops: of forward and backward, per image with all its views.
+      teacher_images: views that the teacher sees of an image.
       memory: one entry per kind.
       notes: sentences printed below the tables.
     """
@@ -48,6 +49,7 @@ class Plan:
     teacher_parameters: int
     teacher_flops: float
     student_flops: float
+    teacher_images: float
     memory: tuple[Memory, ...]
     notes: tuple[str, ...]
 

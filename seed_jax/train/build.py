@@ -69,6 +69,7 @@ class Prepared:
     mesh: jax.sharding.Mesh
     sources: inputs.Sources
     length: Lengths
+    given: Given
     training: Training
     backbone: Any
     teacher_variables: Any
@@ -121,7 +122,9 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
         "steps_per_epoch": length.epoch,
     }
     variables = loaded.variables if loaded else {}
-    return Prepared(config, mesh, sources, length, training, backbone, variables, probe, teacher_probe, facts)
+    return Prepared(
+        config, mesh, sources, length, known, training, backbone, variables, probe, teacher_probe, facts
+    )
 
 
 def assemble(

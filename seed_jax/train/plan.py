@@ -51,7 +51,7 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
     mesh = parallel.make_mesh(jax.devices()[:1])
     training = build.assemble(c, mesh, given, loaded and loaded.network)
     shapes, variables = training.abstract, loaded.variables if loaded else {}
-    teacher_flops, all_flops, kept, pixels = _one_step(c, training, given, loaded)
+    teacher_flops, all_flops, asked, kept, pixels = _one_step(c, training, given, loaded)
     queues = [x for x in jax.tree.leaves(shapes.aux, is_leaf=_is_queue) if _is_queue(x)]
     copies = jax.tree.map(lambda x: None if _is_queue(x) else x, shapes.aux, is_leaf=_is_queue)
 
@@ -82,6 +82,7 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
         teacher_parameters=_count(variables.get("params", {})),
         teacher_flops=teacher_flops / batch_size,
         student_flops=(all_flops - teacher_flops) / batch_size,
+        teacher_images=asked / batch_size,
         memory=tuple(row for row in rows if row.total),
         notes=tuple(notes),
     )
@@ -127,8 +128,8 @@ def _teacher(c: Config, notes: list) -> teacher.Loaded | None:
 
 
 def _one_step(c: Config, training: build.Training, given: Given, loaded: teacher.Loaded | None):
-    """FLOPs of the teacher and of all for one batch, bytes kept for the backward pass and pixels of one
-    micro-batch.
+    """FLOPs of the teacher and of all for one batch, images that the teacher sees for it, bytes kept for the
+    backward pass and pixels of one micro-batch.
     """
     count = c.train.accumulate
     size, shapes, questions = given.batch_size // count, training.abstract, []
@@ -170,7 +171,8 @@ def _one_step(c: Config, training: build.Training, given: Given, loaded: teacher
     everything = _flops(jax.grad(loss, has_aux=True), *arguments)
     of_teacher = sum(_flops(features, variables, x) for x in questions)
     pixels = sum(x.size for x in seen.views)
-    return count * of_teacher, count * everything, _bytes(residuals), pixels
+    asked = count * sum(x.shape[0] for x in questions)
+    return count * of_teacher, count * everything, asked, _bytes(residuals), pixels
 
 
 def _flops(function, *arguments) -> float:

@@ -42,26 +42,34 @@ PLACES = {"data.dir": "data.fingerprint", "teacher.weights": "teacher.sha256"}
 SIDES = {"digits": 32, "scattered": 16, "photos": 32, "photos6": 32}
 
 
+class InUse(UserError):
+    """Another process holds the lock of a workdir."""
+
+
 @contextlib.contextmanager
-def hold(workdir: Path):
+def hold(workdir: Path, file: str = ".lock"):
     """A context that locks the workdir against other runs; creates the folder if missing.
 
     The system releases the lock however this process ends, except on some network file systems when the host
     dies. Without effect on a file system without locks.
 
+    Args:
+      file: the name of the lock file: '.lock' is that of a run.
+
     Raises:
-      UserError: another run has the lock, or the folder cannot be created.
+      InUse: another run has the lock.
+      UserError: the folder cannot be created.
     """
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
-                file = stack.enter_context(open(workdir / ".lock", "w"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = stack.enter_context(open(workdir / file, "w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
+            raise InUse(
                 f"Another run is using {workdir}: wait for it, or use another --workdir; if its host died, "
-                f"remove {workdir}/.lock."
+                f"remove {workdir}/{file}."
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
@@ -192,7 +200,7 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
     workdir = Path(workdir)
     if not (workdir / "config.json").exists() or not (workdir / "manifest.json").exists():
         raise UserError(f"{workdir} is not the workdir of a run: it has no config.json and manifest.json.")
-    config = config_lib.resolve(ml_collections.ConfigDict(_read_config(workdir / "config.json")))
+    config = config_lib.resolve(raw_of(workdir))
     manifest = files.read_json(workdir / "manifest.json")
     if not {"data", "steps", "steps_per_epoch"} <= manifest.keys():
         raise UserError(f"{workdir}/manifest.json is not of a run: restore the original file.")
@@ -268,6 +276,21 @@ def _differences(a: dict, b: dict, where_a: str, where_b: str) -> str:
 def _has_checkpoint(workdir: Path) -> bool:
     """Whether the run has a finished checkpoint."""
     return bool(damage.saved_steps(workdir / "checkpoints"))
+
+
+def settings(raw: ml_collections.ConfigDict) -> dict:
+    """All settings of a config, flat, by dotted key, as JSON has them."""
+    return _resolved(_plain(raw))
+
+
+def settings_of(directory: Path) -> dict:
+    """`settings` of the run in a workdir; keys that are newer than the run have their defaults."""
+    return settings(raw_of(directory))
+
+
+def raw_of(directory: Path) -> ml_collections.ConfigDict:
+    """The config of the run in a workdir."""
+    return ml_collections.ConfigDict(_read_config(Path(directory) / "config.json"))
 
 
 def _resolved(raw: dict) -> dict:

@@ -126,7 +126,7 @@ def test_text_tells_time_at_a_speed_and_at_forty_percent():
 )
 def test_text_chooses_units_in_which_no_number_is_0(images, steps, run_flop, time):
     rows = (Memory("a", 2048, 500, ""), Memory("b", 3 * 2**30, 5 * 2**20, ""))
-    p = Plan(images, 16, 8, 10, steps, 1, 0, 0.0, 4e6, rows, ())
+    p = Plan(images, 16, 8, 10, steps, 1, 0, 0.0, 4e6, 0.0, rows, ())
     shown = text(p, images_per_second=1000)
     assert f"| FLOP, whole run | {run_flop} |" in shown
     assert f"| at 1,000 images/s | {time} |" in shown

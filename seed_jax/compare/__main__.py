@@ -1,0 +1,125 @@
+"""`seed-jax compare FILE|WORKDIR…`: compare rows over seeds, or runs that exist, on one page."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from absl import logging
+
+from seed_jax.compare import cells as cells_lib
+from seed_jax.compare import spec
+from seed_jax.errors import UserError, command, end_on_signals, leave, unknown
+
+DESCRIPTION = """\
+Compare methods over seeds: train every row of a comparison file for every seed, score the networks on the
+test split, and write a table and a page that say which differences are shown. Interrupted, the same command
+goes on; several processes with the same --out share the work.
+
+  seed-jax compare experiments/quickstart     a file, or a folder that has compare.py
+  seed-jax compare runs/a runs/b              runs that exist, without training
+
+docs/experiments.md explains the file.
+"""
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    logging.set_verbosity(logging.WARNING)
+    workdirs = [path for path in options.what if (path / "config.json").exists()]
+    if not workdirs:
+        if len(options.what) > 1:
+            missing = next(path for path in options.what if not (path / "config.json").exists())
+            raise UserError(f"{missing} is not the workdir of a run: name runs, or one comparison file.")
+        return _file(options, options.what[0])
+    if other := [path for path in options.what if path not in workdirs]:
+        raise UserError(f"{other[0]} is not the workdir of a run: it has no config.json.")
+    from seed_jax import parallel
+    from seed_jax.compare import collect
+
+    for flag in ("quick", "plan", "seeds", "again"):
+        if getattr(options, flag):
+            raise UserError(f"--{flag} is for a comparison file: runs that exist are not trained.")
+    parallel.start()
+    _show(collect.of_workdirs(options.what, options.baseline), options.out or Path("runs/compare"))
+    return 0
+
+
+def _file(options, path: Path) -> int:
+    path = path / "compare.py" if path.is_dir() else path
+    comparison = spec.load(path, options.quick)
+    if options.baseline:
+        comparison = dataclasses.replace(comparison, baseline=options.baseline)
+    if options.seeds:
+        comparison = dataclasses.replace(comparison, seeds=tuple(options.seeds))
+    for name in options.again:
+        if name not in {row.name for row in comparison.rows}:
+            raise unknown("row in --again", name, [row.name for row in comparison.rows])
+    name = path.resolve().parent.name if path.name == "compare.py" else path.stem
+    out = options.out or Path("runs") / (f"{name}-quick" if options.quick else name)
+    cells = cells_lib.make(comparison, out)
+    if options.plan:
+        _plan(comparison, cells)
+        return 0
+    from seed_jax import parallel
+    from seed_jax.compare import collect, run
+
+    parallel.start()
+    for cell in cells:
+        if cell.row in options.again and cell.folder.exists():
+            print(f"compare: {cell}: the run before is now {cell.set_aside()}")
+    failed = run.run(comparison, cells)
+    _show(collect.of_cells(comparison, cells, failed), out)
+    for cell, why in failed.items():
+        print(f"{cell} failed: {why}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _plan(comparison, cells) -> None:
+    from seed_jax import parallel
+    from seed_jax.compare import plan
+
+    parallel.start()
+    table, seconds = plan.table(comparison, cells)
+    left = sum(not cell.finished for cell in cells)
+    print(table.markdown())
+    print(f"\n{left} of {len(cells)} cells to run, about {seconds / 60:.0f} minutes, without probes.")
+
+
+def _show(result, out: Path) -> None:
+    """Print the table and what it shows, and write the page."""
+    from seed_jax.compare import page
+
+    print(f"\n{page.table(result).markdown()}\n")
+    for difference in result.differences:
+        print(f"{difference.row}, {page.label(difference.score)}: {difference.sentence()}")
+    for row in result.rows:
+        for note in row.notes:
+            print(f"Not the same: {note}")
+    print(f"\nPage: {page.write(result, out)}")
+
+
+def _parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="seed-jax compare",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "what", nargs="+", type=Path, metavar="FILE|WORKDIR", help="a comparison file, or workdirs of runs"
+    )
+    parser.add_argument("--quick", action="store_true", help="the short form that the file defines")
+    parser.add_argument("--plan", action="store_true", help="print cells, steps and time; train nothing")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="instead of the seeds of the file")
+    parser.add_argument("--baseline", default="", help="the row to compare with, instead of the file's")
+    parser.add_argument(
+        "--again", nargs="+", default=[], metavar="ROW", help="run a row again; its old cells are kept aside"
+    )
+    parser.add_argument("--out", type=Path, help="folder of cells and page (default: runs/NAME)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    end_on_signals()
+    leave(main())

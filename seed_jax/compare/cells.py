@@ -1,0 +1,157 @@
+"""The cells of a comparison on disk: a row and a seed, which is a workdir with two more files."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import ml_collections
+
+from seed_jax import config as config_lib
+from seed_jax.compare.spec import Comparison, Trained, slug
+from seed_jax.data import files
+from seed_jax.errors import UserError
+from seed_jax.train import workdir
+
+FACTS, SCORES, LOCK = "cell.json", "scores.json", ".cell.lock"
+# Keys that do not change the result, and those whose content the manifest identifies.
+FREE = {"data.workers", "data.dir", "teacher.weights", "student.init"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A row and a seed.
+
+    Attributes:
+      row: the name of the row.
+      seed: None for a row that has one cell.
+      folder: of the cell; the workdir of its run.
+      needs: the cells that must be finished before.
+    """
+
+    row: str
+    seed: int | None
+    folder: Path
+    needs: tuple["Cell", ...]
+
+    def __str__(self) -> str:
+        return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
+
+    def facts(self) -> dict:
+        """What the last attempt at the cell left; {} if there was none."""
+        path = self.folder / FACTS
+        return files.read_json(path) if path.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        return self.facts().get("status") == "finished"
+
+    def failure(self, since: float) -> str:
+        """Why an attempt that ended after the time `since` failed; '' if none did."""
+        facts = self.facts()
+        return facts["error"] if facts.get("status") == "failed" and facts["ended"] >= since else ""
+
+    def finish(self, scores: dict, **facts) -> None:
+        """Write the scores, and then that the cell is finished."""
+        write(self.folder / SCORES, scores)
+        self._note("finished", **facts)
+
+    def fail(self, error: str) -> None:
+        self._note("failed", error=error)
+
+    def scores(self) -> dict:
+        return files.read_json(self.folder / SCORES)
+
+    def identity(self) -> str:
+        """Changes when a finished cell is run again and becomes another network."""
+        return hashlib.sha256((self.folder / SCORES).read_bytes()).hexdigest()
+
+    def set_aside(self) -> Path:
+        """Rename the folder, so that the cell is run again and nothing is lost; return its new name."""
+        number = 1
+        while (aside := self.folder.with_name(f"{self.folder.name}.old{number}")).exists():
+            number += 1
+        return self.folder.rename(aside)
+
+    def _note(self, status: str, **facts) -> None:
+        write(self.folder / FACTS, {"status": status, "ended": time.time(), **facts})
+
+
+def make(comparison: Comparison, folder: Path) -> tuple[Cell, ...]:
+    """All cells, each after the cells that it needs."""
+    cells: dict[tuple[str, int | None], Cell] = {}
+    for name in comparison.in_order():
+        for seed in comparison.seeds if comparison.each_seed(name) else (None,):
+            needs = tuple(cells[needed, seed] for needed in comparison.needs(name))
+            place = folder / slug(name) / ("seed-none" if seed is None else f"seed{seed}")
+            cells[name, seed] = Cell(name, seed, place, needs)
+    return tuple(cells.values())
+
+
+def config(comparison: Comparison, cell: Cell) -> ml_collections.ConfigDict:
+    """The config of a cell, with the workdirs of other cells as its teacher and start.
+
+    That of an untrained row is the one of the row that it is like.
+    """
+    row = comparison.row(cell.row)
+    row = row if isinstance(row, Trained) else comparison.row(row.like)
+    raw = row.raw(comparison.seeds[0] if cell.seed is None else cell.seed)
+    places = {needed.row: str(needed.folder) for needed in cell.needs}
+    if row.teacher in places:
+        raw.teacher.weights = places[row.teacher]
+    if row.start in places:
+        raw.student.init = places[row.start]
+    return raw
+
+
+def changes(comparison: Comparison, cell: Cell) -> str:
+    """What changed since a cell was finished, in words; '' if nothing did.
+
+    Raises:
+      UserError: the config is not allowed, or a file of the cell is damaged.
+    """
+    facts = cell.facts()
+    reasons = []
+    row = comparison.row(cell.row)
+    if isinstance(row, Trained):
+        raw = config(comparison, cell)
+        config_lib.resolve(raw)
+        theirs, ours = workdir.settings_of(cell.folder), workdir.settings(raw)
+        free = FREE if row.teacher else FREE - {"teacher.weights"}
+        keys = [
+            key
+            for key in sorted(theirs | ours)
+            if theirs.get(key) != ours.get(key) and key not in free and not key.startswith("log.")
+        ]
+        reasons += [f"{key} was {theirs.get(key)!r} and is {ours.get(key)!r}" for key in keys]
+    elif facts["weights"] != row.weights:
+        reasons.append(f"weights was {facts['weights']!r} and is {row.weights!r}")
+    for needed in cell.needs:
+        if needed.finished and facts["needs"].get(needed.row) != needed.identity():
+            reasons.append(f"the row '{needed.row}' was run again")
+    return "; ".join(reasons)
+
+
+def refuse_changed(comparison: Comparison, cells: tuple[Cell, ...]) -> None:
+    """Raise `UserError` if a finished cell is not what the file describes now."""
+    changed = {cell: changes(comparison, cell) for cell in cells if cell.finished}
+    changed = {str(cell): why for cell, why in changed.items() if why}
+    if changed:
+        rows = sorted({cell.row for cell in cells if str(cell) in changed})
+        again = " ".join(f"'{row}'" for row in rows)
+        reasons = "; ".join(f"{cell}: {why}" for cell, why in changed.items())
+        raise UserError(
+            f"Cells have changed since they were finished: {reasons}: run them again with --again {again}, "
+            "or use another --out."
+        )
+
+
+def write(path: Path, content: dict) -> None:
+    """Write a JSON file atomically; the folder is created if missing."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(path, "w") as file:
+            file.write(json.dumps(content) + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): use another --out.") from error

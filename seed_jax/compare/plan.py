@@ -1,0 +1,78 @@
+"""What a comparison will run, and about how long that takes: `seed-jax compare FILE --plan`."""
+
+import contextlib
+import io
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from seed_jax import config as config_lib
+from seed_jax.compare.cells import Cell
+from seed_jax.compare.spec import Comparison, Trained
+from seed_jax.data.sources import open_source
+from seed_jax.report import metrics
+from seed_jax.report.tables import Table
+from seed_jax.train import build, inputs, loop
+
+STEPS = 8  # of a measurement; the first one compiles and is not timed
+
+
+def table(comparison: Comparison, cells: Sequence[Cell]) -> tuple[Table, float]:
+    """A table with a line for each row, and the seconds that all unfinished cells will take.
+
+    Finished cells tell the speed of their row; for other rows some steps are trained in a temporary folder.
+    A teacher that another row will train is replaced by a random one of the same form. Probes and
+    evaluations are not counted.
+    """
+    lines, total = [], 0.0
+    for name in comparison.in_order():
+        row = comparison.row(name)
+        mine = [cell for cell in cells if cell.row == name]
+        left = [cell for cell in mine if not cell.finished]
+        if isinstance(row, Trained):
+            steps = _steps(row.raw(comparison.seeds[0]))
+            start, each = _measured(mine) or _trial(comparison, row)
+            seconds = start + steps * each
+            total += len(left) * seconds
+            speed = f"{each:.3g} s"
+            lines.append([name, len(mine), len(left), f"{steps:,}", speed, f"{len(left) * seconds / 60:.1f}"])
+        else:
+            lines.append([name, len(mine), len(left), None, None, None])
+    return Table(["row", "cells", "to run", "steps of each", "a step", "minutes"], lines), total
+
+
+def _steps(raw) -> int:
+    resolved = config_lib.resolve(raw)
+    d = inputs.settled(resolved)
+    train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=resolved.train.seed)
+    return build.lengths(resolved, len(train)).total
+
+
+def _measured(cells: Sequence[Cell]) -> tuple[float, float] | None:
+    """Mean seconds before the first step, and of a step, in finished cells."""
+    facts = [cell.facts() for cell in cells if cell.finished]
+    if not facts:
+        return None
+    steps = sum(fact["steps"] for fact in facts)
+    seconds = sum(fact["seconds"] for fact in facts)
+    return (sum(fact["wall"] for fact in facts) - seconds) / len(facts), seconds / steps
+
+
+def _trial(comparison: Comparison, row: Trained) -> tuple[float, float]:
+    raw = row.raw(comparison.seeds[0])
+    if row.teacher:
+        student = comparison.row(row.teacher).raw(comparison.seeds[0]).student
+        raw.teacher.update(weights="random", model=student.model, options=student.options)
+    if row.start:
+        raw.student.init = ""
+    raw.train.update(epochs=0.0, steps=STEPS, examples=0)
+    raw.optim.warmup_epochs = 0.0
+    raw.evals.names = ()
+    raw.log.every_steps = STEPS // 2
+    began = time.time()
+    with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
+        loop.run(raw, place, name=row.name)
+        last = metrics.read(Path(place))[-1]
+    each = raw.data.batch_size / last["images_per_second"]
+    return max(0.0, time.time() - began - STEPS * each), each

@@ -1,0 +1,206 @@
+"""Run the cells of a comparison: train and score, in the order of what needs what, alone or with others."""
+
+import dataclasses
+import time
+import traceback
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from seed_jax import config as config_lib
+from seed_jax import parallel
+from seed_jax.compare import cells as cells_lib
+from seed_jax.compare import memory
+from seed_jax.compare.cells import Cell
+from seed_jax.compare.spec import Comparison, Trained
+from seed_jax.errors import UserError
+from seed_jax.evals import final, pixels
+from seed_jax.report import metrics
+from seed_jax.train import build, loop, plan, state, student, workdir
+from seed_jax.train.monitor import say
+from seed_jax.weights import pretrained
+
+WAIT = 5.0  # seconds between looks at cells that other processes run
+
+
+def run(comparison: Comparison, cells: tuple[Cell, ...]) -> dict[Cell, str]:
+    """Finish all cells; return why the cells without scores have none.
+
+    A cell that another process runs is waited for. A cell that fails does not stop the others. A later call
+    runs it again, and resumes its training.
+
+    Raises:
+      UserError: a finished cell is not what the comparison describes.
+      Stopped: a signal came during training; the state is saved.
+    """
+    cells_lib.refuse_changed(comparison, cells)
+    started, failed, waiting = time.time(), {}, False
+    progress = Progress(comparison, cells)
+    while left := [cell for cell in cells if not (cell.finished or cell in failed)]:
+        moved = False
+        for cell in left:
+            if why := _hopeless(cell, failed, started):
+                failed[cell], moved = why, True
+                say(f"compare: {cell} failed: {why}")
+            elif all(needed.finished for needed in cell.needs):
+                moved |= _attempt(comparison, cell, progress)
+        if not moved:
+            if not waiting:
+                say("compare: another process runs the cells that are left; waiting for it")
+            waiting = True
+            time.sleep(WAIT)
+    return failed
+
+
+def _hopeless(cell: Cell, failed: dict[Cell, str], started: float) -> str:
+    """Why a cell cannot be finished in this call; '' if it can."""
+    for needed in cell.needs:
+        if needed in failed:
+            return f"it needs {needed}, which failed"
+    return cell.failure(started)
+
+
+def _attempt(comparison: Comparison, cell: Cell, progress: "Progress") -> bool:
+    """Run a cell unless another process does; return whether it was run."""
+    try:
+        with workdir.hold(cell.folder, cells_lib.LOCK):
+            if cell.finished:
+                return True
+            progress.begin(cell)
+            try:
+                _finish(comparison, cell)
+            except workdir.InUse:
+                raise
+            except UserError as error:
+                cell.fail(str(error))
+            except Exception as error:  # a broken cell must not stop the others, whatever broke it
+                (cell.folder / "error.txt").write_text(traceback.format_exc())
+                cell.fail(f"{type(error).__name__}: {_first_line(error)} ({cell.folder}/error.txt has more)")
+            progress.end(cell)
+    except workdir.InUse:
+        return False
+    return True
+
+
+def _finish(comparison: Comparison, cell: Cell) -> None:
+    row = comparison.row(cell.row)
+    needs = {needed.row: needed.identity() for needed in cell.needs}
+    began = time.time()
+    raw = cells_lib.config(comparison, cell)
+    if isinstance(row, Trained):
+        memory.reset()
+        loop.run(raw, cell.folder, name=str(cell))
+        facts = {"memory": memory.peak(), **costs(cell.folder)}
+        scores = score_workdir(cell.folder)
+    else:
+        facts = {"weights": row.weights}
+        scores = {"last": _plain(score_untrained(row.weights, raw)), "best": None}
+    cell.finish(scores, needs=needs, wall=time.time() - began, **facts)
+
+
+def score_workdir(directory: Path) -> dict:
+    """Scores at the last checkpoint, and at the one with the best score on the validation split."""
+    last = final.score_run(directory)
+    best = None
+    if metrics.last_score(metrics.read(directory)) is not None:
+        step = workdir.load_run(directory, best=True).step
+        best = last if step == last.step else final.score_run(directory, best=True)
+    return {"last": _plain(last), "best": best and _plain(best)}
+
+
+def score_untrained(weights: str, raw) -> final.Scores:
+    """Scores of a network that is not trained; `Untrained.weights` says which network."""
+    resolved = config_lib.resolve(raw)
+    if weights == "pixels":
+        return final.score_network(pixels.RawPixels(), pixels.VARIABLES, resolved)
+    if weights == "teacher" and resolved.method.needs_teacher:
+        weights = resolved.teacher.weights
+    elif weights in ("start", "teacher"):
+        return _score_start(resolved, weights)
+    loaded = pretrained.load(weights)
+    return final.score_network(loaded.network, loaded.variables, resolved)
+
+
+def _score_start(resolved, weights: str) -> final.Scores:
+    mesh = parallel.make_mesh()
+    with jax.set_mesh(mesh):
+        p = build.prepare(resolved, mesh, "start")
+        t = p.training
+        if weights == "teacher":
+            raise UserError(f"The method {resolved.method_name} has no teacher: use weights='start'.")
+        current = parallel.jit_once(t.fresh, out_shardings=t.shardings)(p.backbone)
+        network, _ = student.served(p.config.method, t.student, p.given)
+        return final.score_network(network, state.served(p.config.method, current), p.config)
+
+
+def costs(directory: Path) -> dict:
+    """Steps, images, seconds of training, FLOPs and teacher's images of a finished run.
+
+    Seconds are those of the steps: without compiling, probes and checkpoints. FLOPs and the teacher's images
+    are None if the teacher is not here.
+    """
+    rows, batch = metrics.read(directory), workdir.settings_of(directory)["data.batch_size"]
+    timed = [row for row in rows if "images_per_second" in row]
+    steps = max((row["step"] for row in rows if "loss" in row), default=0)
+    windows = np.diff([0, *(row["step"] for row in timed)])
+    seconds = sum(n * batch / row["images_per_second"] for n, row in zip(windows, timed, strict=True))
+    found = {"steps": steps, "images": steps * batch, "seconds": float(seconds)}
+    try:
+        made = plan.make(config_lib.resolve(workdir.raw_of(directory)), devices=1)
+    except UserError:
+        return {**found, "flops": None, "teacher_images": None}
+    return {
+        **found,
+        "flops": steps * made.step_flops,
+        "teacher_images": round(steps * batch * made.teacher_images),
+    }
+
+
+def _plain(scores: final.Scores) -> dict:
+    """As JSON: values as percent, or 0 to 1 for each image."""
+    values = {
+        name: value.astype(float).round(6).tolist() if isinstance(value, np.ndarray) else float(value)
+        for name, value in scores.values.items()
+    }
+    return {**dataclasses.asdict(dataclasses.replace(scores, values={})), "values": values}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+class Progress:
+    """Says which cell runs, how many are finished, and about how long the rest will take."""
+
+    def __init__(self, comparison: Comparison, cells: tuple[Cell, ...]):
+        self._cells, self._number = cells, {cell: n for n, cell in enumerate(cells, start=1)}
+        self._trained = {row.name for row in comparison.rows if isinstance(row, Trained)}
+
+    def begin(self, cell: Cell) -> None:
+        say(f"compare: cell {self._number[cell]} of {len(self._cells)}: {cell}")
+
+    def end(self, cell: Cell) -> None:
+        if why := cell.failure(0):
+            say(f"compare: {cell} failed: {why}")
+        finished = [cell for cell in self._cells if cell.finished]
+        left = [cell for cell in self._cells if not cell.finished]
+        wall = {c: c.facts()["wall"] for c in finished}
+        seconds = sum(self._expected(c, wall) for c in left)
+        say(f"compare: {len(finished)} of {len(self._cells)} cells finished{_about(seconds)}")
+
+    def _expected(self, cell: Cell, wall: dict[Cell, float]) -> float:
+        """Mean of the finished cells of the same row, else of its kind, else of all."""
+        kind = cell.row in self._trained
+        for alike in (
+            [w for c, w in wall.items() if c.row == cell.row],
+            [w for c, w in wall.items() if (c.row in self._trained) == kind],
+            list(wall.values()),
+        ):
+            if alike:
+                return sum(alike) / len(alike)
+        return 0.0
+
+
+def _about(seconds: float) -> str:
+    return f", about {max(1, round(seconds / 60))} min left" if seconds else ""
