@@ -11,7 +11,7 @@ class Cost:
     Attributes:
       seconds: of the steps, on the wall clock: without compiling, probes and checkpoints.
       flops: of all steps: teacher's forwards, student's forwards and backwards.
-      memory: highest use, bytes: of the process on a CPU, of the device otherwise.
+      memory: bytes that a step needs on one device, as `train.plan` computes them.
       teacher_images: forwards of the teacher, in images.
     """
 

@@ -11,7 +11,6 @@ import numpy as np
 from seed_jax import config as config_lib
 from seed_jax import parallel
 from seed_jax.compare import cells as cells_lib
-from seed_jax.compare import memory
 from seed_jax.compare.cells import Cell
 from seed_jax.compare.spec import Comparison, Trained
 from seed_jax.errors import UserError
@@ -89,9 +88,8 @@ def _finish(comparison: Comparison, cell: Cell) -> None:
     began = time.time()
     raw = cells_lib.config(comparison, cell)
     if isinstance(row, Trained):
-        memory.reset()
         loop.run(raw, cell.folder, name=str(cell))
-        facts = {"memory": memory.peak(), **costs(cell.folder)}
+        facts = costs(cell.folder)
         scores = score_workdir(cell.folder)
     else:
         facts = {"weights": row.weights}
@@ -135,10 +133,10 @@ def _score_start(resolved, weights: str) -> final.Scores:
 
 
 def costs(directory: Path) -> dict:
-    """Steps, images, seconds of training, FLOPs and teacher's images of a finished run.
+    """Steps, images, seconds of training, FLOPs, memory and teacher's images of a finished run.
 
-    Seconds are those of the steps: without compiling, probes and checkpoints. FLOPs and the teacher's images
-    are None if the teacher is not here.
+    Seconds are those of the steps: without compiling, probes and checkpoints. FLOPs, memory and the teacher's
+    images are those of `plan.make` on one device, and None if the teacher is not here.
     """
     rows, batch = metrics.read(directory), workdir.settings_of(directory)["data.batch_size"]
     timed = [row for row in rows if "images_per_second" in row]
@@ -149,10 +147,11 @@ def costs(directory: Path) -> dict:
     try:
         made = plan.make(config_lib.resolve(workdir.raw_of(directory)), devices=1)
     except UserError:
-        return {**found, "flops": None, "teacher_images": None}
+        return {**found, "flops": None, "memory": None, "teacher_images": None}
     return {
         **found,
         "flops": steps * made.step_flops,
+        "memory": made.device_bytes,
         "teacher_images": round(steps * batch * made.teacher_images),
     }
 

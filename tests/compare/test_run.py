@@ -1,0 +1,229 @@
+"""Cells: trained in order, once, alone and by two processes, through failures, kills and changes."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_comparison
+
+from seed_jax.compare import Trained, Untrained, cells, collect, run
+from seed_jax.errors import UserError
+from seed_jax.evals import final
+from seed_jax.report import metrics
+from seed_jax.train import loop, workdir
+
+FILE = Path(toy_comparison.__file__)
+
+
+def finish(comparison, out):
+    made = cells.make(comparison, out)
+    failed = run.run(comparison, made)
+    return made, failed
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("toys")
+    comparison = toy_comparison.get_comparison()
+    made, failed = finish(comparison, out)
+    assert not failed
+    return comparison, made, out
+
+
+def facts(made):
+    return {str(cell): (cell.folder / cells.FACTS).read_text() for cell in made}
+
+
+def test_scores_are_those_of_the_evaluation(finished):
+    comparison, made, _ = finished
+    result = collect.of_cells(comparison, made, {})
+    assert [row.name for row in result.rows] == [row.name for row in comparison.rows]
+    row = result.row("SEED")
+    for seed, workdir in zip(row.seeds, row.workdirs, strict=True):
+        want = final.evaluate(workdir)
+        assert want["parameters"] == row.parameters
+        np.testing.assert_allclose(row.scores["knn"][seed], want["knn"])
+        np.testing.assert_allclose(row.scores["linear"][seed], want["linear"])
+    assert (row.steps, row.images) == (6, 96)
+    assert row.cost.teacher_images == 96
+    assert row.cost.flops > result.row("MoCo").cost.flops * 0.5 > 0
+    assert result.row("pixels").seeds == ()
+    assert len(result.row("untrained").scores["knn"]) == 2
+
+
+def test_the_untrained_student_is_the_run_at_step_0(finished):
+    comparison, made, _ = finished
+    cell = next(cell for cell in made if cell.row == "MoCo" and cell.seed == 1)
+    raw = cells.config(comparison, cell)
+    on_val = run.score_untrained("start", _validation(raw))
+    first = next(row for row in metrics.read(cell.folder) if "knn" in row)
+    assert first["step"] == 0
+    np.testing.assert_allclose(np.mean(on_val.values["knn"]), first["knn"])
+
+
+def _validation(raw):
+    raw.data.test = raw.data.val
+    return raw
+
+
+def test_differences_are_paired_by_seed_and_image(finished):
+    comparison, made, _ = finished
+    result = collect.of_cells(comparison, made, {})
+    for name in ("SEED", "untrained", "pixels"):
+        row, base = result.row(name).scores["knn"], result.row("MoCo").scores["knn"]
+        difference = result.difference(name, "knn")
+        np.testing.assert_allclose(difference.points, np.mean(np.subtract(row, base)))
+        assert difference.low <= difference.points <= difference.high
+        assert (difference.seeds, difference.images) == (2, 352)
+    assert result.difference("MoCo", "knn") is None
+
+
+def test_finished_cells_are_not_run_again(finished, monkeypatch):
+    comparison, made, out = finished
+    monkeypatch.setattr(loop, "run", lambda *_, **__: pytest.fail("a finished cell was trained again"))
+    before = facts(made)
+    assert finish(comparison, out)[1] == {}
+    assert facts(made) == before
+
+
+def test_a_changed_cell_names_its_keys_and_runs_again_only_on_demand(finished, tmp_path):
+    comparison, made, out = finished
+    rows = tuple(
+        dataclasses.replace(row, overrides={"optim.lr": 0.07}) if row.name == "teacher" else row
+        for row in comparison.rows
+    )
+    changed = dataclasses.replace(comparison, rows=rows)
+    with pytest.raises(UserError, match=r"teacher, seed 0: optim.lr was 0.05 and is 0.07.*--again 'teacher'"):
+        finish(changed, out)
+
+
+def test_a_row_set_aside_is_trained_again_and_so_are_those_that_need_it(tmp_path):
+    comparison = toy_comparison.get_comparison(quick=True)
+    made, _ = finish(comparison, tmp_path)
+    teacher = next(cell for cell in made if cell.row == "teacher")
+    aside = teacher.set_aside()
+    assert (aside / "metrics.jsonl").exists()
+    rows = tuple(
+        dataclasses.replace(row, overrides={"optim.lr": 0.4}) if row.name == "teacher" else row
+        for row in comparison.rows
+    )
+    changed = dataclasses.replace(comparison, rows=rows)
+    assert finish(changed, tmp_path)[1] == {}
+    with pytest.raises(UserError, match=r"SEED, seed 0: the row 'teacher' was run again"):
+        finish(changed, tmp_path)
+
+
+def test_a_wrong_cell_stops_what_needs_it_and_nothing_else(tmp_path, monkeypatch):
+    comparison = toy_comparison.get_comparison(quick=True)
+    broken = dataclasses.replace(
+        comparison,
+        rows=(
+            *(
+                dataclasses.replace(row, overrides={"optim.lr": 1e38}) if row.name == "teacher" else row
+                for row in comparison.rows
+            ),
+            Untrained("nowhere", "no/such/file.npz", like="MoCo"),
+            Trained("crash", toy_comparison.config("moco")),
+        ),
+    )
+    train = loop.run
+
+    def run_or_crash(raw, directory, **options):
+        if Path(directory).parent.name == "crash":
+            raise RuntimeError("the device is on fire")
+        return train(raw, directory, **options)
+
+    monkeypatch.setattr(loop, "run", run_or_crash)
+    made, failed = finish(broken, tmp_path)
+    why = {cell.row: sentence for cell, sentence in failed.items()}
+    assert set(why) == {"teacher", "SEED", "nowhere", "crash"}
+    assert "not finite" in why["teacher"]
+    assert why["SEED"] == "it needs teacher, seed 0, which failed"
+    assert "no/such/file.npz" in why["nowhere"]
+    assert why["crash"].startswith("RuntimeError: the device is on fire")
+    assert "on fire" in (tmp_path / "crash" / "seed0" / "error.txt").read_text()
+    result = collect.of_cells(broken, made, failed)
+    assert set(result.row("MoCo").scores) >= {"knn", "linear"}
+    assert result.row("crash").scores == {}
+    assert "on fire" in result.row("crash").failed[0]
+    monkeypatch.setattr(loop, "run", train)  # mended: the next call tries again
+    assert "crash" not in {cell.row for cell in finish(broken, tmp_path)[1]}
+
+
+def start(out, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "seed_jax.compare", FILE, "--out", out, *arguments],
+        cwd=FILE.parent.parent.parent,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_two_processes_share_and_a_killed_one_loses_nothing(finished, tmp_path):
+    """Two are started; one of them is killed; both together train each cell once, as one process did."""
+    comparison, reference, _ = finished
+    killed, other = start(tmp_path), start(tmp_path)
+    made = cells.make(comparison, tmp_path)
+    while not any(cell.folder.exists() for cell in made):
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    output, _ = other.communicate()
+    assert other.returncode == 0, output
+    assert (tmp_path / "report.html").exists()
+    assert all(cell.finished for cell in made)
+    for cell, same in zip(made, reference, strict=True):
+        assert str(cell) == str(same)
+        assert cell.scores() == same.scores()
+
+
+def test_a_cell_of_another_process_is_waited_for(tmp_path, monkeypatch):
+    """While the cell is locked the call sleeps; the other process finishes it meanwhile."""
+    comparison = dataclasses.replace(toy_comparison.get_comparison(quick=True), baseline="pixels")
+    comparison = dataclasses.replace(comparison, rows=comparison.rows[1:2] + comparison.rows[4:])
+    made = cells.make(comparison, tmp_path)
+    finish(comparison, tmp_path)
+    moco = next(cell for cell in made if cell.row == "MoCo")
+    done = (moco.folder / cells.FACTS).read_text()
+    (moco.folder / cells.FACTS).unlink()
+    lock = contextlib.ExitStack()
+    lock.enter_context(workdir.hold(moco.folder, cells.LOCK))
+
+    def sleep(seconds):
+        (moco.folder / cells.FACTS).write_text(done)
+        lock.close()
+
+    monkeypatch.setattr(run.time, "sleep", sleep)
+    monkeypatch.setattr(loop, "run", lambda *_, **__: pytest.fail("it was trained twice"))
+    assert run.run(comparison, made) == {}
+
+
+def test_runs_that_exist(finished, tmp_path):
+    _, made, out = finished
+    runs = [cell.folder for cell in made if cell.row in ("MoCo", "SEED")]
+    result = collect.of_workdirs(runs, "")
+    names = {row.name: row for row in result.rows}
+    assert set(names) == {str(out / "moco"), str(out / "seed")}
+    assert names[str(out / "moco")].seeds == (0, 1)
+    assert result.difference(next(n for n in names if n != result.baseline), "knn").seeds == 2
+    with pytest.raises(UserError, match="Unknown row in --baseline"):
+        collect.of_workdirs(runs, "elsewhere")
+
+
+def test_runs_on_other_data_are_refused_and_named(finished, tmp_path):
+    _, made, _ = finished
+    one = next(cell.folder for cell in made if cell.row == "MoCo")
+    raw = toy_comparison.config("moco")
+    raw.data.source, raw.data.image_size = "scattered", 16
+    loop.run(raw, tmp_path / "scattered")
+    with pytest.raises(UserError, match=f"{one} and {tmp_path}/scattered were scored on other images"):
+        collect.of_workdirs([one, tmp_path / "scattered"], "")
