@@ -38,7 +38,7 @@ def result(folder, *, rows=8, seeds=3, names=NAMES, failed=(), evals=("knn", "li
         scores = {e: [level + 5 * i + rng.normal(0, 1.5) for _ in range(seeds)] for i, e in enumerate(evals)}
         best = {e: [value + 0.25 * (n % 2) for value in values] for e, values in scores.items()}
         workdirs = [folder / f"row{n}-seed{s}" for s in range(seeds)]
-        for s, workdir in enumerate(workdirs):
+        for workdir in workdirs:
             curve(workdir, level / 100, rng, steps=(400, 4000)[n == 7])
         gone = n in failed
         trained.append(
@@ -71,7 +71,7 @@ def result(folder, *, rows=8, seeds=3, names=NAMES, failed=(), evals=("knn", "li
         if e in row.scores and 0 not in failed
     ]
     provenance = {
-        "command": "./run.sh compare comparisons/digits.py --folder=runs/digits --seeds=3 --config.train.epochs=20",
+        "command": "./run.sh compare comparisons/digits.py --folder=runs/digits --seeds=3",
         "commit": "75f60f7d0c8f4c8fa7a56f1ad5cbbd0b0ad1be3e",
         "versions": "jax 0.10.2, flax 0.12.0, numpy 2.3.1",
         "hardware": "2 CPU cores, Intel Xeon at 2.20 GHz",

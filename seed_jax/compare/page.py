@@ -16,8 +16,8 @@ def write(result: Result, folder: Path) -> Path:
     """Write `report.html` into the folder, and return its path.
 
     The page begins with the answer: the difference of each row from the baseline in the deciding score. The
-    scores of all rows, the curves, cost, settings, failures and provenance follow. The table is also written as
-    `table.md`, `table.csv` and `table.tex`, and each figure as an `.svg` with fixed colours.
+    scores of all rows, the curves, cost, settings, failures and provenance follow. The table is also written
+    as `table.md`, `table.csv` and `table.tex`, and each figure as an `.svg` with fixed colours.
 
     Raises:
       UserError: a file cannot be written, or the metrics of a run are damaged.

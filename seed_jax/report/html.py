@@ -148,7 +148,7 @@ def standalone(figure: Figure) -> str:
 
 
 def printable(figure: Figure) -> str:
-    """The text of an SVG file with the figure in fixed colours: the tools for papers know no CSS variables."""
+    """The text of an SVG file with the figure in fixed colours: tools for papers know no CSS variables."""
     light = dict(re.findall(r"(--[\w-]+): (#\w+);", _COLOURS.partition("@media")[0]))
     return re.sub(r"var\((--[\w-]+)\)", lambda found: light[found[1]], _file(figure.svg, style=""))
 
@@ -186,7 +186,7 @@ def _table(table: Table) -> str:
 _COLOURS = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1d20; --soft: #5b6067; --faint: #dfe1e4;
   --series-0: #0069a8; --series-1: #c24e00; --series-2: #00805c; --series-3: #a8487f; --series-4: #8a6a00;
-  --series-5: #2b86b8; }
+  --series-5: #1f75a6; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #15171a; --ink: #e6e8ea; --soft: #a0a6ad; --faint: #33373c;
     --series-0: #56b4e9; --series-1: #f08a3c; --series-2: #2fc195; --series-3: #dd94be; --series-4: #e3c23c;
@@ -196,7 +196,7 @@ _CSS = (
     _COLOURS
     + """
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 66rem; background: var(--page);
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; background: var(--page);
   color: var(--ink); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
   overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; }
@@ -210,16 +210,20 @@ code { font: .9em ui-monospace, SFMono-Regular, Menlo, monospace; overflow-wrap:
 .answer .better { border-color: var(--series-2); }
 .answer .worse { border-color: var(--series-1); }
 .table { margin: 1.5rem 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; background: linear-gradient(90deg, var(--page) 33%, transparent) 0 0 / 3rem 100% local,
+  linear-gradient(270deg, var(--page) 33%, transparent) 100% 0 / 3rem 100% local,
+  linear-gradient(90deg, var(--faint), transparent) 0 0 / .75rem 100% scroll,
+  linear-gradient(270deg, var(--faint), transparent) 100% 0 / .75rem 100% scroll; background-repeat: no-repeat; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { padding: .4rem 1.25rem .4rem 0; text-align: right; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--faint); }
-thead th { color: var(--soft); font-weight: 500; white-space: normal; vertical-align: bottom; }
+thead th { color: var(--soft); font-weight: 500; white-space: normal; vertical-align: bottom;
+  min-width: 5.5rem; max-width: 12rem; overflow-wrap: anywhere; }
 th:first-child { text-align: left; font-weight: 500; }
 th:last-child, td:last-child { padding-right: 0; }
-.prose { text-align: left; white-space: normal; min-width: 9rem; max-width: 24rem; overflow-wrap: anywhere; }
-td.prose { min-width: 14rem; }
+.prose { text-align: left; white-space: normal; min-width: 12rem; max-width: 30rem; overflow-wrap: anywhere; }
 @media (max-width: 30rem) { table { font-size: .8rem; } th, td { padding-right: .8rem; }
+  .prose { min-width: 9rem; }
   .answer li:first-child { font-size: 1.25rem; } }
 details td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 details thead th { text-align: left; }

@@ -21,7 +21,7 @@ _CSS |= {colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES)}
 MAX_SERIES = len(_SERIES)
 _MAX_POINTS = 150
 _SIZE = (4.8, 2.5)  # inches; about the width of a phone at 72 units an inch
-_FONT, _LINE = 10.5, 14.5  # points: size of the letters, distance of two lines
+_FONT, _LINE, _MARGIN = 10.5, 14.5, 8  # points: size of the letters, distance of two lines, left edge
 _ROOM = 0.3  # of the width; longer names are written above the plot
 _STYLE = {
     "svg.fonttype": "none",
@@ -96,12 +96,12 @@ def curves(
     heading = _LINE * sum(map(len, above))
     with _canvas(name, 72 * _SIZE[1] + heading) as (figure, output):
         height = 72 * figure.get_figheight()
-        room = 0 if above else 0.02 + room
-        axes = figure.add_axes((0.13, 36 / height, 0.85 - room, (0.66 * 72 * _SIZE[1]) / height))
+        room = 0.81 if above or not names else 0.83 - room
+        axes = figure.add_axes((0.13, 36 / height, room, 0.66 * 72 * _SIZE[1] / height))
         _title(figure, f"{title}, %" if percent else title)
         ends = _draw(axes, lines, 100.0 if percent else 1.0)
         if above:
-            _key(figure, zip(above, _SERIES, strict=False), top=26)
+            _key(figure, [("●", lines, colour) for lines, colour in zip(above, _SERIES, strict=False)])
         elif names:
             _label_ends(axes, ends)
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
@@ -141,14 +141,14 @@ def lanes(
     """
     from matplotlib.ticker import MaxNLocator
 
-    width, margin, lane = 72 * _SIZE[0], 8, 22
+    width, margin, lane = 72 * _SIZE[0], _MARGIN, 24
     texts = [wrap(row.name, width - 2 * margin - _width(row.text) - 12) for row in rows]
     tops = list(itertools.accumulate((_LINE * len(text) + lane + 8 for text in texts), initial=0))
     below, top = 24, 30
     with _canvas(name, tops[-1] + top + below) as (figure, output):
         height = tops[-1] + top + below
         axes = figure.add_axes((margin / width, below / height, 1 - 2 * margin / width, tops[-1] / height))
-        _title(figure, title, left=margin / width)
+        _title(figure, title)
         spread = [value for row in rows for value in (*row.values, *(row.interval or ()))]
         spread += [] if line is None else [line]
         low, high = (min(spread), max(spread)) if spread else (0.0, 1.0)
@@ -170,19 +170,19 @@ def _lane(axes, row: Lane, text: Sequence[str], top: float, lane: float, line: f
         axes.text(0, top + _LINE * (i + 0.6), words, transform=where, va="center", color=_INK)
     axes.text(1, top + _LINE * 0.6, row.text, transform=where, va="center", ha="right", color=_SOFT)
     begin = top + _LINE * len(text)
-    at = begin + lane / 2
+    at = begin + 9
     axes.plot([0, 1], [at, at], transform=where, color=_FAINT, linewidth=0.8, zorder=1)
     if line is not None:
-        axes.plot([line, line], [begin + 2, begin + lane - 2], color=_SOFT, linewidth=1.2, zorder=2)
+        axes.plot([line, line], [begin, begin + lane - 3], color=_SOFT, linewidth=1.2, zorder=2)
     if not row.values:
         return
     colour = {"better": _SERIES[2], "worse": _SERIES[1]}.get(row.tone, _INK)
     if row.interval is not None:
         axes.plot(row.interval, [at, at], color=colour, linewidth=2.4, zorder=3, solid_capstyle="butt")
     if len(row.values) > 1:
-        level = [at] * len(row.values)
+        level = [at + 8] * len(row.values)  # below the bar, which would hide them
         axes.plot(
-            row.values, level, "o", color=colour, alpha=0.45, markersize=4.2, markeredgewidth=0, zorder=4
+            row.values, level, "o", color=colour, alpha=0.55, markersize=4.2, markeredgewidth=0, zorder=4
         )
     axes.plot(np.mean(row.values), at, "o", color=colour, markersize=7, markeredgewidth=0, zorder=5)
 
@@ -223,14 +223,14 @@ def scatter(
 
     short = max(_width(point.label) for point in points) <= 0.25 * 72 * _SIZE[0] and len(points) <= MAX_SERIES
     labels = [p.label if short else str(i) for i, p in enumerate(points, start=1)]
-    key = [] if short else wrap_names([f"{i}  {p.label}" for i, p in enumerate(points, start=1)])
+    key = [] if short else wrap_names([p.label for p in points])
     heading = _LINE * sum(map(len, key))
     with _canvas(name, 72 * _SIZE[1] + heading) as (figure, output):
         height = 72 * figure.get_figheight()
-        axes = figure.add_axes((0.13, 36 / height, 0.85, (0.66 * 72 * _SIZE[1]) / height))
+        axes = figure.add_axes((0.13, 36 / height, 0.81, 0.66 * 72 * _SIZE[1] / height))
         _title(figure, title)
         colours = [{"better": _SERIES[2], "worse": _SERIES[1]}.get(p.tone, _INK) for p in points]
-        _key(figure, zip(key, colours, strict=False), top=26)
+        _key(figure, zip(labels, key, colours, strict=False))
         for point, colour in zip(points, colours, strict=True):
             axes.errorbar(
                 point.x,
@@ -342,18 +342,19 @@ def wrap_names(names: Sequence[str]) -> list[list[str]]:
     return [wrap(name, 72 * _SIZE[0] - 40) for name in names]
 
 
-def _key(figure, entries, top: float) -> None:
-    """Write names below the title, each after a dot in its colour."""
-    height = 72 * figure.get_figheight()
-    for lines, colour in entries:
-        figure.text(10 / (72 * _SIZE[0]), 1 - (top + _LINE / 2) / height, "●", va="center", color=colour)
+def _key(figure, entries) -> None:
+    """Write names below the title, each after its mark: (mark, lines of the name, colour of the mark)."""
+    width, height, top = 72 * _SIZE[0], 72 * figure.get_figheight(), 26
+    for mark, lines, colour in entries:
+        figure.text(_MARGIN / width, 1 - (top + _LINE / 2) / height, mark, va="center", color=colour)
         for line in lines:
-            figure.text(26 / (72 * _SIZE[0]), 1 - (top + _LINE / 2) / height, line, va="center", color=_INK)
+            figure.text((_MARGIN + 18) / width, 1 - (top + _LINE / 2) / height, line, va="center", color=_INK)
             top += _LINE
 
 
-def _title(figure, title: str, left: float = 0.13) -> None:
-    figure.text(left, 1 - 13 / (72 * figure.get_figheight()), title, va="center", fontsize=11, color=_INK)
+def _title(figure, title: str) -> None:
+    width, height = 72 * figure.get_size_inches()
+    figure.text(_MARGIN / width, 1 - 13 / height, title, va="center", fontsize=11, color=_INK)
 
 
 @contextlib.contextmanager
@@ -392,6 +393,8 @@ def _draw(axes, lines: Curves, unit: float) -> list[tuple[str, float, float, str
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if len(steps := {step for line in axes.lines for step in line.get_xdata()}) == 1:
+        axes.set_xticks([*steps])
     axes.yaxis.set_major_locator(MaxNLocator(5))
     return ends
 
