@@ -8,9 +8,7 @@ from absl import logging
 from seed_jax import parallel
 from seed_jax.errors import command
 from seed_jax.evals.final import SPLITS, evaluate
-from seed_jax.report.tables import Table
-
-COLUMNS = {"knn": "kNN", "linear": "linear probe", "top1": "classifier"}
+from seed_jax.report.tables import SCORES, Table
 
 
 @command
@@ -36,13 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
         evaluate(workdir, best=options.best, dir=options.dir, split=options.split)
         for workdir in options.workdir
     ]
-    names = list(COLUMNS) + sorted({name for scores in results for name in scores} - {*COLUMNS, "parameters"})
+    names = list(SCORES) + sorted({name for scores in results for name in scores} - {*SCORES, "parameters"})
     names = [name for name in names if any(name in scores for scores in results)]
     rows = [
         [workdir, f"{scores['parameters']:,}", *(scores.get(name) for name in names)]
         for workdir, scores in zip(options.workdir, results, strict=True)
     ]
-    columns = [f"{COLUMNS.get(name, name)}, {options.split} %" for name in names]
+    columns = [f"{SCORES.get(name, name)}, {options.split} %" for name in names]
     print(Table(["run", "parameters", *columns], rows).markdown())
     return 0
 

@@ -21,6 +21,48 @@ class Details:
     table: Table
 
 
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    """The heading of a section."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Lead:
+    """A paragraph that explains what follows."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the page says first: one line per thing compared, the first one big.
+
+    Attributes:
+      lines: name, what is said of it, and a tone: "better", "worse" or "" for neither.
+    """
+
+    lines: Sequence[tuple[str, str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    """A list of sentences."""
+
+    items: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Figures side by side where the screen is wide enough."""
+
+    figures: Sequence[Figure]
+
+
+Block = Heading | Lead | Answer | Notes | Figures | Table | Details
+
+
 def write(
     path: str | os.PathLike,
     title: str,
@@ -31,7 +73,7 @@ def write(
     notes: Sequence[str] = (),
     details: Sequence[Details] = (),
 ) -> Path:
-    """Write the page and return its path.
+    """Write a page with the usual order and return its path.
 
     Args:
       path: of the HTML file; its folder is created if missing.
@@ -45,19 +87,41 @@ def write(
     Raises:
       UserError: the file cannot be written.
     """
-    blocks = [f"<h1>{_text(title)}</h1>"]
-    if lead:
-        blocks.append(f'<p class="lead">{_text(lead)}</p>')
-    blocks += [_table(table) for table in tables]
-    if figures:
-        blocks.append(f'<div class="figures">{"".join(_figure(figure) for figure in figures)}</div>')
-    if notes:
-        blocks.append("<h2>Notes</h2><ul>" + "".join(f"<li>{_text(note)}</li>" for note in notes) + "</ul>")
-    blocks += [
-        f"<details><summary>{_text(block.summary)}</summary>{_table(block.table)}</details>"
-        for block in details
-    ]
-    return save(Path(path), _PAGE.format(title=html.escape(title), css=_CSS, body="\n".join(blocks)))
+    blocks = [*([Lead(lead)] if lead else []), *tables]
+    blocks += [Figures(figures)] if figures else []
+    blocks += [Heading("Notes"), Notes(notes)] if notes else []
+    return compose(path, title, [*blocks, *details])
+
+
+def compose(path: str | os.PathLike, title: str, blocks: Sequence[Block]) -> Path:
+    """Write a page with these blocks below its title, and return its path.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    body = "\n".join([f"<h1>{_text(title)}</h1>", *map(_block, blocks)])
+    return save(Path(path), _PAGE.format(title=html.escape(title), css=_CSS, body=body))
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Heading(text):
+            return f"<h2>{_text(text)}</h2>"
+        case Lead(text):
+            return f'<p class="lead">{_text(text)}</p>'
+        case Answer(lines):
+            said = (
+                f'<li class="{tone or "same"}"><b>{_text(name)}</b>: {_text(sentence)}</li>'
+                for name, sentence, tone in lines
+            )
+            return f'<ul class="answer">{"".join(said)}</ul>'
+        case Notes(items):
+            return f"<ul>{''.join(f'<li>{_text(item)}</li>' for item in items)}</ul>"
+        case Figures(figures):
+            return f'<div class="figures">{"".join(_figure(figure) for figure in figures)}</div>'
+        case Details(summary, table):
+            return f"<details><summary>{_text(summary)}</summary>{_table(table)}</details>"
+    return _table(block)
 
 
 def save(path: Path, text: str) -> Path:
@@ -80,10 +144,20 @@ def save(path: Path, text: str) -> Path:
 
 def standalone(figure: Figure) -> str:
     """The text of an SVG file with the figure, for a README; it follows the reader's light or dark mode."""
+    return _file(figure.svg, style=f"<style>{_COLOURS}</style>")
+
+
+def printable(figure: Figure) -> str:
+    """The text of an SVG file with the figure in fixed colours: tools for papers know no CSS variables."""
+    light = dict(re.findall(r"(--[\w-]+): (#\w+);", _COLOURS.partition("@media")[0]))
+    return re.sub(r"var\((--[\w-]+)\)", lambda found: light[found[1]], _file(figure.svg, style=""))
+
+
+def _file(svg: str, style: str) -> str:
     opening = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    body = figure.svg.removeprefix("<svg")
+    body = svg.removeprefix("<svg")
     end = body.index(">") + 1
-    return f"{opening}{body[:end]}<style>{_COLOURS}</style>{body[end:]}\n"
+    return f"{opening}{body[:end]}{style}{body[end:]}\n"
 
 
 def _text(text: str) -> str:
@@ -96,20 +170,23 @@ def _figure(figure: Figure) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.header)
+    kinds = [' class="prose"' if prose else "" for prose in table.prose()]
+    head = "".join(
+        f'<th scope="col"{kind}>{_text(name)}</th>' for name, kind in zip(table.header, kinds, strict=True)
+    )
     rows = []
     for first, *rest in table.cells():
-        cells = "".join(f"<td>{_text(cell)}</td>" for cell in rest)
-        rows.append(f'<tr><th scope="row">{_text(first)}</th>{cells}</tr>')
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<figure class="table"><div class="scroll">{table}</div></figure>'
+        cells = "".join(f"<td{kind}>{_text(cell)}</td>" for cell, kind in zip(rest, kinds[1:], strict=True))
+        rows.append(f'<tr><th scope="row"{kinds[0]}>{_text(first)}</th>{cells}</tr>')
+    body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<figure class="table"><div class="scroll" tabindex="0">{body}</div></figure>'
 
 
 # The series have Okabe and Ito's colours, which colour-blind readers can tell apart, with more contrast.
 _COLOURS = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1d20; --soft: #5b6067; --faint: #dfe1e4;
   --series-0: #0069a8; --series-1: #c24e00; --series-2: #00805c; --series-3: #a8487f; --series-4: #8a6a00;
-  --series-5: #2b86b8; }
+  --series-5: #1f75a6; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #15171a; --ink: #e6e8ea; --soft: #a0a6ad; --faint: #33373c;
     --series-0: #56b4e9; --series-1: #f08a3c; --series-2: #2fc195; --series-3: #dd94be; --series-4: #e3c23c;
@@ -119,34 +196,45 @@ _CSS = (
     _COLOURS
     + """
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 66rem; background: var(--page);
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; background: var(--page);
   color: var(--ink); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
   overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.5rem 0 .75rem; }
 .lead { color: var(--soft); max-width: 44rem; margin: 0 0 1.5rem; }
 li { max-width: 44rem; margin: .25rem 0; }
-code { font: .9em ui-monospace, SFMono-Regular, Menlo, monospace; }
+code { font: .9em ui-monospace, SFMono-Regular, Menlo, monospace; overflow-wrap: anywhere; }
+.answer { list-style: none; margin: 1.5rem 0; padding: 0; }
+.answer li { max-width: 52rem; margin: .6rem 0; padding-left: .9rem; border-left: .3rem solid var(--soft); }
+.answer li:first-child { font-size: 1.5rem; line-height: 1.3; margin-bottom: 1rem; }
+.answer .better { border-color: var(--series-2); }
+.answer .worse { border-color: var(--series-1); }
 .table { margin: 1.5rem 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem 1.25rem .35rem 0; text-align: right; white-space: nowrap; vertical-align: top;
+.scroll { overflow-x: auto; background: linear-gradient(90deg, var(--page) 33%, transparent) 0 0 / 3rem 100% local,
+  linear-gradient(270deg, var(--page) 33%, transparent) 100% 0 / 3rem 100% local,
+  linear-gradient(90deg, var(--faint), transparent) 0 0 / .75rem 100% scroll,
+  linear-gradient(270deg, var(--faint), transparent) 100% 0 / .75rem 100% scroll; background-repeat: no-repeat; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
+th, td { padding: .4rem 1.25rem .4rem 0; text-align: right; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--faint); }
-thead th { color: var(--soft); font-weight: 500; }
+thead th { color: var(--soft); font-weight: 500; white-space: normal; vertical-align: bottom;
+  min-width: 5.5rem; max-width: 12rem; overflow-wrap: anywhere; }
 th:first-child { text-align: left; font-weight: 500; }
 th:last-child, td:last-child { padding-right: 0; }
-@media (max-width: 30rem) { table { font-size: .8rem; } th, td { padding-right: .6rem; }
-  thead th { white-space: normal; } }
+.prose { text-align: left; white-space: normal; min-width: 12rem; max-width: 30rem; overflow-wrap: anywhere; }
+@media (max-width: 30rem) { table { font-size: .8rem; } th, td { padding-right: .8rem; }
+  .prose { min-width: 9rem; }
+  .answer li:first-child { font-size: 1.25rem; } }
 details td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 details thead th { text-align: left; }
 summary { cursor: pointer; margin-top: 1.5rem; }
-.figures { display: grid; gap: 1.5rem 2.5rem;
+.figures { display: grid; gap: 2rem 2.5rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 .figures figure { margin: 0; max-width: 36rem; }
 figure svg { display: block; width: 100%; height: auto; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { font-family: inherit !important; }
-figcaption { color: var(--soft); font-size: .9rem; max-width: 44rem; }
+figcaption { color: var(--soft); font-size: .9rem; max-width: 44rem; margin-top: .25rem; }
 """
 )
 

@@ -1,26 +1,32 @@
-"""Draw curves as SVG that takes its colours from the page, so it reads well in light and in dark mode."""
+"""Draw figures as SVG that takes its colours from the page, so it reads well in light and in dark mode."""
 
+import contextlib
 import dataclasses
 import html
 import io
+import itertools
 import math
 import re
+import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 # Placeholders in matplotlib's output, replaced by the page's CSS variables.
-_INK, _FAINT = "#010101", "#020202"
+_INK, _SOFT, _FAINT = "#010101", "#020203", "#020202"
 _SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
-_CSS = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {c: f"var(--series-{i})" for i, c in enumerate(_SERIES)}
+_CSS = {_INK: "var(--ink)", _SOFT: "var(--soft)", _FAINT: "var(--faint)"}
+_CSS |= {colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES)}
 MAX_SERIES = len(_SERIES)
 _MAX_POINTS = 150
 _SIZE = (4.8, 2.5)  # inches; about the width of a phone at 72 units an inch
-_LETTER = 0.08  # inches, a generous mean width of the letters
+_FONT, _LINE, _MARGIN = 10.5, 14.5, 8  # points: size of the letters, distance of two lines, left edge
+_ROOM = 0.3  # of the width; longer names are written above the plot
 _STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 10.5,
+    "font.size": _FONT,
     "text.color": _INK,
     "text.parse_math": False,
     "xtick.color": _INK,
@@ -75,7 +81,7 @@ def curves(
 ) -> Figure:
     """Draw one line per name, with a band of ± one standard deviation over its seeds.
 
-    If there are several lines, each has its name at its end.
+    If there are several lines, each has its name at its end, or above the plot if the names are long.
 
     Args:
       lines: at most `MAX_SERIES` names, each with one (steps, values) pair per seed.
@@ -84,22 +90,283 @@ def curves(
       caption: shown below the figure.
       name: prefix of the ids inside the SVG; must be unique in a page.
     """
+    names = list(lines) if len(lines) > 1 else []
+    room = max((_width(label) for label in names), default=0) / (72 * _SIZE[0])
+    above = wrap_names(names) if room > _ROOM else []
+    heading = _LINE * sum(map(len, above))
+    with _canvas(name, 72 * _SIZE[1] + heading) as (figure, output):
+        height = 72 * figure.get_figheight()
+        room = 0.81 if above or not names else 0.83 - room
+        axes = figure.add_axes((0.13, 36 / height, room, 0.66 * 72 * _SIZE[1] / height))
+        _title(figure, f"{title}, %" if percent else title)
+        ends = _draw(axes, lines, 100.0 if percent else 1.0)
+        if above:
+            _key(figure, [("●", lines, colour) for lines, colour in zip(above, _SERIES, strict=False)])
+        elif names:
+            _label_ends(axes, ends)
+        figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
+    return Figure(_inline(output.getvalue(), name, _describe(title, ends)), caption)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lane:
+    """One row of `lanes`.
+
+    Attributes:
+      name: above the lane.
+      values: one for each seed; empty for a row without scores.
+      text: to the right of the name.
+      interval: lowest and highest value of the line through the mean; None without one.
+      tone: the colour: "better", "worse" or "" for neither.
+    """
+
+    name: str
+    values: Sequence[float]
+    text: str
+    interval: tuple[float, float] | None = None
+    tone: str = ""
+
+
+def lanes(
+    rows: Sequence[Lane], *, title: str, line: float | None, caption: str = "", name: str = "plot"
+) -> Figure:
+    """Draw one lane per row: a strong dot at the mean, a faint one per seed, and a line for the interval.
+
+    Args:
+      rows: from top to bottom. A row without values is written without dots.
+      title: of the figure.
+      line: where to draw the vertical line of the baseline; None for no line.
+      caption: shown below the figure.
+      name: prefix of the ids inside the SVG; must be unique in a page.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    width, margin, lane = 72 * _SIZE[0], _MARGIN, 24
+    texts = [wrap(row.name, width - 2 * margin - _width(row.text) - 12) for row in rows]
+    tops = list(itertools.accumulate((_LINE * len(text) + lane + 8 for text in texts), initial=0))
+    below, top = 24, 30
+    with _canvas(name, tops[-1] + top + below) as (figure, output):
+        height = tops[-1] + top + below
+        axes = figure.add_axes((margin / width, below / height, 1 - 2 * margin / width, tops[-1] / height))
+        _title(figure, title)
+        spread = [value for row in rows for value in (*row.values, *(row.interval or ()))]
+        spread += [] if line is None else [line]
+        low, high = (min(spread), max(spread)) if spread else (0.0, 1.0)
+        pad = 0.04 * (high - low) or 0.5
+        axes.set(xlim=(low - pad, high + pad), ylim=(tops[-1], 0))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_visible(False)
+        axes.tick_params(length=0)
+        for row, text, begin in zip(rows, texts, tops, strict=False):
+            _lane(axes, row, text, begin, lane, line)
+        figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
+    description = f"{title}: {', '.join(f'{row.name} {row.text}' for row in rows)}."
+    return Figure(_inline(output.getvalue(), name, description), caption)
+
+
+def _lane(axes, row: Lane, text: Sequence[str], top: float, lane: float, line: float | None) -> None:
+    where = axes.get_yaxis_transform()
+    for i, words in enumerate(text):
+        axes.text(0, top + _LINE * (i + 0.6), words, transform=where, va="center", color=_INK)
+    axes.text(1, top + _LINE * 0.6, row.text, transform=where, va="center", ha="right", color=_SOFT)
+    begin = top + _LINE * len(text)
+    at = begin + 9
+    axes.plot([0, 1], [at, at], transform=where, color=_FAINT, linewidth=0.8, zorder=1)
+    if line is not None:
+        axes.plot([line, line], [begin, begin + lane - 3], color=_SOFT, linewidth=1.2, zorder=2)
+    if not row.values:
+        return
+    colour = {"better": _SERIES[2], "worse": _SERIES[1]}.get(row.tone, _INK)
+    if row.interval is not None:
+        axes.plot(row.interval, [at, at], color=colour, linewidth=2.4, zorder=3, solid_capstyle="butt")
+    if len(row.values) > 1:
+        level = [at + 8] * len(row.values)  # below the bar, which would hide them
+        axes.plot(
+            row.values, level, "o", color=colour, alpha=0.55, markersize=4.2, markeredgewidth=0, zorder=4
+        )
+    axes.plot(np.mean(row.values), at, "o", color=colour, markersize=7, markeredgewidth=0, zorder=5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One point of `scatter`.
+
+    Attributes:
+      label: its name.
+      x, y: where it is.
+      deviation: half the length of the vertical line through it.
+      tone: the colour: "better", "worse" or "" for neither.
+    """
+
+    label: str
+    x: float
+    y: float
+    deviation: float = 0.0
+    tone: str = ""
+
+
+def scatter(
+    points: Sequence[Point], *, title: str, axis: str, caption: str = "", name: str = "plot"
+) -> Figure:
+    """Draw labelled points; long names become numbers with a key above the plot.
+
+    The horizontal axis is logarithmic if the largest x is more than 20 times the smallest.
+
+    Args:
+      points: at least one; x positive.
+      title: of the figure and of the vertical axis.
+      axis: name of the horizontal axis.
+      caption: shown below the figure.
+      name: prefix of the ids inside the SVG; must be unique in a page.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    short = max(_width(point.label) for point in points) <= 0.25 * 72 * _SIZE[0] and len(points) <= MAX_SERIES
+    labels = [p.label if short else str(i) for i, p in enumerate(points, start=1)]
+    key = [] if short else wrap_names([p.label for p in points])
+    heading = _LINE * sum(map(len, key))
+    with _canvas(name, 72 * _SIZE[1] + heading) as (figure, output):
+        height = 72 * figure.get_figheight()
+        axes = figure.add_axes((0.13, 36 / height, 0.81, 0.66 * 72 * _SIZE[1] / height))
+        _title(figure, title)
+        colours = [{"better": _SERIES[2], "worse": _SERIES[1]}.get(p.tone, _INK) for p in points]
+        _key(figure, zip(labels, key, colours, strict=False))
+        for point, colour in zip(points, colours, strict=True):
+            axes.errorbar(
+                point.x,
+                point.y,
+                yerr=point.deviation or None,
+                fmt="o",
+                color=colour,
+                markersize=5,
+                linewidth=1.2,
+            )
+        axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+        xs = [point.x for point in points]
+        if max(xs) > 20 * min(xs):
+            axes.set_xscale("log")
+            axes.margins(x=0.1, y=0.15)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.set_xlim(0, 1.12 * max(xs))
+            axes.margins(y=0.15)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(axis, loc="right", labelpad=1, color=_INK)
+        _place(axes, points, labels, colours)
+        figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
+    description = f"{title} against {axis}: " + ", ".join(f"{p.label} {p.y:.4g} at {p.x:.4g}" for p in points)
+    return Figure(_inline(output.getvalue(), name, f"{description}."), caption)
+
+
+def _place(axes, points: Sequence[Point], labels: Sequence[str], colours: Sequence[str]) -> None:
+    """Write each label next to its point, at the nearest of many places without another label or point."""
+    at = axes.transData.transform([(p.x, p.y) for p in points]) * 72 / axes.figure.dpi
+    frame = axes.bbox.extents * 72 / axes.figure.dpi
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    for (x, y), label, colour in zip(at, labels, colours, strict=True):
+        half = _width(label) / 2
+        places = [
+            (x + side * (half + 6 + away) * math.cos(angle), y + (10 + away) * math.sin(angle))
+            for away in range(0, 120, 4)
+            for angle in (0, math.pi / 2, -math.pi / 2, math.pi / 4, -math.pi / 4)
+            for side in (1, -1)
+        ]
+        boxes = [(a - half, b - _LINE / 2, a + half, b + _LINE / 2) for a, b in places]
+        free = (
+            box
+            for box in boxes
+            if box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] + 6 and box[3] <= frame[3] + 8
+            if not any(_overlap(box, other) for other in taken)
+        )
+        box = next(free, boxes[0])
+        taken.append(box)
+        middle = ((box[0] + box[2]) / 2 - x, (box[1] + box[3]) / 2 - y)
+        far = math.hypot(*middle) > half + 18
+        axes.annotate(
+            label,
+            axes.transData.inverted().transform((x * axes.figure.dpi / 72, y * axes.figure.dpi / 72)),
+            middle,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=colour,
+            arrowprops={"arrowstyle": "-", "color": _FAINT, "shrinkA": 0, "shrinkB": 3} if far else None,
+        )
+
+
+def _overlap(a, b) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _width(text: str) -> float:
+    """An upper bound of the width of a text in points, in the fonts that browsers use without one named."""
+    return _FONT * sum(map(_letter, text))
+
+
+def _letter(letter: str) -> float:
+    """Width of a letter as a share of the font size: DejaVu Sans, wider than most fonts, rounded up."""
+    if unicodedata.east_asian_width(letter) in "WF":
+        return 1.0
+    if unicodedata.combining(letter):
+        return 0.0
+    if letter in "ijl.,:;'|!ftI()[] -/":
+        return 0.42
+    if letter in "mwMW@%&<>=+±×…—":
+        return 1.0
+    return 0.79 if letter.isupper() else 0.65
+
+
+def wrap(text: str, width: float) -> list[str]:
+    """Split a text into lines at most `width` points wide: between words, else within a word.
+
+    >>> wrap("a student with a long name", 80)
+    ['a student', 'with a long', 'name']
+    """
+    lines, line = [], ""
+    for word in text.split():
+        if line and _width(f"{line} {word}") > width:
+            lines.append(line)
+            line = ""
+        for letter in f" {word}" if line else word:
+            if line and _width(line + letter) > width:
+                lines.append(line)
+                line = ""
+            line += letter
+    return [*lines, line]
+
+
+def wrap_names(names: Sequence[str]) -> list[list[str]]:
+    """The lines of each name in a key as wide as a figure."""
+    return [wrap(name, 72 * _SIZE[0] - 40) for name in names]
+
+
+def _key(figure, entries) -> None:
+    """Write names below the title, each after its mark: (mark, lines of the name, colour of the mark)."""
+    width, height, top = 72 * _SIZE[0], 72 * figure.get_figheight(), 26
+    for mark, lines, colour in entries:
+        figure.text(_MARGIN / width, 1 - (top + _LINE / 2) / height, mark, va="center", color=colour)
+        for line in lines:
+            figure.text((_MARGIN + 18) / width, 1 - (top + _LINE / 2) / height, line, va="center", color=_INK)
+            top += _LINE
+
+
+def _title(figure, title: str) -> None:
+    width, height = 72 * figure.get_size_inches()
+    figure.text(_MARGIN / width, 1 - 13 / height, title, va="center", fontsize=11, color=_INK)
+
+
+@contextlib.contextmanager
+def _canvas(name: str, height: float):
+    """A figure as wide as all others and `height` points high, and the stream to save it to."""
     import matplotlib
     from matplotlib import figure as mpl
 
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
-        figure = mpl.Figure(figsize=_SIZE)
-        names = list(lines) if len(lines) > 1 else []
-        room = min(0.45, 0.02 + max(map(len, names), default=0) * _LETTER / _SIZE[0])
-        axes = figure.add_axes((0.13, 0.2, 0.85 - room, 0.66))
-        axes.set_title(f"{title}, %" if percent else title, loc="left", fontsize=11, color=_INK)
-        ends = _draw(axes, lines, 100.0 if percent else 1.0)
-        if names:
-            _label_ends(axes, ends)
-        output = io.StringIO()
-        figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
-    description = _describe(title, ends)
-    return Figure(_inline(output.getvalue(), name, description), caption)
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
+        # The browser chooses the font, and has the letters that matplotlib's own lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield mpl.Figure(figsize=(_SIZE[0], height / 72)), io.StringIO()
 
 
 def _draw(axes, lines: Curves, unit: float) -> list[tuple[str, float, float, str]]:
@@ -126,6 +393,8 @@ def _draw(axes, lines: Curves, unit: float) -> list[tuple[str, float, float, str
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if len(steps := {step for line in axes.lines for step in line.get_xdata()}) == 1:
+        axes.set_xticks([*steps])
     axes.yaxis.set_major_locator(MaxNLocator(5))
     return ends
 

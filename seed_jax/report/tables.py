@@ -1,8 +1,30 @@
-"""Tables of results, which become Markdown in a README and HTML in a report."""
+"""Tables of results: Markdown for a README, HTML for a report, CSV for a spreadsheet, LaTeX for a paper."""
 
+import csv
 import dataclasses
+import io
 import statistics
 from collections.abc import Sequence
+
+SCORES = {"knn": "kNN", "linear": "linear probe", "top1": "classifier"}  # headings of columns
+_PROSE = 28  # letters; a column with a longer cell is text, not numbers
+_LATEX = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",  # after a line break, LaTeX takes these two for an option
+        "*": "{*}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "–": "--",
+        "\n": " ",
+    }
+)
 
 
 def mean_std(values: Sequence[float], digits: int = 1) -> str:
@@ -39,6 +61,11 @@ class Table:
         """The rows as text."""
         return [[self._cell(value) for value in row] for row in self.rows]
 
+    def prose(self) -> list[bool]:
+        """Whether each column is text, aligned to the left and wrapped; the first one always is."""
+        columns = zip(*self.cells(), strict=True) if self.rows else [()] * len(self.header)
+        return [i == 0 or any(len(cell) > _PROSE for cell in column) for i, column in enumerate(columns)]
+
     def _cell(self, value) -> str:
         if value is None:
             return "–"
@@ -53,3 +80,38 @@ class Table:
             [cell.replace("|", "\\|") for cell in row] for row in (list(self.header), rule, *self.cells())
         ]
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+    def csv(self) -> str:
+        """The table as CSV with the same cells; lines end with a line feed."""
+        output = io.StringIO()
+        csv.writer(output, lineterminator="\n").writerows([list(self.header), *self.cells()])
+        return output.getvalue()
+
+    def latex(self) -> str:
+        r"""The table as a LaTeX `tabular` with the rules of the package booktabs.
+
+        >>> print(Table(["net", "kNN, %"], [["a_b", [73.0, 75.0]]]).latex())
+        % needs \usepackage{booktabs}
+        \begin{tabular}{lr}
+        \toprule
+        net & kNN, \% \\
+        \midrule
+        a\_b & 74.0 $\pm$ 1.4 \\
+        \bottomrule
+        \end{tabular}
+        """
+        columns = "".join("l" if prose else "r" for prose in self.prose())
+        lines = [[cell.translate(_LATEX) for cell in row] for row in (self.header, *self.cells())]
+        head, *rows = (" & ".join(line) + r" \\" for line in lines)
+        return "\n".join(
+            [
+                r"% needs \usepackage{booktabs}",
+                rf"\begin{{tabular}}{{{columns}}}",
+                r"\toprule",
+                head,
+                r"\midrule",
+                *rows,
+                r"\bottomrule",
+                r"\end{tabular}",
+            ]
+        )

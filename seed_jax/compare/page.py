@@ -1,0 +1,293 @@
+"""Write what a comparison found: one page for readers, tables and figures for a paper."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from seed_jax.compare.results import Difference, Result, Row
+from seed_jax.report import html, metrics, plots, runs
+from seed_jax.report.tables import SCORES, Table, mean_std
+
+PAGE = "report.html"
+
+
+def write(result: Result, folder: Path) -> Path:
+    """Write `report.html` into the folder, and return its path.
+
+    The page begins with the answer: the difference of each row from the baseline in the deciding score. The
+    scores of all rows, the curves, cost, settings, failures and provenance follow. The table is also written
+    as `table.md`, `table.csv` and `table.tex`, and each figure as an `.svg` with fixed colours.
+
+    Raises:
+      UserError: a file cannot be written, or the metrics of a run are damaged.
+    """
+    table = scores_table(result)
+    scores = {"scores": scores_figure(result)}
+    curves, costs = curve_figures(result), cost_figures(result)
+    blocks: list[html.Block] = [
+        html.Lead(
+            f"{_label(result.evals[0])}, {result.split} split, {result.images:,} images; {_compared(result)}."
+        ),
+        _answer(result),
+        html.Figures([*scores.values()]),
+        html.Heading("Scores and cost"),
+        table,
+    ]
+    for heading, figures in (("During training", curves), ("Cost against accuracy", costs)):
+        if figures:
+            blocks += [html.Heading(heading), html.Figures([*figures.values()])]
+    if (settings := settings_table(result)).rows:
+        blocks += [html.Heading("Settings that differ"), settings]
+    for heading, notes in (("Failed", _lines(result, "failed")), ("Notes", _lines(result, "notes"))):
+        if notes:
+            blocks += [html.Heading(heading), html.Notes(notes)]
+    if result.provenance:
+        facts = Table(("what", "value"), list(result.provenance.items()))
+        blocks += [html.Heading("Provenance"), facts]
+    for name, text in (("md", table.markdown() + "\n"), ("csv", table.csv()), ("tex", table.latex() + "\n")):
+        html.save(folder / f"table.{name}", text)
+    for name, figure in {**scores, **curves, **costs}.items():
+        html.save(folder / f"{name}.svg", html.printable(figure))
+    return html.compose(folder / PAGE, result.title, blocks)
+
+
+def scores_table(result: Result) -> Table:
+    """One row per row: parameters, scores, difference from the baseline, and cost."""
+    deciding = result.evals[0]
+    columns: dict[str, list] = {
+        "row": [row.name for row in result.rows],
+        "parameters": [f"{row.parameters:,}" for row in result.rows],
+    }
+    for name in result.evals:
+        columns[f"{_label(name)}, {result.split} %"] = [_values(row.scores, name) for row in result.rows]
+        if any(_best(row, name) for row in result.rows):
+            columns[f"{_label(name)} at the best validation, {result.split} %"] = [
+                _best(row, name) for row in result.rows
+            ]
+    columns[f"{_label(deciding)} against the baseline"] = [_verdict(result, row) for row in result.rows]
+    columns |= _cost_columns(result)
+    return Table(list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def _cost_columns(result: Result) -> dict[str, list]:
+    """What is measured of the cost of at least one row; the unit is the same in a column."""
+    costs = {
+        "minutes": _costs(result, lambda cost: cost.seconds and cost.seconds / 60),
+        "FLOP": _costs(result, lambda cost: cost.flops),
+        "memory": _costs(result, lambda cost: cost.memory and cost.memory / 2**30),
+        "teacher images": _costs(result, lambda cost: cost.teacher_images),
+    }
+    columns = {}
+    for name, values in costs.items():
+        known = [value for value in values if value is not None]
+        if not known:
+            continue
+        heading, show = name, "{:,.0f}"
+        if name == "minutes":
+            show = "{:,.1f}"
+        elif name == "memory":
+            heading, show = "memory, GiB", "{:.2f}"
+        elif name == "FLOP":
+            unit, divisor = _flop_unit(max(known))
+            heading, show = unit, "{:,.2f}"
+            values = [None if value is None else value / divisor for value in values]
+        columns[heading] = [None if value is None else show.format(value) for value in values]
+    return columns
+
+
+def scores_figure(result: Result) -> plots.Figure:
+    """The deciding score of all rows: each seed, the mean, and the interval of the difference."""
+    deciding, baseline = result.evals[0], _values(result.row(result.baseline).scores, result.evals[0])
+    line = statistics.fmean(baseline) if baseline else None
+    lanes, uneven = [], False
+    for row in result.rows:
+        values, found = _values(row.scores, deciding), result.difference(row.name, deciding)
+        interval = None
+        if values and found and line is not None:
+            interval = (line + found.low, line + found.high)
+            uneven |= abs(line + found.points - statistics.fmean(values)) > 0.05
+        text = mean_std(values) if values else "no score"
+        lanes.append(plots.Lane(row.name, values or (), text, interval, _tone(found)))
+    caption = (
+        f"Large dots: means; small dots: seeds. The vertical line is the mean of {result.baseline}."
+        * bool(line is not None)
+    )
+    if any(lane.interval for lane in lanes):
+        caption += (
+            " Bars: 95 % interval of the difference from it, drawn from this line: a bar that does not touch "
+            "the line shows a difference. Numbers: mean ± standard deviation over the seeds."
+        )
+    if uneven:
+        caption += " A bar is not centred on its mean where a row and the baseline lack different seeds."
+    return plots.lanes(
+        lanes, title=f"{_label(deciding)}, {result.split} %", line=line, caption=caption, name="scores"
+    )
+
+
+def curve_figures(result: Result) -> dict[str, plots.Figure]:
+    """Probes on the validation split and the loss, by the name of the file, each with the baseline."""
+    groups: dict[str, list[dict[str, runs.Series]]] = {}
+    probes: dict[str, None] = {}
+    for row in result.rows:
+        read = [metrics.read(w) for w in row.workdirs if (Path(w) / metrics.FILE).exists()]
+        if read:
+            groups[row.name] = [runs.series(rows) for rows in read]
+        for line in (line for rows in read for line in rows if "loss" not in line):
+            probes |= dict.fromkeys(name for name in line if name in SCORES or name in result.evals)
+    figures = {}
+    for metric in [
+        *sorted(probes, key=lambda name: list(SCORES).index(name) if name in SCORES else 99),
+        "loss",
+    ]:
+        lines = {
+            name: [seed[metric] for seed in seeds]
+            for name, seeds in groups.items()
+            if all(metric in seed for seed in seeds)
+        }
+        first = {name: lines.pop(name) for name in [result.baseline] if name in lines}
+        others, size = list(lines), plots.MAX_SERIES - len(first)
+        for number, start in enumerate(range(0, max(len(others), len(first)), size)):
+            shown = {**first, **{name: lines[name] for name in others[start : start + size]}}
+            seeds = max(map(len, shown.values()))
+            caption = (
+                f"Mean of {seeds} seeds; the band is ± one standard deviation." if seeds > 1 else "One seed."
+            )
+            caption += " Losses of different methods cannot be compared." if metric == "loss" else ""
+            name = f"curve-{metric}" + (f"-{number + 1}" if number else "")
+            figures[name] = plots.curves(
+                shown,
+                title="training loss" if metric == "loss" else f"{_label(metric)}, validation split",
+                percent=metric != "loss",
+                caption=caption,
+                name=name,
+            )
+    return figures
+
+
+def cost_figures(result: Result) -> dict[str, plots.Figure]:
+    """The deciding score against minutes and against FLOPs, where at least two rows have them."""
+    deciding = result.evals[0]
+    figures = {}
+    axes = {
+        "minutes": _costs(result, lambda cost: cost.seconds and cost.seconds / 60),
+        "flops": _costs(result, lambda cost: cost.flops),
+    }
+    for kind, costs in axes.items():
+        known = [
+            (row, cost, _values(row.scores, deciding))
+            for row, cost in zip(result.rows, costs, strict=True)
+            if cost and _values(row.scores, deciding)
+        ]
+        if len(known) < 2:
+            continue
+        unit, divisor = (
+            ("minutes", 1.0) if kind == "minutes" else _flop_unit(max(cost for _, cost, _ in known))
+        )
+        points = [
+            plots.Point(
+                row.name,
+                cost / divisor,
+                statistics.fmean(values),
+                statistics.stdev(values) if len(values) > 1 else 0.0,
+                _tone(result.difference(row.name, deciding)),
+            )
+            for row, cost, values in known
+        ]
+        caption = "Vertical lines: ± one standard deviation over the seeds." * any(
+            p.deviation for p in points
+        )
+        figures[f"cost-{kind}"] = plots.scatter(
+            points,
+            title=f"{_label(deciding)}, {result.split} %",
+            axis="minutes of training and probes" if kind == "minutes" else f"{unit} of training",
+            caption=caption,
+            name=f"cost-{kind}",
+        )
+    return figures
+
+
+def settings_table(result: Result) -> Table:
+    """The keys of the config whose values differ between rows, side by side."""
+    trained = [row for row in result.rows if row.settings]
+    keys = sorted({key for row in trained for key in row.settings})
+    rows = [(key, *(_setting(row.settings, key) for row in trained)) for key in keys]
+    return Table(
+        ("key", *(row.name for row in trained)), [row for row in rows if len({*row[1:]}) > 1 and trained]
+    )
+
+
+def _setting(settings: Mapping[str, object], key: str) -> str | None:
+    if key not in settings:
+        return None
+    value = settings[key]
+    return value or "''" if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _answer(result: Result) -> html.Block:
+    lines = []
+    for row in result.rows:
+        found = result.difference(row.name, result.evals[0])
+        if found is not None:
+            words, _, interval = found.sentence().partition(" (")
+            words = (
+                f"{words} than {result.baseline}"
+                if found.shown
+                else f"no difference from {result.baseline} shown"
+            )
+            lines.append((row.name, f"{words} ({interval}", _tone(found)))
+    if not lines:
+        return html.Notes([f"No row can be compared with {result.baseline}: too few scores."])
+    return html.Answer(lines)
+
+
+def _compared(result: Result) -> str:
+    return f"each row minus {result.baseline}, in percentage points, with a 95 % interval"
+
+
+def _verdict(result: Result, row: Row) -> str | None:
+    """The difference in words, or why there is none."""
+    found = result.difference(row.name, result.evals[0])
+    if found is not None:
+        return found.sentence()
+    if row.name == result.baseline and _values(row.scores, result.evals[0]):
+        return "baseline"
+    return " ".join(row.failed) or None
+
+
+def _lines(result: Result, field: str) -> list[str]:
+    return [f"{row.name}: {sentence}" for row in result.rows for sentence in getattr(row, field)]
+
+
+def _values(scores: Mapping[str, Sequence[float]], name: str) -> list[float] | None:
+    return list(scores.get(name, ())) or None
+
+
+def _best(row: Row, name: str) -> list[float] | None:
+    """The scores at the best checkpoint; None where they are those of the last one."""
+    best = _values(row.best, name)
+    return None if best == _values(row.scores, name) else best
+
+
+def _costs(result: Result, of: Callable) -> list[float | None]:
+    return [None if row.cost is None else of(row.cost) for row in result.rows]
+
+
+def _flop_unit(largest: float) -> tuple[str, float]:
+    """The unit for a column of FLOPs, and what to divide by.
+
+    >>> _flop_unit(2.5e15)
+    ('PFLOP', 1000000000000000.0)
+    """
+    units = {"EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6}
+    return next(((unit, size) for unit, size in units.items() if largest >= size), ("FLOP", 1.0))
+
+
+def _label(score: str) -> str:
+    return SCORES.get(score, score)
+
+
+def _tone(difference: Difference | None) -> str:
+    if difference is None or not difference.shown:
+        return ""
+    return "better" if difference.points > 0 else "worse"
