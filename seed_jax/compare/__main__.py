@@ -90,13 +90,17 @@ def _plan(comparison, cells) -> None:
 def _show(result, out: Path) -> None:
     """Print the table and what it shows, and write the page."""
     from seed_jax.compare import page
+    from seed_jax.report.tables import SCORES
 
-    print(f"\n{page.table(result).markdown()}\n")
+    print(f"\n{page.scores_table(result).markdown()}\n")
     for difference in result.differences:
-        print(f"{difference.row}, {page.label(difference.score)}: {difference.sentence()}")
+        print(f"{difference.row}, {SCORES.get(difference.score, difference.score)}: {difference.sentence()}")
     for row in result.rows:
         for note in row.notes:
             print(f"Not the same: {note}")
+    for note in result.notes:
+        print(note)
+    cells_lib.write(out / "results.json", dataclasses.asdict(result))
     print(f"\nPage: {page.write(result, out)}")
 
 

@@ -39,7 +39,10 @@ def write(result: Result, folder: Path) -> Path:
             blocks += [html.Heading(heading), html.Figures([*figures.values()])]
     if (settings := settings_table(result)).rows:
         blocks += [html.Heading("Settings that differ"), settings]
-    for heading, notes in (("Failed", _lines(result, "failed")), ("Notes", _lines(result, "notes"))):
+    for heading, notes in (
+        ("Failed", _lines(result, "failed")),
+        ("Notes", [*_lines(result, "notes"), *result.notes]),
+    ):
         if notes:
             blocks += [html.Heading(heading), html.Notes(notes)]
     if result.provenance:

@@ -46,8 +46,8 @@ def test_scores_are_those_of_the_evaluation(finished):
     result = collect.of_cells(comparison, made, {})
     assert [row.name for row in result.rows] == [row.name for row in comparison.rows]
     row = result.row("SEED")
-    for seed, workdir in zip(row.seeds, row.workdirs, strict=True):
-        want = final.evaluate(workdir)
+    for seed, place in zip(row.seeds, row.workdirs, strict=True):
+        want = final.evaluate(place)
         assert want["parameters"] == row.parameters
         np.testing.assert_allclose(row.scores["knn"][seed], want["knn"])
         np.testing.assert_allclose(row.scores["linear"][seed], want["linear"])
@@ -176,7 +176,7 @@ def test_two_processes_share_and_a_killed_one_loses_nothing(finished, tmp_path):
     while not any(cell.folder.exists() for cell in made):
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.communicate()
     output, _ = other.communicate()
     assert other.returncode == 0, output
     assert (tmp_path / "report.html").exists()

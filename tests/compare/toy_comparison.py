@@ -1,4 +1,4 @@
-"""A comparison that runs in seconds, also as a file: a MoCo teacher, SEED from it, and rows without training."""
+"""A comparison that runs in seconds: a MoCo teacher, SEED from it, and rows without training."""
 
 import sys
 from pathlib import Path
