@@ -206,7 +206,8 @@ h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.5rem 0 .75rem; }
 li { max-width: 44rem; margin: .25rem 0; }
 code { font: .9em ui-monospace, SFMono-Regular, Menlo, monospace; overflow-wrap: anywhere; }
 .answer { display: flex; flex-wrap: wrap; gap: 1.5rem 3rem; align-items: start; }
-.answer ul { flex: 1 1 26rem; min-width: 0; overflow-wrap: anywhere; list-style: none; margin: 0; padding: 0; }
+.answer ul { flex: 1 1 26rem; min-width: 0; margin: 0; padding: 0; list-style: none;
+  overflow-wrap: anywhere; }
 .answer li { margin: .9rem 0; padding-left: .9rem; border-left: .25rem solid var(--faint); }
 .answer li:first-child { font-size: 1.5rem; line-height: 1.3; margin: 0 0 1.4rem; }
 .answer .strong { border-color: var(--ink); }
@@ -222,12 +223,12 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .4rem 1.25rem .4rem 0; text-align: right; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--faint); }
 thead th { color: var(--soft); font-weight: 500; white-space: normal; vertical-align: bottom;
-  min-width: 6.6rem; max-width: 12rem; overflow-wrap: anywhere; }
+  min-width: 7.4rem; max-width: 12rem; overflow-wrap: anywhere; }
 th:first-child { text-align: left; font-weight: 500; }
 th:last-child, td:last-child { padding-right: 0; }
 .prose { text-align: left; white-space: normal; min-width: 12rem; max-width: 30rem; overflow-wrap: anywhere; }
 @media (max-width: 30rem) { table { font-size: .8rem; } th, td { padding-right: .8rem; }
-  .prose { min-width: 9rem; } thead th { min-width: 5.4rem; }
+  .prose { min-width: 9rem; } thead th { min-width: 6rem; }
   .answer li:first-child { font-size: 1.25rem; } }
 details td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 details thead th { text-align: left; }
