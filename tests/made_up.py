@@ -58,11 +58,11 @@ def result(folder, *, rows=8, seeds=3, names=NAMES, failed=(), evals=("knn", "li
                 notes=(NOTE,) if n == 7 else (),
             )
         )
+    levels = {"student, untrained": [45.0 + s for s in range(seeds)], "raw pixels": [41.0]}
     untrained = [
-        Row("student, untrained", tuple(range(seeds)), {e: [45.0 + s for s in range(seeds)] for e in evals[:2]},
-            {}, (), 567_704, None, None, None, {}),
-        Row("raw pixels", (), {e: [41.0] for e in evals[:2]}, {}, (), 0, None, None, None, {}),
-    ]  # fmt: skip
+        Row(name, tuple(range(len(v))), dict.fromkeys(evals[:2], v), {}, (), 5, None, None, None, {})
+        for name, v in levels.items()
+    ]
     everything = (*trained, *untrained)
     differences = [
         difference(row, everything[0], e)

@@ -4,8 +4,9 @@
 
 Each page is opened at the width of a desktop and of a phone, in light and in dark mode, without a network.
 Every text must be visible, in full, not overlap another one, and have enough contrast (WCAG 2, level AA). No
-page may be wider than the screen, load anything but itself, or cause an error in the browser's console. Folded
-parts are unfolded for the check; the pictures show them folded. The exit code is 1 if there are findings.
+page may be wider than the screen, load anything but itself, or cause an error in the browser's console.
+Folded parts are unfolded for the check; the pictures show them folded. The exit code is 1 if there are
+findings.
 """
 
 import argparse

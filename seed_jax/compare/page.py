@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from seed_jax.compare.results import Difference, Result, Row
+from seed_jax.compare.results import Result, Row
 from seed_jax.report import html, metrics, plots, runs
 from seed_jax.report.tables import SCORES, Table, mean_std
 
@@ -29,8 +29,7 @@ def write(result: Result, folder: Path) -> Path:
         html.Lead(
             f"{_label(result.evals[0])}, {result.split} split, {result.images:,} images; {_compared(result)}."
         ),
-        _answer(result),
-        html.Figures([*scores.values()]),
+        html.Answer(_answer(result), scores["scores"]),
         html.Heading("Scores and cost"),
         table,
     ]
@@ -65,7 +64,7 @@ def scores_table(result: Result) -> Table:
     for name in result.evals:
         columns[f"{_label(name)}, {result.split} %"] = [_values(row.scores, name) for row in result.rows]
         if any(_best(row, name) for row in result.rows):
-            columns[f"{_label(name)} at the best validation, {result.split} %"] = [
+            columns[f"{_label(name)}, best checkpoint, {result.split} %"] = [
                 _best(row, name) for row in result.rows
             ]
     columns[f"{_label(deciding)} against the baseline"] = [_verdict(result, row) for row in result.rows]
@@ -111,15 +110,14 @@ def scores_figure(result: Result) -> plots.Figure:
             interval = (line + found.low, line + found.high)
             uneven |= abs(line + found.points - statistics.fmean(values)) > 0.05
         text = mean_std(values) if values else "no score"
-        lanes.append(plots.Lane(row.name, values or (), text, interval, _tone(found)))
-    caption = (
-        f"Large dots: means; small dots: seeds. The vertical line is the mean of {result.baseline}."
-        * bool(line is not None)
-    )
+        lanes.append(plots.Lane(row.name, values or (), text, interval, _mark(result, row)))
+    caption = "Large marks: means; small dots: seeds. Numbers: mean ± standard deviation over the seeds."
+    if line is not None:
+        caption += f" Vertical line: the mean of {result.baseline}."
     if any(lane.interval for lane in lanes):
         caption += (
             " Bars: 95 % interval of the difference from it, drawn from this line: a bar that does not touch "
-            "the line shows a difference. Numbers: mean ± standard deviation over the seeds."
+            "the line shows a difference; a ring marks a row without one."
         )
     if uneven:
         caption += " A bar is not centred on its mean where a row and the baseline lack different seeds."
@@ -193,17 +191,19 @@ def cost_figures(result: Result) -> dict[str, plots.Figure]:
                 cost / divisor,
                 statistics.fmean(values),
                 statistics.stdev(values) if len(values) > 1 else 0.0,
-                _tone(result.difference(row.name, deciding)),
+                _mark(result, row),
             )
             for row, cost, values in known
         ]
-        caption = "Vertical lines: ± one standard deviation over the seeds." * any(
-            p.deviation for p in points
+        caption = (
+            f"Diamond: {result.baseline}." if any(row.name == result.baseline for row, *_ in known) else ""
         )
+        if any(point.deviation for point in points):
+            caption += " Vertical lines: ± one standard deviation over the seeds."
         figures[f"cost-{kind}"] = plots.scatter(
             points,
             title=f"{_label(deciding)}, {result.split} %",
-            axis="minutes of training and probes" if kind == "minutes" else f"{unit} of training",
+            axis=unit,
             caption=caption,
             name=f"cost-{kind}",
         )
@@ -227,21 +227,18 @@ def _setting(settings: Mapping[str, object], key: str) -> str | None:
     return value or "''" if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _answer(result: Result) -> html.Block:
+def _answer(result: Result) -> list[tuple[str, str, bool]]:
+    """A line for each row with a difference: its name, the difference in words, whether it is shown."""
     lines = []
     for row in result.rows:
         found = result.difference(row.name, result.evals[0])
         if found is not None:
             words, _, interval = found.sentence().partition(" (")
-            words = (
-                f"{words} than {result.baseline}"
-                if found.shown
-                else f"no difference from {result.baseline} shown"
-            )
-            lines.append((row.name, f"{words} ({interval}", _tone(found)))
-    if not lines:
-        return html.Notes([f"No row can be compared with {result.baseline}: too few scores."])
-    return html.Answer(lines)
+            against = f"{words} than {result.baseline}"
+            if not found.shown:
+                against = f"no difference from {result.baseline} shown"
+            lines.append((row.name, f"{against} ({interval}", found.shown))
+    return lines or [(result.title, f"no row can be compared with {result.baseline}", False)]
 
 
 def _compared(result: Result) -> str:
@@ -290,7 +287,9 @@ def _label(score: str) -> str:
     return SCORES.get(score, score)
 
 
-def _tone(difference: Difference | None) -> str:
-    if difference is None or not difference.shown:
-        return ""
-    return "better" if difference.points > 0 else "worse"
+def _mark(result: Result, row: Row) -> str:
+    """A diamond for the baseline, a ring for a row without a shown difference, else a dot."""
+    found = result.difference(row.name, result.evals[0])
+    if row.name == result.baseline:
+        return "diamond"
+    return "ring" if found is not None and not found.shown else "dot"

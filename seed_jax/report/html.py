@@ -37,13 +37,14 @@ class Lead:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the page says first: one line per thing compared, the first one big.
+    """What the page says first, next to its figure where the screen is wide enough.
 
     Attributes:
-      lines: name, what is said of it, and a tone: "better", "worse" or "" for neither.
+      lines: name, what is said of it, and whether to stress it; the first line is big.
     """
 
-    lines: Sequence[tuple[str, str, str]]
+    lines: Sequence[tuple[str, str, bool]]
+    figure: Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +110,12 @@ def _block(block: Block) -> str:
             return f"<h2>{_text(text)}</h2>"
         case Lead(text):
             return f'<p class="lead">{_text(text)}</p>'
-        case Answer(lines):
+        case Answer(lines, figure):
             said = (
-                f'<li class="{tone or "same"}"><b>{_text(name)}</b>: {_text(sentence)}</li>'
-                for name, sentence, tone in lines
+                f'<li class="{"strong" if strong else "weak"}"><b>{_text(name)}</b>: {_text(sentence)}</li>'
+                for name, sentence, strong in lines
             )
-            return f'<ul class="answer">{"".join(said)}</ul>'
+            return f'<div class="answer"><ul>{"".join(said)}</ul>{_figure(figure)}</div>'
         case Notes(items):
             return f"<ul>{''.join(f'<li>{_text(item)}</li>' for item in items)}</ul>"
         case Figures(figures):
@@ -204,26 +205,30 @@ h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.5rem 0 .75rem; }
 .lead { color: var(--soft); max-width: 44rem; margin: 0 0 1.5rem; }
 li { max-width: 44rem; margin: .25rem 0; }
 code { font: .9em ui-monospace, SFMono-Regular, Menlo, monospace; overflow-wrap: anywhere; }
-.answer { list-style: none; margin: 1.5rem 0; padding: 0; }
-.answer li { max-width: 52rem; margin: .6rem 0; padding-left: .9rem; border-left: .3rem solid var(--soft); }
-.answer li:first-child { font-size: 1.5rem; line-height: 1.3; margin-bottom: 1rem; }
-.answer .better { border-color: var(--series-2); }
-.answer .worse { border-color: var(--series-1); }
+.answer { display: flex; flex-wrap: wrap; gap: 1.5rem 3rem; align-items: start; }
+.answer ul { flex: 1 1 26rem; min-width: 0; margin: 0; padding: 0; list-style: none;
+  overflow-wrap: anywhere; }
+.answer li { margin: .9rem 0; padding-left: .9rem; border-left: .25rem solid var(--faint); }
+.answer li:first-child { font-size: 1.5rem; line-height: 1.3; margin: 0 0 1.4rem; }
+.answer .strong { border-color: var(--ink); }
+.answer figure { flex: 1 1 26rem; min-width: 0; margin: 0; max-width: 36rem; }
 .table { margin: 1.5rem 0; }
-.scroll { overflow-x: auto; background: linear-gradient(90deg, var(--page) 33%, transparent) 0 0 / 3rem 100% local,
-  linear-gradient(270deg, var(--page) 33%, transparent) 100% 0 / 3rem 100% local,
-  linear-gradient(90deg, var(--faint), transparent) 0 0 / .75rem 100% scroll,
-  linear-gradient(270deg, var(--faint), transparent) 100% 0 / .75rem 100% scroll; background-repeat: no-repeat; }
+.scroll { overflow-x: auto; background-repeat: no-repeat; background-image:
+    linear-gradient(90deg, var(--page) 33%, transparent),
+    linear-gradient(270deg, var(--page) 33%, transparent),
+    linear-gradient(90deg, var(--faint), transparent), linear-gradient(270deg, var(--faint), transparent);
+  background-position: 0 0, 100% 0, 0 0, 100% 0; background-attachment: local, local, scroll, scroll;
+  background-size: 3rem 100%, 3rem 100%, .75rem 100%, .75rem 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { padding: .4rem 1.25rem .4rem 0; text-align: right; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--faint); }
 thead th { color: var(--soft); font-weight: 500; white-space: normal; vertical-align: bottom;
-  min-width: 5.5rem; max-width: 12rem; overflow-wrap: anywhere; }
+  min-width: 7.4rem; max-width: 12rem; overflow-wrap: anywhere; }
 th:first-child { text-align: left; font-weight: 500; }
 th:last-child, td:last-child { padding-right: 0; }
 .prose { text-align: left; white-space: normal; min-width: 12rem; max-width: 30rem; overflow-wrap: anywhere; }
 @media (max-width: 30rem) { table { font-size: .8rem; } th, td { padding-right: .8rem; }
-  .prose { min-width: 9rem; }
+  .prose { min-width: 9rem; } thead th { min-width: 6rem; }
   .answer li:first-child { font-size: 1.25rem; } }
 details td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 details thead th { text-align: left; }

@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 # Placeholders in matplotlib's output, replaced by the page's CSS variables.
-_INK, _SOFT, _FAINT = "#010101", "#020203", "#020202"
+_INK, _SOFT, _FAINT, _PAGE = "#010101", "#020203", "#020202", "#020204"
 _SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
-_CSS = {_INK: "var(--ink)", _SOFT: "var(--soft)", _FAINT: "var(--faint)"}
+_CSS = {_INK: "var(--ink)", _SOFT: "var(--soft)", _FAINT: "var(--faint)", _PAGE: "var(--page)"}
 _CSS |= {colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES)}
 MAX_SERIES = len(_SERIES)
 _MAX_POINTS = 150
 _SIZE = (4.8, 2.5)  # inches; about the width of a phone at 72 units an inch
-_FONT, _LINE, _MARGIN = 10.5, 14.5, 8  # points: size of the letters, distance of two lines, left edge
+_FONT, _LINE, _MARGIN = 10.5, 14.5, 1  # points: size of the letters, distance of two lines, left edge
 _ROOM = 0.3  # of the width; longer names are written above the plot
 _STYLE = {
     "svg.fonttype": "none",
@@ -36,6 +36,12 @@ _STYLE = {
     "axes.spines.right": False,
     "axes.spines.left": False,
     "axes.formatter.useoffset": False,
+}
+
+MARKS = {
+    "dot": {"marker": "o", "markerfacecolor": _INK},
+    "ring": {"marker": "o", "markerfacecolor": _PAGE},
+    "diamond": {"marker": "D", "markerfacecolor": _INK},
 }
 
 # Curves by name: one (steps, values) pair of equally long sequences per seed.
@@ -93,7 +99,7 @@ def curves(
     names = list(lines) if len(lines) > 1 else []
     room = max((_width(label) for label in names), default=0) / (72 * _SIZE[0])
     above = wrap_names(names) if room > _ROOM else []
-    heading = _LINE * sum(map(len, above))
+    heading = _heading(above)
     with _canvas(name, 72 * _SIZE[1] + heading) as (figure, output):
         height = 72 * figure.get_figheight()
         room = 0.81 if above or not names else 0.83 - room
@@ -117,20 +123,20 @@ class Lane:
       values: one for each seed; empty for a row without scores.
       text: to the right of the name.
       interval: lowest and highest value of the line through the mean; None without one.
-      tone: the colour: "better", "worse" or "" for neither.
+      mark: a key of `MARKS`.
     """
 
     name: str
     values: Sequence[float]
     text: str
     interval: tuple[float, float] | None = None
-    tone: str = ""
+    mark: str = "dot"
 
 
 def lanes(
     rows: Sequence[Lane], *, title: str, line: float | None, caption: str = "", name: str = "plot"
 ) -> Figure:
-    """Draw one lane per row: a strong dot at the mean, a faint one per seed, and a line for the interval.
+    """Draw one lane per row: a large mark at the mean, a small dot per seed, and a line for the interval.
 
     Args:
       rows: from top to bottom. A row without values is written without dots.
@@ -141,8 +147,8 @@ def lanes(
     """
     from matplotlib.ticker import MaxNLocator
 
-    width, margin, lane = 72 * _SIZE[0], _MARGIN, 24
-    texts = [wrap(row.name, width - 2 * margin - _width(row.text) - 12) for row in rows]
+    width, margin, lane = 72 * _SIZE[0], 10, 24
+    texts = [wrap(row.name, width - _width(row.text) - 14) for row in rows]
     tops = list(itertools.accumulate((_LINE * len(text) + lane + 8 for text in texts), initial=0))
     below, top = 24, 30
     with _canvas(name, tops[-1] + top + below) as (figure, output):
@@ -165,10 +171,10 @@ def lanes(
 
 
 def _lane(axes, row: Lane, text: Sequence[str], top: float, lane: float, line: float | None) -> None:
-    where = axes.get_yaxis_transform()
+    where, edge = axes.get_yaxis_transform(), (10 - _MARGIN) / (72 * _SIZE[0] - 20)
     for i, words in enumerate(text):
-        axes.text(0, top + _LINE * (i + 0.6), words, transform=where, va="center", color=_INK)
-    axes.text(1, top + _LINE * 0.6, row.text, transform=where, va="center", ha="right", color=_SOFT)
+        axes.text(-edge, top + _LINE * (i + 0.6), words, transform=where, va="center", color=_INK)
+    axes.text(1 + edge, top + _LINE * 0.6, row.text, transform=where, va="center", ha="right", color=_SOFT)
     begin = top + _LINE * len(text)
     at = begin + 9
     axes.plot([0, 1], [at, at], transform=where, color=_FAINT, linewidth=0.8, zorder=1)
@@ -176,15 +182,14 @@ def _lane(axes, row: Lane, text: Sequence[str], top: float, lane: float, line: f
         axes.plot([line, line], [begin, begin + lane - 3], color=_SOFT, linewidth=1.2, zorder=2)
     if not row.values:
         return
-    colour = {"better": _SERIES[2], "worse": _SERIES[1]}.get(row.tone, _INK)
     if row.interval is not None:
-        axes.plot(row.interval, [at, at], color=colour, linewidth=2.4, zorder=3, solid_capstyle="butt")
+        axes.plot(row.interval, [at, at], color=_INK, linewidth=2, zorder=3, solid_capstyle="butt")
     if len(row.values) > 1:
         level = [at + 8] * len(row.values)  # below the bar, which would hide them
-        axes.plot(
-            row.values, level, "o", color=colour, alpha=0.55, markersize=4.2, markeredgewidth=0, zorder=4
-        )
-    axes.plot(np.mean(row.values), at, "o", color=colour, markersize=7, markeredgewidth=0, zorder=5)
+        axes.plot(row.values, level, "o", color=_SOFT, markersize=3.6, markeredgewidth=0, zorder=4)
+    axes.plot(
+        np.mean(row.values), at, color=_INK, markersize=6.5, markeredgewidth=1.4, zorder=5, **MARKS[row.mark]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,14 +200,14 @@ class Point:
       label: its name.
       x, y: where it is.
       deviation: half the length of the vertical line through it.
-      tone: the colour: "better", "worse" or "" for neither.
+      mark: a key of `MARKS`.
     """
 
     label: str
     x: float
     y: float
     deviation: float = 0.0
-    tone: str = ""
+    mark: str = "dot"
 
 
 def scatter(
@@ -221,25 +226,21 @@ def scatter(
     """
     from matplotlib.ticker import MaxNLocator
 
-    short = max(_width(point.label) for point in points) <= 0.25 * 72 * _SIZE[0] and len(points) <= MAX_SERIES
+    short = (
+        max(_width(point.label) for point in points) <= _ROOM * 72 * _SIZE[0] and len(points) <= MAX_SERIES
+    )
     labels = [p.label if short else str(i) for i, p in enumerate(points, start=1)]
     key = [] if short else wrap_names([p.label for p in points])
-    heading = _LINE * sum(map(len, key))
+    heading = _heading(key)
     with _canvas(name, 72 * _SIZE[1] + heading) as (figure, output):
         height = 72 * figure.get_figheight()
         axes = figure.add_axes((0.13, 36 / height, 0.81, 0.66 * 72 * _SIZE[1] / height))
         _title(figure, title)
-        colours = [{"better": _SERIES[2], "worse": _SERIES[1]}.get(p.tone, _INK) for p in points]
-        _key(figure, zip(labels, key, colours, strict=False))
-        for point, colour in zip(points, colours, strict=True):
+        _key(figure, [(label, lines, _INK) for label, lines in zip(labels, key, strict=False)])
+        for point in points:
+            bar = {"yerr": point.deviation, "linewidth": 1.2} if point.deviation else {}
             axes.errorbar(
-                point.x,
-                point.y,
-                yerr=point.deviation or None,
-                fmt="o",
-                color=colour,
-                markersize=5,
-                linewidth=1.2,
+                point.x, point.y, color=_INK, markersize=5.5, markeredgewidth=1.2, **MARKS[point.mark], **bar
             )
         axes.grid(axis="y", color=_FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
@@ -254,18 +255,18 @@ def scatter(
             axes.margins(y=0.15)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(axis, loc="right", labelpad=1, color=_INK)
-        _place(axes, points, labels, colours)
+        _place(axes, points, labels)
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
     description = f"{title} against {axis}: " + ", ".join(f"{p.label} {p.y:.4g} at {p.x:.4g}" for p in points)
     return Figure(_inline(output.getvalue(), name, f"{description}."), caption)
 
 
-def _place(axes, points: Sequence[Point], labels: Sequence[str], colours: Sequence[str]) -> None:
+def _place(axes, points: Sequence[Point], labels: Sequence[str]) -> None:
     """Write each label next to its point, at the nearest of many places without another label or point."""
     at = axes.transData.transform([(p.x, p.y) for p in points]) * 72 / axes.figure.dpi
     frame = axes.bbox.extents * 72 / axes.figure.dpi
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
-    for (x, y), label, colour in zip(at, labels, colours, strict=True):
+    for (x, y), label in zip(at, labels, strict=True):
         half = _width(label) / 2
         places = [
             (x + side * (half + 6 + away) * math.cos(angle), y + (10 + away) * math.sin(angle))
@@ -291,7 +292,7 @@ def _place(axes, points: Sequence[Point], labels: Sequence[str], colours: Sequen
             textcoords="offset points",
             ha="center",
             va="center",
-            color=colour,
+            color=_INK,
             arrowprops={"arrowstyle": "-", "color": _FAINT, "shrinkA": 0, "shrinkB": 3} if far else None,
         )
 
@@ -340,6 +341,11 @@ def wrap(text: str, width: float) -> list[str]:
 def wrap_names(names: Sequence[str]) -> list[list[str]]:
     """The lines of each name in a key as wide as a figure."""
     return [wrap(name, 72 * _SIZE[0] - 40) for name in names]
+
+
+def _heading(key: Sequence[Sequence[str]]) -> float:
+    """Height of a key with these lines of names, in points."""
+    return _LINE * sum(map(len, key)) + (8 if key else 0)
 
 
 def _key(figure, entries) -> None:

@@ -76,6 +76,38 @@ def test_a_table_in_markdown():
     ]
 
 
+def test_a_table_as_csv_and_latex():
+    table = Table(("net", "kNN, %"), [('a_b, "c"', [1.0, 3.0]), ("[d] & {e}", None)])
+    assert table.csv() == 'net,"kNN, %"\n"a_b, ""c""",2.0 ± 1.4\n[d] & {e},–\n'
+    assert table.latex().splitlines()[1:] == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"net & kNN, \% \\",
+        r"\midrule",
+        r'a\_b, "c" & 2.0 $\pm$ 1.4 \\',
+        r"{[}d] \& \{e\} & -- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_long_names_of_curves_are_written_above_in_full():
+    names = ["a student with a long name " * 4, "n" * 90]
+    figure = plots.curves({name: [([0, 1], [0.0, 1.0])] for name in names}, title="t")
+    text = "".join(re.sub(r"<[^>]*>", "", figure.svg).split())
+    for name in names:
+        assert name.replace(" ", "") in text
+
+
+def test_labels_of_points_at_one_place_are_apart():
+    points = [plots.Point(f"net {i}", 1.0, 50.0) for i in range(5)]
+    svg = plots.scatter(points, title="t", axis="x").svg
+    places = re.findall(r"translate\(([\d.]+) ([\d.]+)\)[^>]*>net \d", svg) or re.findall(
+        r'x="([\d.]+)" y="([\d.]+)"[^>]*>net \d', svg
+    )
+    assert len({*places}) == 5
+
+
 def test_the_band_is_mean_and_deviation_over_common_steps():
     values = np.random.default_rng(0).normal(size=(3, 4))
     steps, mean, deviation = plots.summarise(
