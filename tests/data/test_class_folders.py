@@ -95,8 +95,8 @@ def test_training_on_all_images_of_a_class_folder_measures_imitation(folders, tm
     score = loop.run(raw(folders / "photos", train="all"), tmp_path)
     said = capsys.readouterr().out
     assert (
-        "train: data.train is 'all', so probes measure how well the student imitates the teacher, on 120 of the "
-        "training images; for accuracy: use --config.data.train= to train on one split"
+        "train: data.train is 'all', so probes measure how well the student imitates the teacher, on 120 of "
+        "the training images; for accuracy: use --config.data.train= to train on one split"
     ) in said
     assert not any("knn" in row for row in metrics.read(tmp_path))
     probes = {row["step"]: row for row in metrics.read(tmp_path) if "neighbours" in row}

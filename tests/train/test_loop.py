@@ -151,11 +151,12 @@ def test_each_probe_is_a_line_on_the_terminal_and_the_answer_comes_last(tmp_path
     found = {row["step"]: row for row in rows(tmp_path)}
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train: ")]
     images = len(open_source("digits", "val"))
-    assert [line for line in said if ": student kNN" in line] == [
+    lines = [line for line in said if ": student kNN" in line]
+    assert lines == [
         f"train: step {step}: {report.probe_line(only(found[step], 'knn'), found[0] if step else {}, images)}"
         for step in (0, 3, 6)
     ]
-    assert all(f" {100 * found[0][name]:.1f} %" in said[-3] for name in ("knn", "pixels_knn", "teacher_knn"))
+    assert all(f" {100 * found[0][name]:.1f} %" in lines[-1] for name in ("knn", "pixels_knn", "teacher_knn"))
     milestones = [line for line in said if line.startswith("train: After ")]
     assert milestones == [f"train: {report.milestone(tmp_path, 3)}"]
     assert milestones[0].startswith("train: After 50 % of the steps")
