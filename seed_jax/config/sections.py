@@ -288,12 +288,13 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evals:
-    """The probe during training; it needs labels.
+    """The probe during training. Without labels, it measures how well the student imitates the teacher.
 
     Attributes:
       names: the evaluators that a probe runs, keys of `seed_jax.evals.EVALUATORS`, each once; () for no
         probe. 'knn' is the majority vote of the nearest images in the bank; 'top1' scores the network's own
-        classifiers, if it has any. On the command line: knn,top1.
+        classifiers, if it has any; 'neighbours' is the share of the teacher's nearest neighbours that are the
+        student's too; it needs no labels, and runs on data without any. On the command line: knn,top1.
       every_epochs: epochs between probes; step 0 and the last step have one too.
       k: neighbours that vote in kNN.
       bank_size: use this many images of the bank split, evenly spaced; 0 for all.

@@ -5,6 +5,7 @@ table. Evaluators read the features of a network and know nothing about the meth
 """
 
 from seed_jax.evals.knn import Knn
+from seed_jax.evals.neighbours import Neighbours
 from seed_jax.evals.top1 import Top1
 
-EVALUATORS = {"knn": Knn, "top1": Top1}
+EVALUATORS = {"knn": Knn, "top1": Top1, "neighbours": Neighbours}

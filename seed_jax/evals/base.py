@@ -26,11 +26,12 @@ class SharedFeatures:
 
     Args:
       network: has `apply(variables, x, train) -> (features, model_state)`.
-      variables: of the network, or their shapes.
+      variables: of the network, or their shapes; with shapes, pass variables to `get`.
       mesh: from `parallel.make_mesh`.
       config: of the run; `evals.batch_size`, `evals.feature` and how `data` prepares an image are read.
-      splits: labelled sources by name. Scores are measured on 'queries'; 'bank' is the split that an
-        evaluator may learn from or search.
+      splits: sources by name. Scores are measured on 'queries'; 'bank' is the split that an evaluator may
+        learn from or search. Labels are -1 in sources without any.
+      teacher: the features of the teacher on the same splits; None without one.
 
     Attributes:
       entries: shape and dtype of each entry of the features, for a batch of 2.
@@ -40,8 +41,8 @@ class SharedFeatures:
       UserError: `evals.feature` is no vector `[B, D]` among the features of the network.
     """
 
-    def __init__(self, network, variables, mesh, config, splits: Mapping[str, Source]):
-        self._network, self.mesh = network, mesh
+    def __init__(self, network, variables, mesh, config, splits: Mapping[str, Source], teacher=None):
+        self._network, self._own, self.mesh, self.teacher = network, variables, mesh, teacher
         self._data, self._batch_size = config.data, config.evals.batch_size
         self._splits = dict(splits)
         self.num_classes = splits["queries"].num_classes
@@ -62,15 +63,19 @@ class SharedFeatures:
         """Make `get(split, …)` return these entries too. Call it before the first `get`."""
         self._wanted[split].update(entries)
 
-    def get(self, split: str, variables) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def get(self, split: str, variables=None) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The wanted entries of a split, float32 `[N, ...]` each, and its labels, int32 `[N]`.
 
         The result is kept until the next call with other variables, or until `stopped_by` ends.
+
+        Args:
+          variables: of the network; None for those of the constructor.
 
         Raises:
           Abandoned: see `stopped_by`.
           UserError: the split is empty.
         """
+        variables = self._own if variables is None else variables
         if variables is not self._variables:
             self._variables, self._extracted = variables, {}
         if split not in self._extracted:
@@ -83,11 +88,13 @@ class SharedFeatures:
     def stopped_by(self, stop: Callable[[], bool]):
         """Within this context `get` asks `stop()` before each batch and raises `Abandoned` if it is true.
 
-        On leaving, all features are dropped: a bank may be large, and training needs the memory.
+        It is for the teacher's features too. On leaving, all features are dropped: a bank may be large, and
+        training needs the memory.
         """
         self._stop = stop
         try:
-            yield
+            with contextlib.nullcontext() if self.teacher is None else self.teacher.stopped_by(stop):
+                yield
         finally:
             self._stop = lambda: False
             self._variables, self._extracted = None, {}
@@ -116,6 +123,8 @@ class Evaluator(Protocol):
     Attributes:
       needs_bank: whether it reads the split 'bank', whose images then must have labels and must not be those
         that scores are measured on.
+      needs_labels: whether it needs labels of the queries. Those that do not run on data without labels, and
+        only those that do are part of the final evaluation, which reports accuracies.
 
     Args:
       features: of the network that is scored, shared with the other evaluators of the probe.
@@ -123,13 +132,16 @@ class Evaluator(Protocol):
     """
 
     needs_bank: bool
+    needs_labels: bool
 
     def __init__(self, features: SharedFeatures, evals): ...
 
     def run(self, variables) -> dict[str, float | np.ndarray]:
-        """Scores in [0, 1] by name; the names must differ from those of other evaluators.
+        """Scores by name; the names must differ from those of other evaluators.
 
-        A score that is the mean of a quantity of each query is returned as that quantity, bool or float
-        `[M]`, so that comparisons can resample the queries.
+        A score is any number, and more is better. Those in [0, 1] whose names have a word of
+        `report.metrics.SHARES` are shown in percent, with an interval. A score that is the mean of a quantity
+        of each query is returned as that quantity, bool or float `[M]`, so that comparisons can resample the
+        queries.
         """
         ...

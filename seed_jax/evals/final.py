@@ -152,7 +152,7 @@ def score_network(network: Network, variables, config: Config, split: str = "tes
     check_splits(d)
 
     features = SharedFeatures(network, variables, parallel.make_mesh(), config, sources)
-    evaluators = [evaluator(features, e) for evaluator in EVALUATORS.values()]
+    evaluators = [evaluator(features, e) for evaluator in EVALUATORS.values() if evaluator.needs_labels]
     features.want(chosen_on, e.feature)
     values = scores_of(evaluators, variables)
 

@@ -19,6 +19,7 @@ class Knn:
     """
 
     needs_bank = True
+    needs_labels = True
 
     def __init__(self, features: SharedFeatures, evals):
         self._features, self._feature, self._k = features, evals.feature, evals.k

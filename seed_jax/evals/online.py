@@ -13,23 +13,38 @@ from seed_jax.evals.base import SharedFeatures
 class OnlineProbe:
     """Runs the evaluators that `evals.names` lists on one network in eval mode.
 
+    Attributes:
+      features: of the network, which the probe of another network may take as its `teacher`.
+
     Args:
       network: has `apply(variables, x, train) -> (features, model_state)`.
       variables: of the network, or their shapes.
       mesh: from `parallel.make_mesh`.
       config: of the run.
-      bank: labelled source that kNN searches, or `evals.bank_size` images of it.
-      queries: labelled source that the scores are measured on.
+      bank: labelled source that kNN searches, or `evals.bank_size` images of it; None if no evaluator does.
+      queries: source that the scores are measured on.
+      teacher: the features of the teacher on the same sources; None without one.
 
     Raises:
       UserError: the network lacks the entry that `evals.feature` names.
     """
 
-    def __init__(self, network, variables, mesh, config: Config, bank: Source, queries: Source):
-        splits = {"bank": evenly(bank, config.evals.bank_size), "queries": queries}
-        self._features = SharedFeatures(network, variables, mesh, config, splits)
+    def __init__(
+        self,
+        network,
+        variables,
+        mesh,
+        config: Config,
+        bank: Source | None,
+        queries: Source,
+        teacher: SharedFeatures | None = None,
+    ):
+        splits = {"queries": queries}
+        if bank is not None:
+            splits["bank"] = evenly(bank, config.evals.bank_size)
+        self.features = SharedFeatures(network, variables, mesh, config, splits, teacher)
         self._evaluators = [
-            evals.EVALUATORS[name](self._features, config.evals) for name in config.evals.names
+            evals.EVALUATORS[name](self.features, config.evals) for name in config.evals.names
         ]
 
     def __call__(self, variables, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
@@ -38,7 +53,7 @@ class OnlineProbe:
         Raises:
           Abandoned: `stop()` returned true; it is called before each batch.
         """
-        with self._features.stopped_by(stop):
+        with self.features.stopped_by(stop):
             scores = scores_of(self._evaluators, variables)
         return {name: float(np.mean(score)) for name, score in scores.items()}
 

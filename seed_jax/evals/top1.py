@@ -34,6 +34,7 @@ class Top1:
     """
 
     needs_bank = False
+    needs_labels = True
 
     def __init__(self, features: SharedFeatures, evals):
         del evals

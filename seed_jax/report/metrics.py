@@ -6,7 +6,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -15,6 +15,9 @@ from seed_jax.data import files
 from seed_jax.errors import UserError
 
 FILE = "metrics.jsonl"
+BASELINES = ("teacher_", "pixels_")  # prefixes of the scores of other networks than the student
+DECIDING = ("top1", "knn", "neighbours")  # the first of these decides the best checkpoint
+SHARES = frozenset({"knn", "linear", "accuracy", "top1", "top5", "neighbours"})  # see `is_share`
 
 
 class MetricsWriter:
@@ -182,20 +185,34 @@ def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
 
 
 def last_score(rows: Iterable[Mapping[str, float]]) -> float | None:
-    """The score of the last probe, in [0, 1], which decides the best checkpoint; None without a probe.
+    """The score of the last probe, which decides the best checkpoint; None without a probe.
 
-    The score is `top1`, else `knn`, else the first score by name. Skip rows with a loss, which are training
-    rows, and ignore the teacher's scores.
+    The score is the first of `DECIDING` that the probe has, else the first by name. Skip rows with a loss,
+    which are training rows, and ignore the scores of `BASELINES`.
 
     >>> last_score([{"step": 0, "knn": 0.1, "top1": 0.2}, {"step": 2, "knn": 0.3}, {"step": 4, "loss": 1.0}])
     0.3
     """
     score = None
     for row in rows:
-        names = {name for name in row if name != "step" and not name.startswith("teacher_")}
+        names = {name for name in row if name != "step" and not name.startswith(BASELINES)}
         if names and "loss" not in names:
-            score = row[next((name for name in ("top1", "knn") if name in names), min(names))]
+            score = row[deciding(names)]
     return score
+
+
+def deciding(names: Collection[str]) -> str:
+    """The score that decides the best checkpoint, of the names of all scores of the student."""
+    return next((name for name in DECIDING if name in names), None) or min(names)
+
+
+def is_share(name: str) -> bool:
+    """Whether a score is a share in [0, 1], shown in percent: a word of its name is one of `SHARES`.
+
+    >>> is_share("exit1_top1"), is_share("effective_rank")
+    (True, False)
+    """
+    return not SHARES.isdisjoint(name.replace("_", "/").split("/"))
 
 
 def _rewrite(path: Path, keep: Callable[[dict], bool]) -> None:

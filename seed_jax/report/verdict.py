@@ -1,4 +1,4 @@
-"""Say what the probes of a run show: whether training helps the student, and how far the teacher is ahead."""
+"""Say what the probes of a run show: whether training helps the student, and what it is compared with."""
 
 import dataclasses
 import math
@@ -8,10 +8,19 @@ from pathlib import Path
 
 from seed_jax.data import files
 from seed_jax.report import metrics
+from seed_jax.report.remedies import remedies
 from seed_jax.report.tables import Table
 
-NAMES = {"knn": "kNN", "top1": "top-1"}
+NAMES = {
+    "knn": "kNN",
+    "top1": "top-1",
+    "neighbours": "share of the teacher's nearest neighbours",
+    "effective_rank": "effective rank",
+}
 LABELS = "put the images of each class into a sub-folder of their own"
+IMITATION = "neighbours"  # the score of runs without labels
+MILESTONES = (10, 30)  # percent of the steps
+Z = 1.959963984540054  # 97.5 % of the standard normal distribution are below it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +28,17 @@ class Course:
     """One score over the probes of a run.
 
     Attributes:
-      points: step and score in [0, 1] of the student at each probe, in the order of the steps; not empty.
-      teacher: score of the teacher in [0, 1]; None without one.
+      name: of the score.
+      points: step and score of the student at each probe, in the order of the steps; not empty.
+      teacher, pixels: scores of the teacher and of raw pixels; None without one.
+      images: number of images that were scored; None if it is not known.
     """
 
+    name: str
     points: Sequence[tuple[int, float]]
-    teacher: float | None
+    teacher: float | None = None
+    pixels: float | None = None
+    images: int | None = None
 
     @property
     def first(self) -> tuple[int, float]:
@@ -39,82 +53,222 @@ class Course:
         """The highest score; of equal ones the earliest."""
         return max(self.points, key=lambda point: point[1])
 
+    @property
+    def change(self) -> float:
+        return self.last[1] - self.first[1]
 
-def probe_line(scores: Mapping[str, float], start: Mapping[str, float]) -> str:
+    @property
+    def error(self) -> float:
+        """Two binomial standard errors of the change of a share; 0 if `images` is not known.
+
+        The formula is of the difference of two independent shares. The images of both probes are the same, so
+        the true error is smaller.
+        """
+        (_, first), (_, last) = self.first, self.last
+        return 2 * math.sqrt((first * (1 - first) + last * (1 - last)) / self.images) if self.images else 0.0
+
+    @property
+    def gained(self) -> bool:
+        """Whether the share rose by more than its error."""
+        return self.change > self.error
+
+    def show(self, value: float) -> str:
+        return _show(self.name, value)
+
+
+def wilson(share: float, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of independent images (Wilson 1927, without continuity correction).
+
+    It suits shares near 0 and 1 too. For a mean of numbers in [0, 1], such as `neighbours`, it is on the wide
+    side: no distribution on [0, 1] with that mean has a larger variance than the binomial one.
+
+    >>> "{:.3f} {:.3f}".format(*wilson(0.75, 100))
+    '0.657 0.825'
+
+    Args:
+      share: in [0, 1].
+      images: 1 or more.
+
+    Returns:
+      The lower and the upper end, in [0, 1].
+    """
+    spread = Z**2 / images
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / images + spread / (4 * images))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def probe_line(scores: Mapping[str, float], start: Mapping[str, float], images: int | None = None) -> str:
     """One probe in words, for the terminal.
 
     Args:
-      scores: of this probe by name, in [0, 1]; those of the teacher have the prefix `teacher_`.
+      scores: of this probe by name; other networks' have the prefixes `metrics.BASELINES`.
       start: the scores of the probe at step 0; empty if this is it, or if they are lost.
+      images: the number of images that were scored, for the interval of a share; None for no interval.
 
-    >>> probe_line({"knn": 0.33, "teacher_knn": 0.842}, {})
-    'student kNN 33.0 % (teacher 84.2 %)'
-    >>> probe_line({"knn": 0.751}, {"knn": 0.33, "teacher_knn": 0.842})
-    'student kNN 75.1 % (33.0 % at the start; teacher 84.2 %)'
+    >>> probe_line({"knn": 0.33, "pixels_knn": 0.599, "teacher_knn": 0.842}, {})
+    'student kNN 33.0 % (raw pixels 59.9 %; teacher 84.2 %)'
+    >>> probe_line({"knn": 0.751}, {"knn": 0.33, "teacher_knn": 0.842}, 800)
+    'student kNN 75.1 % (72.0 to 78.0; 33.0 % at the start; teacher 84.2 %)'
     """
     known = {**start, **scores}
     parts = []
-    for name in (name for name in scores if not name.startswith("teacher_")):
-        beside = [f"{_percent(start[name])} at the start"] if name in start else []
-        beside += [f"teacher {_percent(known[key])}" for key in [f"teacher_{name}"] if key in known]
-        shown = f"{NAMES.get(name, name)} {_percent(scores[name])}"
+    for name in (name for name in scores if not name.startswith(metrics.BASELINES)):
+        beside = [interval] if (interval := _interval(name, scores[name], images)) else []
+        beside += [f"{_show(name, start[name])} at the start"] if name in start else []
+        if metrics.is_share(name) and f"pixels_{name}" in known:
+            beside += [f"raw pixels {_show(name, known[f'pixels_{name}'])}"]
+        beside += [f"teacher {_show(name, known[key])}" for key in [f"teacher_{name}"] if key in known]
+        shown = f"{NAMES.get(name, name)} {_show(name, scores[name])}"
         parts.append(shown + (f" ({'; '.join(beside)})" if beside else ""))
     return f"student {', '.join(parts) or 'without a score'}"
 
 
-def answer(workdir: str | os.PathLike) -> tuple[str, Table | None]:
-    """Whether training helped: a sentence, and a table with a row for each score.
+def milestone(workdir: str | os.PathLike, step: int) -> str:
+    """What the probes show, if `step` has the first one at or after 10 % or 30 % of the steps; else ''.
 
-    The sentence is about the score that decides the best checkpoint (`metrics.last_score`). If the manifest
-    has the number of validation images, a change within two binomial standard errors of the difference of
-    two independent shares counts as no change. (The images of both probes are the same, so that the true
-    error is smaller.) Without a probe
-    it says why there is none and what to do, and the table is None.
+    It is about the score that decides the best checkpoint, and '' if that is no share. A gain must exceed
+    `Course.error`; without one, the sentence names what usually helps (`remedies`). At the end of the run it
+    is '', because `answer` says it.
 
     Raises:
       UserError: the workdir has no metrics, or a file in it is damaged.
     """
-    rows = metrics.read(workdir)
-    courses = _courses(rows)
+    workdir = Path(workdir)
+    manifest = _read(workdir, "manifest.json")
+    courses = _courses([row for row in metrics.read(workdir) if row["step"] <= step], manifest)
+    total = manifest["steps"]
+    if not courses or step >= total:
+        return ""
+    c = courses[metrics.deciding(courses)]
+    before = max((at for at, _ in c.points if at < step), default=0)
+    passed = any(100 * before < percent * total <= 100 * step for percent in MILESTONES)
+    if not passed or c.last[0] != step or not metrics.is_share(c.name):
+        return ""
+    return _milestone(c, step / total, remedies(_read(workdir, "config.json"), manifest, fell=_fell(c)))
+
+
+def _milestone(c: Course, done: float, usual: Sequence[str]) -> str:
+    """The sentence after the share `done` of the steps; `usual`: what usually helps."""
+    name, begin = NAMES.get(c.name, c.name), f"After {100 * done:.0f} % of the steps"
+    name = f"the {name}" if c.name == IMITATION else name
+    below = f", still below raw pixels, {c.show(c.pixels)}" if _below_pixels(c) else ""
+    if c.gained:
+        way = f", {way}" if (way := _way(c)) else ""
+        return f"{begin}: {name} has risen by {100 * c.change:.1f} points{way}{below}."
+    error = f", error of {c.images:,} images {100 * c.error:.1f}" if c.images else ""
+    help_ = f": if it stays so, {_usual(usual)}" if usual else ""
+    return f"{begin} no gain of {name} shows yet ({100 * c.change:+.1f} points{error}){below}{help_}."
+
+
+def answer(workdir: str | os.PathLike) -> tuple[str, Table | None]:
+    """Whether training helped, in one or two sentences, and a table of scores with 95 % intervals.
+
+    The sentence is about the score that decides the best checkpoint (`metrics.deciding`). If the manifest has
+    the number of images, a change within `Course.error` counts as no change. A run that has ended without a
+    gain is told what usually helps. `neighbours` measures imitation, and the sentence says so; of a score
+    that is no share it says only how it moved. Without a probe it says why there is none and what to do, and
+    the table is None.
+
+    Raises:
+      UserError: the workdir has no metrics, or a file in it is damaged.
+    """
+    workdir = Path(workdir)
+    rows, manifest = metrics.read(workdir), _read(workdir, "manifest.json")
+    courses = _courses(rows, manifest)
     if not courses:
-        return _no_probe(Path(workdir), rows), None
-    name = next((name for name in ("top1", "knn") if name in courses), min(courses))
-    header = ("validation split", "student, first", "student, best", "student, last", "teacher")
-    table = Table(
-        header,
-        [
-            (
-                NAMES.get(name, name),
-                *(f"{_percent(score)} @ {step}" for step, score in (c.first, c.best, c.last)),
-                None if c.teacher is None else _percent(c.teacher),
-            )
-            for name, c in courses.items()
-        ],
-    )
-    manifest = _read(Path(workdir), "manifest.json")
-    return _sentence(NAMES.get(name, name), courses[name], manifest.get("val_images")), table
+        return _no_probe(workdir, rows), None
+    c = courses[metrics.deciding(courses)]
+    said = _sentence(c)
+    config = _read(workdir, "config.json")
+    ended = c.first[0] < c.last[0] >= manifest.get("steps", math.inf)
+    if config and ended and metrics.is_share(c.name) and not c.gained:
+        usual = _usual(remedies(config, manifest, fell=_fell(c)))
+        said += f" {usual[0].upper()}{usual[1:]}." if usual else ""
+    return said, _table(list(courses.values()), manifest)
 
 
-def _sentence(name: str, c: Course, images: int | None) -> str:
-    """The verdict on a score of `images` validation images; None if their number is not known."""
+def _sentence(c: Course) -> str:
+    """The verdict on a score."""
     (begin, first), (end, last), (at, best) = c.first, c.last, c.best
-    teacher = f"; the teacher has {_percent(c.teacher)}" if c.teacher is not None else ""
+    name, imitation = NAMES.get(c.name, c.name), c.name == IMITATION
+    known = [f"the teacher has {c.show(c.teacher)}"] if c.teacher is not None else []
+    known += [f"raw pixels have {c.show(c.pixels)}"] if c.pixels is not None else []
+    known = f"; {' and '.join(known)}" if known else ""
     if begin == end:
-        return (
-            f"There is only one probe yet: the student's {name} is {_percent(last)} at step {end}{teacher}."
-        )
-    verdict, noise = "Training has helped" if last > first else "Training has not helped", ""
-    if images and abs(last - first) <= 2 * math.sqrt((first * (1 - first) + last * (1 - last)) / images):
-        verdict, noise = "Training is not shown to help", f", a change within the error of {images:,} images"
+        return f"There is only one probe yet: the student's {name} is {c.show(last)} at step {end}{known}."
     moved = "rose" if last > first else "fell" if last < first else "stayed the same,"
-    highest = f" (best: {_percent(best)} at step {at})" if at not in (begin, end) else ""
-    return (
-        f"{verdict}: the student's {name} {moved} from {_percent(first)} at step {begin} to {_percent(last)} "
-        f"at step {end}{highest}{noise}{teacher}."
+    highest = f" (best: {c.show(best)} at step {at})" if at not in (begin, end) else ""
+    course = (
+        f"the student's {name} {moved} from {c.show(first)} at step {begin} to {c.show(last)} "
+        f"at step {end}{highest}"
     )
+    if not metrics.is_share(c.name):
+        return f"Whether training has helped is not measured: {course}{known}."
+    verdict = "Training has helped" if c.gained else "Training has not helped"
+    noise = ""
+    if c.images and abs(c.change) <= c.error:
+        verdict, noise = (
+            "Training is not shown to help",
+            f", a change within the error of {c.images:,} images",
+        )
+    way = f", {_way(c)}" if c.gained and _way(c) else ""
+    below = ", and it is still below raw pixels" if _below_pixels(c) else ""
+    verdict += " the student to imitate its teacher" if imitation else ""
+    note = " This measures imitation, not accuracy." if imitation else ""
+    return f"{verdict}: {course}{noise}{way}{below}{known}.{note}"
 
 
-def _courses(rows: Sequence[Mapping]) -> dict[str, Course]:
+def _table(courses: Sequence[Course], manifest: Mapping) -> Table:
+    """A row for each network, a column for each score."""
+
+    def row(name, values):
+        return (name, *(None if cell is None else _with_interval(c, *cell) for c, cell in values))
+
+    held_out = manifest.get("probe_images") is None or manifest.get("val_images") is not None
+    rows = [
+        row("student, first", [(c, c.first) for c in courses]),
+        row("student, best", [(c, c.best) for c in courses]),
+        row("student, last", [(c, c.last) for c in courses]),
+        row("teacher", [(c, None if c.teacher is None else (None, c.teacher)) for c in courses]),
+        row("raw pixels", [(c, None if c.pixels is None else (None, c.pixels)) for c in courses]),
+    ]
+    rows = [cells for i, cells in enumerate(rows) if i < 3 or any(cell is not None for cell in cells[1:])]
+    split = "validation split" if held_out else "training images"
+    return Table((split, *(NAMES.get(c.name, c.name) for c in courses)), rows)
+
+
+def _with_interval(c: Course, step: int | None, value: float) -> str:
+    interval = _interval(c.name, value, c.images)
+    return c.show(value) + (f" ({interval})" if interval else "") + ("" if step is None else f" @ {step}")
+
+
+def _way(c: Course) -> str:
+    """How much of the distance to the teacher a student has come that gained; '' without a better teacher."""
+    if c.teacher is None or c.teacher <= c.first[1]:
+        return ""
+    if c.last[1] >= c.teacher:
+        return "as high as the teacher's"
+    return f"{100 * c.change / (c.teacher - c.first[1]):.0f} % of the way to the teacher"
+
+
+def _below_pixels(c: Course) -> bool:
+    return c.pixels is not None and c.last[1] < c.pixels
+
+
+def _fell(c: Course) -> bool:
+    return c.change < -c.error
+
+
+def _usual(usual: Sequence[str]) -> str:
+    if not usual:
+        return ""
+    *others, last = usual
+    listed = f"{', '.join(others)} and {last}" if others else last
+    return f"usual remedies are {listed}"
+
+
+def _courses(rows: Sequence[Mapping], manifest: Mapping) -> dict[str, Course]:
     """The course of each score by name; rows of probes are those without a loss."""
     points: dict[str, dict[int, float]] = {}
     for row in rows:
@@ -122,11 +276,15 @@ def _courses(rows: Sequence[Mapping]) -> dict[str, Course]:
             for name, value in row.items():
                 if name != "step" and not isinstance(value, str) and math.isfinite(value):
                     points.setdefault(name, {})[row["step"]] = value
-    teachers = {name: dict(sorted(of.items())) for name, of in points.items() if name.startswith("teacher_")}
+    images = manifest.get("val_images") or manifest.get("probe_images")
+
+    def first(name):
+        return next(iter(dict(sorted(points.get(name, {}).items())).values()), None)
+
     return {
-        name: Course(sorted(of.items()), next(iter(teachers.get(f"teacher_{name}", {}).values()), None))
+        name: Course(name, sorted(of.items()), first(f"teacher_{name}"), first(f"pixels_{name}"), images)
         for name, of in points.items()
-        if name not in teachers
+        if not name.startswith(metrics.BASELINES)
     }
 
 
@@ -138,24 +296,17 @@ def _no_probe(workdir: Path, rows: Sequence[Mapping]) -> str:
         return wait
     names = config["evals"].get("names")  # None in runs from before this key
     trained = max((row["step"] for row in rows if "loss" in row), default=0)
-    if not manifest["data"]["num_classes"]:
-        recognised = config["data"]["source"] == ""
-        reason, fix = "the data has no labels", LABELS
-        fix += "" if recognised else " and add --config.data.source= --config.data.train="
-    elif names == []:
-        reason, fix = "evals.names is empty", "add --config.evals.names=knn"
-    elif trained and manifest.get("train_split") == "all":
-        reason = "data.train is 'all', which leaves no images for one"
-        fix = "use --config.data.train= to train on one split"
+    if names == []:
+        reason = "evals.names is empty"
     elif names and "knn" not in names and trained:
         reason = f"evals.names is {','.join(names)}, which scores nothing on this network"
-        fix = "add --config.evals.names=knn"
     elif trained < manifest["steps"]:
         return wait
     else:
         return f"Whether training helps is not known: the run has ended, and {metrics.FILE} has no probe."
     return (
-        f"Whether training helps is not known: {reason}, so there is no probe; {fix}, in another --workdir."
+        f"Whether training helps is not known: {reason}, so there is no probe; add --config.evals.names=knn, "
+        "in another --workdir."
     )
 
 
@@ -164,5 +315,12 @@ def _read(workdir: Path, name: str) -> dict:
     return files.read_json(workdir / name) if (workdir / name).exists() else {}
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+def _show(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if metrics.is_share(name) else f"{value:.3g}"
+
+
+def _interval(name: str, value: float, images: int | None) -> str:
+    """The interval of a share in percent; '' for another number, or if the number of images is not known."""
+    if not images or not metrics.is_share(name):
+        return ""
+    return " to ".join(f"{100 * end:.1f}" for end in wilson(value, images))

@@ -12,6 +12,7 @@ from seed_jax.config import Config
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
 from seed_jax.errors import UserError
 from seed_jax.evals.online import OnlineProbe
+from seed_jax.evals.pixels import VARIABLES, RawPixels
 from seed_jax.methods.base import Given
 from seed_jax.models.network import Network
 from seed_jax.train import inputs, optim, start, state, student, teacher
@@ -61,8 +62,8 @@ class Training:
 class Prepared:
     """Everything that a run needs before it compiles.
 
-    `backbone`: what the student starts from, or None. `facts`: for the manifest. `probe`, `teacher_probe`:
-    None where there is nothing to probe with, or no teacher.
+    `backbone`: what the student starts from, or None. `facts`: for the manifest. `probe`, `teacher_probe`,
+    `pixels_probe`: of student, teacher and raw pixels; None without a probe, or without a teacher.
     """
 
     config: Config
@@ -75,6 +76,7 @@ class Prepared:
     teacher_variables: Any
     probe: OnlineProbe | None
     teacher_probe: OnlineProbe | None
+    pixels_probe: OnlineProbe | None
     facts: dict
 
 
@@ -85,7 +87,8 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
       UserError: anything the user can fix.
     """
     sources, loaded = inputs.open_all(config)
-    config = dataclasses.replace(config, data=sources.data)
+    evals = dataclasses.replace(config.evals, names=sources.names)
+    config = dataclasses.replace(config, data=sources.data, evals=evals)
     if sources.note:
         say(f"{name}: {sources.note}")
     length = lengths(config, len(sources.train))
@@ -96,14 +99,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
     training = assemble(config, mesh, known, loaded and loaded.network, backbone)
     if late := optim.late_milestones(config.optim, length.total, length.epoch):
         say(f"{name}: optim.milestones {late} come after the end of the run at step {length.total}")
-    probe = teacher_probe = None
-    if sources.val is not None:
-        network, shapes = student.served(config.method, training.student, known)
-        probe = OnlineProbe(network, shapes, mesh, config, sources.bank, sources.val)
-        if loaded:
-            teacher_probe = OnlineProbe(
-                loaded.network, loaded.variables, mesh, config, sources.bank, sources.val
-            )
+    probe, teacher_probe, pixels_probe = _probes(config, mesh, sources, training.student, known, loaded)
     facts = {
         "teacher": loaded.provenance if loaded else None,
         "teacher_features": loaded and _plain(known.teacher),
@@ -117,14 +113,54 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
         "train_split": config.data.train,
         "val_split": config.data.val,
         "test_split": config.data.test,
-        "val_images": None if sources.val is None else len(sources.val),
+        "val_images": len(sources.val) if sources.held_out else None,
+        "probe_images": None if sources.val is None else len(sources.val),
         "steps": length.total,
         "steps_per_epoch": length.epoch,
     }
-    variables = loaded.variables if loaded else {}
     return Prepared(
-        config, mesh, sources, length, known, training, backbone, variables, probe, teacher_probe, facts
+        config,
+        mesh,
+        sources,
+        length,
+        known,
+        training,
+        backbone,
+        loaded.variables if loaded else {},
+        probe,
+        teacher_probe,
+        pixels_probe,
+        facts,
     )
+
+
+def _probes(
+    config: Config,
+    mesh,
+    sources: inputs.Sources,
+    trained: Network,
+    given: Given,
+    loaded: teacher.Loaded | None,
+):
+    """The probes of student, teacher and raw pixels, on the same images.
+
+    Raw pixels are averaged down from 32 x 32 as far as needed for those of the bank to fit into 1 GiB.
+    """
+    if sources.val is None:
+        return None, None, None
+
+    def probe(network, variables, config, teacher=None):
+        return OnlineProbe(network, variables, mesh, config, sources.bank, sources.val, teacher)
+
+    of_teacher = probe(loaded.network, loaded.variables, config) if loaded else None
+    features = of_teacher and of_teacher.features
+    network, shapes = student.served(config.method, trained, given)
+    evals = dataclasses.replace(config.evals, feature="pooled")
+    bank = len(sources.bank or ())
+    searched = max(len(sources.val), min(bank, evals.bank_size or bank))
+    pixels = RawPixels(max(1, min(32, math.isqrt(2**28 // (3 * searched)))))
+    of_pixels = probe(pixels, VARIABLES, dataclasses.replace(config, evals=evals), features)
+    return probe(network, shapes, config, features), of_teacher, of_pixels
 
 
 def assemble(

@@ -9,8 +9,11 @@ from seed_jax.data.images import BadImage
 from seed_jax.data.sources import Source, listed_once, no_classes, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import EVALUATORS
+from seed_jax.evals.online import evenly
 from seed_jax.report.verdict import LABELS
 from seed_jax.train import teacher
+
+UNLABELLED = 512  # images of a probe without labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +22,10 @@ class Sources:
 
     Attributes:
       train: what the run trains on.
-      bank, val: None if there is no probe: the data has no labels, none of it is left for a probe, or
-        `evals.names` is empty.
+      bank: labelled images that evaluators search or learn from; None without labels or probe.
+      val: what a probe scores; None if there is no probe, because `evals.names` is empty. Without labels, or
+        if none of the labelled images is left for a probe, at most 512 evenly spaced images of `train`.
+      names: the evaluators that a probe runs: `evals.names`, or those of the table that need no labels.
       data: the section `data` of the config, settled.
       note: a sentence about labels and probe for the start of the run; '' if there is nothing to say.
     """
@@ -28,8 +33,14 @@ class Sources:
     train: Source
     bank: Source | None
     val: Source | None
+    names: tuple[str, ...]
     data: Data
     note: str = ""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether a probe scores images that are not trained on, with their labels."""
+        return self.bank is not None
 
 
 def open_all(config: Config) -> tuple[Sources, teacher.Loaded | None]:
@@ -85,19 +96,15 @@ def _open_sources(config: Config) -> Sources:
 
     train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
     place = d.dir or d.source
+    if not evaluators and (not train.num_classes or (recognised and not labels)):
+        return Sources(train, None, None, (), d)
     if not train.num_classes:
         advice = no_classes(d.dir) if recognised and d.source == "folder" else ""
-        advice = advice or f"for one, {LABELS}" + ("" if recognised else " and set data.source=''")
-        note = f"{place} has no labels, so there is no probe during training: {advice}"
-        return Sources(train, None, None, d, note if evaluators else "")
-    if recognised and not evaluators and not labels:
-        return Sources(train, None, None, d)
+        advice = advice or LABELS + ("" if recognised else " and set data.source=''")
+        return _without_labels(config, d, train, f"{place} has no labels", advice)
     if recognised and d.train == "all" and not d.bank and not labels:
-        note = (
-            f"data.train is 'all', so there is no probe during training: for one, use --config.data.train= "
-            f"to train on one split of {place}"
-        )
-        return Sources(train, None, None, d, note)
+        advice = f"use --config.data.train= to train on one split of {place}"
+        return _without_labels(config, d, train, "data.train is 'all'", advice)
     if bank:
         check_splits(d)
     try:
@@ -107,7 +114,7 @@ def _open_sources(config: Config) -> Sources:
         if not recognised or labels:
             raise
         raise UserError(
-            f"{str(error).removesuffix('.')}, or train without a probe, with --config.data.train=all."
+            f"{str(error).removesuffix('.')}, or train without accuracies, with --config.data.train=all."
         ) from None
     note = ""
     if recognised:
@@ -123,14 +130,23 @@ def _open_sources(config: Config) -> Sources:
         if d.val != config.data.val:
             note += f"; there is no {config.data.val} split, so probes score {d.val}"
         if not labels and d.train != "all":
-            note += " (train on all with --config.data.train=all, without a probe)"
-    sources = Sources(train, open_split(d.bank) if d.bank else train, val, d, note)
+            note += " (train on all with --config.data.train=all, without accuracies)"
+    sources = Sources(train, open_split(d.bank) if d.bank else train, val, config.evals.names, d, note)
     used = [train] if labels else []
     used += [sources.val] if labels or bank else []
     used += [sources.bank] if bank and sources.bank not in used else []
     for source in used:
         _check_labels(source)
     return sources
+
+
+def _without_labels(config: Config, d: Data, train: Source, why: str, advice: str) -> Sources:
+    """Sources whose probe needs no labels; the note says what it measures and how to get accuracies."""
+    names = tuple(name for name, evaluator in EVALUATORS.items() if not evaluator.needs_labels)
+    val = evenly(train, UNLABELLED)
+    what = "how well the student imitates the teacher" if config.method.needs_teacher else "effective rank"
+    note = f"{why}, so probes measure {what}, on {len(val)} of the training images; for accuracy: {advice}"
+    return Sources(train, None, val, names, d, note)
 
 
 def _check_labels(source: Source) -> None:

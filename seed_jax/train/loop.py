@@ -12,6 +12,7 @@ from seed_jax import parallel, report
 from seed_jax.data.pipeline import BadImages, prefetch, train_batches
 from seed_jax.errors import UserError
 from seed_jax.evals.base import Abandoned
+from seed_jax.evals.pixels import VARIABLES
 from seed_jax.report.metrics import MetricsWriter, last_score, read
 from seed_jax.train import build, state, workdir
 from seed_jax.train.build import Prepared
@@ -38,7 +39,7 @@ def run(
       profile: number of steps to trace into the workdir's `profile` folder, from the third on; 0 for none.
 
     Returns:
-      The last score on the validation split (top-1 of a classifier, else kNN), or None without one.
+      The last score that decides the best checkpoint (`metrics.last_score`), or None without a probe.
 
     Raises:
       UserError: anything the user can fix. Every check that needs no compiled program runs before
@@ -96,9 +97,12 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
             scores = _scores(p, current, step, teacher_variables, stop)
         if scores:
             writer.write(step, scores)
-            say(f"{name}: step {step}: {report.probe_line(scores, at_start)}")
+            images = p.facts["probe_images"]
+            say(f"{name}: step {step}: {report.probe_line(scores, at_start, images)}")
             if step == 0:
                 at_start.update(scores)
+            if jax.process_index() == 0 and (sentence := report.milestone(directory, step)):
+                say(f"{name}: {sentence}")
         return last_score([scores])
 
     def end_here(step):
@@ -221,13 +225,16 @@ def _batches(p: Prepared, begin: int, bad: BadImages):
 
 
 def _scores(p: Prepared, current, step: int, teacher_variables, stop: StopRequest) -> dict[str, float]:
-    """Scores of the student by name; at step 0 also those of the teacher, prefixed `teacher_`."""
+    """Scores of the student by name; at step 0 also those of teacher and raw pixels, with their prefixes."""
     scores = {}
     if p.probe is not None:
         scores |= p.probe(state.served(p.config.method, current), stop.asked_here)
     if step == 0 and p.teacher_probe is not None:
         of_teacher = p.teacher_probe(teacher_variables, stop.asked_here)
         scores |= {f"teacher_{k}": v for k, v in of_teacher.items()}
+    if step == 0 and p.pixels_probe is not None:
+        of_pixels = p.pixels_probe(VARIABLES, stop.asked_here)
+        scores |= {f"pixels_{k}": v for k, v in of_pixels.items()}
     return scores
 
 

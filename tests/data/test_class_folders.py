@@ -62,15 +62,16 @@ def test_a_run_on_a_class_folder_has_a_probe_and_says_so(folders, tmp_path, caps
     train, val, test = sizes(photos)
     assert (
         f"train: 10 classes by sub-folder in {photos}; labels are used by probes only; training uses {train} "
-        f"images, val {val}, test {test} (train on all with --config.data.train=all, without a probe)\n"
+        f"images, val {val}, test {test} (train on all with --config.data.train=all, without accuracies)\n"
     ) in capsys.readouterr().out
-    assert {"knn", "teacher_knn"} <= {key for row in metrics.read(tmp_path) for key in row}
+    assert {"knn", "teacher_knn", "pixels_knn"} <= {key for row in metrics.read(tmp_path) for key in row}
     written, manifest = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("config", "manifest")
     )
     assert (written["data"]["source"], written["data"]["train"]) == ("", "")
     assert (manifest["data"]["source"], manifest["train_split"]) == ("imagefolder", "train")
     assert manifest["data"]["images"] == train
+    assert manifest["val_images"] == manifest["probe_images"] == val
 
 
 def test_evals_use_what_the_run_recognised(trained, folders, monkeypatch, capsys):
@@ -90,29 +91,49 @@ def test_a_manifest_of_an_earlier_version_is_no_obstacle(trained, tmp_path):
         assert evals([str(trained)]) == 0
 
 
-def test_training_on_all_images_of_a_class_folder_has_no_probe(folders, tmp_path, capsys):
-    loop.run(raw(folders / "photos", train="all"), tmp_path)
+def test_training_on_all_images_of_a_class_folder_measures_imitation(folders, tmp_path, capsys):
+    score = loop.run(raw(folders / "photos", train="all"), tmp_path)
     said = capsys.readouterr().out
-    assert "train: data.train is 'all', so there is no probe during training: for one, use" in said
+    assert (
+        "train: data.train is 'all', so probes measure how well the student imitates the teacher, on 120 of "
+        "the training images; for accuracy: use --config.data.train= to train on one split"
+    ) in said
     assert not any("knn" in row for row in metrics.read(tmp_path))
-    assert json.loads((tmp_path / "manifest.json").read_text())["data"]["images"] == 120
+    probes = {row["step"]: row for row in metrics.read(tmp_path) if "neighbours" in row}
+    assert list(probes) == [0, 1] and score == probes[1]["neighbours"]
+    others = {"teacher_effective_rank", "pixels_effective_rank", "pixels_neighbours"}
+    assert probes[0].keys() - probes[1].keys() == others
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["data"]["images"], manifest["val_images"], manifest["probe_images"]) == (120, None, 120)
+    assert "the student to imitate its teacher: the student's share of the teacher's nearest" in said
     with pytest.raises(UserError, match="data.train is 'all', which contains the images of data.val"):
         inputs.open_all(config.resolve(raw(folders / "photos", source="imagefolder", train="all")))
 
 
 @pytest.mark.parametrize("source", ["", "folder"])
-def test_a_run_without_classes_says_how_to_get_a_probe(folders, source):
+def test_a_run_without_classes_says_how_to_get_accuracies(folders, source):
     place = folders / ("photos" if source else "loose")
     sources, _ = inputs.open_all(config.resolve(raw(place, source=source)))
-    assert (len(sources.train), sources.val) == (120, None)
+    assert (len(sources.train), sources.bank, len(sources.val)) == (120, None, 120)
     assert (sources.data.source, sources.data.train) == ("folder", "all")
+    assert sources.names == ("neighbours",)
     assert sources.note == (
-        f"{place} has no labels, so there is no probe during training: for one, put the images of each class "
-        "into a sub-folder of their own" + (" and set data.source=''" if source else "")
+        f"{place} has no labels, so probes measure how well the student imitates the teacher, on 120 of the "
+        "training images; for accuracy: put the images of each class into a sub-folder of their own"
+        + (" and set data.source=''" if source else "")
     )
     quiet = raw(place, source=source)
     quiet.evals.names = ()
-    assert inputs.open_all(config.resolve(quiet))[0].note == ""
+    sources, _ = inputs.open_all(config.resolve(quiet))
+    assert (sources.note, sources.names, sources.val) == ("", (), None)
+
+
+def test_without_labels_and_teacher_there_is_the_effective_rank(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(inputs, "UNLABELLED", 16)
+    loop.run(raw(folders / "loose", "moco"), tmp_path)
+    said = capsys.readouterr().out
+    assert "so probes measure effective rank, on 16 of the training images" in said
+    assert "Whether training has helped is not measured: the student's effective rank" in said
 
 
 def test_the_image_that_prevents_classes_is_named(folders, tmp_path):
@@ -120,8 +141,8 @@ def test_the_image_that_prevents_classes_is_named(folders, tmp_path):
     shutil.copy(folders / "loose" / "000.png", tmp_path / "photos" / "Thumbs.png")
     sources, _ = inputs.open_all(config.resolve(raw(tmp_path / "photos")))
     assert sources.note.endswith(
-        "no probe during training: Thumbs.png is not directly in a class folder: move it away and the "
-        "sub-folders are classes"
+        "for accuracy: Thumbs.png is not directly in a class folder: move it away and the sub-folders are "
+        "classes"
     )
 
 
@@ -142,7 +163,7 @@ def test_training_on_all_with_a_bank_has_a_probe(folders):
     sources, _ = inputs.open_all(config.resolve(raw(folders / "photos", train="all", bank="train")))
     assert (len(sources.train), len(sources.bank)) == (120, sizes(folders / "photos")[0])
     assert "training uses 120 images, val" in sources.note
-    assert "without a probe" not in sources.note
+    assert "without accuracies" not in sources.note
 
 
 @pytest.mark.parametrize(
@@ -178,7 +199,7 @@ def test_too_few_images_for_a_probe(tmp_path):
     for n in range(4):
         (tmp_path / "ab"[n % 2]).mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "ab"[n % 2] / f"{n}.png")
-    message = "is empty: add images .*, or train without a probe, with --config.data.train=all.$"
+    message = "is empty: add images .*, or train without accuracies, with --config.data.train=all.$"
     with pytest.raises(UserError, match=message):
         inputs.open_all(config.resolve(raw(tmp_path, train="train")))
 

@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from scipy import stats
 
 from seed_jax import report
 from seed_jax.errors import UserError
 from seed_jax.report import __main__ as command
-from seed_jax.report import metrics
+from seed_jax.report import metrics, verdict
 from seed_jax.report.metrics import MetricsWriter
+from seed_jax.report.remedies import remedies
 
 
 def a_run(workdir, lines, config=None, manifest=None):
@@ -25,37 +27,194 @@ START = (0, {"knn": 0.33, "teacher_knn": 0.842})
 
 
 @pytest.mark.parametrize(
-    ("lines", "sentence", "row"),
+    ("lines", "sentence", "rows"),
     [
         (
             [START, (20, {"loss": 1.0}), (40, {"knn": 0.754}), (60, {"knn": 0.751})],
             "Training has helped: the student's kNN rose from 33.0 % at step 0 to 75.1 % at step 60 "
-            "(best: 75.4 % at step 40); the teacher has 84.2 %.",
-            ["kNN", "33.0 % @ 0", "75.4 % @ 40", "75.1 % @ 60", "84.2 %"],
+            "(best: 75.4 % at step 40), 82 % of the way to the teacher; the teacher has 84.2 %.",
+            {"first": "33.0 % @ 0", "best": "75.4 % @ 40", "last": "75.1 % @ 60", "teacher": "84.2 %"},
         ),
         (
             [START, (20, {"knn": 0.2})],
             "Training has not helped: the student's kNN fell from 33.0 % at step 0 to 20.0 % at step 20; the "
             "teacher has 84.2 %.",
-            ["kNN", "33.0 % @ 0", "33.0 % @ 0", "20.0 % @ 20", "84.2 %"],
+            {"first": "33.0 % @ 0", "best": "33.0 % @ 0", "last": "20.0 % @ 20", "teacher": "84.2 %"},
         ),
         (
             [(0, {"top1": 0.1}), (5, {"top1": 0.1})],
             "Training has not helped: the student's top-1 stayed the same, from 10.0 % at step 0 to 10.0 % "
             "at step 5.",
-            ["top-1", "10.0 % @ 0", "10.0 % @ 0", "10.0 % @ 5", "–"],
+            {"first": "10.0 % @ 0", "best": "10.0 % @ 0", "last": "10.0 % @ 5"},
         ),
         (
             [START, (20, {"loss": 1.0, "knn": 0.9}), (40, {"knn": float("nan")})],
             "There is only one probe yet: the student's kNN is 33.0 % at step 0; the teacher has 84.2 %.",
-            ["kNN", "33.0 % @ 0", "33.0 % @ 0", "33.0 % @ 0", "84.2 %"],
+            {"first": "33.0 % @ 0", "best": "33.0 % @ 0", "last": "33.0 % @ 0", "teacher": "84.2 %"},
+        ),
+        (
+            [(0, {"knn": 0.33, "teacher_knn": 0.5, "pixels_knn": 0.6}), (9, {"knn": 0.55})],
+            "Training has helped: the student's kNN rose from 33.0 % at step 0 to 55.0 % at step 9, as high "
+            "as the teacher's, and it is still below raw pixels; the teacher has 50.0 % and raw pixels have "
+            "60.0 %.",
+            {
+                "first": "33.0 % @ 0",
+                "best": "55.0 % @ 9",
+                "last": "55.0 % @ 9",
+                "teacher": "50.0 %",
+                "raw pixels": "60.0 %",
+            },
+        ),
+        (
+            [(0, {"knn": 0.33, "pixels_knn": 0.4}), (9, {"knn": 0.55})],
+            "Training has helped: the student's kNN rose from 33.0 % at step 0 to 55.0 % at step 9; raw "
+            "pixels have 40.0 %.",
+            {"first": "33.0 % @ 0", "best": "55.0 % @ 9", "last": "55.0 % @ 9", "raw pixels": "40.0 %"},
         ),
     ],
 )
-def test_the_answer(tmp_path, lines, sentence, row):
+def test_the_answer(tmp_path, lines, sentence, rows):
     said, table = report.answer(a_run(tmp_path, lines))
     assert said == sentence
-    assert table.cells() == [row]
+    assert {name.removeprefix("student, "): cell for name, cell in table.cells()} == rows
+
+
+@pytest.mark.parametrize(
+    ("right", "images"), [(0, 7), (1, 10), (142, 142), (107, 142), (3_755, 5_000), (25_000, 50_000)]
+)
+def test_the_interval_is_wilsons(right, images):
+    want = stats.binomtest(right, images).proportion_ci(method="wilson")
+    got = verdict.wilson(right / images, images)
+    assert got == pytest.approx((want.low, want.high), abs=1e-9)
+
+
+def test_every_share_in_the_table_has_its_interval(tmp_path):
+    lines = [(0, {"knn": 0.5, "effective_rank": 3.25, "pixels_knn": 0.6}), (9, {"knn": 0.75})]
+    _, table = report.answer(a_run(tmp_path, lines, manifest={"val_images": 100, "probe_images": 100}))
+    assert table.header == ("validation split", "kNN", "effective rank")
+    assert table.cells() == [
+        ["student, first", "50.0 % (40.4 to 59.6) @ 0", "3.25 @ 0"],
+        ["student, best", "75.0 % (65.7 to 82.5) @ 9", "3.25 @ 0"],
+        ["student, last", "75.0 % (65.7 to 82.5) @ 9", "3.25 @ 0"],
+        ["raw pixels", "60.0 % (50.2 to 69.1)", "–"],
+    ]
+
+
+def test_without_labels_it_is_about_imitation(tmp_path):
+    lines = [
+        (0, {"neighbours": 0.05, "alignment": 0.0, "effective_rank": 3.0, "pixels_neighbours": 0.12}),
+        (9, {"neighbours": 0.41, "alignment": 0.7, "effective_rank": 33.0}),
+    ]
+    said, table = report.answer(a_run(tmp_path, lines, manifest={"val_images": None, "probe_images": 512}))
+    assert said == (
+        "Training has helped the student to imitate its teacher: the student's share of the teacher's "
+        "nearest neighbours rose from 5.0 % at step 0 to 41.0 % at step 9; raw pixels have 12.0 %. This "
+        "measures imitation, not accuracy."
+    )
+    assert table.header[0] == "training images" and table.cells()[0][2] == "0 @ 0"
+    assert metrics.last_score(metrics.read(tmp_path)) == 0.41
+
+
+def test_a_score_that_is_no_share_has_no_verdict(tmp_path):
+    lines = [(0, {"effective_rank": 3.0}), (9, {"effective_rank": 33.0})]
+    said, _ = report.answer(
+        a_run(tmp_path, lines, manifest={"probe_images": 512, "steps": 9}, config={"a": 1})
+    )
+    assert said == (
+        "Whether training has helped is not measured: the student's effective rank rose from 3 at step 0 to "
+        "33 at step 9."
+    )
+    assert report.milestone(tmp_path, 9) == ""
+
+
+CONFIG = {
+    "method": {"queue_size": 1024, "tau_teacher": 0.01},
+    "data": {"batch_size": 64},
+    "optim": {"name": "sgd", "lr": 0.3, "lr_batch": 0},
+    "train": {"epochs": 20.0, "steps": 0, "examples": 0},
+    "evals": {"names": ["knn"]},
+}
+MANIFEST = {"steps": 100, "val_images": 142, "data": {"images": 1378, "num_classes": 6}}
+USUAL = (
+    "method.queue_size=640 (1,024 is more than half of the 1,378 training images) and train.epochs=40.0 "
+    "(twice as long)"
+)
+
+
+@pytest.mark.parametrize(
+    ("last", "pixels", "sentence"),
+    [
+        (0.75, 0.6, "After 35 % of the steps: kNN has risen by 41.1 points, 82 % of the way to the teacher."),
+        (
+            0.75,
+            0.8,
+            "After 35 % of the steps: kNN has risen by 41.1 points, 82 % of the way to the teacher, still "
+            "below raw pixels, 80.0 %.",
+        ),
+        (
+            0.343,  # the standard error of the difference is sqrt((.339 * .661 + .343 * .657) / 142) = 0.0563
+            0.3,
+            "After 35 % of the steps no gain of kNN shows yet (+0.4 points, error of 142 images 11.3): if it "
+            f"stays so, usual remedies are {USUAL}.",
+        ),
+    ],
+)
+def test_a_milestone_in_one_sentence(tmp_path, last, pixels, sentence):
+    lines = [(0, {"knn": 0.339, "teacher_knn": 0.84, "pixels_knn": pixels}), (5, {"knn": 0.3})]
+    run = a_run(tmp_path, [*lines, (35, {"knn": last})], CONFIG, MANIFEST)
+    assert report.milestone(run, 35) == sentence
+
+
+def test_milestones_are_the_first_probes_after_their_shares_of_the_steps(tmp_path):
+    steps = [0, 5, 10, 15, 29, 30, 31, 99, 100]
+    run = a_run(tmp_path, [(step, {"knn": (1 + step) / 200}) for step in steps], CONFIG, MANIFEST)
+    assert [step for step in steps if report.milestone(run, step)] == [10, 30]
+    sparse = a_run(tmp_path / "sparse", [(s, {"knn": s / 200}) for s in (0, 40, 80)], CONFIG, MANIFEST)
+    assert [step for step in (0, 40, 80) if report.milestone(sparse, step)] == [40]
+
+
+@pytest.mark.parametrize("trained", [99, 100])
+def test_a_finished_run_without_a_gain_is_told_what_usually_helps(tmp_path, trained):
+    run = a_run(tmp_path, [(0, {"knn": 0.5}), (trained, {"knn": 0.52})], CONFIG, MANIFEST)
+    said, _ = report.answer(run)
+    assert said.startswith("Training is not shown to help: ")
+    assert said.endswith(f" error of 142 images. Usual remedies are {USUAL}.") == (trained == 100)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "fell", "remedy"),
+    [
+        ("method", {"queue_size": 640}, False, None),
+        (
+            "method",
+            {"queue_size": 640, "tau_teacher": 1e-4},
+            False,
+            "method.tau_teacher=0.01 (SEED's, not 0.0001)",
+        ),
+        ("optim", {"lr": 0.3}, True, "optim.lr=0.1 (a third)"),
+        ("optim", {"lr": 3.0}, False, "optim.lr=0.3 (a usual rate; 3 is high)"),
+        ("optim", {"lr": 0.003}, False, "optim.lr=0.03 (a usual rate; 0.003 is low)"),
+        ("optim", {"lr": 0.003, "lr_batch": 16}, False, "optim.lr=0.0075 (a usual rate; 0.003 is low)"),
+        ("optim", {"name": "lars", "lr": 9.0}, True, None),
+        (
+            "student",
+            {"model": "mobilenetv3_small_torchvision", "options": {"width": 0.5}},
+            False,
+            """student.options='{"width":0.5,"bn_momentum":0.9}' (batch statistics of a short run lag """
+            "behind the weights)",
+        ),
+        ("student", {"model": "mobilenetv3_small_torchvision", "options": {"bn_momentum": 0.9}}, False, None),
+        ("student", {"model": "vit_small", "options": {}}, False, None),
+        ("train", {"epochs": 0.0, "steps": 100}, False, "train.steps=200 (twice as long)"),
+    ],
+)
+def test_remedies_are_those_that_apply(section, changes, fell, remedy):
+    """Settings that need none, except for one section; a run is long unless the length is in question."""
+    config = CONFIG | {"method": {}, section: CONFIG.get(section, {}) | changes}
+    steps = 100 if section in ("train", "student") else 9_999
+    found = remedies(config, MANIFEST | {"steps": steps}, fell=fell)
+    found = [text for text in found if section == "train" or not text.startswith("train.")]
+    assert found == ([remedy] if remedy else [])
 
 
 def test_the_sentence_is_about_the_score_that_decides_the_best_checkpoint(tmp_path):
@@ -65,22 +224,14 @@ def test_the_sentence_is_about_the_score_that_decides_the_best_checkpoint(tmp_pa
     ]
     said, table = report.answer(a_run(tmp_path, lines))
     assert "top-1 rose from 25.0 %" in said and metrics.last_score(metrics.read(tmp_path)) == 0.3
-    assert [row[0] for row in table.cells()] == ["kNN", "exit1_top1", "top-1"]
+    assert table.header[1:] == ("kNN", "exit1_top1", "top-1")
 
 
 @pytest.mark.parametrize(
     ("names", "classes", "words"),
     [
-        (
-            ["knn"],
-            0,
-            [
-                "the data has no labels",
-                "sub-folder of their own and add --config.data.source= ",
-                "in another --w",
-            ],
-        ),
-        ([], 10, ["evals.names is empty", "--config.evals.names=knn"]),
+        ([], 10, ["evals.names is empty", "--config.evals.names=knn, in another --workdir"]),
+        ([], 0, ["evals.names is empty", "--config.evals.names=knn"]),
         (["top1"], 10, ["evals.names is top1, which scores nothing", "--config.evals.names=knn"]),
         (["knn", "top1"], 10, ["not known yet", "wait for the first one"]),
     ],
@@ -92,16 +243,6 @@ def test_without_a_probe_it_says_why_and_what_to_do(tmp_path, names, classes, wo
     assert table is None
     assert all(word in said for word in words), said
     assert said in report.run_report(tmp_path).read_text()
-
-
-def test_training_on_all_images_leaves_none_for_a_probe(tmp_path):
-    config = {"evals": {"names": ["knn"]}, "data": {"source": ""}}
-    manifest = {"data": {"num_classes": 10}, "train_split": "all", "steps": 5}
-    said, _ = report.answer(a_run(tmp_path, [(5, {"loss": 1.0})], config, manifest))
-    assert said == (
-        "Whether training helps is not known: data.train is 'all', which leaves no images for one, so there "
-        "is no probe; use --config.data.train= to train on one split, in another --workdir."
-    )
 
 
 @pytest.mark.parametrize(("steps", "words"), [(6, "wait for the first one"), (5, "the run has ended")])
@@ -150,10 +291,23 @@ def test_page_and_command_begin_with_the_answer(tmp_path, capsys):
 
 
 def test_a_probe_in_one_line():
-    start = {"knn": 0.33, "top1": 0.1, "teacher_knn": 0.842}
-    assert report.probe_line(start, {}) == "student kNN 33.0 % (teacher 84.2 %), top-1 10.0 %"
-    assert report.probe_line({"knn": 0.75, "top1": 0.5}, start) == (
-        "student kNN 75.0 % (33.0 % at the start; teacher 84.2 %), top-1 50.0 % (10.0 % at the start)"
+    start = {"knn": 0.33, "top1": 0.1, "teacher_knn": 0.842, "pixels_knn": 0.599}
+    assert (
+        report.probe_line(start, {}) == "student kNN 33.0 % (raw pixels 59.9 %; teacher 84.2 %), top-1 10.0 %"
+    )
+    assert report.probe_line({"knn": 0.751, "top1": 0.5}, start, 800) == (
+        "student kNN 75.1 % (72.0 to 78.0; 33.0 % at the start; raw pixels 59.9 %; teacher 84.2 %), "
+        "top-1 50.0 % (46.5 to 53.5; 10.0 % at the start)"
+    )
+    start = {
+        "neighbours": 0.05,
+        "effective_rank": 5.0,
+        "pixels_effective_rank": 9.0,
+        "teacher_effective_rank": 60,
+    }
+    assert report.probe_line({"neighbours": 0.4, "effective_rank": 33.25}, start) == (
+        "student share of the teacher's nearest neighbours 40.0 % (5.0 % at the start), effective rank 33.2 "
+        "(5 at the start; teacher 60)"
     )
     assert report.probe_line({"knn": 0.75}, {}) == "student kNN 75.0 %"
-    assert report.probe_line({"teacher_top1": 0.75}, {}) == "student without a score"
+    assert report.probe_line({"teacher_top1": 0.75, "pixels_knn": 0.5}, {}) == "student without a score"

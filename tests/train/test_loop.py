@@ -124,10 +124,20 @@ def test_step_compiles_once_in_a_run_with_probes_and_checkpoints(tmp_path, caplo
     assert len(compiled) == 1
     by_step = {row["step"]: row for row in rows(tmp_path) if "knn" in row}
     assert list(by_step) == [0, 2, 3, 4, 6]  # every checkpoint has a probe too
-    assert "teacher_knn" in by_step[0]
+    assert {"teacher_knn", "pixels_knn"} <= by_step[0].keys()
+    assert by_step[2].keys() == {"step", "knn"}
     assert score == by_step[6]["knn"]
     assert all(0 <= row["knn"] <= 1 for row in by_step.values())
     assert steps_kept(tmp_path) == [3, 6]
+
+
+def only(row, name):
+    """The scores of that name, of all networks."""
+    return {
+        key: value
+        for key, value in row.items()
+        if key.removeprefix("teacher_").removeprefix("pixels_") == name
+    }
 
 
 def test_each_probe_is_a_line_on_the_terminal_and_the_answer_comes_last(tmp_path, crash, monkeypatch, capsys):
@@ -138,20 +148,45 @@ def test_each_probe_is_a_line_on_the_terminal_and_the_answer_comes_last(tmp_path
     monkeypatch.undo()
     monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
     run(tmp_path, **probe)
-    shown = {row["step"]: {k: f"{100 * v:.1f} %" for k, v in row.items()} for row in rows(tmp_path)}
-    start = shown[0]
+    found = {row["step"]: row for row in rows(tmp_path)}
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train: ")]
-    assert [line for line in said if ": student kNN" in line] == [
-        f"train: step 0: student kNN {start['knn']} (teacher {start['teacher_knn']})"
-    ] + [
-        f"train: step {step}: student kNN {shown[step]['knn']} "
-        f"({start['knn']} at the start; teacher {start['teacher_knn']})"
-        for step in (3, 6)
+    images = len(open_source("digits", "val"))
+    lines = [line for line in said if ": student kNN" in line]
+    assert lines == [
+        f"train: step {step}: {report.probe_line(only(found[step], 'knn'), found[0] if step else {}, images)}"
+        for step in (0, 3, 6)
     ]
+    assert all(f" {100 * found[0][name]:.1f} %" in lines[-1] for name in ("knn", "pixels_knn", "teacher_knn"))
+    milestones = [line for line in said if line.startswith("train: After ")]
+    assert milestones == [f"train: {report.milestone(tmp_path, 3)}"]
+    assert milestones[0].startswith("train: After 50 % of the steps")
     assert said[-2:] == [
         f"train: {report.answer(tmp_path)[0]}",
         f"train: done, {tmp_path / 'report.html'}",
     ]
+
+
+def test_a_resumed_run_without_labels_equals_an_uninterrupted_one_bitwise(
+    tmp_path, crash, monkeypatch, capsys
+):
+    """The teacher's features are computed again, and no milestone is repeated."""
+    images = np.stack([record.image for record in (open_source("digits", "val")[i] for i in range(96))])
+    np.savez(tmp_path / "x.npz", image=images)
+    settings = {"data__source": "npz", "data__dir": str(tmp_path / "x.npz"), "data__train": "all"}
+    settings |= {"evals__batch_size": 64, "evals__every_epochs": 1 / 6, "train__checkpoint_epochs": 0.5}
+    run(tmp_path / "whole", **settings)
+    assert capsys.readouterr().out.count("train: After ") == 2
+    with monkeypatch.context(), pytest.raises(RuntimeError, match="power cut"):
+        crash(5)
+        run(tmp_path / "cut", **settings)
+    monkeypatch.undo()
+    monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
+    assert capsys.readouterr().out.count("train: After ") == 2
+    score = run(tmp_path / "cut", **settings)
+    assert "train: After " not in capsys.readouterr().out
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert score == rows(tmp_path / "whole")[-1]["neighbours"]
+    assert [row["step"] for row in rows(tmp_path / "whole") if "alignment" in row] == [*range(7)]
 
 
 def test_finished_run_run_again_changes_nothing(tmp_path):

@@ -1,0 +1,83 @@
+"""What usually helps a run whose probes show no gain: settings chosen from its config by simple rules."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+from seed_jax import models
+
+RATES = {"sgd": (0.03, 0.3), "adamw": (1e-4, 1e-3)}  # rates for the batch that the configs here use
+TAU_TEACHER = 0.01  # the best in SEED's table of temperatures
+FEW_STEPS = 5_000
+LAGGING = 10  # a run is short below this many time constants of the running statistics
+
+
+def remedies(config: Mapping, manifest: Mapping, *, fell: bool) -> list[str]:
+    """Settings that usually help, each as `KEY=VALUE (reason)`; those that do not apply are left out.
+
+    They come in this order: a queue that repeats the images of one epoch, a teacher temperature other than
+    SEED's, a learning rate outside the usual range or too high for a score that fell, batch statistics that
+    lag behind the weights, a short run.
+
+    >>> config = {"method": {"queue_size": 1024, "tau_teacher": 0.01}, "data": {"batch_size": 64}}
+    >>> remedies(config, {"data": {"images": 1378}, "steps": 9999}, fell=False)
+    ['method.queue_size=640 (1,024 is more than half of the 1,378 training images)']
+
+    Args:
+      config: of the run, as in config.json; a section that is missing has no remedy.
+      manifest: of the run.
+      fell: whether the score fell, by more than its error.
+    """
+    found = [_queue(config, manifest), _temperature(config), _rate(config, fell)]
+    found += [_statistics(config, manifest), _length(config, manifest)]
+    return [remedy for remedy in found if remedy]
+
+
+def _queue(config, manifest) -> str:
+    size, images = config.get("method", {}).get("queue_size", 0), manifest["data"]["images"]
+    batch = config["data"]["batch_size"]
+    smaller = max(batch, images // 2 // batch * batch)
+    if size <= images / 2 or smaller >= size:
+        return ""
+    return f"method.queue_size={smaller} ({size:,} is more than half of the {images:,} training images)"
+
+
+def _temperature(config) -> str:
+    tau = config.get("method", {}).get("tau_teacher", TAU_TEACHER)
+    return f"method.tau_teacher={TAU_TEACHER} (SEED's, not {tau:g})" if tau != TAU_TEACHER else ""
+
+
+def _rate(config, fell) -> str:
+    optim = config.get("optim", {})
+    if optim.get("name") not in RATES or config.get("method", {}).get("freeze"):
+        return ""
+    scale = config["data"]["batch_size"] / optim["lr_batch"] if optim["lr_batch"] else 1.0
+    low, high = RATES[optim["name"]]
+    rate = optim["lr"] * scale
+    if rate > high * 1.01:
+        return f"optim.lr={high / scale:.2g} (a usual rate; {optim['lr']:g} is high)"
+    if fell:
+        return f"optim.lr={optim['lr'] / 3:.2g} (a third)"
+    if rate < low / 1.01:
+        return f"optim.lr={low / scale:.2g} (a usual rate; {optim['lr']:g} is low)"
+    return ""
+
+
+def _statistics(config, manifest) -> str:
+    student = config.get("student", {})
+    if student.get("model") not in models.MODELS:
+        return ""
+    module = models.create(student["model"], **student["options"]).module
+    momentum = {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}.get("bn_momentum", 0.0)
+    if momentum <= 0.9 or manifest["steps"] * (1 - momentum) >= LAGGING:
+        return ""
+    options = json.dumps({**student["options"], "bn_momentum": 0.9}, separators=(",", ":"))
+    return f"student.options='{options}' (batch statistics of a short run lag behind the weights)"
+
+
+def _length(config, manifest) -> str:
+    train = config.get("train", {})
+    key = next((key for key in ("epochs", "steps", "examples") if train.get(key)), None)
+    if key is None or manifest["steps"] >= FEW_STEPS:
+        return ""
+    return f"train.{key}={2 * train[key]} (twice as long)"
