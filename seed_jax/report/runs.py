@@ -1,4 +1,4 @@
-"""Reports from workdirs: one run, or a comparison of groups of runs over seeds."""
+"""The report of a run, from its workdir."""
 
 import json
 import math
@@ -95,67 +95,6 @@ def run_report(workdir: str | os.PathLike) -> Path:
         tables=[*([] if scores is None else [scores]), run_table(workdir)],
         details=details,
     )
-
-
-def compare(
-    path: str | os.PathLike,
-    runs: Mapping[str, Sequence[str | os.PathLike]],
-    *,
-    title: str,
-    curves: Sequence[str],
-    lead: str = "",
-    tables: Sequence[Table] = (),
-    notes: Sequence[str] = (),
-) -> Path:
-    """Write one page that compares groups of runs, and return its path.
-
-    A figure per metric has one line per group, with a band of ± one standard deviation over the seeds. Each
-    figure is also written into the folder of the page as `<metric>.svg`.
-
-    Args:
-      path: of the HTML file.
-      runs: workdirs by the name of the group, one workdir per seed; at most `plots.MAX_SERIES` groups.
-      title: of the page.
-      curves: the metrics to draw, e.g. `knn`; a group without a metric is left out of its figure.
-      lead: paragraph below the title.
-      tables: of results.
-      notes: sentences below the figures.
-
-    Raises:
-      UserError: there are too many groups, a workdir has no metrics, no group has a metric of `curves`, or
-        a file cannot be written.
-    """
-    if len(runs) > plots.MAX_SERIES:
-        raise UserError(
-            f"{len(runs)} groups are too many for one figure: compare at most {plots.MAX_SERIES}."
-        )
-    groups = {name: [series(metrics.read(workdir)) for workdir in seeds] for name, seeds in runs.items()}
-    figures = []
-    for metric in curves:
-        lines = {
-            name: [seed[metric] for seed in seeds]
-            for name, seeds in groups.items()
-            if all(metric in seed for seed in seeds)
-        }
-        if not lines:
-            raise UserError(
-                f"No group has the metric {metric!r} in each of its runs: check the names in {metrics.FILE}."
-            )
-        counts = sorted({len(seeds) for seeds in lines.values()})
-        caption = f"Mean of {' to '.join(map(str, counts))} seeds; the band is ± one standard deviation."
-        figures.append(
-            plots.curves(
-                lines,
-                title=metric,
-                percent=_is_fraction(metric),
-                caption=caption if counts[-1] > 1 else "One seed.",
-                name=f"plot{len(figures)}",
-            )
-        )
-    for metric, figure in zip(curves, figures, strict=True):
-        picture = Path(path).parent / f"{metric.replace('/', '_')}.svg"
-        html.save(picture, html.standalone(figure))
-    return html.write(path, title, lead=lead, tables=tables, figures=figures, notes=notes)
 
 
 def _in_order(curves: dict[str, Series]) -> dict[str, Series]:

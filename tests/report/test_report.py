@@ -142,29 +142,6 @@ def test_the_report_of_a_run_with_odd_metrics(tmp_path):
     assert "not finite" in page.text and "$odd_name<" in page.text
 
 
-def test_a_comparison_shows_every_number_and_every_group(tmp_path):
-    groups = {
-        name: [a_run(tmp_path / name / str(seed), (0.1, 0.4, top + seed / 100), seed) for seed in range(3)]
-        for name, top in (("distilled", 0.9), ("baseline & co", 0.6))
-    }
-    table = Table(("net", "kNN"), [("distilled", [90.0, 91.0, 92.0]), ("baseline & co", [60.0, 61.0, 62.0])])
-    page = Page(
-        report.compare(
-            tmp_path / "new" / "compare.html",
-            groups,
-            title="Three < four",
-            curves=("knn/10", "loss"),
-            tables=[table],
-            notes=["Run with `main.py` <here>."],
-        )
-    )
-    assert_self_contained(page)
-    for text in ("91.0 ± 1.0", "61.0 ± 1.0", "baseline & co", "Three < four", "main.py <here>."):
-        assert text in page.text
-    (knn,) = [v for _, name, v in page.attributes if name == "aria-label" and "knn" in v]
-    assert "distilled ends at 91 ± 1, baseline & co ends at 61 ± 1." in knn
-
-
 def test_steps_written_twice_and_out_of_order():
     rows = [{"step": 4, "a": 1.0}, {"step": 2, "a": 5.0}, {"step": 4, "a": 3.0, "b": 0.0}]
     assert runs.series(rows) == {"a": ([2, 4], [5.0, 3.0]), "b": ([4], [0.0])}
@@ -182,18 +159,11 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="metrics.jsonl"):
         report.run_report(tmp_path)
     run = a_run(tmp_path / "run")
-    with pytest.raises(UserError, match="'knn/7'"):
-        report.compare(tmp_path / "c.html", {"a": [run]}, title="t", curves=("knn/7",))
-    with pytest.raises(UserError, match="at most 6"):
-        report.compare(tmp_path / "c.html", {str(i): [run] for i in range(7)}, title="t", curves=("loss",))
     (run / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json"):
         report.run_report(run)
     (run / "config.json").unlink()
     (run / "report.html").mkdir()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written .*: free some space or make it writable"):
-        report.compare(tmp_path / "file" / "c.html", {"a": [run]}, title="t", curves=("loss",))
     with pytest.raises(
         UserError, match=r"report.html cannot be written \(Is a directory\): free some space or"
     ):
