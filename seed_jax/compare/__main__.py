@@ -97,7 +97,7 @@ def _show(result, out: Path) -> None:
         print(f"{difference.row}, {SCORES.get(difference.score, difference.score)}: {difference.sentence()}")
     for row in result.rows:
         for note in row.notes:
-            print(f"Not the same: {note}")
+            print(f"Not the same: {row.name}: {note}")
     for note in result.notes:
         print(note)
     cells_lib.write(out / "results.json", dataclasses.asdict(result))

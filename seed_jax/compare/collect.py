@@ -43,11 +43,15 @@ def of_cells(comparison: Comparison, cells: Sequence[Cell], failed: Mapping[Cell
                 workdirs=tuple(str(cell.folder) for cell in done.values()) if trained else (),
                 facts=[cell.facts() for cell in done.values()] if trained else [],
                 settings=_settings(next(iter(done.values())).folder) if trained and done else {},
-                failed=tuple(f"{cell}: {failed[cell]}" for cell in mine if cell in failed),
+                failed=tuple(_why(cell, failed[cell]) for cell in mine if cell in failed),
             )
         )
         values[spec.name] = scored
     return _result(comparison.title, comparison.baseline, comparison.evals, rows, values, comparison.notes)
+
+
+def _why(cell: Cell, failure: str) -> str:
+    return failure if cell.seed is None else f"seed {cell.seed}: {failure}"
 
 
 def of_workdirs(directories: Sequence[Path], baseline: str) -> Result:
@@ -219,10 +223,10 @@ def _with_notes(rows: Sequence[Row], baseline: str) -> list[Row]:
             for what, key in (("steps", "steps"), ("images seen", "images"), ("parameters", "parameters")):
                 mine, other = getattr(row, key), getattr(base, key)
                 if mine != other:
-                    notes.append(f"{row.name}: {mine:,} {what}, {baseline}: {other:,}")
+                    notes.append(f"{mine:,} {what}; {baseline} has {other:,}")
             mine, other = (r.settings.get("student.model") for r in (row, base))
             if mine != other:
-                notes.append(f"{row.name}: network {mine}, {baseline}: {other}")
+                notes.append(f"network {mine}; {baseline} has {other}")
         noted.append(dataclasses.replace(row, notes=tuple(notes)))
     return noted
 

@@ -244,7 +244,7 @@ def scatter(
             )
         axes.grid(axis="y", color=_FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.tick_params(length=0)
+        axes.tick_params(length=0, pad=6)
         xs = [point.x for point in points]
         if max(xs) > 20 * min(xs):
             axes.set_xscale("log")
