@@ -77,7 +77,7 @@ def module(path: str | os.PathLike):
     path = Path(path)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or not path.is_file():
-        raise UserError(f"{path} is not a Python file: name one that ends in .py.")
+        raise UserError(f"There is no Python file {path}: name one that ends in .py.")
     found = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(found)

@@ -56,7 +56,7 @@ def test_an_override_that_is_no_key():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "is not a Python file"),
+        (None, "There is no Python file"),
         ("x =", "line 1 is not valid Python"),
         ("x = 1", "has no function get_comparison"),
         ("import nothing_of_this_name", "cannot be run"),
