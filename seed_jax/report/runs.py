@@ -12,9 +12,6 @@ from seed_jax.report import html, metrics, plots
 from seed_jax.report.tables import Table
 from seed_jax.report.verdict import answer
 
-# Names between `_` and `/` that make a metric a fraction, which is shown in percent.
-_FRACTIONS = {"knn", "linear", "accuracy", "top1", "top5"}
-
 Series = tuple[list[float], list[float]]
 
 
@@ -77,7 +74,7 @@ def run_report(workdir: str | os.PathLike) -> Path:
             title = group if len(lines) > 1 else names[start]
             figures.append(
                 plots.curves(
-                    lines, title=title, percent=_is_fraction(names[start]), name=f"plot{len(figures)}"
+                    lines, title=title, percent=metrics.is_share(names[start]), name=f"plot{len(figures)}"
                 )
             )
     details = [
@@ -101,19 +98,15 @@ def _in_order(curves: dict[str, Series]) -> dict[str, Series]:
     """Accuracies first, then the loss, the learning rate, and the rest; otherwise in the given order."""
 
     def rank(name: str) -> int:
-        if _is_fraction(name):
+        if metrics.is_share(name):
             return 0
         return {"loss": 1, "lr": 2}.get(name, 3)
 
     return {name: curves[name] for name in sorted(curves, key=rank)}
 
 
-def _is_fraction(name: str) -> bool:
-    return not _FRACTIONS.isdisjoint(name.replace("_", "/").split("/"))
-
-
 def _show(name: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if _is_fraction(name) else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if metrics.is_share(name) else f"{value:.4g}"
 
 
 def _flat(value, prefix: str = ""):
