@@ -12,6 +12,7 @@ from seed_jax import config as config_lib
 from seed_jax.compare.spec import Comparison, Trained, slug
 from seed_jax.data import files
 from seed_jax.errors import UserError
+from seed_jax.report import html
 from seed_jax.train import workdir
 
 FACTS, SCORES, LOCK = "cell.json", "scores.json", ".cell.lock"
@@ -68,11 +69,16 @@ class Cell:
         return hashlib.sha256((self.folder / SCORES).read_bytes()).hexdigest()
 
     def set_aside(self) -> Path:
-        """Rename the folder, so that the cell is run again and nothing is lost; return its new name."""
+        """Rename the folder, so that the cell is run again and nothing is lost; return its new name.
+
+        Raises:
+          InUse: another process runs the cell.
+        """
         number = 1
         while (aside := self.folder.with_name(f"{self.folder.name}.old{number}")).exists():
             number += 1
-        return self.folder.rename(aside)
+        with workdir.hold(self.folder, LOCK):
+            return self.folder.rename(aside)
 
     def _note(self, status: str, **facts) -> None:
         write(self.folder / FACTS, {"status": status, "ended": time.time(), **facts})
@@ -105,6 +111,11 @@ def config(comparison: Comparison, cell: Cell) -> ml_collections.ConfigDict:
     return raw
 
 
+def compared(settings: dict, free: set[str] = FREE) -> dict:
+    """The settings that tell runs apart: without `free` ones and without the section `log`."""
+    return {k: v for k, v in settings.items() if k not in free and not k.startswith("log.")}
+
+
 def changes(comparison: Comparison, cell: Cell) -> str:
     """What changed since a cell was finished, in words; '' if nothing did.
 
@@ -117,13 +128,10 @@ def changes(comparison: Comparison, cell: Cell) -> str:
     if isinstance(row, Trained):
         raw = config(comparison, cell)
         config_lib.resolve(raw)
-        theirs, ours = workdir.settings_of(cell.folder), workdir.settings(raw)
-        free = FREE if row.teacher else FREE - {"teacher.weights"}
-        keys = [
-            key
-            for key in sorted(theirs | ours)
-            if theirs.get(key) != ours.get(key) and key not in free and not key.startswith("log.")
-        ]
+        free = FREE - ({"teacher.weights"} if not row.teacher else set())
+        free -= {"student.init"} if not row.start else set()
+        theirs, ours = (compared(s, free) for s in (workdir.settings_of(cell.folder), workdir.settings(raw)))
+        keys = [key for key in sorted(theirs | ours) if theirs.get(key) != ours.get(key)]
         reasons += [f"{key} was {theirs.get(key)!r} and is {ours.get(key)!r}" for key in keys]
     elif facts["weights"] != row.weights:
         reasons.append(f"weights was {facts['weights']!r} and is {row.weights!r}")
@@ -148,10 +156,5 @@ def refuse_changed(comparison: Comparison, cells: tuple[Cell, ...]) -> None:
 
 
 def write(path: Path, content: dict) -> None:
-    """Write a JSON file atomically; the folder is created if missing."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(path, "w") as file:
-            file.write(json.dumps(content) + "\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): use another --out.") from error
+    """Write a JSON file as `html.save` writes pages."""
+    html.save(path, json.dumps(content) + "\n")

@@ -118,11 +118,7 @@ def _settings(directory: Path) -> dict:
     """The settings of a run that a reader compares: without places, and without what changes no result."""
     if not (directory / "config.json").exists():
         raise UserError(f"{directory} is not the workdir of a run: it has no config.json.")
-    return {
-        key: value
-        for key, value in workdir.settings_of(directory).items()
-        if key not in cells_lib.FREE and not key.startswith("log.")
-    }
+    return cells_lib.compared(workdir.settings_of(directory))
 
 
 def _row(name, scored: Mapping, *, workdirs, facts, settings, failed) -> Row:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from seed_jax.compare.results import Result, Row
-from seed_jax.report import html, metrics, plots, runs
+from seed_jax.report import html, metrics, plots, runs, svg
 from seed_jax.report.tables import SCORES, Table, mean_std
 
 PAGE = "report.html"
@@ -98,7 +98,7 @@ def _cost_columns(result: Result) -> dict[str, list]:
     return columns
 
 
-def scores_figure(result: Result) -> plots.Figure:
+def scores_figure(result: Result) -> svg.Figure:
     """The deciding score of all rows: each seed, the mean, and the interval of the difference."""
     deciding, baseline = result.evals[0], _values(result.row(result.baseline).scores, result.evals[0])
     line = statistics.fmean(baseline) if baseline else None
@@ -126,7 +126,7 @@ def scores_figure(result: Result) -> plots.Figure:
     )
 
 
-def curve_figures(result: Result) -> dict[str, plots.Figure]:
+def curve_figures(result: Result) -> dict[str, svg.Figure]:
     """Probes on the validation split and the loss, by the name of the file, each with the baseline."""
     groups: dict[str, list[dict[str, runs.Series]]] = {}
     probes: dict[str, None] = {}
@@ -166,7 +166,7 @@ def curve_figures(result: Result) -> dict[str, plots.Figure]:
     return figures
 
 
-def cost_figures(result: Result) -> dict[str, plots.Figure]:
+def cost_figures(result: Result) -> dict[str, svg.Figure]:
     """The deciding score against minutes and against FLOPs, where at least two rows have them."""
     deciding = result.evals[0]
     figures = {}

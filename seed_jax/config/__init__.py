@@ -69,7 +69,7 @@ def located(file: str) -> str:
 
 
 def module(path: str | os.PathLike):
-    """The module that a Python file of the user's defines: a config or a comparison.
+    """Run a Python file of the user's, a config or a comparison, and return it as a module.
 
     Raises:
       UserError: there is no such file, or it cannot be run.
@@ -89,7 +89,7 @@ def module(path: str | os.PathLike):
 
 
 def load(file: str) -> ml_collections.ConfigDict:
-    """The config that a file, or the name of a packaged config, returns; `file` may name a variant.
+    """Load a config from a file or by the name of a packaged one; `file` may end in `:VARIANT`.
 
     Raises:
       UserError: as `located` and `module`, or the file has no such variant.

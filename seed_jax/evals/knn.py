@@ -27,7 +27,7 @@ class Knn:
             features.want(split, evals.feature)
 
     def run(self, variables) -> dict[str, np.ndarray]:
-        """`knn`: whether each query is classified right, bool `[M]`."""
+        """`knn`: bool `[M]`, true where a query is classified correctly."""
         queries, query_labels = self._features.get("queries", variables)
         bank, bank_labels = self._features.get("bank", variables)
         right = correct(

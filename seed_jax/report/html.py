@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seed_jax.data import files
 from seed_jax.errors import UserError
-from seed_jax.report.plots import Figure
+from seed_jax.report.svg import Figure
 from seed_jax.report.tables import Table
 
 

@@ -1,48 +1,23 @@
-"""Draw figures as SVG that takes its colours from the page, so it reads well in light and in dark mode."""
+"""Figures of runs and comparisons: curves, lanes of scores, scatter plots."""
 
-import contextlib
 import dataclasses
-import html
-import io
 import itertools
 import math
-import re
-import unicodedata
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Placeholders in matplotlib's output, replaced by the page's CSS variables.
-_INK, _SOFT, _FAINT, _PAGE = "#010101", "#020203", "#020202", "#020204"
-_SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
-_CSS = {_INK: "var(--ink)", _SOFT: "var(--soft)", _FAINT: "var(--faint)", _PAGE: "var(--page)"}
-_CSS |= {colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES)}
-MAX_SERIES = len(_SERIES)
-_MAX_POINTS = 150
-_SIZE = (4.8, 2.5)  # inches; about the width of a phone at 72 units an inch
-_FONT, _LINE, _MARGIN = 10.5, 14.5, 1  # points: size of the letters, distance of two lines, left edge
-_ROOM = 0.3  # of the width; longer names are written above the plot
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": _FONT,
-    "text.color": _INK,
-    "text.parse_math": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.edgecolor": _FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.formatter.useoffset": False,
+from seed_jax.report import svg
+
+MAX_SERIES = len(svg.SERIES)
+MARKS = {
+    "dot": {"marker": "o", "markerfacecolor": svg.INK},
+    "ring": {"marker": "o", "markerfacecolor": svg.PAGE},
+    "diamond": {"marker": "D", "markerfacecolor": svg.INK},
 }
 
-MARKS = {
-    "dot": {"marker": "o", "markerfacecolor": _INK},
-    "ring": {"marker": "o", "markerfacecolor": _PAGE},
-    "diamond": {"marker": "D", "markerfacecolor": _INK},
-}
+_MAX_POINTS = 150
+_ROOM = 0.3  # of the width; longer names are written above the plot
 
 # Curves by name: one (steps, values) pair of equally long sequences per seed.
 Curves = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
@@ -69,14 +44,6 @@ def summarise(
     return steps, values.mean(axis=0), deviation
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """An `<svg>` element, which includes its alternative text, and the caption below it."""
-
-    svg: str
-    caption: str = ""
-
-
 def curves(
     lines: Curves,
     *,
@@ -84,7 +51,7 @@ def curves(
     percent: bool = False,
     caption: str = "",
     name: str = "plot",
-) -> Figure:
+) -> svg.Figure:
     """Draw one line per name, with a band of ± one standard deviation over its seeds.
 
     If there are several lines, each has its name at its end, or above the plot if the names are long.
@@ -97,21 +64,21 @@ def curves(
       name: prefix of the ids inside the SVG; must be unique in a page.
     """
     names = list(lines) if len(lines) > 1 else []
-    room = max((_width(label) for label in names), default=0) / (72 * _SIZE[0])
-    above = wrap_names(names) if room > _ROOM else []
-    heading = _heading(above)
-    with _canvas(name, 72 * _SIZE[1] + heading) as (figure, output):
+    room = max((svg.text_width(label) for label in names), default=0) / (72 * svg.SIZE[0])
+    above = svg.wrap_names(names) if room > _ROOM else []
+    heading = svg.heading(above)
+    with svg.canvas(name, 72 * svg.SIZE[1] + heading) as (figure, output):
         height = 72 * figure.get_figheight()
         room = 0.81 if above or not names else 0.83 - room
-        axes = figure.add_axes((0.13, 36 / height, room, 0.66 * 72 * _SIZE[1] / height))
-        _title(figure, f"{title}, %" if percent else title)
+        axes = figure.add_axes((0.13, 36 / height, room, 0.66 * 72 * svg.SIZE[1] / height))
+        svg.title(figure, f"{title}, %" if percent else title)
         ends = _draw(axes, lines, 100.0 if percent else 1.0)
         if above:
-            _key(figure, [("●", lines, colour) for lines, colour in zip(above, _SERIES, strict=False)])
+            svg.key(figure, [("●", lines, colour) for lines, colour in zip(above, svg.SERIES, strict=False)])
         elif names:
             _label_ends(axes, ends)
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
-    return Figure(_inline(output.getvalue(), name, _describe(title, ends)), caption)
+    return svg.Figure(svg.inline(output.getvalue(), name, _describe(title, ends)), caption)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +102,7 @@ class Lane:
 
 def lanes(
     rows: Sequence[Lane], *, title: str, line: float | None, caption: str = "", name: str = "plot"
-) -> Figure:
+) -> svg.Figure:
     """Draw one lane per row: a large mark at the mean, a small dot per seed, and a line for the interval.
 
     Args:
@@ -147,14 +114,14 @@ def lanes(
     """
     from matplotlib.ticker import MaxNLocator
 
-    width, margin, lane = 72 * _SIZE[0], 10, 24
-    texts = [wrap(row.name, width - _width(row.text) - 14) for row in rows]
-    tops = list(itertools.accumulate((_LINE * len(text) + lane + 8 for text in texts), initial=0))
+    width, margin, lane = 72 * svg.SIZE[0], 10, 24
+    texts = [svg.wrap(row.name, width - svg.text_width(row.text) - 14) for row in rows]
+    tops = list(itertools.accumulate((svg.LINE * len(text) + lane + 8 for text in texts), initial=0))
     below, top = 24, 30
-    with _canvas(name, tops[-1] + top + below) as (figure, output):
+    with svg.canvas(name, tops[-1] + top + below) as (figure, output):
         height = tops[-1] + top + below
         axes = figure.add_axes((margin / width, below / height, 1 - 2 * margin / width, tops[-1] / height))
-        _title(figure, title)
+        svg.title(figure, title)
         spread = [value for row in rows for value in (*row.values, *(row.interval or ()))]
         spread += [] if line is None else [line]
         low, high = (min(spread), max(spread)) if spread else (0.0, 1.0)
@@ -167,28 +134,36 @@ def lanes(
             _lane(axes, row, text, begin, lane, line)
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
     description = f"{title}: {', '.join(f'{row.name} {row.text}' for row in rows)}."
-    return Figure(_inline(output.getvalue(), name, description), caption)
+    return svg.Figure(svg.inline(output.getvalue(), name, description), caption)
 
 
 def _lane(axes, row: Lane, text: Sequence[str], top: float, lane: float, line: float | None) -> None:
-    where, edge = axes.get_yaxis_transform(), (10 - _MARGIN) / (72 * _SIZE[0] - 20)
+    where, edge = axes.get_yaxis_transform(), (10 - svg.MARGIN) / (72 * svg.SIZE[0] - 20)
     for i, words in enumerate(text):
-        axes.text(-edge, top + _LINE * (i + 0.6), words, transform=where, va="center", color=_INK)
-    axes.text(1 + edge, top + _LINE * 0.6, row.text, transform=where, va="center", ha="right", color=_SOFT)
-    begin = top + _LINE * len(text)
+        axes.text(-edge, top + svg.LINE * (i + 0.6), words, transform=where, va="center", color=svg.INK)
+    axes.text(
+        1 + edge, top + svg.LINE * 0.6, row.text, transform=where, va="center", ha="right", color=svg.SOFT
+    )
+    begin = top + svg.LINE * len(text)
     at = begin + 9
-    axes.plot([0, 1], [at, at], transform=where, color=_FAINT, linewidth=0.8, zorder=1)
+    axes.plot([0, 1], [at, at], transform=where, color=svg.FAINT, linewidth=0.8, zorder=1)
     if line is not None:
-        axes.plot([line, line], [begin, begin + lane - 3], color=_SOFT, linewidth=1.2, zorder=2)
+        axes.plot([line, line], [begin, begin + lane - 3], color=svg.SOFT, linewidth=1.2, zorder=2)
     if not row.values:
         return
     if row.interval is not None:
-        axes.plot(row.interval, [at, at], color=_INK, linewidth=2, zorder=3, solid_capstyle="butt")
+        axes.plot(row.interval, [at, at], color=svg.INK, linewidth=2, zorder=3, solid_capstyle="butt")
     if len(row.values) > 1:
         level = [at + 8] * len(row.values)  # below the bar, which would hide them
-        axes.plot(row.values, level, "o", color=_SOFT, markersize=3.6, markeredgewidth=0, zorder=4)
+        axes.plot(row.values, level, "o", color=svg.SOFT, markersize=3.6, markeredgewidth=0, zorder=4)
     axes.plot(
-        np.mean(row.values), at, color=_INK, markersize=6.5, markeredgewidth=1.4, zorder=5, **MARKS[row.mark]
+        np.mean(row.values),
+        at,
+        color=svg.INK,
+        markersize=6.5,
+        markeredgewidth=1.4,
+        zorder=5,
+        **MARKS[row.mark],
     )
 
 
@@ -212,7 +187,7 @@ class Point:
 
 def scatter(
     points: Sequence[Point], *, title: str, axis: str, caption: str = "", name: str = "plot"
-) -> Figure:
+) -> svg.Figure:
     """Draw labelled points; long names become numbers with a key above the plot.
 
     The horizontal axis is logarithmic if the largest x is more than 20 times the smallest.
@@ -227,22 +202,29 @@ def scatter(
     from matplotlib.ticker import MaxNLocator
 
     short = (
-        max(_width(point.label) for point in points) <= _ROOM * 72 * _SIZE[0] and len(points) <= MAX_SERIES
+        max(svg.text_width(point.label) for point in points) <= _ROOM * 72 * svg.SIZE[0]
+        and len(points) <= MAX_SERIES
     )
     labels = [p.label if short else str(i) for i, p in enumerate(points, start=1)]
-    key = [] if short else wrap_names([p.label for p in points])
-    heading = _heading(key)
-    with _canvas(name, 72 * _SIZE[1] + heading) as (figure, output):
+    key = [] if short else svg.wrap_names([p.label for p in points])
+    heading = svg.heading(key)
+    with svg.canvas(name, 72 * svg.SIZE[1] + heading) as (figure, output):
         height = 72 * figure.get_figheight()
-        axes = figure.add_axes((0.13, 36 / height, 0.81, 0.66 * 72 * _SIZE[1] / height))
-        _title(figure, title)
-        _key(figure, [(label, lines, _INK) for label, lines in zip(labels, key, strict=False)])
+        axes = figure.add_axes((0.13, 36 / height, 0.81, 0.66 * 72 * svg.SIZE[1] / height))
+        svg.title(figure, title)
+        svg.key(figure, [(label, lines, svg.INK) for label, lines in zip(labels, key, strict=False)])
         for point in points:
             bar = {"yerr": point.deviation, "linewidth": 1.2} if point.deviation else {}
             axes.errorbar(
-                point.x, point.y, color=_INK, markersize=5.5, markeredgewidth=1.2, **MARKS[point.mark], **bar
+                point.x,
+                point.y,
+                color=svg.INK,
+                markersize=5.5,
+                markeredgewidth=1.2,
+                **MARKS[point.mark],
+                **bar,
             )
-        axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+        axes.grid(axis="y", color=svg.FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(length=0, pad=6)
         xs = [point.x for point in points]
@@ -254,27 +236,27 @@ def scatter(
             axes.set_xlim(0, 1.12 * max(xs))
             axes.margins(y=0.15)
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel(axis, loc="right", labelpad=1, color=_INK)
+        axes.set_xlabel(axis, loc="right", labelpad=1, color=svg.INK)
         _place(axes, points, labels)
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
     description = f"{title} against {axis}: " + ", ".join(f"{p.label} {p.y:.4g} at {p.x:.4g}" for p in points)
-    return Figure(_inline(output.getvalue(), name, f"{description}."), caption)
+    return svg.Figure(svg.inline(output.getvalue(), name, f"{description}."), caption)
 
 
 def _place(axes, points: Sequence[Point], labels: Sequence[str]) -> None:
-    """Write each label next to its point, at the nearest of many places without another label or point."""
+    """Write each label near its point, where it covers neither a point nor another label."""
     at = axes.transData.transform([(p.x, p.y) for p in points]) * 72 / axes.figure.dpi
     frame = axes.bbox.extents * 72 / axes.figure.dpi
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
     for (x, y), label in zip(at, labels, strict=True):
-        half = _width(label) / 2
+        half = svg.text_width(label) / 2
         places = [
             (x + side * (half + 6 + away) * math.cos(angle), y + (10 + away) * math.sin(angle))
             for away in range(0, 120, 4)
             for angle in (0, math.pi / 2, -math.pi / 2, math.pi / 4, -math.pi / 4)
             for side in (1, -1)
         ]
-        boxes = [(a - half, b - _LINE / 2, a + half, b + _LINE / 2) for a, b in places]
+        boxes = [(a - half, b - svg.LINE / 2, a + half, b + svg.LINE / 2) for a, b in places]
         free = (
             box
             for box in boxes
@@ -292,8 +274,8 @@ def _place(axes, points: Sequence[Point], labels: Sequence[str]) -> None:
             textcoords="offset points",
             ha="center",
             va="center",
-            color=_INK,
-            arrowprops={"arrowstyle": "-", "color": _FAINT, "shrinkA": 0, "shrinkB": 3} if far else None,
+            color=svg.INK,
+            arrowprops={"arrowstyle": "-", "color": svg.FAINT, "shrinkA": 0, "shrinkB": 3} if far else None,
         )
 
 
@@ -301,86 +283,12 @@ def _overlap(a, b) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _width(text: str) -> float:
-    """An upper bound of the width of a text in points, in the fonts that browsers use without one named."""
-    return _FONT * sum(map(_letter, text))
-
-
-def _letter(letter: str) -> float:
-    """Width of a letter as a share of the font size: DejaVu Sans, wider than most fonts, rounded up."""
-    if unicodedata.east_asian_width(letter) in "WF":
-        return 1.0
-    if unicodedata.combining(letter):
-        return 0.0
-    if letter in "ijl.,:;'|!ftI()[] -/":
-        return 0.42
-    if letter in "mwMW@%&<>=+±×…—":
-        return 1.0
-    return 0.79 if letter.isupper() else 0.65
-
-
-def wrap(text: str, width: float) -> list[str]:
-    """Split a text into lines at most `width` points wide: between words, else within a word.
-
-    >>> wrap("a student with a long name", 80)
-    ['a student', 'with a long', 'name']
-    """
-    lines, line = [], ""
-    for word in text.split():
-        if line and _width(f"{line} {word}") > width:
-            lines.append(line)
-            line = ""
-        for letter in f" {word}" if line else word:
-            if line and _width(line + letter) > width:
-                lines.append(line)
-                line = ""
-            line += letter
-    return [*lines, line]
-
-
-def wrap_names(names: Sequence[str]) -> list[list[str]]:
-    """The lines of each name in a key as wide as a figure."""
-    return [wrap(name, 72 * _SIZE[0] - 40) for name in names]
-
-
-def _heading(key: Sequence[Sequence[str]]) -> float:
-    """Height of a key with these lines of names, in points."""
-    return _LINE * sum(map(len, key)) + (8 if key else 0)
-
-
-def _key(figure, entries) -> None:
-    """Write names below the title, each after its mark: (mark, lines of the name, colour of the mark)."""
-    width, height, top = 72 * _SIZE[0], 72 * figure.get_figheight(), 26
-    for mark, lines, colour in entries:
-        figure.text(_MARGIN / width, 1 - (top + _LINE / 2) / height, mark, va="center", color=colour)
-        for line in lines:
-            figure.text((_MARGIN + 18) / width, 1 - (top + _LINE / 2) / height, line, va="center", color=_INK)
-            top += _LINE
-
-
-def _title(figure, title: str) -> None:
-    width, height = 72 * figure.get_size_inches()
-    figure.text(_MARGIN / width, 1 - 13 / height, title, va="center", fontsize=11, color=_INK)
-
-
-@contextlib.contextmanager
-def _canvas(name: str, height: float):
-    """A figure as wide as all others and `height` points high, and the stream to save it to."""
-    import matplotlib
-    from matplotlib import figure as mpl
-
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
-        # The browser chooses the font, and has the letters that matplotlib's own lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield mpl.Figure(figsize=(_SIZE[0], height / 72)), io.StringIO()
-
-
 def _draw(axes, lines: Curves, unit: float) -> list[tuple[str, float, float, str]]:
     """Draw everything but the names; return (name, last value, its deviation, colour) of every line."""
     from matplotlib.ticker import MaxNLocator
 
     ends = []
-    for colour, (label, seeds) in zip(_SERIES, lines.items(), strict=False):
+    for colour, (label, seeds) in zip(svg.SERIES, lines.items(), strict=False):
         steps, mean, deviation = summarise(seeds)
         mean, deviation = unit * mean, unit * deviation
         axes.plot(
@@ -394,8 +302,8 @@ def _draw(axes, lines: Curves, unit: float) -> list[tuple[str, float, float, str
         if len(finite):
             ends.append((label, mean[finite[-1]], deviation[finite[-1]], colour))
     axes.margins(x=0.01, y=0.08)
-    axes.set_xlabel("step", loc="right", labelpad=1, color=_INK)
-    axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+    axes.set_xlabel("step", loc="right", labelpad=1, color=svg.INK)
+    axes.grid(axis="y", color=svg.FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -429,16 +337,3 @@ def _describe(title: str, ends) -> str:
         for label, value, spread, _ in ends
     ]
     return f"{title} against step: {', '.join(sentences)}."
-
-
-def _inline(svg: str, name: str, description: str) -> str:
-    """Turn matplotlib's file into an element of a page: scalable, described, unique ids, colours from CSS."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    for placeholder, variable in _CSS.items():
-        svg = svg.replace(placeholder, variable)
-    box = re.search(r'viewBox="[^"]*"', svg).group()
-    opening = f'<svg {box} role="img" aria-label="{html.escape(description)}">'
-    return opening + svg[svg.index(">") + 1 :]

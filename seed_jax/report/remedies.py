@@ -20,11 +20,12 @@ def remedies(config: Mapping, manifest: Mapping, *, fell: bool) -> list[str]:
     lag behind the weights, a short run.
 
     >>> config = {"method": {"queue_size": 1024, "tau_teacher": 0.01}, "data": {"batch_size": 64}}
+    >>> config |= {"optim": {"name": "lars"}, "student": {"model": "mine"}, "train": {"epochs": 9}}
     >>> remedies(config, {"data": {"images": 1378}, "steps": 9999}, fell=False)
     ['method.queue_size=640 (1,024 is more than half of the 1,378 training images)']
 
     Args:
-      config: of the run, as in config.json; a section that is missing has no remedy.
+      config: of the run, as in config.json.
       manifest: of the run.
       fell: whether the score fell, by more than its error.
     """
@@ -34,7 +35,9 @@ def remedies(config: Mapping, manifest: Mapping, *, fell: bool) -> list[str]:
 
 
 def _queue(config, manifest) -> str:
-    size, images = config.get("method", {}).get("queue_size", 0), manifest["data"]["images"]
+    if "queue_size" not in config["method"]:
+        return ""
+    size, images = config["method"]["queue_size"], manifest["data"]["images"]
     batch = config["data"]["batch_size"]
     smaller = max(batch, images // 2 // batch * batch)
     if size <= images / 2 or smaller >= size:
@@ -43,13 +46,15 @@ def _queue(config, manifest) -> str:
 
 
 def _temperature(config) -> str:
-    tau = config.get("method", {}).get("tau_teacher", TAU_TEACHER)
-    return f"method.tau_teacher={TAU_TEACHER} (SEED's, not {tau:g})" if tau != TAU_TEACHER else ""
+    method = config["method"]
+    if "tau_teacher" not in method or method["tau_teacher"] == TAU_TEACHER:
+        return ""
+    return f"method.tau_teacher={TAU_TEACHER} (SEED's, not {method['tau_teacher']:g})"
 
 
 def _rate(config, fell) -> str:
-    optim = config.get("optim", {})
-    if optim.get("name") not in RATES or config.get("method", {}).get("freeze"):
+    optim, method = config["optim"], config["method"]
+    if optim["name"] not in RATES or ("freeze" in method and method["freeze"]):
         return ""
     scale = config["data"]["batch_size"] / optim["lr_batch"] if optim["lr_batch"] else 1.0
     low, high = RATES[optim["name"]]
@@ -64,8 +69,8 @@ def _rate(config, fell) -> str:
 
 
 def _statistics(config, manifest) -> str:
-    student = config.get("student", {})
-    if student.get("model") not in models.MODELS:
+    student = config["student"]
+    if student["model"] not in models.MODELS:  # a model of the user's, in a process that has not added it
         return ""
     module = models.create(student["model"], **student["options"]).module
     momentum = {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}.get("bn_momentum", 0.0)
@@ -76,8 +81,8 @@ def _statistics(config, manifest) -> str:
 
 
 def _length(config, manifest) -> str:
-    train = config.get("train", {})
-    key = next((key for key in ("epochs", "steps", "examples") if train.get(key)), None)
-    if key is None or manifest["steps"] >= FEW_STEPS:
+    train = config["train"]
+    if manifest["steps"] >= FEW_STEPS:
         return ""
+    key = next(key for key in ("epochs", "steps", "examples") if train[key])
     return f"train.{key}={2 * train[key]} (twice as long)"

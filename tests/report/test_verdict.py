@@ -131,6 +131,7 @@ CONFIG = {
     "method": {"queue_size": 1024, "tau_teacher": 0.01},
     "data": {"batch_size": 64},
     "optim": {"name": "sgd", "lr": 0.3, "lr_batch": 0},
+    "student": {"model": "resnet18", "options": {}},
     "train": {"epochs": 20.0, "steps": 0, "examples": 0},
     "evals": {"names": ["knn"]},
 }
@@ -210,7 +211,7 @@ def test_a_finished_run_without_a_gain_is_told_what_usually_helps(tmp_path, trai
 )
 def test_remedies_are_those_that_apply(section, changes, fell, remedy):
     """Settings that need none, except for one section; a run is long unless the length is in question."""
-    config = CONFIG | {"method": {}, section: CONFIG.get(section, {}) | changes}
+    config = CONFIG | {"method": {}, section: CONFIG[section] | changes}
     steps = 100 if section in ("train", "student") else 9_999
     found = remedies(config, MANIFEST | {"steps": steps}, fell=fell)
     found = [text for text in found if section == "train" or not text.startswith("train.")]
