@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile much and compute little: without optimisations they take half the time.
+# Tests compile much and compute little: without optimisations they take half the time. XLA kills a process
+# whose devices wait 40 s for each other, as 8 devices on few busy cores may.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
 )
 
 import jax
