@@ -4,14 +4,15 @@
     python -m experiments.small_data.data OUT                   OUT/tiles
     python -m experiments.small_data.data OUT FASHION_MNIST     OUT/tiles and OUT/clothes
 
-`OUT/tiles` has tiles of fifteen photographs inside scikit-image and scikit-learn, 64 x 64 pixels; the class is
-the photograph. Each photograph is cut into cells of 64 x 64 pixels, and each cell belongs to one split. A tile
-is a window of 32 to 48 pixels within a cell, enlarged. So tiles of one split may overlap, and tiles of two
-splits never do. The splits are the folders `train`, `val` and `test`.
+`OUT/tiles` has tiles of fifteen photographs inside scikit-image and scikit-learn, 64 x 64 pixels; the class
+is the photograph. Each photograph is cut into cells of 64 x 64 pixels, and each cell belongs to one split. A
+tile is a window of 32 to 48 pixels within a cell, enlarged. So tiles of one split may overlap, and tiles of
+two splits never do. The splits are the folders `train`, `val` and `test`.
 
-`OUT/clothes` has the first 720 images of each class of Fashion-MNIST's training set, 28 x 28 pixels. Brightness
-blends between two random colours, dark to bright. One folder per class: the splits are those of any such folder
-(docs/data.md). FASHION_MNIST is a folder with its `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`.
+`OUT/clothes` has the first 720 images of each class of Fashion-MNIST's training set, 28 x 28 pixels,
+brightness replaced by a blend of two random colours, dark to bright. There is one folder per class, so that the splits
+are those of any such folder (docs/data.md). FASHION_MNIST is a folder with its files
+`train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`.
 """
 
 import argparse
@@ -22,10 +23,10 @@ import numpy as np
 from PIL import Image
 
 PHOTOGRAPHS = (
-    "astronaut brick camera chelsea coffee grass gravel hubble_deep_field immunohistochemistry moon retina "
-    "rocket stereo_motorcycle china flower"
-).split()
-CLOTHES = "tshirt trouser pullover dress coat sandal shirt sneaker bag boot".split()
+    *("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gravel", "hubble_deep_field"),
+    *("immunohistochemistry", "moon", "retina", "rocket", "stereo_motorcycle", "china", "flower"),
+)
+CLOTHES = ("tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 CELL, TILE, WINDOW = 64, 64, (32, 48)  # pixels
 TILES = {"train": 350, "val": 75, "test": 75}  # of each photograph
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}  # of its cells
