@@ -10,8 +10,8 @@ tile is a window of 32 to 48 pixels within a cell, enlarged. So tiles of one spl
 two splits never do. The splits are the folders `train`, `val` and `test`.
 
 `OUT/clothes` has the first 720 images of each class of Fashion-MNIST's training set, 28 x 28 pixels,
-brightness replaced by a blend of two random colours, dark to bright. There is one folder per class, so that the splits
-are those of any such folder (docs/data.md). FASHION_MNIST is a folder with its files
+brightness replaced by a blend of two random colours, dark to bright. There is one folder per class, so that
+the splits are those of any such folder (docs/data.md). FASHION_MNIST is a folder with its files
 `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`.
 """
 
