@@ -52,7 +52,13 @@ def result(folder, *, rows=8, seeds=3, names=NAMES, failed=(), evals=("knn", "li
                 None if gone else 400,
                 None if gone else 25_600,
                 None if gone else Cost(60.0 * (n + 1), 2.4e14 * (n + 1), 2**30 + 2**27 * n, n and 25_600),
-                {"method.tau_t": 0.01 * n, "student.model": "tiny", "optim.lr": 0.03, "data.train": "train"}
+                {
+                    "data.batch_size": 64,
+                    "method.tau_t": 0.01 * n,
+                    "student.model": "tiny",
+                    "optim.lr": 0.03,
+                    "data.train": "train",
+                }
                 | ({"method.queue": 65_536} if n else {}),
                 failed=(FAILURE,) if gone else (),
                 notes=(NOTE,) if n == 7 else (),
@@ -94,7 +100,8 @@ def curve(workdir, level, rng, steps):
         for step in range(0, steps + 1, steps // 20):
             share = 1 - math.exp(-4 * step / steps)
             if step:
-                writer.write(step, {"loss": 8 - 3 * share + rng.normal(0, 0.1), "lr": 0.03})
+                loss = 8 - 3 * share + rng.normal(0, 0.1)
+                writer.write(step, {"loss": loss, "lr": 0.03, "images_per_second": 100.0 * rng.uniform(1, 2)})
             if step % (steps // 5) == 0:
                 knn = 0.4 + (level - 0.4) * share + rng.normal(0, 0.01)
                 writer.write(

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from seed_jax.compare.results import Result, Row
 from seed_jax.report import html, metrics, plots, runs, svg
 from seed_jax.report.tables import SCORES, Table, mean_std
@@ -127,42 +129,65 @@ def scores_figure(result: Result) -> svg.Figure:
 
 
 def curve_figures(result: Result) -> dict[str, svg.Figure]:
-    """Probes on the validation split and the loss, by the name of the file, each with the baseline."""
+    """Probes on the validation split and the loss, by the name of the file, each with the baseline.
+
+    The deciding score is drawn against steps, and against minutes.
+    """
     groups: dict[str, list[dict[str, runs.Series]]] = {}
-    probes: dict[str, None] = {}
+    minutes: dict[str, list[dict[str, runs.Series]]] = {}
     for row in result.rows:
         read = [metrics.read(w) for w in row.workdirs if (Path(w) / metrics.FILE).exists()]
         if read:
             groups[row.name] = [runs.series(rows) for rows in read]
-        for line in (line for rows in read for line in rows if "loss" not in line):
-            probes |= dict.fromkeys(name for name in line if name in SCORES or name in result.evals)
+            clocks = [metrics.clock(rows, row.settings["data.batch_size"]) for rows in read]
+            minutes[row.name] = _against_minutes(groups[row.name], clocks)
+    logged = {name for seeds in groups.values() for seed in seeds for name in seed}
     figures = {}
-    for metric in [
-        *sorted(probes, key=lambda name: list(SCORES).index(name) if name in SCORES else 99),
+    for metric in (name for name in {**SCORES, **dict.fromkeys(result.evals)} if name in logged):
+        title = f"{_label(metric)}, validation split"
+        figures |= _curves(result, groups, metric, f"curve-{metric}", title=title, percent=True)
+        if metric == result.evals[0]:
+            name = f"curve-{metric}-minutes"
+            figures |= _curves(result, minutes, metric, name, title=title, axis="minutes", percent=True)
+    return figures | _curves(
+        result,
+        groups,
         "loss",
-    ]:
-        lines = {
-            name: [seed[metric] for seed in seeds]
-            for name, seeds in groups.items()
-            if all(metric in seed for seed in seeds)
-        }
-        first = {name: lines.pop(name) for name in [result.baseline] if name in lines}
-        others, size = list(lines), plots.MAX_SERIES - len(first)
-        for number, start in enumerate(range(0, max(len(others), len(first)), size)):
-            shown = {**first, **{name: lines[name] for name in others[start : start + size]}}
-            seeds = max(map(len, shown.values()))
-            caption = (
-                f"Mean of {seeds} seeds; the band is ± one standard deviation." if seeds > 1 else "One seed."
-            )
-            caption += " Losses of different methods cannot be compared." if metric == "loss" else ""
-            name = f"curve-{metric}" + (f"-{number + 1}" if number else "")
-            figures[name] = plots.curves(
-                shown,
-                title="training loss" if metric == "loss" else f"{_label(metric)}, validation split",
-                percent=metric != "loss",
-                caption=caption,
-                name=name,
-            )
+        "curve-loss",
+        title="training loss",
+        note=" Losses of different methods cannot be compared.",
+    )
+
+
+def _against_minutes(seeds: list[dict[str, runs.Series]], clocks) -> list[dict[str, runs.Series]]:
+    """The series with minutes for steps, the same minutes for all seeds: their mean."""
+
+    def mean_minutes(steps):
+        return [statistics.fmean(float(np.interp(step, *clock)) / 60 for clock in clocks) for step in steps]
+
+    return [{name: (mean_minutes(steps), values) for name, (steps, values) in seed.items()} for seed in seeds]
+
+
+def _curves(
+    result: Result, groups, metric: str, name: str, note: str = "", **options
+) -> dict[str, svg.Figure]:
+    """A metric of all rows that have it: as many figures as its lines need, each with the baseline."""
+    lines = {
+        row: [seed[metric] for seed in seeds]
+        for row, seeds in groups.items()
+        if all(metric in seed for seed in seeds)
+    }
+    first = {row: lines.pop(row) for row in [result.baseline] if row in lines}
+    others, size = list(lines), plots.MAX_SERIES - len(first)
+    figures = {}
+    for number, start in enumerate(range(0, max(len(others), len(first)), size)):
+        shown = {**first, **{row: lines[row] for row in others[start : start + size]}}
+        seeds = max(map(len, shown.values()))
+        caption = (
+            f"Mean of {seeds} seeds; the band is ± one standard deviation." if seeds > 1 else "One seed."
+        )
+        file = name + (f"-{number + 1}" if number else "")
+        figures[file] = plots.curves(shown, caption=caption + note, name=file, **options)
     return figures
 
 

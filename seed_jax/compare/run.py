@@ -139,11 +139,9 @@ def costs(directory: Path) -> dict:
     images are those of `plan.make` on one device, and None if the teacher is not here.
     """
     rows, batch = metrics.read(directory), workdir.settings_of(directory)["data.batch_size"]
-    timed = [row for row in rows if "images_per_second" in row]
     steps = max((row["step"] for row in rows if "loss" in row), default=0)
-    windows = np.diff([0, *(row["step"] for row in timed)])
-    seconds = sum(n * batch / row["images_per_second"] for n, row in zip(windows, timed, strict=True))
-    found = {"steps": steps, "images": steps * batch, "seconds": float(seconds)}
+    _, seconds = metrics.clock(rows, batch)
+    found = {"steps": steps, "images": steps * batch, "seconds": float(seconds[-1])}
     try:
         made = plan.make(config_lib.resolve(workdir.raw_of(directory)), devices=1)
     except UserError:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from seed_jax.data import files
 from seed_jax.errors import UserError
@@ -182,6 +183,18 @@ def read(path: str | os.PathLike) -> list[dict[str, float | str]]:
                 f"{path}, line {number} is not a line of metrics ({error}): remove it."
             ) from error
     return rows
+
+
+def clock(rows: Iterable[Mapping[str, float | str]], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and the seconds that training had taken by then: of steps alone, not of probes or compiling.
+
+    >>> clock([{"step": 2, "images_per_second": 32.0}, {"step": 4, "images_per_second": 64.0}], batch_size=64)
+    (array([0, 2, 4]), array([0., 4., 6.]))
+    """
+    timed = [(row["step"], row["images_per_second"]) for row in rows if "images_per_second" in row]
+    steps = np.array([0, *(step for step, _ in timed)])
+    seconds = np.diff(steps) * batch_size / np.array([speed for _, speed in timed])
+    return steps, np.cumsum([0.0, *seconds])
 
 
 def last_score(rows: Iterable[Mapping[str, float]]) -> float | None:

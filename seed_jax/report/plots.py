@@ -48,6 +48,7 @@ def curves(
     lines: Curves,
     *,
     title: str,
+    axis: str = "step",
     percent: bool = False,
     caption: str = "",
     name: str = "plot",
@@ -59,6 +60,7 @@ def curves(
     Args:
       lines: at most `MAX_SERIES` names, each with one (steps, values) pair per seed.
       title: of the figure.
+      axis: name of the horizontal axis.
       percent: the values are fractions; show them in percent.
       caption: shown below the figure.
       name: prefix of the ids inside the SVG; must be unique in a page.
@@ -72,13 +74,15 @@ def curves(
         room = 0.81 if above or not names else 0.83 - room
         axes = figure.add_axes((0.13, 36 / height, room, 0.66 * 72 * svg.SIZE[1] / height))
         svg.title(figure, f"{title}, %" if percent else title)
-        ends = _draw(axes, lines, 100.0 if percent else 1.0)
+        ends = _draw(axes, lines, axis, 100.0 if percent else 1.0)
         if above:
             svg.key(figure, [("●", lines, colour) for lines, colour in zip(above, svg.SERIES, strict=False)])
         elif names:
             _label_ends(axes, ends)
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
-    return svg.Figure(svg.inline(output.getvalue(), name, _describe(title, ends)), caption)
+    return svg.Figure(
+        svg.inline(output.getvalue(), name, _describe(f"{title} against {axis}", ends)), caption
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +287,7 @@ def _overlap(a, b) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _draw(axes, lines: Curves, unit: float) -> list[tuple[str, float, float, str]]:
+def _draw(axes, lines: Curves, axis: str, unit: float) -> list[tuple[str, float, float, str]]:
     """Draw everything but the names; return (name, last value, its deviation, colour) of every line."""
     from matplotlib.ticker import MaxNLocator
 
@@ -302,11 +306,11 @@ def _draw(axes, lines: Curves, unit: float) -> list[tuple[str, float, float, str
         if len(finite):
             ends.append((label, mean[finite[-1]], deviation[finite[-1]], colour))
     axes.margins(x=0.01, y=0.08)
-    axes.set_xlabel("step", loc="right", labelpad=1, color=svg.INK)
+    axes.set_xlabel(axis, loc="right", labelpad=1, color=svg.INK)
     axes.grid(axis="y", color=svg.FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=axis == "step"))
     if len(steps := {step for line in axes.lines for step in line.get_xdata()}) == 1:
         axes.set_xticks([*steps])
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -336,4 +340,4 @@ def _describe(title: str, ends) -> str:
         f"{label} ends at {value:.4g}" + (f" ± {spread:.2g}" if spread else "")
         for label, value, spread, _ in ends
     ]
-    return f"{title} against step: {', '.join(sentences)}."
+    return f"{title}: {', '.join(sentences)}."

@@ -164,7 +164,20 @@ def test_only_settings_that_differ(tmp_path):
 
 def test_each_figure_of_curves_has_the_baseline(tmp_path):
     figures = page.curve_figures(made_up.result(tmp_path))
-    assert {name for name in figures if "knn" in name} == {"curve-knn", "curve-knn-2"}
+    assert {name for name in figures if "knn" in name} == {
+        *("curve-knn", "curve-knn-2"),
+        *("curve-knn-minutes", "curve-knn-minutes-2"),
+    }
     for figure in figures.values():
         assert "MoCo-v2 alone ends at" in figure.svg
     assert "SEED 10x ends at" in figures["curve-loss-2"].svg
+    assert "validation split against minutes: MoCo" in figures["curve-knn-minutes"].svg
+
+
+def test_minutes_are_the_mean_of_the_seeds():
+    clocks = [([0, 10], [0.0, 60.0]), ([0, 10], [0.0, 180.0])]
+    seeds = [{"knn": ([0, 5, 10], [0.1, 0.2, 0.3])}, {"knn": ([0, 10], [0.1, 0.4])}]
+    assert page._against_minutes(seeds, clocks) == [
+        {"knn": ([0.0, 1.0, 2.0], [0.1, 0.2, 0.3])},
+        {"knn": ([0.0, 2.0], [0.1, 0.4])},
+    ]

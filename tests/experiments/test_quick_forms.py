@@ -10,15 +10,18 @@ import tiny
 from seed_jax import config, models
 from seed_jax.compare import Trained, cells, collect, run, spec
 
-EXPERIMENTS = sorted(Path(__file__).parents[2].glob("experiments/*/compare.py"))
+FOLDER = Path(__file__).parents[2] / "experiments"
+EXPERIMENTS = {
+    path.parent.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rglob("compare.py"))
+}
 
 
 def comparisons(quick):
-    return [pytest.param(spec.load(path, quick), id=path.parent.name) for path in EXPERIMENTS]
+    return [pytest.param(spec.load(path, quick), id=name) for name, path in EXPERIMENTS.items()]
 
 
 def test_there_are_experiments():
-    assert {"quickstart", "lite0"} <= {path.parent.name for path in EXPERIMENTS}
+    assert {"quickstart", "lite0", "small_data/tiles", "small_data/clothes"} <= {*EXPERIMENTS}
 
 
 @pytest.mark.parametrize("comparison", comparisons(quick=False))
@@ -51,7 +54,8 @@ def _tiny(row):
     return dataclasses.replace(row, config=raw, overrides={})
 
 
-def test_each_experiment_says_what_it_claims():
-    for path in EXPERIMENTS:
-        readme = path.with_name("README.md").read_text()
-        assert f"compare experiments/{path.parent.name}" in readme
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_experiment_says_what_it_claims(name):
+    folder = FOLDER / name
+    readme = next(path for path in (folder, folder.parent) if (path / "README.md").exists()) / "README.md"
+    assert f"compare experiments/{name}" in readme.read_text()
