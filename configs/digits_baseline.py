@@ -28,4 +28,4 @@ def small_student(c):
     c.student.options.width = 0.5
     c.student.options.dropout = 0.0
     c.data.crop_scale = (0.85, 1.0)
-    c.train.epochs = 14.0
+    c.train.epochs = 24.0
