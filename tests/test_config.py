@@ -128,3 +128,35 @@ def test_smoke_keeps_the_method_and_needs_nothing():
     assert c.method.tau_student == 0.3
     assert c.method.queue_size % c.data.batch_size == 0
     assert c.train.steps <= 10
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1", r"own\.py has no function get_config: add it\."),
+        ("open('/no such file')", r"own\.py, line 1, cannot be run \(FileNotFoundError: .*/no such file.*\)"),
+        (
+            "import json\n\n\ndef get_config():\n    return json.loads('{')",
+            r"own\.py, line 5, cannot be run \(JSONDecodeError: [^\n]*\): correct it\.$",
+        ),
+        ("def get_config():\n    return 3", "get_config returned int: let it return a ConfigDict"),
+        ("raise ValueError", r"own\.py, line 1, cannot be run \(ValueError\): correct it\.$"),
+        (
+            "from seed_jax import config\n\n\ndef get_config():\n    return config.default('sed')",
+            "^Unknown method 'sed': did you mean 'seed'",
+        ),
+    ],
+)
+def test_a_config_file_that_cannot_be_run(tmp_path, text, words):
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(UserError, match=words):
+        config.load(str(tmp_path / "own.py"))
+
+
+def test_a_variant_is_the_argument_of_the_function(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from seed_jax import config\n\n\ndef get_config(size='large'):\n"
+        "    c = config.default('seed')\n    c.data.dir = size\n    return c"
+    )
+    path = str(tmp_path / "own.py")
+    assert [config.load(file).data.dir for file in (path, f"{path}:small")] == ["large", "small"]

@@ -171,12 +171,9 @@ def load(path: Path, quick: bool = False) -> Comparison:
     """The comparison that a file describes: what its function `get_comparison(quick)` returns.
 
     Raises:
-      UserError: the file cannot be read or run, or does not return a `Comparison`.
+      UserError: as `config.call`, or the file does not return a `Comparison`.
     """
-    module = config_lib.module(path)
-    if not hasattr(module, FUNCTION):
-        raise UserError(f"{path} has no function {FUNCTION}(quick=False) that returns a Comparison: add it.")
-    made = getattr(module, FUNCTION)(quick=quick)
+    made = config_lib.call(path, FUNCTION, quick=quick)
     if not isinstance(made, Comparison):
         raise UserError(f"{path}: {FUNCTION} returned {type(made).__name__}: let it return a Comparison.")
     return made

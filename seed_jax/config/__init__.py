@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import traceback
 import typing
 from pathlib import Path
 
@@ -26,12 +27,12 @@ __all__ = [
     "Student",
     "Teacher",
     "Train",
+    "call",
     "check_splits",
     "default",
     "keys",
     "load",
     "located",
-    "module",
     "packaged",
     "resolve",
     "smoke",
@@ -68,34 +69,46 @@ def located(file: str) -> str:
     return f"{path}{colon}{variant}"
 
 
-def module(path: str | os.PathLike):
-    """Run a Python file of the user's, a config or a comparison, and return it as a module.
+def call(path: str | os.PathLike, name: str, *arguments, **options):
+    """Run a Python file of the user's, a config or a comparison, and return what its function `name` returns.
+
+    Args:
+      arguments, options: of the function.
 
     Raises:
-      UserError: there is no such file, or it cannot be run.
+      UserError: there is no such file or function, or the user's code raises an exception. If that is a
+        `UserError`, it is raised as it is.
     """
     path = Path(path)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or not path.is_file():
         raise UserError(f"There is no Python file {path}: name one that ends in .py.")
-    found = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(found)
-    except SyntaxError as error:
-        raise UserError(f"{path}: line {error.lineno} is not valid Python ({error.msg}).") from error
-    except (ImportError, NameError, AttributeError, TypeError, KeyError) as error:
-        raise UserError(f"{path} cannot be run ({type(error).__name__}: {error}): correct it.") from error
-    return found
+        spec.loader.exec_module(module)
+        if hasattr(module, name):
+            return getattr(module, name)(*arguments, **options)
+    except UserError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f", line {frame.lineno}," for frame in frames if frame.filename == spec.origin]
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+        raise UserError(f"{path}{lines[-1] if lines else ''} cannot be run ({what}): correct it.") from error
+    raise UserError(f"{path} has no function {name}: add it.")
 
 
 def load(file: str) -> ml_collections.ConfigDict:
     """Load a config from a file or by the name of a packaged one; `file` may end in `:VARIANT`.
 
     Raises:
-      UserError: as `located` and `module`, or the file has no such variant.
+      UserError: as `located` and `call`, the file has no such variant, or it returns no ConfigDict.
     """
     path, _, variant = located(file).partition(":")
-    return module(path).get_config(variant)
+    made = call(path, "get_config", *([variant] if variant else []))
+    if not isinstance(made, ml_collections.ConfigDict):
+        raise UserError(f"{path}: get_config returned {type(made).__name__}: let it return a ConfigDict.")
+    return made
 
 
 def default(method: str) -> ml_collections.ConfigDict:

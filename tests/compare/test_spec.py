@@ -57,9 +57,11 @@ def test_an_override_that_is_no_key():
     ("text", "message"),
     [
         (None, "There is no Python file"),
-        ("x =", "line 1 is not valid Python"),
+        ("x =", r"compare.py cannot be run \(SyntaxError: invalid syntax .*line 1\)"),
         ("x = 1", "has no function get_comparison"),
-        ("import nothing_of_this_name", "cannot be run"),
+        ("import nothing_of_this_name", "compare.py, line 1, cannot be run .*nothing_of_this_name"),
+        ("def get_comparison(): return 3", "cannot be run .*unexpected keyword argument 'quick'"),
+        ("def get_comparison(quick):\n    return [][1]", "line 2, cannot be run .IndexError: list index"),
         ("def get_comparison(quick): return 3", "returned int"),
     ],
 )
