@@ -4,9 +4,10 @@ import numpy as np
 
 from seed_jax.evals.base import SharedFeatures
 from seed_jax.evals.features import check
+from seed_jax.report.metrics import MOST_IMAGES
 
 K = 10  # as SEED's kNN
-IMAGES = 512  # of which all pairs are compared
+IMAGES = MOST_IMAGES["neighbours"]  # of which all pairs are compared
 
 
 class Neighbours:

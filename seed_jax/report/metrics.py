@@ -19,6 +19,7 @@ FILE = "metrics.jsonl"
 BASELINES = ("teacher_", "pixels_")  # prefixes of the scores of other networks than the student
 DECIDING = ("top1", "knn", "neighbours")  # the first of these decides the best checkpoint
 SHARES = frozenset({"knn", "linear", "accuracy", "top1", "top5", "neighbours"})  # see `is_share`
+MOST_IMAGES = {"neighbours": 512}  # scores that are of at most so many of a probe's images
 
 
 class MetricsWriter:

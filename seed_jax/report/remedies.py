@@ -9,6 +9,13 @@ from seed_jax import models
 RATES = {"sgd": (0.03, 0.3), "adamw": (1e-4, 1e-3)}  # rates for the batch that the configs here use
 TAU_TEACHER = 0.01  # the best in SEED's table of temperatures
 FEW_STEPS = 5_000
+DEFAULTS = {  # of the keys that are read here: the config of an old run lacks newer ones
+    "data": {"batch_size": 256},
+    "method": {},
+    "optim": {"name": "sgd", "lr": 0.03, "lr_batch": 256},
+    "student": {"model": "mobilenetv3_large", "options": {}},
+    "train": {"epochs": 0.0, "steps": 0, "examples": 0},
+}
 LAGGING = 10  # a run is short below this many time constants of the running statistics
 
 
@@ -25,19 +32,20 @@ def remedies(config: Mapping, manifest: Mapping, *, fell: bool) -> list[str]:
     ['method.queue_size=640 (1,024 is more than half of the 1,378 training images)']
 
     Args:
-      config: of the run, as in config.json.
-      manifest: of the run.
+      config: of the run, as in config.json; missing keys have their defaults.
+      manifest: of the run, with `steps`; without the number of images nothing is said of the queue.
       fell: whether the score fell, by more than its error.
     """
+    config = {name: defaults | config.get(name, {}) for name, defaults in DEFAULTS.items()}
     found = [_queue(config, manifest), _temperature(config), _rate(config, fell)]
     found += [_statistics(config, manifest), _length(config, manifest)]
     return [remedy for remedy in found if remedy]
 
 
 def _queue(config, manifest) -> str:
-    if "queue_size" not in config["method"]:
+    size, images = config["method"].get("queue_size"), manifest.get("data", {}).get("images")
+    if size is None or images is None:
         return ""
-    size, images = config["method"]["queue_size"], manifest["data"]["images"]
     batch = config["data"]["batch_size"]
     smaller = max(batch, images // 2 // batch * batch)
     if size <= images / 2 or smaller >= size:
@@ -82,7 +90,7 @@ def _statistics(config, manifest) -> str:
 
 def _length(config, manifest) -> str:
     train = config["train"]
-    if manifest["steps"] >= FEW_STEPS:
+    key = next((key for key in ("epochs", "steps", "examples") if train[key]), "")
+    if manifest["steps"] >= FEW_STEPS or not key:
         return ""
-    key = next(key for key in ("epochs", "steps", "examples") if train[key])
     return f"train.{key}={2 * train[key]} (twice as long)"

@@ -31,7 +31,7 @@ class Course:
       name: of the score.
       points: step and score of the student at each probe, in the order of the steps; not empty.
       teacher, pixels: scores of the teacher and of raw pixels; None without one.
-      images: number of images that were scored; None if it is not known.
+      images: number of images that the score is of; None if it is not known.
     """
 
     name: str
@@ -61,8 +61,8 @@ class Course:
     def error(self) -> float:
         """Two binomial standard errors of the change of a share; 0 if `images` is not known.
 
-        The formula is of the difference of two independent shares. The images of both probes are the same, so
-        the true error is smaller.
+        This is the formula for two independent proportions. Both probes score the same images, so the true
+        error is smaller.
         """
         (_, first), (_, last) = self.first, self.last
         return 2 * math.sqrt((first * (1 - first) + last * (1 - last)) / self.images) if self.images else 0.0
@@ -76,25 +76,25 @@ class Course:
         return _show(self.name, value)
 
 
-def wilson(share: float, images: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of independent images (Wilson 1927, without continuity correction).
+def wilson(proportion: float, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion of independent images (1927, without continuity correction).
 
-    It suits shares near 0 and 1 too. For a mean of numbers in [0, 1], such as `neighbours`, it is on the wide
-    side: no distribution on [0, 1] with that mean has a larger variance than the binomial one.
+    It suits proportions near 0 and 1 too. For a mean of numbers in [0, 1], such as `neighbours`, it is on the
+    wide side: no distribution on [0, 1] with that mean has a larger variance than the binomial one.
 
     >>> "{:.3f} {:.3f}".format(*wilson(0.75, 100))
     '0.657 0.825'
 
     Args:
-      share: in [0, 1].
+      proportion: in [0, 1].
       images: 1 or more.
 
     Returns:
       The lower and the upper end, in [0, 1].
     """
     spread = Z**2 / images
-    centre = (share + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / images + spread / (4 * images))
+    centre = (proportion + spread / 2) / (1 + spread)
+    half = Z / (1 + spread) * math.sqrt(proportion * (1 - proportion) / images + spread / (4 * images))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -104,7 +104,7 @@ def probe_line(scores: Mapping[str, float], start: Mapping[str, float], images: 
     Args:
       scores: of this probe by name; other networks' have the prefixes `metrics.BASELINES`.
       start: the scores of the probe at step 0; empty if this is it, or if they are lost.
-      images: the number of images that were scored, for the interval of a share; None for no interval.
+      images: the number of images of a probe, for the interval of a share; None for no interval.
 
     >>> probe_line({"knn": 0.33, "pixels_knn": 0.599, "teacher_knn": 0.842}, {})
     'student kNN 33.0 % (raw pixels 59.9 %; teacher 84.2 %)'
@@ -114,7 +114,7 @@ def probe_line(scores: Mapping[str, float], start: Mapping[str, float], images: 
     known = {**start, **scores}
     parts = []
     for name in (name for name in scores if not name.startswith(metrics.BASELINES)):
-        beside = [interval] if (interval := _interval(name, scores[name], images)) else []
+        beside = [interval] if (interval := _interval(name, scores[name], _scored(name, images))) else []
         beside += [f"{_show(name, start[name])} at the start"] if name in start else []
         if metrics.is_share(name) and f"pixels_{name}" in known:
             beside += [f"raw pixels {_show(name, known[f'pixels_{name}'])}"]
@@ -150,15 +150,15 @@ def milestone(workdir: str | os.PathLike, step: int) -> str:
 
 def _milestone(c: Course, done: float, usual: Sequence[str]) -> str:
     """The sentence after the share `done` of the steps; `usual`: what usually helps."""
-    name, begin = NAMES.get(c.name, c.name), f"After {100 * done:.0f} % of the steps"
-    name = f"the {name}" if c.name == IMITATION else name
-    below = f", still below raw pixels, {c.show(c.pixels)}" if _below_pixels(c) else ""
+    name = f"{'the ' if c.name == IMITATION else ''}{NAMES.get(c.name, c.name)}"
+    begin = f"At {100 * done:.0f} % of the run {name} has"
+    below = f" and is still below raw pixels, {c.show(c.pixels)}" if _below_pixels(c) else ""
     if c.gained:
         way = f", {way}" if (way := _way(c)) else ""
-        return f"{begin}: {name} has risen by {100 * c.change:.1f} points{way}{below}."
-    error = f", error of {c.images:,} images {100 * c.error:.1f}" if c.images else ""
-    help_ = f": if it stays so, {_usual(usual)}" if usual else ""
-    return f"{begin} no gain of {name} shows yet ({100 * c.change:+.1f} points{error}){below}{help_}."
+        return f"{begin} risen by {100 * c.change:.1f} points{way}{below}."
+    noise = f"; noise on {c.images:,} images: ±{100 * c.error:.1f}" if c.images else ""
+    advice = f" If it stays that way, try {_listed(usual)}." if usual else ""
+    return f"{begin} not clearly improved ({100 * c.change:+.1f} points{noise}){below}.{advice}"
 
 
 def answer(workdir: str | os.PathLike) -> tuple[str, Table | None]:
@@ -183,8 +183,8 @@ def answer(workdir: str | os.PathLike) -> tuple[str, Table | None]:
     config = _read(workdir, "config.json")
     ended = c.first[0] < c.last[0] >= manifest.get("steps", math.inf)
     if config and ended and metrics.is_share(c.name) and not c.gained:
-        usual = _usual(remedies(config, manifest, fell=_fell(c)))
-        said += f" {usual[0].upper()}{usual[1:]}." if usual else ""
+        usual = remedies(config, manifest, fell=_fell(c))
+        said += f" Try {_listed(usual)}." if usual else ""
     return said, _table(list(courses.values()), manifest)
 
 
@@ -196,7 +196,7 @@ def _sentence(c: Course) -> str:
     known += [f"raw pixels have {c.show(c.pixels)}"] if c.pixels is not None else []
     known = f"; {' and '.join(known)}" if known else ""
     if begin == end:
-        return f"There is only one probe yet: the student's {name} is {c.show(last)} at step {end}{known}."
+        return f"There is only one probe so far: the student's {name} is {c.show(last)} at step {end}{known}."
     moved = "rose" if last > first else "fell" if last < first else "stayed the same,"
     highest = f" (best: {c.show(best)} at step {at})" if at not in (begin, end) else ""
     course = (
@@ -204,17 +204,16 @@ def _sentence(c: Course) -> str:
         f"at step {end}{highest}"
     )
     if not metrics.is_share(c.name):
-        return f"Whether training has helped is not measured: {course}{known}."
-    verdict = "Training has helped" if c.gained else "Training has not helped"
-    noise = ""
-    if c.images and abs(c.change) <= c.error:
-        verdict, noise = (
-            "Training is not shown to help",
-            f", a change within the error of {c.images:,} images",
-        )
+        return f"These scores cannot tell whether training helped: {course}{known}."
+    noisy = c.images and abs(c.change) <= c.error
+    if noisy:
+        verdict = "No clear gain in imitating the teacher" if imitation else "No clear gain"
+    else:
+        verdict = "Training has helped" if c.gained else "Training has not helped"
+        verdict += " the student to imitate its teacher" if imitation else ""
+    noise = f", within the noise of {c.images:,} images" if noisy else ""
     way = f", {_way(c)}" if c.gained and _way(c) else ""
     below = ", and it is still below raw pixels" if _below_pixels(c) else ""
-    verdict += " the student to imitate its teacher" if imitation else ""
     note = " This measures imitation, not accuracy." if imitation else ""
     return f"{verdict}: {course}{noise}{way}{below}{known}.{note}"
 
@@ -260,12 +259,9 @@ def _fell(c: Course) -> bool:
     return c.change < -c.error
 
 
-def _usual(usual: Sequence[str]) -> str:
-    if not usual:
-        return ""
-    *others, last = usual
-    listed = f"{', '.join(others)} and {last}" if others else last
-    return f"usual remedies are {listed}"
+def _listed(texts: Sequence[str]) -> str:
+    *others, last = texts
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _courses(rows: Sequence[Mapping], manifest: Mapping) -> dict[str, Course]:
@@ -282,7 +278,9 @@ def _courses(rows: Sequence[Mapping], manifest: Mapping) -> dict[str, Course]:
         return next(iter(dict(sorted(points.get(name, {}).items())).values()), None)
 
     return {
-        name: Course(name, sorted(of.items()), first(f"teacher_{name}"), first(f"pixels_{name}"), images)
+        name: Course(
+            name, sorted(of.items()), first(f"teacher_{name}"), first(f"pixels_{name}"), _scored(name, images)
+        )
         for name, of in points.items()
         if not name.startswith(metrics.BASELINES)
     }
@@ -294,13 +292,13 @@ def _no_probe(workdir: Path, rows: Sequence[Mapping]) -> str:
     config, manifest = _read(workdir, "config.json"), _read(workdir, "manifest.json")
     if not (config and manifest):
         return wait
-    names = config["evals"].get("names")  # None in runs from before this key
+    names = config.get("evals", {}).get("names")  # None in runs from before this key
     trained = max((row["step"] for row in rows if "loss" in row), default=0)
     if names == []:
         reason = "evals.names is empty"
     elif names and "knn" not in names and trained:
         reason = f"evals.names is {','.join(names)}, which scores nothing on this network"
-    elif trained < manifest["steps"]:
+    elif trained < manifest.get("steps", math.inf):
         return wait
     else:
         return f"Whether training helps is not known: the run has ended, and {metrics.FILE} has no probe."
@@ -317,6 +315,11 @@ def _read(workdir: Path, name: str) -> dict:
 
 def _show(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if metrics.is_share(name) else f"{value:.3g}"
+
+
+def _scored(name: str, images: int | None) -> int | None:
+    """The number of images that a score is of, for a probe of `images`."""
+    return images and min(images, metrics.MOST_IMAGES.get(name, images))
 
 
 def _interval(name: str, value: float, images: int | None) -> str:

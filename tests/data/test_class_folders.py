@@ -133,7 +133,7 @@ def test_without_labels_and_teacher_there_is_the_effective_rank(folders, tmp_pat
     loop.run(raw(folders / "loose", "moco"), tmp_path)
     said = capsys.readouterr().out
     assert "so probes measure effective rank, on 16 of the training images" in said
-    assert "Whether training has helped is not measured: the student's effective rank" in said
+    assert "These scores cannot tell whether training helped: the student's effective rank" in said
 
 
 def test_the_image_that_prevents_classes_is_named(folders, tmp_path):
