@@ -13,7 +13,7 @@ from seed_jax.evals.features import check
 
 
 class Knn:
-    """The evaluator `knn`: accuracy of `knn` with the feature `evals.feature` and `evals.k` neighbours.
+    """The evaluator `knn`: `correct` with the feature `evals.feature` and `evals.k` neighbours.
 
     A bank of fewer than `evals.k` images is used whole for each query.
     """
@@ -41,16 +41,6 @@ class Knn:
         return {"knn": right}
 
 
-def knn(bank, bank_labels, queries, query_labels, **options) -> float:
-    """Accuracy in [0, 1]: the share of queries that are `correct`, which has the arguments.
-
-    >>> bank, queries = np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), np.array([[2.0, 0.1], [0.1, 3.0]])
-    >>> knn(bank, [0, 1, 1], queries, [0, 1], mesh=parallel.make_mesh(), k=3)  # class 1 outvotes class 0
-    0.5
-    """
-    return float(np.mean(correct(bank, bank_labels, queries, query_labels, **options)))
-
-
 def correct(
     bank: np.ndarray,
     bank_labels: np.ndarray,
@@ -74,6 +64,8 @@ def correct(
     >>> bank, queries = np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), np.array([[2.0, 0.1], [0.1, 3.0]])
     >>> correct(bank, [0, 1, 1], queries, [0, 1], mesh=parallel.make_mesh(), k=1)
     array([ True,  True])
+    >>> correct(bank, [0, 1, 1], queries, [0, 1], mesh=parallel.make_mesh(), k=3)  # class 1 outvotes class 0
+    array([False,  True])
 
     Args:
       bank: float `[N, D]`; normalised to length 1 here, as the queries are.

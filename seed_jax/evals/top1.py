@@ -5,19 +5,13 @@ import numpy as np
 from seed_jax.evals.base import SharedFeatures
 
 
-def top1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share in [0, 1] of the examples that are `correct`.
-
-    >>> top1(np.array([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5]]), np.array([1, 1, 0]))  # right, wrong, right
-    0.6666666666666666
-    """
-    return float(np.mean(correct(logits, labels)))
-
-
 def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which examples have their largest logit at their own class, bool `[N]`.
 
     If several classes share the largest logit, the lowest of these classes is the prediction.
+
+    >>> correct(np.array([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5]]), np.array([1, 1, 0]))
+    array([ True, False,  True])
 
     Args:
       logits: `[N, C]`.

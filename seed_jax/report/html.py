@@ -143,22 +143,11 @@ def save(path: Path, text: str) -> Path:
     return path
 
 
-def standalone(figure: Figure) -> str:
-    """The text of an SVG file with the figure, for a README; it follows the reader's light or dark mode."""
-    return _file(figure.svg, style=f"<style>{_COLOURS}</style>")
-
-
 def printable(figure: Figure) -> str:
     """The text of an SVG file with the figure in fixed colours: tools for papers know no CSS variables."""
     light = dict(re.findall(r"(--[\w-]+): (#\w+);", _COLOURS.partition("@media")[0]))
-    return re.sub(r"var\((--[\w-]+)\)", lambda found: light[found[1]], _file(figure.svg, style=""))
-
-
-def _file(svg: str, style: str) -> str:
-    opening = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    body = svg.removeprefix("<svg")
-    end = body.index(">") + 1
-    return f"{opening}{body[:end]}{style}{body[end:]}\n"
+    body = re.sub(r"var\((--[\w-]+)\)", lambda found: light[found[1]], figure.svg.removeprefix("<svg"))
+    return f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"{body}\n'
 
 
 def _text(text: str) -> str:

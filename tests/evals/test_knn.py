@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from seed_jax import parallel
 from seed_jax.errors import UserError
-from seed_jax.evals.knn import knn
+from seed_jax.evals.knn import correct
 
 MESHES = {n: parallel.make_mesh(jax.devices()[:n]) for n in (1, 8)}
 
@@ -18,19 +18,19 @@ def clusters(rng, n, classes=4, width=6, noise=1.5):
 
 
 def brute_force(bank, bank_labels, queries, query_labels, k):
-    """The definition, one query at a time in float64."""
+    """Which queries are right by the definition, one query at a time in float64."""
     bank, queries = bank.astype(np.float64), queries.astype(np.float64)
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    right = 0
+    right = []
     for query, truth in zip(queries, query_labels, strict=True):
         similarity = bank @ query
         nearest = np.argsort(-similarity, kind="stable")[:k]
         votes = {}  # in order of the first neighbour, so that max() gives ties to the nearest
         for i in nearest:
             votes[bank_labels[i]] = votes.get(bank_labels[i], 0) + 1
-        right += max(votes, key=votes.get) == truth
-    return right / len(queries)
+        right.append(max(votes, key=votes.get) == truth)
+    return right
 
 
 @settings(max_examples=20, deadline=None)
@@ -45,8 +45,8 @@ def brute_force(bank, bank_labels, queries, query_labels, k):
 def test_agrees_with_the_definition(n, m, chunks, k, devices, seed):
     rng = np.random.default_rng(seed)
     bank, queries = clusters(rng, n), clusters(rng, m)
-    accuracy = knn(*bank, *queries, mesh=MESHES[devices], k=k, query_chunk=chunks[0], bank_chunk=chunks[1])
-    assert accuracy == pytest.approx(brute_force(*bank, *queries, k))
+    right = correct(*bank, *queries, mesh=MESHES[devices], k=k, query_chunk=chunks[0], bank_chunk=chunks[1])
+    assert right.tolist() == brute_force(*bank, *queries, k)
 
 
 def test_agrees_with_scikit_learn():
@@ -55,19 +55,19 @@ def test_agrees_with_scikit_learn():
     rng = np.random.default_rng(1)
     (bank, labels), (queries, truth) = clusters(rng, 300), clusters(rng, 101)
     model = KNeighborsClassifier(1, metric="cosine", algorithm="brute").fit(bank, labels)
-    accuracy = knn(bank, labels, queries, truth, mesh=MESHES[8], k=1, bank_chunk=77, query_chunk=32)
-    assert accuracy == pytest.approx(model.score(queries, truth))
+    right = correct(bank, labels, queries, truth, mesh=MESHES[8], k=1, bank_chunk=77, query_chunk=32)
+    np.testing.assert_array_equal(right, model.predict(queries) == truth)
 
 
 def test_a_tie_goes_to_the_nearest():
     bank = np.array([[1, 0], [0.9, 0.1], [0.5, 0.5], [0.4, 0.6]], np.float32)
-    accuracy = {k: knn(bank, [2, 1, 1, 2], bank[:1], [2], mesh=MESHES[1], k=k) for k in (2, 3, 4)}
-    assert accuracy == {2: 1.0, 3: 0.0, 4: 1.0}
+    right = {k: correct(bank, [2, 1, 1, 2], bank[:1], [2], mesh=MESHES[1], k=k)[0] for k in (2, 3, 4)}
+    assert right == {2: True, 3: False, 4: True}
 
 
 def test_of_equal_examples_the_earlier_counts_across_chunks():
     bank = np.ones((6, 3), np.float32)
-    assert knn(bank, [5, 4, 3, 2, 1, 0], bank[:1], [5], mesh=MESHES[1], k=1, bank_chunk=2) == 1.0
+    assert correct(bank, [5, 4, 3, 2, 1, 0], bank[:1], [5], mesh=MESHES[1], k=1, bank_chunk=2).all()
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_mistakes_are_named(change, named):
     }
     arguments = arguments | {"k": 1} | change
     with pytest.raises(UserError, match=named):
-        knn(**arguments, mesh=MESHES[1])
+        correct(**arguments, mesh=MESHES[1])
