@@ -123,8 +123,8 @@ class Evaluator(Protocol):
     Attributes:
       needs_bank: whether it reads the split 'bank', whose images then must have labels and must not be those
         that scores are measured on.
-      needs_labels: whether it needs labels of the queries. Those that do not run on data without labels, and
-        only those that do are part of the final evaluation, which reports accuracies.
+      needs_labels: whether it needs labels of the queries. On data without labels, probes run the evaluators
+        that need none. The final evaluation, which reports accuracies, runs those that need labels.
 
     Args:
       features: of the network that is scored, shared with the other evaluators of the probe.
@@ -139,9 +139,10 @@ class Evaluator(Protocol):
     def run(self, variables) -> dict[str, float | np.ndarray]:
         """Scores by name; the names must differ from those of other evaluators.
 
-        A score is any number, and more is better. Those in [0, 1] whose names have a word of
-        `report.metrics.SHARES` are shown in percent, with an interval. A score that is the mean of a quantity
-        of each query is returned as that quantity, bool or float `[M]`, so that comparisons can resample the
-        queries.
+        A value is a finite number, or a bool or float array `[M]` with a finite number for each query: the
+        score is then its mean, and comparisons resample the queries. More is better. Values must be in [0, 1]
+        if the evaluator needs labels, because the final evaluation reports percent, or if the name of the
+        score has a word of `report.metrics.SHARES`: such a score is shown in percent, with an interval. If it
+        is of fewer images than the probe has, `report.metrics.MOST_IMAGES` must say of how many.
         """
         ...

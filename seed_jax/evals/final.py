@@ -25,12 +25,13 @@ class Scores:
     """What one evaluation of a frozen network measured.
 
     Attributes:
-      values: by name, in [0, 1]: the score, or an array `[M]` with a number for each image, whose mean it is.
+      values: each score by name, in [0, 1], or an array `[M]` with a number in [0, 1] for each image, whose
+        mean is the score.
       parameters: number of parameters in the backbone.
       step: of the checkpoint; None for a network without one.
       split: of the images, as `data.test` names it.
       images: fingerprint of the split that was scored.
-      bank: fingerprint of the images that kNN and linear probe learned from.
+      note: a sentence that a reader of the scores must know; '' if there is none.
     """
 
     values: dict[str, float | np.ndarray]
@@ -38,7 +39,7 @@ class Scores:
     step: int | None
     split: str
     images: str
-    bank: str
+    note: str = ""
 
     def percent(self) -> dict[str, float]:
         """The scores in percent, and `parameters`."""
@@ -49,7 +50,9 @@ class Scores:
 def evaluate(
     directory: str | os.PathLike, *, best: bool = False, dir: str = "", split: str = "test"
 ) -> dict[str, float]:
-    """Accuracies of a run, in percent, on images that neither training nor any choice has seen.
+    """Accuracies of a run, in percent, on images that training has not seen.
+
+    No choice was made on them either, unless the data has only one of `val` and `test`: a warning says so.
 
     >>> seed_jax.evaluate("runs/mine")  # doctest: +SKIP
     {'parameters': 1517856, 'knn': 89.5, 'linear': 89.3}
@@ -58,14 +61,15 @@ def evaluate(
       directory: the workdir of the run.
       best: take the checkpoint with the best score on the validation split, not the newest one.
       dir: where the data of the run is now; '' if it has not moved.
-      split: 'test', or 'val', on which choices were made.
+      split: 'test', or 'val', whose images choices such as the best checkpoint were made on.
 
     Returns:
       `parameters` of the backbone, `knn`, `linear`, and `top1` of a classifier, as `score_network` measures
       them.
 
     Raises:
-      UserError: the data is missing or has no labels, or the run was trained on other data or on all of it.
+      UserError: the data is missing or has no labels, or the run was trained on different data or on all
+        images.
     """
     return score_run(directory, best=best, dir=dir, split=split).percent()
 
@@ -77,14 +81,6 @@ def score_run(
     run = workdir.load_run(directory, best=best)
     workdir.warn_of_resize(directory)
     d = _settled(run, dir or run.config.data.dir)
-    own = run.config.data
-    if missing := {own.val, own.test} - {d.val, d.test}:
-        logging.warning(
-            "%s has no split %s: the scores are of its split %s, on which choices were made, too",
-            d.dir,
-            *missing,
-            d.test,
-        )
     config = dataclasses.replace(run.config, data=d)
     try:
         train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
@@ -93,10 +89,13 @@ def score_run(
     then, now = run.manifest["data"].get("fingerprint"), train.fingerprint()
     if then not in (None, now):
         raise UserError(
-            f"{directory} was trained on other data than {d.dir or d.source} has (fingerprint {then}, not "
+            f"{directory} was trained on different data from {d.dir or d.source} (fingerprint {then}, not "
             f"{now}): pass the folder of the run's images with --dir."
         )
-    return dataclasses.replace(score_network(run.network, run.variables, config, split), step=run.step)
+    scores = score_network(run.network, run.variables, config, split)
+    if scores.note:
+        logging.warning("%s", scores.note)
+    return dataclasses.replace(scores, step=run.step)
 
 
 def _settled(run: workdir.Run, dir: str) -> Data:
@@ -113,8 +112,8 @@ def _settled(run: workdir.Run, dir: str) -> Data:
 def score_network(network: Network, variables, config: Config, split: str = "test") -> Scores:
     """The scores of a frozen network on `data.test` or `data.val`, image by image.
 
-    Nothing is chosen on the test split. With `split='val'` the learning rate of the linear probe is chosen on
-    the images that are scored.
+    The learning rate of the linear probe is chosen on `data.val`: with `split='val'` on the images that are
+    scored, and also if `data.test` is the same split, which `Scores.note` then says.
 
     Args:
       network: as for `SharedFeatures`, with its `variables`.
@@ -162,11 +161,17 @@ def score_network(network: Network, variables, config: Config, split: str = "tes
 
     fitted = linear.fit(*examples("bank"), *examples(chosen_on), num_classes=features.num_classes)
     values["linear"] = fitted.correct(*examples("queries"))
+    note = ""
+    if split == "test" and d.test == d.val:
+        note = (
+            f"{d.dir or d.source}: one split, {d.val}, serves as val and as test, so the best checkpoint and "
+            "the linear probe's learning rate are chosen on the images that are scored."
+        )
     return Scores(
         values,
         parameters=sum(x.size for x in jax.tree.leaves(variables["params"]["backbone"])),
         step=None,
         split=reported,
         images=sources["queries"].fingerprint(),
-        bank=sources["bank"].fingerprint(),
+        note=note,
     )

@@ -303,8 +303,8 @@ def _no_probe(workdir: Path, rows: Sequence[Mapping]) -> str:
     else:
         return f"Whether training helps is not known: the run has ended, and {metrics.FILE} has no probe."
     return (
-        f"Whether training helps is not known: {reason}, so there is no probe; add --config.evals.names=knn, "
-        "in another --workdir."
+        f"Whether training helps is not known: {reason}, so there is no probe; start again with "
+        "--config.evals.names=knn in another --workdir."
     )
 
 

@@ -184,7 +184,7 @@ def test_own_splits_without_val_or_test(folders, tmp_path, caplog, other, words)
     if other == "val":
         loop.run(raw(tmp_path / "data"), tmp_path / "run")
         assert evals([str(tmp_path / "run")]) == 0
-        assert "has no split test: the scores are of its split val, on which choices" in caplog.text
+        assert "one split, val, serves as val and as test, so the best checkpoint" in caplog.text
         assert json.loads((tmp_path / "run" / "manifest.json").read_text())["val_images"] == 40
 
 

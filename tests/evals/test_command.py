@@ -65,5 +65,5 @@ def test_other_data_is_one_sentence(trained, tmp_path, capsys):
     np.savez(tmp_path / "other.npz", **arrays)
     assert main([str(run), "--dir", str(tmp_path / "other.npz")]) == 1
     said = capsys.readouterr().err
-    assert f"{run} was trained on other data than {tmp_path / 'other.npz'} has" in said
+    assert f"{run} was trained on different data from {tmp_path / 'other.npz'} (fingerprint" in said
     assert said.count("\n") == 1

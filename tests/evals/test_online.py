@@ -174,14 +174,22 @@ def test_without_evaluators_or_features_there_is_nothing_to_run():
 
 
 def test_final_probe_reports_the_test_split():
-    scores = final.score_network(TwoClassifiers(), VARIABLES, resolved(k=1)).percent()
+    found = final.score_network(TwoClassifiers(), VARIABLES, resolved(k=1))
+    scores = found.percent()
     assert set(scores) == {"parameters", "knn", "linear", "top1", "exit1_top1"}
     want = KNeighborsClassifier(1).fit(*pixels("train")).score(*pixels("test"))
     np.testing.assert_allclose(scores["knn"], 100 * want)
     np.testing.assert_allclose(scores["top1"], 100 * np.mean(pixels("test")[1] == 3))
     np.testing.assert_allclose(scores["exit1_top1"], 100 * np.mean(pixels("test")[1] == 7))
     assert scores["linear"] > 90
-    assert scores["parameters"] == 5
+    assert (scores["parameters"], found.split, found.note) == (5, "test", "")
+
+
+def test_the_final_probe_notes_that_one_split_serves_for_choices_and_scores():
+    c = resolved(k=1, bank_size=50)
+    c = dataclasses.replace(c, data=dataclasses.replace(c.data, test="val"))
+    note = final.score_network(Pixels(), VARIABLES, c).note
+    assert note.startswith("digits: one split, val, serves as val and as test, so the best checkpoint")
 
 
 def test_an_unknown_feature_is_named():

@@ -264,7 +264,7 @@ def test_the_sentence_is_about_the_score_that_decides_the_best_checkpoint(tmp_pa
 @pytest.mark.parametrize(
     ("names", "classes", "words"),
     [
-        ([], 10, ["evals.names is empty", "--config.evals.names=knn, in another --workdir"]),
+        ([], 10, ["evals.names is empty", "--config.evals.names=knn in another --workdir"]),
         ([], 0, ["evals.names is empty", "--config.evals.names=knn"]),
         (["top1"], 10, ["evals.names is top1, which scores nothing", "--config.evals.names=knn"]),
         (["knn", "top1"], 10, ["not known yet", "wait for the first one"]),
