@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from seed_jax.compare import cells as cells_lib
-from seed_jax.compare import run, statistics
+from seed_jax.compare import run
 from seed_jax.compare.cells import Cell
+from seed_jax.compare.interval import interval
 from seed_jax.compare.results import Cost, Difference, Result, Row
 from seed_jax.compare.spec import Comparison, Trained
 from seed_jax.data import files
@@ -205,7 +206,7 @@ def _difference(name: str, score: str, row: Mapping, baseline: Mapping) -> Diffe
     ours, theirs = stack(row), stack(baseline)
     if not seeds or ours is None or theirs is None:
         return None
-    points, low, high = (100 * x for x in statistics.interval(ours, theirs))
+    points, low, high = (100 * x for x in interval(ours, theirs))
     return Difference(name, score, points, low, high, seeds=len(seeds), images=ours.shape[1])
 
 

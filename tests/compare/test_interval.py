@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from seed_jax.compare.statistics import interval
+from seed_jax.compare.interval import interval
 
 
 def scores(numbers, accuracy, *, seeds=3, images=350, spread=0.02):
