@@ -221,8 +221,8 @@ def _result(title, baseline, evals, rows, values, notes) -> Result:
                 continue
             if pairs[0].size == 1:
                 notes.append(
-                    f"{row.name}: {score} is one number for one seed, so no difference from {baseline} can be "
-                    "shown: more seeds would tell how far chance moves it."
+                    f"{row.name}: {score} is one number for one seed, so no difference from {baseline} can "
+                    "be shown: more seeds would tell how far chance moves it."
                 )
                 continue
             points, low, high = (100 * x for x in interval(*pairs))

@@ -183,7 +183,9 @@ def test_a_note_about_the_split_is_said_once(place):
     assert collect.of_cells(comparison, made, {}).notes == ("One split stands for both.",)
 
 
-def test_a_score_that_no_row_has_is_refused_and_no_share_is_shown(place):
+def test_a_score_that_no_row_has_is_refused_unless_a_row_failed(place):
     comparison, made = cells_of(place, {"a": {"rank": 70.0}, "b": {}}, evals=("knn", "top5"))
     with pytest.raises(UserError, match="Unknown score in evals 'top5': it is one of knn, linear"):
         collect.of_cells(comparison, made, {})
+    result = collect.of_cells(comparison, made, {made[1]: "the disk is full"})
+    assert set(result.row("a").scores) == {"knn", "linear"}  # a rank is no share
