@@ -75,6 +75,10 @@ def of_workdirs(directories: Sequence[Path], baseline: str) -> Result:
     for number, directory in enumerate(directories):
         if resolved[number] in resolved[:number]:
             raise UserError(f"The run {directory} is named twice: name each run once.")
+        if not all((directory / name).exists() for name in ("config.json", "manifest.json")):
+            raise UserError(
+                f"{directory} is not the workdir of a run: it has no config.json and manifest.json."
+            )
     groups = _groups(directories)
     names = [_place([str(member) for member in members]) for members in groups]
     rows, values = [], {}
@@ -159,8 +163,6 @@ def _measured(directory: Path) -> dict:
 
 
 def _seed(directory: Path) -> int:
-    if not (directory / "config.json").exists():
-        raise UserError(f"{directory} is not the workdir of a run: it has no config.json.")
     return workdir.settings_of(directory)["train.seed"]
 
 

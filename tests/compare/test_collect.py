@@ -97,6 +97,13 @@ def test_a_run_named_twice_is_refused(place):
         rows("a", "x/../a")
 
 
+def test_a_folder_without_a_manifest_is_no_run(place):
+    make(place, "a", 0)
+    (place.path / "a" / "manifest.json").unlink()
+    with pytest.raises(UserError, match="a is not the workdir of a run: it has no config.json and manifest"):
+        rows("a")
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 2, 1), (2, 1, 0, 3)])
 def test_runs_of_other_teachers_are_other_rows_in_any_order(place, order):
     for seed in (0, 1):
