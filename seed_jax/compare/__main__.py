@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 
@@ -25,14 +26,16 @@ docs/experiments.md explains the file.
 
 @command
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     workdirs = [path for path in options.what if (path / "config.json").exists()]
     if not workdirs:
         if len(options.what) > 1:
-            missing = next(path for path in options.what if not (path / "config.json").exists())
-            raise UserError(f"{missing} is not the workdir of a run: name runs, or one comparison file.")
-        return _file(options, options.what[0])
+            raise UserError(
+                f"{options.what[0]} is not the workdir of a run: name runs, or one comparison file."
+            )
+        return _file(options, arguments)
     if other := [path for path in options.what if path not in workdirs]:
         raise UserError(f"{other[0]} is not the workdir of a run: it has no config.json.")
     from seed_jax import parallel
@@ -42,11 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(options, flag):
             raise UserError(f"--{flag} is for a comparison file: runs that exist are not trained.")
     parallel.start()
-    _show(collect.of_workdirs(options.what, options.baseline), options.out or Path("runs/compare"))
+    result = collect.of_workdirs(options.what, options.baseline)
+    _show(result, options.out or Path("runs/compare"), arguments)
     return 0
 
 
-def _file(options, path: Path) -> int:
+def _file(options, arguments: list[str]) -> int:
+    path = options.what[0]
     path = path / "compare.py" if path.is_dir() else path
     comparison = spec.load(path, options.quick)
     if options.baseline:
@@ -70,7 +75,7 @@ def _file(options, path: Path) -> int:
         if cell.row in options.again and cell.folder.exists():
             print(f"compare: {cell}: the run before is now {cell.set_aside()}")
     failed = run.run(comparison, cells)
-    _show(collect.of_cells(comparison, cells, failed), out)
+    _show(collect.of_cells(comparison, cells, failed), out, arguments)
     for cell, why in failed.items():
         print(f"{cell} failed: {why}", file=sys.stderr)
     return 1 if failed else 0
@@ -87,11 +92,13 @@ def _plan(comparison, cells) -> None:
     print(f"\n{left} of {len(cells)} cells to run, about {seconds / 60:.0f} minutes, without probes.")
 
 
-def _show(result, out: Path) -> None:
-    """Print the table and what it shows, and write the page."""
+def _show(result, out: Path, arguments: list[str]) -> None:
+    """Print the table and what it shows, and write the page, which names the command."""
     from seed_jax.compare import page
     from seed_jax.report.tables import SCORES
 
+    typed = {"command": shlex.join(["seed-jax", "compare", *arguments])}
+    result = dataclasses.replace(result, provenance=typed | result.provenance)
     print(f"\n{page.scores_table(result).markdown()}\n")
     for difference in result.differences:
         print(f"{difference.row}, {SCORES.get(difference.score, difference.score)}: {difference.sentence()}")

@@ -1,10 +1,8 @@
 """From finished cells, or from workdirs that exist, to a `Result`."""
 
 import dataclasses
-import importlib.metadata
 import os
-import shlex
-import sys
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,22 +11,26 @@ import jax
 import numpy as np
 
 from seed_jax.compare import cells as cells_lib
-from seed_jax.compare import run, statistics
+from seed_jax.compare import run
 from seed_jax.compare.cells import Cell
+from seed_jax.compare.interval import interval
 from seed_jax.compare.results import Cost, Difference, Result, Row
 from seed_jax.compare.spec import Comparison, Trained
 from seed_jax.data import files
 from seed_jax.errors import UserError, unknown
+from seed_jax.report import metrics
 from seed_jax.train import workdir
 
-VERSIONS = ("jax", "flax", "optax", "numpy", "scipy")
+VERSIONS = ("jax", "flax", "optax", "numpy")  # of a run, named on the page
+ORIGINS = {"teacher.weights": "teacher", "student.init": "init"}  # keys of the config, and of the manifest
 
 
 def of_cells(comparison: Comparison, cells: Sequence[Cell], failed: Mapping[Cell, str]) -> Result:
     """The result of a comparison, as far as its cells are finished.
 
     Raises:
-      UserError: no cell is finished, or two of them were scored on other images.
+      UserError: no cell is finished, two of them were scored on other images, or no row has a score that
+        the comparison names.
     """
     rows, values = [], {}
     for spec in comparison.rows:
@@ -42,7 +44,7 @@ def of_cells(comparison: Comparison, cells: Sequence[Cell], failed: Mapping[Cell
                 scored,
                 workdirs=tuple(str(cell.folder) for cell in done.values()) if trained else (),
                 facts=[cell.facts() for cell in done.values()] if trained else [],
-                settings=_settings(next(iter(done.values())).folder) if trained and done else {},
+                settings=_shown([cell.folder for cell in done.values()]) if trained and done else {},
                 failed=tuple(_why(cell, failed[cell]) for cell in mine if cell in failed),
             )
         )
@@ -55,46 +57,44 @@ def _why(cell: Cell, failure: str) -> str:
 
 
 def of_workdirs(directories: Sequence[Path], baseline: str) -> Result:
-    """The comparison of runs that exist. Runs whose settings differ in `train.seed` alone are one row.
+    """The comparison of runs that exist.
 
-    Runs of the same settings and seed, which differ in their teacher's weights, are different rows.
+    Runs that differ in `train.seed` alone are one row. They have the same settings and come from the same
+    weights: the same file as teacher and as `student.init`, or runs which in turn differ in their seed alone.
+    A row is called `PLACE` if its runs are the workdirs `PLACE/seedN`, else after all its workdirs.
 
-    The scores are kept in each workdir and measured again only if its checkpoint has changed.
+    The scores are kept in each workdir, and measured again if it has another run or checkpoint by now.
 
     Args:
-      baseline: the name of a row, which is the path that its workdirs share; '' for the first row.
+      baseline: the name of a row; '' for the first row.
 
     Raises:
-      UserError: a folder is not a workdir, or two of them were scored on other images.
+      UserError: a folder is not a workdir or is named twice, or two of them were scored on other images.
     """
-    groups: list[tuple[dict, dict[int, Path]]] = []
-    for directory in directories:
-        settings = _settings(directory)
-        seed = settings.pop("train.seed")
-        fits = (members for shared, members in groups if shared == settings and seed not in members)
-        members = next(fits, None)
-        if members is None:
-            groups.append((settings, members := {}))
-        members[seed] = directory
+    resolved = [directory.resolve() for directory in directories]
+    for number, directory in enumerate(directories):
+        if resolved[number] in resolved[:number]:
+            raise UserError(f"The run {directory} is named twice: name each run once.")
+        if not all((directory / name).exists() for name in ("config.json", "manifest.json")):
+            raise UserError(
+                f"{directory} is not the workdir of a run: it has no config.json and manifest.json."
+            )
+    groups = _groups(directories)
+    names = [_place([str(member) for member in members]) for members in groups]
     rows, values = [], {}
-    for settings, of_seed in groups:
-        members = list(of_seed.values())
-        name = os.path.commonpath(members) if len(members) > 1 else str(members[0])
-        scored, facts = {}, []
-        for seed, directory in of_seed.items():
-            scored[seed], fact = _measured(directory)
-            facts.append(fact)
+    for place, members in zip(names, groups, strict=True):
+        name = place if names.count(place) == 1 else " + ".join(map(str, members))
+        values[name] = {_seed(member): _measured(member) for member in members}
         rows.append(
             _row(
                 name,
-                scored,
+                values[name],
                 workdirs=tuple(map(str, members)),
-                facts=facts,
-                settings=settings,
+                facts=[run.costs(member) for member in members],
+                settings=_shown(members),
                 failed=(),
             )
         )
-        values[name] = scored
     names = [row.name for row in rows]
     if baseline and baseline not in names:
         raise unknown("row in --baseline", baseline, names)
@@ -102,29 +102,87 @@ def of_workdirs(directories: Sequence[Path], baseline: str) -> Result:
     return _result("Comparison of runs", baseline or names[0], known, rows, values, ())
 
 
-def _measured(directory: Path) -> tuple[dict, dict]:
-    """The scores and the costs of a workdir."""
-    path, step = directory / cells_lib.SCORES, workdir.load_run(directory).step
+def _groups(directories: Sequence[Path]) -> list[list[Path]]:
+    """The workdirs of each row; runs of one seed, which only their folders tell apart, are different rows."""
+    groups: list[tuple[dict, dict[int, Path]]] = []
+    for directory in directories:
+        origin, seed = _origin(directory), _seed(directory)
+        fits = (members for shared, members in groups if shared == origin and seed not in members)
+        members = next(fits, None)
+        if members is None:
+            groups.append((origin, members := {}))
+        members[seed] = directory
+    return [list(members.values()) for _, members in groups]
+
+
+def _origin(directory: Path) -> dict:
+    """What a run was made from, without its seed: settings, and the weights of teacher and start."""
+    manifest = files.read_json(directory / "manifest.json")
+    weights = {key: _source(manifest.get(role)) for key, role in ORIGINS.items()}
+    return _settings(directory) | weights
+
+
+def _source(facts: Mapping | None):
+    """What tells weights apart, from a manifest's facts about them: the content of a file, else a run."""
+    if not facts or "sha256" in facts:
+        return facts and facts["sha256"]
+    place = Path(facts["source"])
+    return _origin(place) if (place / "manifest.json").exists() else facts["source"]
+
+
+def _place(paths: Sequence[str]) -> str:
+    """One name for paths: `PLACE` for the paths `PLACE/seedN`, else all of them.
+
+    >>> _place(["runs/a/seed0", "runs/a/seed1"]), _place(["runs/a0", "runs/a1"])
+    ('runs/a', 'runs/a0 + runs/a1')
+    """
+    unique = list(dict.fromkeys(paths))
+    parents = {os.path.dirname(path) for path in unique}
+    if len(unique) > 1 and len(parents) == 1 and all(re.search(r"/seed\d+$", path) for path in unique):
+        return parents.pop()
+    return " + ".join(unique)
+
+
+def _measured(directory: Path) -> dict:
+    """The scores of a workdir; those that it has, if they are of the run and the checkpoint in it now."""
+    path, loaded = directory / cells_lib.SCORES, workdir.load_run(directory)
+    now = {
+        "step": loaded.step,
+        "started": loaded.manifest.get("started"),
+        "settings": cells_lib.compared(workdir.settings_of(directory)),
+    }
     if path.exists():
         scores = files.read_json(path)
-        if scores["last"]["step"] == step:
-            return scores, run.costs(directory)
-    scores = run.score_workdir(directory)
+        # A cell is scored when its run ends, and refuses other settings by itself.
+        cell = Cell("", None, directory, ()).finished and scores["last"]["step"] == loaded.step
+        if cell or scores.get("run") == now:
+            return scores
+    scores = {**run.score_workdir(directory), "run": now}
     cells_lib.write(path, scores)
-    return scores, run.costs(directory)
+    return scores
+
+
+def _seed(directory: Path) -> int:
+    return workdir.settings_of(directory)["train.seed"]
 
 
 def _settings(directory: Path) -> dict:
-    """The settings of a run that a reader compares: without places, and without what changes no result."""
-    if not (directory / "config.json").exists():
-        raise UserError(f"{directory} is not the workdir of a run: it has no config.json.")
-    return cells_lib.compared(workdir.settings_of(directory))
+    """The settings of a run that a reader compares: without places, its seed, and what changes no result."""
+    return cells_lib.compared(workdir.settings_of(directory), cells_lib.FREE | {"train.seed"})
+
+
+def _shown(directories: Sequence[Path]) -> dict:
+    """The settings of a row, with the places of its teachers and starts."""
+    of_each = [workdir.settings_of(directory) for directory in directories]
+    places = {key: _place([settings[key] for settings in of_each]) for key in ORIGINS}
+    return _settings(directories[0]) | places
 
 
 def _row(name, scored: Mapping, *, workdirs, facts, settings, failed) -> Row:
     def percent(which):
         kept = [scores[which]["values"] if scores[which] else {} for scores in scored.values()]
         shared = [score for score in (kept[0] if kept else {}) if all(score in values for values in kept)]
+        shared = [score for score in shared if metrics.is_share(score)]
         return {score: [100 * float(np.mean(values[score])) for values in kept] for score in shared}
 
     def mean(key):
@@ -155,14 +213,22 @@ def _result(title, baseline, evals, rows, values, notes) -> Result:
     if not scored:
         raise UserError("No cell is finished, so there is nothing to compare.")
     _check_images(scored)
+    _check_scores(evals, rows)
     rows = _with_notes(rows, baseline)
-    differences = tuple(
-        found
-        for row in rows
-        if row.name != baseline
-        for score in evals
-        if (found := _difference(row.name, score, values[row.name], values[baseline]))
-    )
+    differences, notes = [], [*notes, *dict.fromkeys(filter(None, (s.get("note") for *_, s in scored)))]
+    for row in rows:
+        for score in evals if row.name != baseline else ():
+            pairs = _pairs(score, values[row.name], values[baseline])
+            if pairs is None:
+                continue
+            if pairs[0].size == 1:
+                notes.append(
+                    f"{row.name}: {score} is one number for one seed, so no difference from {baseline} can "
+                    "be shown: more seeds would tell how far chance moves it."
+                )
+                continue
+            points, low, high = (100 * x for x in interval(*pairs))
+            differences.append(Difference(row.name, score, points, low, high, *pairs[0].shape))
     first = scored[0][2]
     images = max(len(v) for v in first["values"].values() if isinstance(v, list))
     return Result(
@@ -172,10 +238,18 @@ def _result(title, baseline, evals, rows, values, notes) -> Result:
         first["split"],
         images,
         tuple(rows),
-        differences,
+        tuple(differences),
         _provenance(rows),
         tuple(notes),
     )
+
+
+def _check_scores(evals: Sequence[str], rows: Sequence[Row]) -> None:
+    """Refuse a score that no row has, unless a row that failed may be the one that has it."""
+    known = {score for row in rows for score in row.scores}
+    for score in evals:
+        if score not in known and not any(row.failed for row in rows):
+            raise unknown("score in evals", score, known)
 
 
 def _check_images(scored) -> None:
@@ -189,8 +263,11 @@ def _check_images(scored) -> None:
             )
 
 
-def _difference(name: str, score: str, row: Mapping, baseline: Mapping) -> Difference | None:
-    """None if the rows have no seed in common, or one of them lacks the score."""
+def _pairs(score: str, row: Mapping, baseline: Mapping) -> tuple[np.ndarray, np.ndarray] | None:
+    """A score of row and baseline, `[S, N]` each, over the seeds that both have and the images.
+
+    None if the rows have no seed in common, or one of them lacks the score.
+    """
     alone = [of[None] for of in (row, baseline) if None in of]
     seeds = [seed for seed in row if seed in baseline] if not alone else []
     if alone:  # a row that no seed changes is compared with every seed of the other
@@ -203,10 +280,7 @@ def _difference(name: str, score: str, row: Mapping, baseline: Mapping) -> Diffe
         return np.array([np.atleast_1d(scores["last"]["values"][score]) for scores in picked], float)
 
     ours, theirs = stack(row), stack(baseline)
-    if not seeds or ours is None or theirs is None:
-        return None
-    points, low, high = (100 * x for x in statistics.interval(ours, theirs))
-    return Difference(name, score, points, low, high, seeds=len(seeds), images=ours.shape[1])
+    return None if not seeds or ours is None or theirs is None else (ours, theirs)
 
 
 def _with_notes(rows: Sequence[Row], baseline: str) -> list[Row]:
@@ -231,15 +305,17 @@ def _provenance(rows: Sequence[Row]) -> dict[str, str]:
     """Facts about this result, in words."""
     manifests = [files.read_json(Path(place) / "manifest.json") for row in rows for place in row.workdirs]
 
-    def all_of(key):
-        return ", ".join(sorted({str(manifest[key]) for manifest in manifests}))
+    def all_of(values):
+        return ", ".join(sorted({str(value) for value in values}))
 
-    facts = {"command": shlex.join(["seed-jax", "compare", *sys.argv[2:]])}
+    facts = {}
     if manifests:
-        facts |= {"commit": all_of("commit"), "devices": all_of("devices")}
-        facts["data"] = ", ".join(sorted({m["data"].get("fingerprint", "unknown") for m in manifests}))
+        facts |= {key: all_of(manifest[key] for manifest in manifests) for key in ("commit", "devices")}
+        facts["data"] = all_of(manifest["data"].get("fingerprint", "unknown") for manifest in manifests)
+        facts["versions"] = all_of(
+            f"{name} {manifest['versions'][name]}" for name in VERSIONS for manifest in manifests
+        )
     facts["cores"] = f"{os.cpu_count()}"
-    facts["versions"] = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in VERSIONS)
     facts["scored on"] = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
     facts["date"] = time.strftime("%Y-%m-%d", time.gmtime())
     return facts

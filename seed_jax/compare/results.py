@@ -28,13 +28,13 @@ class Row:
     Attributes:
       name: of the row.
       seeds: in the order of the lists below; () for a row that no seed changes, whose lists have one element.
-      scores: percent by name of the score, at the last checkpoint, one number for each seed.
+      scores: percent by name of the score, at the last checkpoint, one number for each seed; shares alone.
       best: the same at the checkpoint with the best score on the validation split; {} without training.
       workdirs: of the runs; () without training.
       parameters: of the backbone.
       steps, images: updates, and images seen; None without training.
       cost: mean over the seeds; None without training.
-      settings: the config, flat, by dotted key; {} without training.
+      settings: the config without the seed, flat, by dotted key; {} without training.
       failed: one sentence for each cell without scores.
       notes: one sentence for each difference from the baseline in steps, images or network.
     """
@@ -104,7 +104,7 @@ class Result:
       rows: in the order of the file.
       differences: of each row from the baseline in each score.
       provenance: facts in words by name: command, commit, versions, hardware, date, data.
-      notes: sentences of the file.
+      notes: sentences of the file, and about the scores.
     """
 
     title: str
@@ -121,5 +121,5 @@ class Result:
         return next(row for row in self.rows if row.name == name)
 
     def difference(self, row: str, score: str) -> Difference | None:
-        """None for the baseline, and for a row without scores."""
+        """None for the baseline, for a row without scores, and where a score is one number in all."""
         return next((d for d in self.differences if (d.row, d.score) == (row, score)), None)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,16 @@ import ml_collections
 
 from seed_jax import config as config_lib
 from seed_jax.errors import UserError, unknown
+from seed_jax.evals import EVALUATORS
+from seed_jax.report import metrics
 
 FUNCTION = "get_comparison"
+SEQUENCES = {  # the fields of a comparison with several values, and how they are written
+    "rows": "rows=(Trained(…), Untrained(…))",
+    "seeds": "seeds=(0, 1, 2)",
+    "evals": "evals=('knn', 'linear')",
+    "notes": "notes=('A sentence.',)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +87,12 @@ class Comparison:
       rows: in the order of the table.
       baseline: the name of the row that the others are compared with.
       seeds: of the trained rows.
-      evals: the scores to report, by name; the first one decides.
+      evals: the scores to report, by name; the first one decides. They are shares of the images, as
+        `metrics.is_share` tells: `knn`, `linear`, `top1`, `NAME_top1`, and those of evaluators of your own.
       notes: sentences for the page.
+
+    Raises:
+      UserError: a field has a value that is not allowed; the sentence says which one is.
     """
 
     title: str
@@ -91,8 +103,11 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("rows", "seeds", "evals", "notes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, example in SEQUENCES.items():
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise UserError(f"{name} of the comparison is {value!r}: write a tuple, as in {example}.")
+            object.__setattr__(self, name, tuple(value))
         self._check()
 
     def row(self, name: str) -> Trained | Untrained:
@@ -141,11 +156,15 @@ class Comparison:
         if twice := _twice([slug(name) for name in names]):
             raise UserError(f"Two rows would share the folder '{twice}': give them more different names.")
         if not self.seeds:
-            raise UserError("seeds is empty: name at least one seed, as in seeds=(0, 1, 2).")
+            raise UserError(f"seeds is empty: name at least one seed, as in {SEQUENCES['seeds']}.")
+        if wrong := [seed for seed in self.seeds if not isinstance(seed, int)]:
+            raise UserError(f"seeds has {wrong[0]!r}: write whole numbers, as in {SEQUENCES['seeds']}.")
         if twice := _twice([str(seed) for seed in self.seeds]):
             raise UserError(f"Seed {twice} is given twice: name each seed once.")
         if not self.evals:
-            raise UserError("evals is empty: name at least one score, as in evals=('knn', 'linear').")
+            raise UserError(f"evals is empty: name at least one score, as in {SEQUENCES['evals']}.")
+        for score in self.evals:
+            _check_score(score)
         if self.baseline not in names:
             raise unknown("row in baseline", self.baseline, names)
         trained = [row.name for row in self.rows if isinstance(row, Trained)]
@@ -156,6 +175,18 @@ class Comparison:
                 if needed not in trained:
                     raise unknown(f"trained row that '{row.name}' starts from", needed, trained)
         self.in_order()
+
+
+def _check_score(name: str) -> None:
+    """Refuse a score that the final evaluation does not return as a share."""
+    unlabelled = {score for score, evaluator in EVALUATORS.items() if not evaluator.needs_labels}
+    if not isinstance(name, str) or name in unlabelled or not metrics.is_share(name):
+        *others, last = sorted({"linear", *EVALUATORS} - unlabelled)
+        raise UserError(
+            f"evals of the comparison has {name!r}, which is no share of the test images: use "
+            f"{', '.join(others)} or {last}, or, for an evaluator of your own, add a word of its score's "
+            "name to SHARES in seed_jax/report/metrics.py."
+        )
 
 
 def slug(name: str) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from seed_jax.compare.statistics import interval
+from seed_jax.compare.interval import interval
 
 
 def scores(numbers, accuracy, *, seeds=3, images=350, spread=0.02):
@@ -72,3 +72,8 @@ def test_the_same_numbers_give_the_same_interval():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match="not the same"):
         interval(np.zeros((3, 5)), np.zeros((2, 5)))
+
+
+def test_a_single_number_has_no_interval():
+    with pytest.raises(ValueError, match="no interval"):
+        interval(np.ones((1, 1)), np.zeros((1, 1)))

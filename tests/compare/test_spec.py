@@ -24,6 +24,13 @@ def test_rows_come_after_the_rows_that_they_need():
         ({"seeds": (1, 0, 1)}, "Seed 1 is given twice"),
         ({"seeds": ()}, "seeds is empty"),
         ({"evals": ()}, "evals is empty"),
+        ({"seeds": 3}, r"seeds of the comparison is 3: write a tuple, as in seeds=\(0, 1, 2\)"),
+        ({"seeds": (0, "1")}, "seeds has '1': write whole numbers"),
+        ({"evals": "knn"}, "evals of the comparison is 'knn': write a tuple"),
+        ({"evals": ("knn", "knnn")}, "has 'knnn', which is no share .*: use knn, linear or top1, or"),
+        ({"evals": ("neighbours",)}, "has 'neighbours', which is no share of the test images"),
+        ({"notes": "A sentence."}, "notes of the comparison is 'A sentence.': write a tuple"),
+        ({"rows": ROW}, "rows of the comparison is Trained"),
         ({"rows": ()}, "has no rows"),
         ({"rows": (ROW, ROW)}, "Two rows are called 'a'"),
         ({"rows": (ROW, Trained("A!", "digits_seed"))}, "share the folder 'a'"),
@@ -39,6 +46,11 @@ def test_mistakes_are_one_sentence(changes, message):
     fields = {"title": "t", "rows": (ROW,), "baseline": "a"} | changes
     with pytest.raises(UserError, match=message):
         Comparison(**fields)
+
+
+def test_lists_are_tuples_and_classifiers_have_names_of_their_own():
+    made = Comparison("t", [ROW], "a", seeds=[3], evals=["linear", "exit1_top1"])
+    assert (made.rows, made.seeds, made.evals) == ((ROW,), (3,), ("linear", "exit1_top1"))
 
 
 def test_overrides_and_seed_change_the_config_and_not_the_file():

@@ -18,7 +18,8 @@ def interval(row: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float
     - over seeds, of the difference averaged over the images: Student's t. A bootstrap of three seeds cannot
       leave the range of its three values, and would call two equal rows different one time in four.
 
-    With one seed the interval is that of the images alone.
+    With one seed the interval is that of the images alone. A single number has none: nothing tells how far
+    chance moves it.
 
     >>> same = np.array([[1.0, 0.0, 1.0, 1.0]])
     >>> interval(same, same)
@@ -28,10 +29,12 @@ def interval(row: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float
       row, baseline: a number for each seed and image, `[S, N]`, in the same order of seeds and of images.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or they have one number.
     """
     if row.shape != baseline.shape or row.ndim != 2:
         raise ValueError(f"row {row.shape} and baseline {baseline.shape} are not the same [S, N].")
+    if row.size < 2:
+        raise ValueError("one number for one seed has no interval.")
     difference = np.asarray(row, float) - np.asarray(baseline, float)
     mean = float(difference.mean())
     low, high = _over_images(difference.mean(axis=0))
