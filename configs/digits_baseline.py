@@ -18,14 +18,12 @@ def get_config(variant: str = ""):
 
 
 def small_student(c):
-    """The student, its views and the budget that the baseline and the distilled run share.
+    """The student and the budget that the baseline and the distilled run share.
 
-    Crops are milder than the teacher's and there is no dropout, because MoCo-v2 alone needs both
-    (experiments/quickstart/trials.md).
+    No dropout, because MoCo-v2 alone needs that (experiments/quickstart/trials.md).
     """
     c.student.model = "mobilenetv3_small"
     c.student.options.small_stem = True
     c.student.options.width = 0.5
     c.student.options.dropout = 0.0
-    c.data.crop_scale = (0.85, 1.0)
     c.train.epochs = 24.0
