@@ -19,7 +19,7 @@ from seed_jax.compare.results import Cost, Difference, Result, Row
 from seed_jax.compare.spec import Comparison, Trained
 from seed_jax.data import files
 from seed_jax.errors import UserError, unknown
-from seed_jax.train import workdir
+from seed_jax.train import checkpoint, workdir
 
 VERSIONS = ("jax", "flax", "optax", "numpy", "scipy")
 
@@ -33,7 +33,7 @@ def of_cells(comparison: Comparison, cells: Sequence[Cell], failed: Mapping[Cell
     rows, values = [], {}
     for spec in comparison.rows:
         mine = [cell for cell in cells if cell.row == spec.name]
-        done = {cell.seed: cell for cell in mine if cell.finished}
+        done = {cell.seed: cell for cell in mine if cell.finished()}
         scored = {seed: cell.scores() for seed, cell in done.items()}
         trained = isinstance(spec, Trained)
         rows.append(
@@ -104,7 +104,7 @@ def of_workdirs(directories: Sequence[Path], baseline: str) -> Result:
 
 def _measured(directory: Path) -> tuple[dict, dict]:
     """The scores and the costs of a workdir."""
-    path, step = directory / cells_lib.SCORES, workdir.load_run(directory).step
+    path, step = directory / cells_lib.SCORES, checkpoint.step_of(directory)
     if path.exists():
         scores = files.read_json(path)
         if scores["last"]["step"] == step:
