@@ -165,7 +165,7 @@ def costs(directory: Path, alike: dict | None = None) -> dict:
     rows, batch = metrics.read(directory), workdir.settings_of(directory)["data.batch_size"]
     steps = max((row["step"] for row in rows if "loss" in row), default=0)
     _, seconds = metrics.clock(rows, batch)
-    images = _images(steps, batch, files.read_json(directory / "manifest.json"))
+    images = images_seen(steps, batch, files.read_json(directory / "manifest.json"))
     found = {"steps": steps, "images": images, "seconds": float(seconds[-1])}
     if alike and "flops" in alike and alike["images"] == images:
         return found | {key: alike[key] for key in ("flops", "memory", "teacher_images")}
@@ -181,7 +181,7 @@ def costs(directory: Path, alike: dict | None = None) -> dict:
     }
 
 
-def _images(steps: int, batch: int, manifest: dict) -> int:
+def images_seen(steps: int, batch: int, manifest: dict) -> int:
     """Images that a run sees in that many steps; the last batch of an epoch may be shorter."""
     epochs, rest = divmod(steps, manifest["steps_per_epoch"])
     return epochs * min(manifest["steps_per_epoch"] * batch, manifest["data"]["images"]) + rest * batch
