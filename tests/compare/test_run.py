@@ -196,13 +196,13 @@ def test_two_processes_share_and_a_killed_one_loses_nothing(finished, tmp_path):
     comparison, reference, _ = finished
     killed, other = start(tmp_path), start(tmp_path)
     made = cells.make(comparison, tmp_path)
-    deadline = time.time() + 300
+    deadline = time.time() + 900
     while not any(damage.saved_steps(cell.folder / "checkpoints") for cell in made):
         assert time.time() < deadline and None in (killed.poll(), other.poll())
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     before, _ = killed.communicate()
-    output, _ = other.communicate(timeout=300)
+    output, _ = other.communicate(timeout=900)
     assert other.returncode == 0, output
     assert (tmp_path / "report.html").exists()
     begun = re.findall(r"compare: cell \d+ of \d+: (.*)", before + output)
