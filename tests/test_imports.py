@@ -23,7 +23,7 @@ LAYERS = [
     "config",
     "train.state train.student train.damage train.checkpoint train.workdir train",
     "weights",
-    "weights.pretrained evals.online evals.final evals.embed",
+    "weights.pretrained evals.online evals.final evals.pixels evals.embed",
     "train.teacher train.start train.step train.optim train.inputs train.build train.plan train.monitor "
     "train.stop train.profile train.loop train.distil train.__main__ compare embed "
     "evals.__main__ configs __main__",

@@ -15,12 +15,11 @@ BEFORE, AFTER = "student before", "student after SEED"
 
 def get_comparison(quick: bool = False) -> Comparison:
     config = "seed_lite0_to_mbv3s:smoke" if quick else "seed_lite0_to_mbv3s"
-    teacher = () if quick else (Untrained("teacher, EfficientNet-Lite0", "teacher", like=AFTER),)
     return Comparison(
         title="A small network taught by EfficientNet-Lite0",
         rows=(
             Untrained("raw pixels", "pixels", like=AFTER),
-            *teacher,
+            Untrained("teacher, EfficientNet-Lite0", "teacher", like=AFTER),
             Untrained(BEFORE, "start", like=AFTER),
             Trained(AFTER, config),
         ),

@@ -9,12 +9,11 @@ def of(images: str, quick: bool) -> Comparison:
     """`configs/seed_folder.py` at 64 pixels, for 12 epochs, with the folder `images` of `data.py`."""
     folder = {} if quick else {"data.dir": f"runs/small_data_images/{images}"}
     small = {} if quick else {"data.image_size": 64, "train.epochs": 12.0, "evals.every_epochs": 1.0}
-    teacher = () if quick else (Untrained("teacher, EfficientNet-Lite0", "teacher", like=AFTER),)
     return Comparison(
         title=f"A folder of 5,000 small images: {images}",
         rows=(
             Untrained("raw pixels", "pixels", like=AFTER),
-            *teacher,
+            Untrained("teacher, EfficientNet-Lite0", "teacher", like=AFTER),
             Untrained(BEFORE, "start", like=AFTER),
             Trained(AFTER, "seed_folder:smoke" if quick else "seed_folder", folder | small),
         ),

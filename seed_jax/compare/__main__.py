@@ -38,13 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
         return _file(options, arguments)
     if other := [path for path in options.what if path not in workdirs]:
         raise UserError(f"{other[0]} is not the workdir of a run: it has no config.json.")
-    from seed_jax import parallel
     from seed_jax.compare import collect
 
     for flag in ("quick", "plan", "seeds", "again"):
         if getattr(options, flag):
             raise UserError(f"--{flag} is for a comparison file: runs that exist are not trained.")
-    parallel.start()
+    _start()
     result = collect.of_workdirs(options.what, options.baseline)
     _show(result, options.out or Path("runs/compare"), arguments)
     return 0
@@ -56,40 +55,56 @@ def _file(options, arguments: list[str]) -> int:
     comparison = spec.load(path, options.quick)
     if options.baseline:
         comparison = dataclasses.replace(comparison, baseline=options.baseline)
-    if options.seeds:
-        comparison = dataclasses.replace(comparison, seeds=tuple(options.seeds))
+    seeds = options.seeds or comparison.seeds
+    comparison = dataclasses.replace(comparison, seeds=tuple(dict.fromkeys([*comparison.seeds, *seeds])))
     for name in options.again:
         if name not in {row.name for row in comparison.rows}:
             raise unknown("row in --again", name, [row.name for row in comparison.rows])
     name = path.resolve().parent.name if path.name == "compare.py" else path.stem
     out = options.out or Path("runs") / (f"{name}-quick" if options.quick else name)
     cells = cells_lib.make(comparison, out)
+    again = cells_lib.again(cells, options.again)
+    wanted = tuple(cell for cell in cells if cell.seed is None or cell.seed in seeds)
+    _start()
+    cells_lib.refuse_changed(comparison, [cell for cell in cells if cell not in again])
     if options.plan:
-        _plan(comparison, cells)
+        _plan(comparison, wanted, again)
         return 0
-    from seed_jax import parallel
     from seed_jax.compare import collect, run
 
-    parallel.start()
-    for cell in cells:
-        if cell.row in options.again and cell.folder.exists():
+    for cell in again:
+        if cell.folder.exists():
             print(f"compare: {cell}: the run before is now {cell.set_aside()}")
-    failed = run.run(comparison, cells)
+    failed = run.run(comparison, wanted)
     _show(collect.of_cells(comparison, cells, failed), out, arguments)
     for cell, why in failed.items():
         print(f"{cell} failed: {why}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _plan(comparison, cells) -> None:
+def _start() -> None:
+    import jax
+
     from seed_jax import parallel
-    from seed_jax.compare import plan
 
     parallel.start()
-    table, seconds = plan.table(comparison, cells)
-    left = sum(not cell.finished for cell in cells)
+    if jax.process_count() > 1:
+        raise UserError(
+            "compare uses the devices of one machine: start it without JAX_COORDINATOR_ADDRESS and "
+            "SEED_JAX_MULTIHOST; several machines share the cells through the same --out."
+        )
+
+
+def _plan(comparison, cells, again) -> None:
+    from seed_jax.compare import plan
+
+    table, seconds = plan.table(comparison, cells, again)
+    left = sum(not cell.finished() or cell in again for cell in cells)
     print(table.markdown())
-    print(f"\n{left} of {len(cells)} cells to run, about {seconds / 60:.0f} minutes, without probes.")
+    print(
+        f"\n{left} of {len(cells)} cells to run, about {seconds / 60:.0f} minutes; probes and evaluations "
+        "count only in rows that have a finished cell."
+    )
 
 
 def _show(result, out: Path, arguments: list[str]) -> None:
@@ -121,11 +136,17 @@ def _parse(arguments):
         "what", nargs="+", type=Path, metavar="FILE|WORKDIR", help="a comparison file, or workdirs of runs"
     )
     parser.add_argument("--quick", action="store_true", help="the short form that the file defines")
-    parser.add_argument("--plan", action="store_true", help="print cells, steps and time; train nothing")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="instead of the seeds of the file")
+    parser.add_argument("--plan", action="store_true", help="print cells, steps and time, and run no cell")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[], help="run these seeds; the page has all that are finished"
+    )
     parser.add_argument("--baseline", default="", help="the row to compare with, instead of the file's")
     parser.add_argument(
-        "--again", nargs="+", default=[], metavar="ROW", help="run a row again; its old cells are kept aside"
+        "--again",
+        nargs="+",
+        default=[],
+        metavar="ROW",
+        help="run a row again, and those that need it; old cells are kept aside",
     )
     parser.add_argument("--out", type=Path, help="folder of cells and page (default: runs/NAME)")
     return parser.parse_args(arguments)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -11,12 +12,12 @@ import ml_collections
 from seed_jax import config as config_lib
 from seed_jax.compare.spec import Comparison, Trained, slug
 from seed_jax.data import files
+from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
-from seed_jax.report import html
-from seed_jax.train import workdir
+from seed_jax.train import inputs, workdir
 
 FACTS, SCORES, LOCK = "cell.json", "scores.json", ".cell.lock"
-# Keys that do not change the result, and those whose content the manifest identifies.
+# Keys that do not change the result, and those whose content is identified by other means.
 FREE = {"data.workers", "data.dir", "teacher.weights", "student.init"}
 
 
@@ -40,11 +41,13 @@ class Cell:
         return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
 
     def facts(self) -> dict:
-        """What the last attempt at the cell left; {} if there was none."""
+        """What the last attempt at the cell left; {} if there was none.
+
+        `wall` has the seconds of all attempts so far, without those that were killed.
+        """
         path = self.folder / FACTS
         return files.read_json(path) if path.exists() else {}
 
-    @property
     def finished(self) -> bool:
         return self.facts().get("status") == "finished"
 
@@ -53,13 +56,16 @@ class Cell:
         facts = self.facts()
         return facts["error"] if facts.get("status") == "failed" and facts["ended"] >= since else ""
 
-    def finish(self, scores: dict, **facts) -> None:
-        """Write the scores, and then that the cell is finished."""
+    def finish(self, began: float, scores: dict, **facts) -> None:
+        """Write the scores, and then that the cell is finished; this attempt began at the time `began`."""
         write(self.folder / SCORES, scores)
-        self._note("finished", **facts)
+        self._note("finished", began, **facts)
 
-    def fail(self, error: str) -> None:
-        self._note("failed", error=error)
+    def fail(self, began: float, error: str) -> None:
+        self._note("failed", began, error=error)
+
+    def stop(self, began: float) -> None:
+        self._note("stopped", began)
 
     def scores(self) -> dict:
         return files.read_json(self.folder / SCORES)
@@ -80,8 +86,10 @@ class Cell:
         with workdir.hold(self.folder, LOCK):
             return self.folder.rename(aside)
 
-    def _note(self, status: str, **facts) -> None:
-        write(self.folder / FACTS, {"status": status, "ended": time.time(), **facts})
+    def _note(self, status: str, began: float, **facts) -> None:
+        now = time.time()
+        wall = self.facts().get("wall", 0.0) + now - began
+        write(self.folder / FACTS, {"status": status, "ended": now, "wall": wall, **facts})
 
 
 def make(comparison: Comparison, folder: Path) -> tuple[Cell, ...]:
@@ -95,13 +103,21 @@ def make(comparison: Comparison, folder: Path) -> tuple[Cell, ...]:
     return tuple(cells.values())
 
 
+def again(cells: Sequence[Cell], rows: Collection[str]) -> list[Cell]:
+    """The cells of these rows, and all that need one of them, directly or through others."""
+    found: list[Cell] = []
+    for cell in cells:
+        if cell.row in rows or any(needed in found for needed in cell.needs):
+            found.append(cell)
+    return found
+
+
 def config(comparison: Comparison, cell: Cell) -> ml_collections.ConfigDict:
     """The config of a cell, with the workdirs of other cells as its teacher and start.
 
     That of an untrained row is the one of the row that it is like.
     """
-    row = comparison.row(cell.row)
-    row = row if isinstance(row, Trained) else comparison.row(row.like)
+    row = _trained(comparison, cell)
     raw = row.raw(comparison.seeds[0] if cell.seed is None else cell.seed)
     places = {needed.row: str(needed.folder) for needed in cell.needs}
     if row.teacher in places:
@@ -111,39 +127,61 @@ def config(comparison: Comparison, cell: Cell) -> ml_collections.ConfigDict:
     return raw
 
 
+def _trained(comparison: Comparison, cell: Cell) -> Trained:
+    """The row whose config the cell has."""
+    row = comparison.row(cell.row)
+    return row if isinstance(row, Trained) else comparison.row(row.like)
+
+
 def compared(settings: dict, free: set[str] = FREE) -> dict:
     """The settings that tell runs apart: without `free` ones and without the section `log`."""
     return {k: v for k, v in settings.items() if k not in free and not k.startswith("log.")}
+
+
+def fingerprints(raw: ml_collections.ConfigDict) -> list[str]:
+    """What identifies the images that a run trains on and those that it is scored on."""
+    resolved = config_lib.resolve(raw)
+    d = inputs.settled(resolved)
+    splits = ((d.train, d.subset), (d.test, ""))
+    return [
+        open_source(d.source, split, dir=d.dir or None, subset=subset, seed=resolved.train.seed).fingerprint()
+        for split, subset in splits
+    ]
 
 
 def changes(comparison: Comparison, cell: Cell) -> str:
     """What changed since a cell was finished, in words; '' if nothing did.
 
     Raises:
-      UserError: the config is not allowed, or a file of the cell is damaged.
+      UserError: the config is not allowed, or a file of the cell is damaged, or its data is not there.
     """
-    facts = cell.facts()
-    reasons = []
-    row = comparison.row(cell.row)
-    if isinstance(row, Trained):
-        raw = config(comparison, cell)
-        config_lib.resolve(raw)
-        free = FREE - ({"teacher.weights"} if not row.teacher else set())
-        free -= {"student.init"} if not row.start else set()
-        theirs, ours = (compared(s, free) for s in (workdir.settings_of(cell.folder), workdir.settings(raw)))
-        keys = [key for key in sorted(theirs | ours) if theirs.get(key) != ours.get(key)]
-        reasons += [f"{key} was {theirs.get(key)!r} and is {ours.get(key)!r}" for key in keys]
-    elif facts["weights"] != row.weights:
-        reasons.append(f"weights was {facts['weights']!r} and is {row.weights!r}")
+    facts, row, trained = cell.facts(), comparison.row(cell.row), _trained(comparison, cell)
+    raw = config(comparison, cell)
+    before, now = workdir.settings_of(cell.folder), workdir.settings(raw)
+    free = FREE | {"train.seed"}  # the folder has the seed in its name
+    free -= {"teacher.weights"} if not trained.teacher else set()
+    free -= {"student.init"} if not trained.start else set()
+    if row is not trained:
+        before["weights"], now["weights"] = facts["weights"], row.weights
+        free |= {k for k in before | now if k.startswith(("optim.", "train.")) and k != "train.precision"}
+    theirs, ours = compared(before, free), compared(now, free)
+    keys = [key for key in sorted(theirs | ours) if theirs.get(key) != ours.get(key)]
+    reasons = [f"{key} was {theirs.get(key)!r} and is {ours.get(key)!r}" for key in keys]
+    if before["data.dir"] != now["data.dir"] and facts["data"] != fingerprints(raw):
+        reasons.append(
+            f"data.dir was {before['data.dir']!r} and is {now['data.dir']!r}, which has other images"
+        )
     for needed in cell.needs:
-        if needed.finished and facts["needs"].get(needed.row) != needed.identity():
+        if not needed.finished():
+            reasons.append(f"the row '{needed.row}' is to be run again")
+        elif facts["needs"].get(needed.row) != needed.identity():
             reasons.append(f"the row '{needed.row}' was run again")
     return "; ".join(reasons)
 
 
-def refuse_changed(comparison: Comparison, cells: tuple[Cell, ...]) -> None:
+def refuse_changed(comparison: Comparison, cells: Sequence[Cell]) -> None:
     """Raise `UserError` if a finished cell is not what the file describes now."""
-    changed = {cell: changes(comparison, cell) for cell in cells if cell.finished}
+    changed = {cell: changes(comparison, cell) for cell in cells if cell.finished()}
     changed = {str(cell): why for cell, why in changed.items() if why}
     if changed:
         rows = sorted({cell.row for cell in cells if str(cell) in changed})
@@ -156,5 +194,5 @@ def refuse_changed(comparison: Comparison, cells: tuple[Cell, ...]) -> None:
 
 
 def write(path: Path, content: dict) -> None:
-    """Write a JSON file as `html.save` writes pages."""
-    html.save(path, json.dumps(content) + "\n")
+    """Write a JSON file; raises as `files.write`."""
+    files.write(path, json.dumps(content) + "\n")

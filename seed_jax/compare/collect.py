@@ -19,7 +19,7 @@ from seed_jax.compare.spec import Comparison, Trained
 from seed_jax.data import files
 from seed_jax.errors import UserError, unknown
 from seed_jax.report import metrics
-from seed_jax.train import workdir
+from seed_jax.train import checkpoint, workdir
 
 VERSIONS = ("jax", "flax", "optax", "numpy")  # of a run, named on the page
 ORIGINS = {"teacher.weights": "teacher", "student.init": "init"}  # keys of the config, and of the manifest
@@ -35,7 +35,7 @@ def of_cells(comparison: Comparison, cells: Sequence[Cell], failed: Mapping[Cell
     rows, values = [], {}
     for spec in comparison.rows:
         mine = [cell for cell in cells if cell.row == spec.name]
-        done = {cell.seed: cell for cell in mine if cell.finished}
+        done = {cell.seed: cell for cell in mine if cell.finished()}
         scored = {seed: cell.scores() for seed, cell in done.items()}
         trained = isinstance(spec, Trained)
         rows.append(
@@ -145,16 +145,16 @@ def _place(paths: Sequence[str]) -> str:
 
 def _measured(directory: Path) -> dict:
     """The scores of a workdir; those that it has, if they are of the run and the checkpoint in it now."""
-    path, loaded = directory / cells_lib.SCORES, workdir.load_run(directory)
+    path, step = directory / cells_lib.SCORES, checkpoint.step_of(directory)
     now = {
-        "step": loaded.step,
-        "started": loaded.manifest.get("started"),
+        "step": step,
+        "started": files.read_json(directory / "manifest.json").get("started"),
         "settings": cells_lib.compared(workdir.settings_of(directory)),
     }
     if path.exists():
         scores = files.read_json(path)
         # A cell is scored when its run ends, and refuses other settings by itself.
-        cell = Cell("", None, directory, ()).finished and scores["last"]["step"] == loaded.step
+        cell = Cell("", None, directory, ()).finished() and scores["last"]["step"] == step
         if cell or scores.get("run") == now:
             return scores
     scores = {**run.score_workdir(directory), "run": now}

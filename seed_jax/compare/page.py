@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from seed_jax.compare.results import Result, Row
+from seed_jax.data import files
 from seed_jax.report import html, metrics, plots, runs, svg
 from seed_jax.report.tables import SCORES, Table, mean_std
 
@@ -50,9 +51,9 @@ def write(result: Result, folder: Path) -> Path:
         facts = Table(("what", "value"), list(result.provenance.items()))
         blocks += [html.Heading("Provenance"), facts]
     for name, text in (("md", table.markdown() + "\n"), ("csv", table.csv()), ("tex", table.latex() + "\n")):
-        html.save(folder / f"table.{name}", text)
+        files.write(folder / f"table.{name}", text)
     for name, figure in {**scores, **curves, **costs}.items():
-        html.save(folder / f"{name}.svg", html.printable(figure))
+        files.write(folder / f"{name}.svg", html.printable(figure))
     return html.compose(folder / PAGE, result.title, blocks)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from seed_jax import config as config_lib
@@ -18,27 +18,31 @@ from seed_jax.train import build, inputs, loop
 STEPS = 8  # of a measurement; the first one compiles and is not timed
 
 
-def table(comparison: Comparison, cells: Sequence[Cell]) -> tuple[Table, float]:
-    """A table with a line for each row, and the seconds that all unfinished cells will take.
+def table(comparison: Comparison, cells: Sequence[Cell], again: Collection[Cell] = ()) -> tuple[Table, float]:
+    """A table with a line for each row, and the seconds that all cells to run will take.
 
-    Finished cells tell the speed of their row; for other rows some steps are trained in a temporary folder.
-    A teacher that another row will train is replaced by a random one of the same form. Probes and
-    evaluations are not counted.
+    Finished cells tell the time of their row. For other rows 8 steps are trained in a temporary folder, with
+    a random teacher of the same form in place of one that another row will train; probes, checkpoints and
+    evaluations are not counted then.
+
+    Args:
+      again: finished cells that are to be run again.
     """
     lines, total = [], 0.0
     for name in comparison.in_order():
         row = comparison.row(name)
         mine = [cell for cell in cells if cell.row == name]
-        left = [cell for cell in mine if not cell.finished]
+        done = [cell for cell in mine if cell.finished() and cell not in again]
+        left = len(mine) - len(done)
         if isinstance(row, Trained):
             steps = _steps(row.raw(comparison.seeds[0]))
-            start, each = _measured(mine) or _trial(comparison, row)
-            seconds = start + steps * each
-            total += len(left) * seconds
+            other, each = _measured(done) or _trial(comparison, row)
+            seconds = left * (other + steps * each)
+            total += seconds
             speed = f"{each:.3g} s"
-            lines.append([name, len(mine), len(left), f"{steps:,}", speed, f"{len(left) * seconds / 60:.1f}"])
+            lines.append([name, len(mine), left, f"{steps:,}", speed, f"{seconds / 60:.1f}"])
         else:
-            lines.append([name, len(mine), len(left), None, None, None])
+            lines.append([name, len(mine), left, None, None, None])
     return Table(["row", "cells", "to run", "steps of each", "a step", "minutes"], lines), total
 
 
@@ -50,16 +54,18 @@ def _steps(raw) -> int:
 
 
 def _measured(cells: Sequence[Cell]) -> tuple[float, float] | None:
-    """Mean seconds before the first step, and of a step, in finished cells."""
-    facts = [cell.facts() for cell in cells if cell.finished]
+    """Mean seconds of a finished cell besides its steps (compiling, probes, evaluation), and of a step."""
+    facts = [cell.facts() for cell in cells]
     if not facts:
         return None
     steps = sum(fact["steps"] for fact in facts)
     seconds = sum(fact["seconds"] for fact in facts)
-    return (sum(fact["wall"] for fact in facts) - seconds) / len(facts), seconds / steps
+    other = sum(fact["wall"] for fact in facts) - seconds
+    return max(0.0, other) / len(facts), seconds / steps  # `wall` lacks attempts that were killed
 
 
 def _trial(comparison: Comparison, row: Trained) -> tuple[float, float]:
+    """Seconds of a short run before and after its steps, and of a step."""
     raw = row.raw(comparison.seeds[0])
     if row.teacher:
         student = comparison.row(row.teacher).raw(comparison.seeds[0]).student
@@ -69,7 +75,7 @@ def _trial(comparison: Comparison, row: Trained) -> tuple[float, float]:
     raw.train.update(epochs=0.0, steps=STEPS, examples=0)
     raw.optim.warmup_epochs = 0.0
     raw.evals.names = ()
-    raw.log.every_steps = STEPS // 2
+    raw.log.update(every_steps=STEPS // 2, wandb="", tensorboard=False)
     began = time.time()
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
         loop.run(raw, place, name=row.name)

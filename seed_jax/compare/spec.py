@@ -69,7 +69,7 @@ class Untrained:
     Attributes:
       name: of the row.
       weights: 'start', the student of the row `like` before its first step; 'teacher', the teacher of that
-        row; 'pixels', the images themselves; or any weights that `teacher.weights` takes.
+        row; 'pixels', the images themselves; or any weights that `seed_jax.load` takes.
       like: the name of the trained row whose data and `evals` section are used.
     """
 
@@ -128,6 +128,7 @@ class Comparison:
         like = self.row(row.like)
         raw = like.raw(self.seeds[0])
         of_seed = (row.weights == "start" and not raw.student.init) or bool(raw.data.subset)
+        of_seed |= row.weights == "teacher" and raw.teacher.weights == "random"
         return of_seed or (row.weights in ("start", "teacher") and bool(like.needs))
 
     def in_order(self) -> tuple[str, ...]:

@@ -31,6 +31,23 @@ def whole(path: str | os.PathLike, mode: str = "wb"):
             temporary.unlink(missing_ok=True)
 
 
+def write(path: Path, text: str) -> None:
+    """Write a text file as `whole` does; its folder is created if missing.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): free some space or make it writable, and run the "
+            "same command again."
+        ) from error
+
+
 def read_json(path: Path) -> dict:
     """The JSON object in a file; raises `UserError` if it cannot be read or is not a JSON object."""
     try:

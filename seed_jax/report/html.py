@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seed_jax.data import files
-from seed_jax.errors import UserError
 from seed_jax.report.svg import Figure
 from seed_jax.report.tables import Table
 
@@ -101,7 +100,8 @@ def compose(path: str | os.PathLike, title: str, blocks: Sequence[Block]) -> Pat
       UserError: the file cannot be written.
     """
     body = "\n".join([f"<h1>{_text(title)}</h1>", *map(_block, blocks)])
-    return save(Path(path), _PAGE.format(title=html.escape(title), css=_CSS, body=body))
+    files.write(Path(path), _PAGE.format(title=html.escape(title), css=_CSS, body=body))
+    return Path(path)
 
 
 def _block(block: Block) -> str:
@@ -123,24 +123,6 @@ def _block(block: Block) -> str:
         case Details(summary, table):
             return f"<details><summary>{_text(summary)}</summary>{_table(table)}</details>"
     return _table(block)
-
-
-def save(path: Path, text: str) -> Path:
-    """Write a page or a picture atomically and return its path; the folder is created if missing.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(path) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): free some space or make it writable, and run the "
-            "same command again."
-        ) from error
-    return path
 
 
 def printable(figure: Figure) -> str:

@@ -11,8 +11,8 @@ from seed_jax import parallel
 from seed_jax.config import Config
 from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
 from seed_jax.errors import UserError
+from seed_jax.evals import pixels
 from seed_jax.evals.online import OnlineProbe
-from seed_jax.evals.pixels import VARIABLES, RawPixels
 from seed_jax.methods.base import Given
 from seed_jax.models.network import Network
 from seed_jax.train import inputs, optim, start, state, student, teacher
@@ -142,10 +142,7 @@ def _probes(
     given: Given,
     loaded: teacher.Loaded | None,
 ):
-    """The probes of student, teacher and raw pixels, on the same images.
-
-    Raw pixels are averaged down from 32 x 32 as far as needed for those of the bank to fit into 1 GiB.
-    """
+    """The probes of student, teacher and raw pixels, on the same images."""
     if sources.val is None:
         return None, None, None
 
@@ -155,11 +152,8 @@ def _probes(
     of_teacher = probe(loaded.network, loaded.variables, config) if loaded else None
     features = of_teacher and of_teacher.features
     network, shapes = student.served(config.method, trained, given)
-    evals = dataclasses.replace(config.evals, feature="pooled")
-    bank = len(sources.bank or ())
-    searched = max(len(sources.val), min(bank, evals.bank_size or bank))
-    pixels = RawPixels(max(1, min(32, math.isqrt(2**28 // (3 * searched)))))
-    of_pixels = probe(pixels, VARIABLES, dataclasses.replace(config, evals=evals), features)
+    raw, of_raw = pixels.scored(config, len(sources.bank or ()), len(sources.val))
+    of_pixels = probe(raw, pixels.VARIABLES, of_raw, features)
     return probe(network, shapes, config, features), of_teacher, of_pixels
 
 

@@ -238,6 +238,26 @@ def load_model(workdir: Path, like: dict, *, best: bool = False) -> tuple[dict, 
     Raises:
       UserError: the run has no such checkpoint, or it cannot be read.
     """
+    with _opened(workdir, best) as (orbax, directory, step):
+        name = "served" if (directory / str(step) / "served").exists() else "model"
+        try:
+            trees = _load(orbax.load_checkpointables, step, directory, **{name: _split(like)})
+        except UserError as error:
+            raise UserError(
+                f"{error}; start its run again, which resumes from the newest checkpoint that can be read."
+            ) from error
+    return {"params": trees[name]["params"], **trees[name]["model_state"]}, step
+
+
+def step_of(workdir: Path, *, best: bool = False) -> int:
+    """The step of the checkpoint that `load_model` loads; raises `UserError` if the run has none."""
+    with _opened(workdir, best) as (_, _, step):
+        return step
+
+
+@contextlib.contextmanager
+def _opened(workdir: Path, best: bool):
+    """A context with the open checkpoints of a run, their folder, and the step of the newest or best one."""
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise UserError(f"{workdir} holds no checkpoint (no folder {directory}): name the workdir of a run.")
@@ -253,14 +273,7 @@ def load_model(workdir: Path, like: dict, *, best: bool = False) -> tuple[dict, 
         if saved is None:
             which = "scored" if best else "finished"
             raise UserError(f"{workdir} holds no {which} checkpoint: let its run reach the first one.")
-        name = "served" if (directory / str(saved.step) / "served").exists() else "model"
-        try:
-            trees = _load(orbax.load_checkpointables, saved.step, directory, **{name: _split(like)})
-        except UserError as error:
-            raise UserError(
-                f"{error}; start its run again, which resumes from the newest checkpoint that can be read."
-            ) from error
-    return {"params": trees[name]["params"], **trees[name]["model_state"]}, saved.step
+        yield orbax, directory, saved.step
 
 
 def _model(state):

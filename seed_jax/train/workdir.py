@@ -68,13 +68,13 @@ def hold(workdir: Path, file: str = ".lock"):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InUse(
-                f"Another run is using {workdir}: wait for it, or use another --workdir; if its host died, "
+                f"Another run is using {workdir}: wait for it, or use another folder; if its host died, "
                 f"remove {workdir}/{file}."
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise UserError(
-                    f"--workdir={workdir} cannot be created ({error.strerror}): use another path."
+                    f"{workdir} cannot be created ({error.strerror}): use another path."
                 ) from error
         yield
 
@@ -317,12 +317,7 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 def _write(path: Path, content: dict) -> None:
     if jax.process_index() == 0:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with files.whole(path, "w") as file:
-                file.write(json.dumps(content, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror}): use another --workdir.") from error
+        files.write(path, json.dumps(content, indent=2) + "\n")
 
 
 def _commit() -> str:

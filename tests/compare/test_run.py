@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,18 +15,19 @@ import pytest
 import toy_comparison
 
 from seed_jax.compare import Trained, Untrained, cells, collect, run
+from seed_jax.compare.__main__ import main
 from seed_jax.errors import UserError
 from seed_jax.evals import final
 from seed_jax.report import metrics
-from seed_jax.train import loop, workdir
+from seed_jax.train import damage, loop, workdir
 
 FILE = Path(toy_comparison.__file__)
 
 
 def finish(comparison, out):
     made = cells.make(comparison, out)
-    failed = run.run(comparison, made)
-    return made, failed
+    cells.refuse_changed(comparison, made)
+    return made, run.run(comparison, made)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,7 @@ def test_scores_are_those_of_the_evaluation(finished):
     assert (row.steps, row.images) == (6, 96)
     assert row.cost.teacher_images == 96
     assert row.cost.flops > result.row("MoCo").cost.flops * 0.5 > 0
+    assert row.settings["optim.lr"] == 0.1
     assert result.row("pixels").seeds == ()
     assert len(result.row("untrained").scores["knn"]) == 2
 
@@ -66,6 +69,22 @@ def test_the_untrained_student_is_the_run_at_step_0(finished):
     first = next(row for row in metrics.read(cell.folder) if "knn" in row)
     assert first["step"] == 0
     np.testing.assert_allclose(np.mean(on_val.values["knn"]), first["knn"])
+
+
+def test_teacher_and_raw_pixels_are_scored_as_the_run_scores_them_at_step_0(finished):
+    comparison, made, _ = finished
+    cell = next(cell for cell in made if cell.row == "SEED")
+    raw = _validation(cells.config(comparison, cell))
+    first = next(row for row in metrics.read(cell.folder) if "teacher_knn" in row)
+    for weights, feature in (("teacher", "pooled"), ("pixels", "pooled"), ("pixels", "embedding")):
+        raw.evals.feature = feature
+        scores = run.score_untrained(weights, raw)
+        np.testing.assert_allclose(np.mean(scores.values["knn"]), first[f"{weights}_knn"])
+
+
+def test_without_a_teacher_there_is_none_to_score():
+    with pytest.raises(UserError, match="moco has no teacher"):
+        run.score_untrained("teacher", toy_comparison.config("moco"))
 
 
 def _validation(raw):
@@ -93,8 +112,9 @@ def test_finished_cells_are_not_run_again(finished, monkeypatch):
     assert facts(made) == before
 
 
-def test_a_changed_cell_names_its_keys_and_runs_again_only_on_demand(finished, tmp_path):
+def test_a_changed_cell_names_its_keys_and_is_not_run_again(finished):
     comparison, made, out = finished
+    before = facts(made)
     rows = tuple(
         dataclasses.replace(row, overrides={"optim.lr": 0.07}) if row.name == "teacher" else row
         for row in comparison.rows
@@ -102,25 +122,26 @@ def test_a_changed_cell_names_its_keys_and_runs_again_only_on_demand(finished, t
     changed = dataclasses.replace(comparison, rows=rows)
     with pytest.raises(UserError, match=r"teacher, seed 0: optim.lr was 0.05 and is 0.07.*--again 'teacher'"):
         finish(changed, out)
+    assert facts(made) == before
 
 
-def test_a_row_set_aside_is_trained_again_and_so_are_those_that_need_it(tmp_path):
+def test_again_runs_a_row_and_what_needs_it_and_leaves_the_others(tmp_path, capsys):
+    arguments = [str(FILE), "--quick", "--out", str(tmp_path)]
+    assert main(arguments) == 0
     comparison = toy_comparison.get_comparison(quick=True)
-    made, _ = finish(comparison, tmp_path)
-    teacher = next(cell for cell in made if cell.row == "teacher")
-    aside = teacher.set_aside()
-    assert (aside / "metrics.jsonl").exists()
-    rows = tuple(
-        dataclasses.replace(row, overrides={"optim.lr": 0.4}) if row.name == "teacher" else row
-        for row in comparison.rows
-    )
-    changed = dataclasses.replace(comparison, rows=rows)
-    assert finish(changed, tmp_path)[1] == {}
-    with pytest.raises(UserError, match=r"SEED, seed 0: the row 'teacher' was run again"):
-        finish(changed, tmp_path)
+    made = {cell.row: cell for cell in cells.make(comparison, tmp_path)}
+    before = facts(made.values())
+    assert main([*arguments, "--again", "teacher"]) == 0
+    after = facts(made.values())
+    assert {name for name in before if before[name] != after[name]} == {"teacher, seed 0", "SEED, seed 0"}
+    assert (tmp_path / "seed" / "seed0.old1" / "metrics.jsonl").exists()
+    capsys.readouterr()
+    made["teacher"].set_aside()
+    assert main(arguments) == 1
+    assert "SEED, seed 0: the row 'teacher' is to be run again: " in capsys.readouterr().err
 
 
-def test_a_wrong_cell_stops_what_needs_it_and_nothing_else(tmp_path, monkeypatch):
+def test_a_wrong_cell_stops_what_needs_it_and_nothing_else(tmp_path, monkeypatch, capsys):
     comparison = toy_comparison.get_comparison(quick=True)
     broken = dataclasses.replace(
         comparison,
@@ -142,6 +163,8 @@ def test_a_wrong_cell_stops_what_needs_it_and_nothing_else(tmp_path, monkeypatch
 
     monkeypatch.setattr(loop, "run", run_or_crash)
     made, failed = finish(broken, tmp_path)
+    said = capsys.readouterr().out
+    assert all(said.count(f"compare: {cell} failed: ") == 1 for cell in failed)
     why = {cell.row: sentence for cell, sentence in failed.items()}
     assert set(why) == {"teacher", "SEED", "nowhere", "crash"}
     assert "not finite" in why["teacher"]
@@ -173,20 +196,27 @@ def test_two_processes_share_and_a_killed_one_loses_nothing(finished, tmp_path):
     comparison, reference, _ = finished
     killed, other = start(tmp_path), start(tmp_path)
     made = cells.make(comparison, tmp_path)
-    while not any(cell.folder.exists() for cell in made):
+    deadline = time.time() + 900
+    while not any(damage.saved_steps(cell.folder / "checkpoints") for cell in made):
+        assert time.time() < deadline and None in (killed.poll(), other.poll())
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    output, _ = other.communicate()
+    before, _ = killed.communicate()
+    output, _ = other.communicate(timeout=900)
     assert other.returncode == 0, output
     assert (tmp_path / "report.html").exists()
-    assert all(cell.finished for cell in made)
+    begun = re.findall(r"compare: cell \d+ of \d+: (.*)", before + output)
+    assert len(begun) <= len(made) + 1  # the cell in which the kill came was begun again
+    times = {"ended", "wall", "seconds"}
     for cell, same in zip(made, reference, strict=True):
-        assert str(cell) == str(same)
+        assert str(cell) == str(same) and str(cell) in begun
         assert cell.scores() == same.scores()
+        found, want = ({k: v for k, v in c.facts().items() if k not in times} for c in (cell, same))
+        assert found == want
 
 
-def test_a_cell_of_another_process_is_waited_for(tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", [cells.LOCK, ".lock"], ids=["compare", "main.py"])
+def test_a_cell_of_another_process_is_waited_for(tmp_path, monkeypatch, capsys, file):
     """While the cell is locked the call sleeps; the other process finishes it meanwhile."""
     comparison = dataclasses.replace(toy_comparison.get_comparison(quick=True), baseline="pixels")
     comparison = dataclasses.replace(comparison, rows=comparison.rows[1:2] + comparison.rows[4:])
@@ -196,7 +226,8 @@ def test_a_cell_of_another_process_is_waited_for(tmp_path, monkeypatch):
     done = (moco.folder / cells.FACTS).read_text()
     (moco.folder / cells.FACTS).unlink()
     lock = contextlib.ExitStack()
-    lock.enter_context(workdir.hold(moco.folder, cells.LOCK))
+    lock.enter_context(workdir.hold(moco.folder, file))
+    capsys.readouterr()
 
     def sleep(seconds):
         (moco.folder / cells.FACTS).write_text(done)
@@ -205,6 +236,7 @@ def test_a_cell_of_another_process_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(run.time, "sleep", sleep)
     monkeypatch.setattr(loop, "run", lambda *_, **__: pytest.fail("it was trained twice"))
     assert run.run(comparison, made) == {}
+    assert "compare: cell" not in capsys.readouterr().out
 
 
 def test_runs_that_exist(finished, tmp_path):

@@ -16,7 +16,7 @@ from seed_jax import parallel
 from seed_jax.errors import UserError
 from seed_jax.methods import queue
 from seed_jax.train import state
-from seed_jax.train.checkpoint import Checkpoints, load_model
+from seed_jax.train.checkpoint import Checkpoints, load_model, step_of
 
 
 def make(step, features=3):
@@ -54,11 +54,13 @@ def test_restores_bitwise_in_the_requested_shardings(tmp_path):
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    directory = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(directory, keep=2)
     for step, score in [(1, 0.3), (2, 0.9), (3, None), (4, 0.5), (5, None), (6, 0.8)]:
         checkpoints.save(make(step), step, score)
     checkpoints.close()
-    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 5, 6]
+    assert sorted(int(path.name) for path in directory.iterdir()) == [2, 5, 6]
+    assert (step_of(tmp_path), step_of(tmp_path, best=True)) == (6, 2)
 
 
 def test_a_score_added_later_counts_as_a_saved_one(tmp_path):
