@@ -55,8 +55,9 @@ def _file(options, arguments: list[str]) -> int:
     comparison = spec.load(path, options.quick)
     if options.baseline:
         comparison = dataclasses.replace(comparison, baseline=options.baseline)
-    seeds = options.seeds or comparison.seeds
-    comparison = dataclasses.replace(comparison, seeds=tuple(dict.fromkeys([*comparison.seeds, *seeds])))
+    chosen = dataclasses.replace(comparison, seeds=tuple(options.seeds or comparison.seeds))
+    both = dict.fromkeys([*comparison.seeds, *chosen.seeds])
+    comparison = dataclasses.replace(comparison, seeds=tuple(both))
     for name in options.again:
         if name not in {row.name for row in comparison.rows}:
             raise unknown("row in --again", name, [row.name for row in comparison.rows])
@@ -64,7 +65,7 @@ def _file(options, arguments: list[str]) -> int:
     out = options.out or Path("runs") / (f"{name}-quick" if options.quick else name)
     cells = cells_lib.make(comparison, out)
     again = cells_lib.again(cells, options.again)
-    wanted = tuple(cell for cell in cells if cell.seed is None or cell.seed in seeds)
+    wanted = tuple(cell for cell in cells if cell.seed is None or cell.seed in chosen.seeds)
     _start()
     cells_lib.refuse_changed(comparison, [cell for cell in cells if cell not in again])
     if options.plan:

@@ -10,7 +10,7 @@ import toy_comparison
 
 from seed_jax.compare import Comparison, Trained, cells, collect, page, run
 from seed_jax.errors import UserError
-from seed_jax.train import workdir
+from seed_jax.train import checkpoint, workdir
 
 VERSIONS = {"jax": "1.0", "flax": "1.0", "optax": "1.0", "numpy": "1.0"}
 
@@ -30,13 +30,8 @@ def place(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "score_workdir", score)
     monkeypatch.setattr(run, "costs", lambda directory: {"steps": 6, "images": 96})
-    monkeypatch.setattr(workdir, "load_run", loaded)
+    monkeypatch.setattr(checkpoint, "step_of", lambda directory: 6)
     return types.SimpleNamespace(path=tmp_path, measured=measured)
-
-
-def loaded(directory):
-    manifest = json.loads((directory / "manifest.json").read_text())
-    return types.SimpleNamespace(step=6, manifest=manifest)
 
 
 def scores(right, **more):
@@ -144,7 +139,7 @@ def test_scores_are_measured_again_when_the_folder_has_another_run(place):
 def test_a_finished_cell_keeps_its_scores(place):
     make(place, "a/seed0", 0)
     cell = cells.Cell("a", 0, place.path / "a/seed0", ())
-    cell.finish(scores(np.ones(40)), wall=1.0)
+    cell.finish(0.0, scores(np.ones(40)))
     before = cell.identity()
     rows("a/seed0")
     assert (place.measured, cell.identity()) == ([], before)
@@ -171,7 +166,7 @@ def cells_of(place, values, **more):
         make(place, cell.folder.relative_to(place.path), 0)
         found = scores(np.arange(40) % 2, **more)
         found["last"]["values"] |= values[cell.row]
-        cell.finish(found, steps=6, images=96)
+        cell.finish(0.0, found, steps=6, images=96)
     return comparison, made
 
 

@@ -161,6 +161,8 @@ def test_seeds_are_run_alone_and_the_page_has_all(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(run, "run", lambda of, made: seen.update(run={c.seed for c in made}) or {})
     monkeypatch.setattr("seed_jax.compare.collect.of_cells", lambda of, made, _: {c.seed for c in made})
-    monkeypatch.setattr("seed_jax.compare.__main__._show", lambda result, out: seen.update(page=result))
+    monkeypatch.setattr(
+        "seed_jax.compare.__main__._show", lambda result, out, arguments: seen.update(page=result)
+    )
     assert main([toy_comparison.__file__, "--seeds", "1", "5", "--out", str(tmp_path)]) == 0
     assert seen == {"run": {1, 5, None}, "page": {0, 1, 5, None}}
