@@ -5,7 +5,8 @@ the highest precision. The run is `configs/seed_r50_to_mbv3.py:smoke`. The toler
 
 - forward: 1e-4, the largest difference in the student's embeddings of length 1, in train mode;
 - loss: 1e-5, the largest relative difference in the SEED losses of the samples of a batch;
-- steps: 1e-2, the largest relative difference in the loss of a step; rounding grows from step to step.
+- steps: 1e-2, the largest relative difference in the loss of a step. Rounding grows from step to
+  step; by how much between two kinds of device is not known yet, so this tolerance is a guess.
 """
 
 import dataclasses
