@@ -95,6 +95,8 @@ def step(run: Run, flops: float | None = None) -> Part:
 def parts(run: Run) -> Iterator[Part]:
     """The step, then its parts, each compiled when it is asked for.
 
+    Call the step before asking for the next part, not after: it deletes the state that the others read.
+
     The FLOPs of the step are the sum of those of its networks and its loss. Those of the networks are XLA's
     count for the program as written (`flops`), those of the loss `loss_flops`.
     """

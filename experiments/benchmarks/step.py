@@ -62,9 +62,10 @@ def _measure(options, mesh, possible):
     raw.data.batch_size, raw.data.image_size = options.batch, options.size
     raw.train.steps, raw.train.precision, raw.train.bn_group = 1000, options.precision, 0
     run = parts.start(config.resolve(raw), mesh)
-    made = parts.parts(run)
+    made, times = parts.parts(run), {}
     whole = next(made)
-    times = {part.name: median_ms(part.call, options.repeats) for part in (whole, *made)}
+    times[whole.name] = median_ms(whole.call, options.repeats)
+    times |= {part.name: median_ms(part.call, options.repeats) for part in made}
     began = time.perf_counter()
     for _ in range(options.repeats):
         next(run.host)
