@@ -9,14 +9,11 @@ import re
 import sys
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
+from experiments.benchmarks import parts
 from experiments.benchmarks.timing import device, median_ms
 from seed_jax import parallel
-from seed_jax.losses import seed_loss
-from seed_jax.methods import queue
+from seed_jax.methods.seed import Seed
 from seed_jax.report.tables import Table
 
 SIZES = [4_096, 16_384, 65_536, 262_144, 1_048_576]
@@ -47,20 +44,14 @@ def main(arguments=None) -> int:
 
 
 def _row(options, mesh, size):
-    columns = NamedSharding(mesh, P(None, parallel.DATA_AXIS))
-    slots = queue.init(size, options.batch, options.dim, start="noise", rng=jax.random.key(0)).slots
-    student, teacher = (
-        jax.device_put(slots[i % len(slots)], parallel.batch_sharding(mesh)) for i in range(2)
-    )
-    slots = jax.device_put(slots, columns)
-    step = jax.jit(jax.value_and_grad(lambda s, t, q: seed_loss(s, t, q).mean()))
-    program = step.lower(student, teacher, slots).compile()
-    found = sorted(m.group(1) for m in map(COLLECTIVE.search, program.as_text().splitlines()) if m)
+    part = parts.loss(Seed(), mesh, options.batch, options.dim, size)
+    lines = part.program.as_text().splitlines()
+    found = sorted(m.group(1) for m in map(COLLECTIVE.search, lines) if m)
     return [
         f"{size:,}",
-        median_ms(lambda: jnp.sum(program(student, teacher, slots)[0]), 5),
-        slots.nbytes / mesh.size / 2**20,
-        program.memory_analysis().temp_size_in_bytes / 2**20,
+        median_ms(part.call, 5),
+        size * options.dim * 4 / mesh.size / 2**20,
+        part.program.memory_analysis().temp_size_in_bytes / 2**20,
         ", ".join(f"{found.count(kind)} {kind}" for kind in dict.fromkeys(found)) or "none",
     ]
 

@@ -5,8 +5,8 @@
     python -m experiments.benchmarks.step --devices 8 --batch 256  8 fake devices on a CPU
 
 The parts are timed as programs of their own, so their sum may differ from the step, in which XLA fuses
-across them. TFLOP/s are counted by XLA's cost analysis and set against a matrix product measured on the
-same device.
+across them. The FLOPs of the networks, which XLA counts, and of the loss are set against a matrix product
+measured on the same device.
 """
 
 import argparse
@@ -14,21 +14,12 @@ import sys
 import time
 
 import jax
-import numpy as np
 from absl import logging
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
+from experiments.benchmarks import parts
 from experiments.benchmarks.timing import ceiling, device, median_ms, peak_memory
 from seed_jax import config, parallel
-from seed_jax.data import photometric
-from seed_jax.data.pipeline import train_batches
-from seed_jax.data.sources import Arrays
-from seed_jax.losses import seed_loss
-from seed_jax.methods import queue as queues
 from seed_jax.report.tables import Table
-from seed_jax.train import build
-from seed_jax.train import teacher as teachers
 
 
 def main(arguments=None) -> int:
@@ -38,7 +29,7 @@ def main(arguments=None) -> int:
         jax.config.update("jax_num_cpu_devices", options.devices)
     parallel.start()
     mesh = parallel.make_mesh(jax.devices()[: options.devices])
-    possible = ceiling(options.precision) * mesh.size
+    possible = ceiling(options.precision, 2048 if jax.default_backend() == "cpu" else 8192) * mesh.size
     with jax.set_mesh(mesh):
         rows, note = _measure(options, mesh, possible)
     print(Table(["part", "ms", "share %", "images/s"], rows).markdown())
@@ -70,68 +61,26 @@ def _measure(options, mesh, possible):
     raw.method.queue_size = options.queue
     raw.data.batch_size, raw.data.image_size = options.batch, options.size
     raw.train.steps, raw.train.precision, raw.train.bn_group = 1000, options.precision, 0
-    c = config.resolve(raw)
-    loaded = teachers.load(c.teacher, image_size=options.size, seed=1, precision=options.precision)
-    given = build.make_given(c, build.Lengths(1000, 100, 100, 100), 0, loaded)
-    training = build.assemble(c, mesh, given, loaded.network)
-    current = parallel.jit_once(training.fresh, out_shardings=training.shardings)(None)
-    teacher, student, views = loaded.network, training.student, training.views
-    teacher_variables = jax.device_put(loaded.variables, parallel.replicated(mesh))
-
-    pixels = np.random.default_rng(0).integers(0, 256, (512, 256, 256, 3), np.uint8)
-    host = train_batches(Arrays("noise", pixels, None), views, options.batch, seed=0)
-    batch = parallel.to_devices(mesh, next(host))
-    program = training.step.lower(current, teacher_variables, batch).compile()
-    flops = program.cost_analysis()["flops"]
-
-    def whole():
-        nonlocal current
-        current, metrics = program(current, teacher_variables, batch)
-        return metrics
-
-    times = {"step": median_ms(whole, options.repeats)}
-    x = parallel.to_devices(mesh, np.float32(pixels[: options.batch, : options.size, : options.size]) / 255)
-    keys = jax.device_put(jax.random.split(jax.random.key(2), options.batch), parallel.batch_sharding(mesh))
-    preset, images = views[0].photometric, batch["views"][0]
-    colours = jax.jit(lambda images, keys: photometric.augment(preset, images, keys)[0])
-    times[f"photometrics ({preset})"] = median_ms(lambda: colours(images, keys), options.repeats)
-    times |= _parts(options, mesh, teacher, teacher_variables, student, current, x, keys)
+    run = parts.start(config.resolve(raw), mesh)
+    made, times = parts.parts(run), {}
+    whole = next(made)
+    times[whole.name] = median_ms(whole.call, options.repeats)
+    times |= {part.name: median_ms(part.call, options.repeats) for part in made}
     began = time.perf_counter()
     for _ in range(options.repeats):
-        next(host)
+        next(run.host)
     times["input (host, overlapped)"] = (time.perf_counter() - began) / options.repeats * 1e3
 
     whole_ms = times["step"]
     rows = [[name, ms, 100 * ms / whole_ms, 1e3 * options.batch / ms] for name, ms in times.items()]
-    achieved = flops * mesh.size / whole_ms / 1e9
-    memory = program.memory_analysis()
+    temporaries = whole.program.memory_analysis().temp_size_in_bytes
     note = (
         f"{options.teacher} -> {options.student}, {options.size} px, batch {options.batch}, "
         f"K = {options.queue:,}, {options.precision}, {device(mesh)}. "
-        f"{achieved:.3f} of {possible:.3f} TFLOP/s (matrix product). "
-        f"Temporaries {memory.temp_size_in_bytes / 2**20:.0f} MiB a device, peak {peak_memory()}."
+        f"{whole.flops / whole_ms / 1e9:.3f} of {possible:.3f} TFLOP/s (matrix product). "
+        f"Temporaries {temporaries / 2**20:.0f} MiB a device, peak {peak_memory()}."
     )
     return rows, note
-
-
-def _parts(options, mesh, teacher, teacher_variables, student, current, x, keys):
-    forward = jax.jit(lambda v, x: teacher.apply(v, x, False)[0]["embedding"])
-
-    def student_loss(params, x, keys):
-        variables = {"params": params, **current.model_state}
-        return student.apply(variables, x, True, keys)[0]["embedding"].sum()
-
-    backward = jax.jit(jax.grad(student_loss))
-    columns = NamedSharding(mesh, P(None, parallel.DATA_AXIS))
-    noise = queues.init(options.queue, options.batch, 128, start="noise", rng=jax.random.key(3))
-    slots = jax.device_put(noise.slots, columns)
-    embeddings = parallel.to_devices(mesh, np.asarray(noise.slots[0]))
-    loss = jax.jit(jax.value_and_grad(lambda s, t, q: seed_loss(s, t, q).mean()))
-    return {
-        "teacher forward": median_ms(lambda: forward(teacher_variables, x), options.repeats),
-        "student forward + backward": median_ms(lambda: backward(current.params, x, keys), options.repeats),
-        "loss and its gradient": median_ms(lambda: loss(embeddings, embeddings, slots), options.repeats),
-    }
 
 
 if __name__ == "__main__":

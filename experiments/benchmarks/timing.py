@@ -7,31 +7,52 @@ import time
 import jax
 import jax.numpy as jnp
 
+# dtype and precision of a product. Networks with `train.precision='fp32'` run at JAX's default precision,
+# which is TF32 on NVIDIA GPUs and float32 on a CPU; the losses run at 'highest'.
+PRODUCTS = {
+    "bf16": (jnp.bfloat16, "default"),
+    "fp32": (jnp.float32, "default"),
+    "fp32, highest": (jnp.float32, "highest"),
+}
 
-def median_ms(call, repeats: int) -> float:
-    """Median milliseconds of `call`, which is run twice first, once to compile."""
+
+def median_ms(call, repeats: int, calls: int = 1) -> float:
+    """Median milliseconds of `call` over `repeats` rounds of `calls` calls, which are waited for together.
+
+    Two more rounds come first, to compile and to warm up. With several calls in a round an accelerator has
+    the next one queued, as in training, so that the time to start a program is not counted.
+    """
     times = []
     for _ in range(2 + repeats):
         began = time.perf_counter()
-        jax.block_until_ready(call())
+        jax.block_until_ready([call() for _ in range(calls)])
         times.append(time.perf_counter() - began)
-    return 1e3 * statistics.median(times[2:])
+    return 1e3 * statistics.median(times[2:]) / calls
 
 
-def ceiling(precision: str) -> float:
-    """TFLOP/s of a large square matrix product on one device, at the precision of the networks' products."""
-    n = 2048 if jax.default_backend() == "cpu" else 8192
-    dtype = jnp.bfloat16 if precision == "bf16" else jnp.float32
+def ceiling(kind: str, size: int, repeats: int = 5, calls: int = 1) -> float:
+    """TFLOP/s of a product of two square matrices of side `size` on the first device.
+
+    Args:
+      kind: a key of `PRODUCTS`.
+      repeats, calls: as for `median_ms`.
+    """
+    dtype, precision = PRODUCTS[kind]
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    a = jax.device_put(jax.random.normal(jax.random.key(0), (n, n), dtype), here)
-    product = jax.jit(lambda a: a @ a)
-    return 2 * n**3 / median_ms(lambda: product(a), 5) / 1e9
+    a = jax.device_put(jax.random.normal(jax.random.key(0), (size, size), dtype), here)
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
+    return 2 * size**3 / median_ms(lambda: product(a), repeats, calls) / 1e9
+
+
+def device_peak() -> int | None:
+    """Bytes at the peak of the first device's memory since the process began; None if it does not tell."""
+    stats = jax.devices()[0].memory_stats()
+    return stats and stats.get("peak_bytes_in_use")
 
 
 def peak_memory() -> str:
     """Peak of the device where it tells, else of this process."""
-    stats = jax.devices()[0].memory_stats()
-    peak = stats["peak_bytes_in_use"] if stats else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return f"{peak / 2**30:.2f} GiB"
 
 
