@@ -64,8 +64,9 @@ def _file(options, arguments: list[str]) -> int:
     name = path.resolve().parent.name if path.name == "compare.py" else path.stem
     out = options.out or Path("runs") / (f"{name}-quick" if options.quick else name)
     cells = cells_lib.make(comparison, out)
-    again = cells_lib.again(cells, options.again)
     wanted = tuple(cell for cell in cells if cell.seed is None or cell.seed in chosen.seeds)
+    # An unfinished cell goes on: it may be one that an interrupted --again has begun.
+    again = [cell for cell in cells_lib.again(wanted, options.again) if cell.finished()]
     _start()
     cells_lib.refuse_changed(comparison, [cell for cell in cells if cell not in again])
     if options.plan:
@@ -74,8 +75,7 @@ def _file(options, arguments: list[str]) -> int:
     from seed_jax.compare import collect, run
 
     for cell in again:
-        if cell.folder.exists():
-            print(f"compare: {cell}: the run before is now {cell.set_aside()}")
+        print(f"compare: {cell}: the run before is now {cell.set_aside()}")
     failed = run.run(comparison, wanted)
     _show(collect.of_cells(comparison, cells, failed), out, arguments)
     for cell, why in failed.items():
@@ -99,12 +99,15 @@ def _start() -> None:
 def _plan(comparison, cells, again) -> None:
     from seed_jax.compare import plan
 
+    for cell in cells:
+        if why := cells_lib.mistake(comparison, cell):
+            raise UserError(f"{cell}: {why}")
     table, seconds = plan.table(comparison, cells, again)
     left = sum(not cell.finished() or cell in again for cell in cells)
     print(table.markdown())
     print(
-        f"\n{left} of {len(cells)} cells to run, about {seconds / 60:.0f} minutes; probes and evaluations "
-        "count only in rows that have a finished cell."
+        f"\n{left} of {len(cells)} cells to run, about {seconds / 60:.1f} min; probes and evaluations count "
+        "only in rows that have a finished cell."
     )
 
 

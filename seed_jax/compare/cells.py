@@ -10,11 +10,12 @@ from pathlib import Path
 import ml_collections
 
 from seed_jax import config as config_lib
-from seed_jax.compare.spec import Comparison, Trained, slug
+from seed_jax.compare.spec import LIKE, Comparison, Trained, Untrained, slug
 from seed_jax.data import files
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.train import inputs, workdir
+from seed_jax.weights import source
 
 FACTS, SCORES, LOCK = "cell.json", "scores.json", ".cell.lock"
 # Keys that do not change the result, and those whose content is identified by other means.
@@ -138,6 +139,24 @@ def compared(settings: dict, free: set[str] = FREE) -> dict:
     return {k: v for k, v in settings.items() if k not in free and not k.startswith("log.")}
 
 
+def mistake(comparison: Comparison, cell: Cell) -> str:
+    """What is wrong with the config of a cell, as far as this is known before it runs; '' if nothing."""
+    try:
+        resolved = config_lib.resolve(config(comparison, cell))
+        inputs.settled(resolved)
+        given = {"student.init": resolved.student.init}
+        if resolved.method.needs_teacher:
+            given["teacher.weights"] = resolved.teacher.weights
+        if isinstance(row := comparison.row(cell.row), Untrained) and row.weights not in LIKE:
+            given = {"weights": row.weights}
+        for key, spec in given.items():
+            if spec not in ("", "random", *(str(needed.folder) for needed in cell.needs)):
+                source.find(spec, key)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def fingerprints(raw: ml_collections.ConfigDict) -> list[str]:
     """What identifies the images that a run trains on and those that it is scored on."""
     resolved = config_lib.resolve(raw)
@@ -188,8 +207,8 @@ def refuse_changed(comparison: Comparison, cells: Sequence[Cell]) -> None:
         again = " ".join(f"'{row}'" for row in rows)
         reasons = "; ".join(f"{cell}: {why}" for cell, why in changed.items())
         raise UserError(
-            f"Cells have changed since they were finished: {reasons}: run them again with --again {again}, "
-            "or use another --out."
+            f"These finished cells no longer match the comparison file: {reasons}: run them again with "
+            f"--again {again}, or use another --out."
         )
 
 

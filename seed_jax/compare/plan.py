@@ -14,6 +14,7 @@ from seed_jax.data.sources import open_source
 from seed_jax.report import metrics
 from seed_jax.report.tables import Table
 from seed_jax.train import build, inputs, loop
+from seed_jax.train.monitor import say
 
 STEPS = 8  # of a measurement; the first one compiles and is not timed
 
@@ -36,6 +37,8 @@ def table(comparison: Comparison, cells: Sequence[Cell], again: Collection[Cell]
         left = len(mine) - len(done)
         if isinstance(row, Trained):
             steps = _steps(row.raw(comparison.seeds[0]))
+            if not done:
+                say(f"compare: timing {STEPS} steps of {name}")
             other, each = _measured(done) or _trial(comparison, row)
             seconds = left * (other + steps * each)
             total += seconds

@@ -1,8 +1,9 @@
-"""Run the cells of a comparison: train and score, in the order of what needs what, alone or with others."""
+"""Run the cells of a comparison in dependency order; several processes may share the work."""
 
 import dataclasses
 import time
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -27,29 +28,36 @@ WAIT = 5.0  # seconds between looks at cells that other processes run
 
 
 def run(comparison: Comparison, cells: tuple[Cell, ...]) -> dict[Cell, str]:
-    """Finish these cells; return why the cells without scores have none.
+    """Run the unfinished cells; return the reason of each that failed.
 
-    A cell that another process runs is waited for. A cell that fails does not stop the others. A later call
-    runs it again, and resumes its training. Finished cells are left as they are (`cells.refuse_changed`).
+    A cell whose config has a mistake fails before the first one runs. A cell that another process runs is
+    waited for. A cell that fails does not stop the others. A later call runs it again, and resumes its
+    training. Finished cells are left as they are (`cells.refuse_changed`).
 
     Raises:
       Stopped: a signal came during training; the state is saved.
     """
     started, failed, waiting = time.time(), {}, False
     progress = Progress(comparison, cells)
+    for cell in cells:
+        if not cell.finished() and (why := cells_lib.mistake(comparison, cell)):
+            cell.fail(time.time(), why)
     while left := [cell for cell in cells if not (cell.finished() or cell in failed)]:
         progressed = False
         for cell in left:
-            why = _reason(cell, failed, started)
+            why, attempted = _reason(cell, failed, started), False
             if not why and all(needed.finished() for needed in cell.needs):
-                progressed |= _attempt(comparison, cell, progress)
+                attempted = _attempt(comparison, cell, progress)
                 why = _reason(cell, failed, started)
             if why:
-                failed[cell], progressed = why, True
+                failed[cell] = why
                 say(f"compare: {cell} failed: {why}")
+            if attempted:
+                progress.end(failed)
+            progressed |= attempted or bool(why)
         if not progressed:
             if not waiting:
-                say("compare: another process runs the cells that are left; waiting for it")
+                say("compare: another process is running the remaining cells; waiting for it")
             waiting = True
             time.sleep(WAIT)
     return failed
@@ -86,7 +94,6 @@ def _attempt(comparison: Comparison, cell: Cell, progress: "Progress") -> bool:
                 (cell.folder / "error.txt").write_text(traceback.format_exc())
                 where = f"{cell.folder}/error.txt has more"
                 cell.fail(began, f"{type(error).__name__}: {_first_line(error)} ({where})")
-            progress.end()
     except workdir.InUse:
         return False
     return True
@@ -98,6 +105,7 @@ def _train_and_score(comparison: Comparison, cell: Cell, began: float, alike: di
     raw = cells_lib.config(comparison, cell)
     if isinstance(row, Trained):
         loop.run(raw, cell.folder, name=str(cell))
+        say(f"{cell}: scoring on the test split")
         facts = costs(cell.folder, alike)
         scores = score_workdir(cell.folder)
     else:
@@ -188,7 +196,7 @@ def images_seen(steps: int, batch: int, manifest: dict) -> int:
 
 
 def _plain(scores: final.Scores) -> dict:
-    """As JSON: values as percent, or 0 to 1 for each image."""
+    """As JSON: values in [0, 1]; a list has one for each image."""
     values = {
         name: value.astype(float).round(6).tolist() if isinstance(value, np.ndarray) else float(value)
         for name, value in scores.values.items()
@@ -214,9 +222,13 @@ class Progress:
     def begin(self, cell: Cell) -> None:
         say(f"compare: cell {self._number[cell]} of {len(self._cells)}: {cell}")
 
-    def end(self) -> None:
+    def end(self, failed: Collection[Cell]) -> None:
         finished = [cell for cell in self._cells if cell.finished()]
-        left = [cell for cell in self._cells if cell not in finished]
+        hopeless = {*failed}
+        for cell in self._cells:  # each after the cells that it needs
+            if hopeless & {*cell.needs}:
+                hopeless.add(cell)
+        left = [cell for cell in self._cells if cell not in finished and cell not in hopeless]
         wall = {c: c.facts()["wall"] for c in finished}
         seconds = sum(self._expected(c, wall) for c in left)
         say(f"compare: {len(finished)} of {len(self._cells)} cells finished{_about(seconds)}")

@@ -62,6 +62,9 @@ class Trained:
         return raw
 
 
+LIKE = ("start", "teacher", "pixels")  # what an untrained row takes from the row that it is like
+
+
 @dataclasses.dataclass(frozen=True)
 class Untrained:
     """A row that is scored without training.
@@ -149,6 +152,8 @@ class Comparison:
         return tuple(done)
 
     def _check(self) -> None:
+        if wrong := [row for row in self.rows if not isinstance(row, Trained | Untrained)]:
+            raise UserError(f"rows has {wrong[0]!r}: write a Trained or an Untrained.")
         names = [row.name for row in self.rows]
         if not names:
             raise UserError("The comparison has no rows: add a Trained or an Untrained.")
@@ -174,7 +179,8 @@ class Comparison:
                 raise unknown(f"trained row in `like` of '{row.name}'", row.like, trained)
             for needed in row.needs if isinstance(row, Trained) else ():
                 if needed not in trained:
-                    raise unknown(f"trained row that '{row.name}' starts from", needed, trained)
+                    what = "teacher" if needed == row.teacher else "start"
+                    raise unknown(f"trained row as the {what} of '{row.name}'", needed, trained)
         self.in_order()
 
 
