@@ -101,9 +101,7 @@ def of_workdirs(directories: Sequence[Path], baseline: str) -> Result:
         place if places.count(place) == 1 else " + ".join(map(str, members))
         for place, members in zip(places, groups, strict=True)
     ]
-    row_of = {
-        member.resolve(): name for name, members in zip(names, groups, strict=True) for member in members
-    }
+    row_of = {m.resolve(): name for name, members in zip(names, groups, strict=True) for m in members}
     rows, values = [], {}
     for name, members in zip(names, groups, strict=True):
         values[name] = {_seed(member): _measured(member) for member in members}

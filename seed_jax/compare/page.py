@@ -105,7 +105,7 @@ def _cost_columns(result: Result) -> dict[str, list]:
 
 
 def _minutes(value: float) -> str:
-    """Minutes with one decimal, or two significant digits if that would be none or one.
+    """Minutes with one decimal; those below 0.1 with two significant digits.
 
     >>> _minutes(1234.56), _minutes(0.0123)
     ('1,234.6', '0.012')
@@ -270,10 +270,10 @@ def _answer(result: Result) -> list[tuple[str, str, bool]]:
 
     Rows that others need come last.
     """
-    lines = []
+    deciding, lines = result.evals[0], []
     needed = {name for row in result.rows for name in row.needs}
     for row in sorted(result.rows, key=lambda row: row.name in needed):
-        found = result.difference(row.name, result.evals[0])
+        found = result.difference(row.name, deciding)
         if found is not None:
             words, _, interval = found.sentence().partition(" (")
             against = f"{words} than {result.baseline}"
@@ -282,7 +282,7 @@ def _answer(result: Result) -> list[tuple[str, str, bool]]:
             lines.append((row.name, f"{against} ({interval}", found.shown))
         if row.failed:
             lines.append((row.name, _failure(row), False))
-    if not result.differences:
+    if not any(difference.score == deciding for difference in result.differences):
         lines = [(result.title, f"no row can be compared with {result.baseline}", False), *lines]
     return lines
 
