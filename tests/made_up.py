@@ -48,11 +48,13 @@ def result(folder, *, rows=8, seeds=3, names=NAMES, failed=(), evals=("knn", "li
                 {} if gone else scores,
                 {} if gone else best,
                 () if gone else tuple(map(str, workdirs)),
-                567_704 + n,
+                None if gone else 567_704 + n,
                 None if gone else 400,
                 None if gone else 25_600,
                 None if gone else Cost(60.0 * (n + 1), 2.4e14 * (n + 1), 2**30 + 2**27 * n, n and 25_600),
-                {
+                {}
+                if gone
+                else {
                     "data.batch_size": 64,
                     "method.tau_t": 0.01 * n,
                     "student.model": "tiny",

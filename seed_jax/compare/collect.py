@@ -24,15 +24,23 @@ from seed_jax.train import checkpoint, workdir
 VERSIONS = ("jax", "flax", "optax", "numpy")  # of a run, named on the page
 ORIGINS = {"teacher.weights": "teacher", "student.init": "init"}  # keys of the config, and of the manifest
 
+TWO_SEEDS = (
+    "With two seeds the interval is wide; a third narrows it about threefold (Student's t: 12.7, then 4.3)."
+)
+
 
 def of_cells(comparison: Comparison, cells: Sequence[Cell], failed: Mapping[Cell, str]) -> Result:
     """The result of a comparison, as far as its cells are finished.
+
+    Args:
+      cells: all of them, each after those that it needs.
+      failed: why cells of this call have no scores; why others failed before is in their folders.
 
     Raises:
       UserError: no cell is finished, two of them were scored on other images, or no row has a score that
         the comparison names.
     """
-    rows, values = [], {}
+    rows, values, why = [], {}, _failures(cells, failed)
     for spec in comparison.rows:
         mine = [cell for cell in cells if cell.row == spec.name]
         done = {cell.seed: cell for cell in mine if cell.finished()}
@@ -45,15 +53,23 @@ def of_cells(comparison: Comparison, cells: Sequence[Cell], failed: Mapping[Cell
                 workdirs=tuple(str(cell.folder) for cell in done.values()) if trained else (),
                 facts=[cell.facts() for cell in done.values()] if trained else [],
                 settings=_shown([cell.folder for cell in done.values()]) if trained and done else {},
-                failed=tuple(_why(cell, failed[cell]) for cell in mine if cell in failed),
+                needs=spec.needs if trained else (),
+                failed=tuple(why[cell] for cell in mine if cell in why),
             )
         )
         values[spec.name] = scored
     return _result(comparison.title, comparison.baseline, comparison.evals, rows, values, comparison.notes)
 
 
-def _why(cell: Cell, failure: str) -> str:
-    return failure if cell.seed is None else f"seed {cell.seed}: {failure}"
+def _failures(cells: Sequence[Cell], failed: Mapping[Cell, str]) -> dict[Cell, str]:
+    """A sentence for each cell that failed, in this call or before, and for each that needs such a cell."""
+    found = {}
+    for cell in cells:
+        needed = next((needed for needed in cell.needs if needed in found), None)
+        why = failed.get(cell) or cell.failure(since=0.0) or (needed and f"it needs {needed}, which failed")
+        if why:
+            found[cell] = why if cell.seed is None else f"seed {cell.seed}: {why}"
+    return found
 
 
 def of_workdirs(directories: Sequence[Path], baseline: str) -> Result:
@@ -80,10 +96,14 @@ def of_workdirs(directories: Sequence[Path], baseline: str) -> Result:
                 f"{directory} is not the workdir of a run: it has no config.json and manifest.json."
             )
     groups = _groups(directories)
-    names = [_place([str(member) for member in members]) for members in groups]
+    places = [_place([str(member) for member in members]) for members in groups]
+    names = [
+        place if places.count(place) == 1 else " + ".join(map(str, members))
+        for place, members in zip(places, groups, strict=True)
+    ]
+    row_of = {m.resolve(): name for name, members in zip(names, groups, strict=True) for m in members}
     rows, values = [], {}
-    for place, members in zip(names, groups, strict=True):
-        name = place if names.count(place) == 1 else " + ".join(map(str, members))
+    for name, members in zip(names, groups, strict=True):
         values[name] = {_seed(member): _measured(member) for member in members}
         rows.append(
             _row(
@@ -92,10 +112,10 @@ def of_workdirs(directories: Sequence[Path], baseline: str) -> Result:
                 workdirs=tuple(map(str, members)),
                 facts=[run.costs(member) for member in members],
                 settings=_shown(members),
+                needs=tuple(dict.fromkeys(row_of[place] for place in _sources(members) if place in row_of)),
                 failed=(),
             )
         )
-    names = [row.name for row in rows]
     if baseline and baseline not in names:
         raise unknown("row in --baseline", baseline, names)
     known = [n for n in ("top1", "knn", "linear") if all(n in row.scores for row in rows)]
@@ -128,6 +148,13 @@ def _source(facts: Mapping | None):
         return facts and facts["sha256"]
     place = Path(facts["source"])
     return _origin(place) if (place / "manifest.json").exists() else facts["source"]
+
+
+def _sources(directories: Sequence[Path]) -> list[Path]:
+    """The places of the runs that these runs have as teacher or start."""
+    manifests = [files.read_json(directory / "manifest.json") for directory in directories]
+    facts = [manifest.get(role) or {} for manifest in manifests for role in ORIGINS.values()]
+    return [Path(of["source"]).resolve() for of in facts if "source" in of]
 
 
 def _place(paths: Sequence[str]) -> str:
@@ -178,7 +205,7 @@ def _shown(directories: Sequence[Path]) -> dict:
     return _settings(directories[0]) | places
 
 
-def _row(name, scored: Mapping, *, workdirs, facts, settings, failed) -> Row:
+def _row(name, scored: Mapping, *, workdirs, facts, settings, needs, failed) -> Row:
     def percent(which):
         kept = [scores[which]["values"] if scores[which] else {} for scores in scored.values()]
         shared = [score for score in (kept[0] if kept else {}) if all(score in values for values in kept)]
@@ -199,11 +226,12 @@ def _row(name, scored: Mapping, *, workdirs, facts, settings, failed) -> Row:
         scores=percent("last"),
         best=percent("best"),
         workdirs=workdirs,
-        parameters=first["last"]["parameters"] if first else 0,
+        parameters=first["last"]["parameters"] if first else None,
         steps=common("steps"),
         images=common("images"),
         cost=Cost(*map(mean, ("seconds", "flops", "memory", "teacher_images"))) if facts else None,
         settings=settings,
+        needs=needs,
         failed=failed,
     )
 
@@ -229,6 +257,12 @@ def _result(title, baseline, evals, rows, values, notes) -> Result:
                 continue
             points, low, high = (100 * x for x in interval(*pairs))
             differences.append(Difference(row.name, score, points, low, high, *pairs[0].shape))
+    if any(difference.seeds == 2 for difference in differences):
+        notes.append(TWO_SEEDS)
+    for row in rows:
+        if row.needs and row.cost:
+            teachers = " and ".join(f"'{name}'" for name in dict.fromkeys(row.needs))
+            notes.append(f"Costs of '{row.name}' are without the training of {teachers}.")
     first = scored[0][2]
     images = max(len(v) for v in first["values"].values() if isinstance(v, list))
     return Result(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seed_jax.compare import sheet
 from seed_jax.compare.results import Result, Row
 from seed_jax.data import files
 from seed_jax.report import html, metrics, plots, runs, svg
@@ -18,9 +19,10 @@ PAGE = "report.html"
 def write(result: Result, folder: Path) -> Path:
     """Write `report.html` into the folder, and return its path.
 
-    The page begins with the answer: the difference of each row from the baseline in the deciding score. The
-    scores of all rows, the curves, cost, settings, failures and provenance follow. The table is also written
-    as `table.md`, `table.csv` and `table.tex`, and each figure as an `.svg` with fixed colours.
+    The page begins with the answer: the difference of each row from the baseline in the deciding score. What
+    was measured, the scores of all rows, the curves, cost, settings, failures and provenance follow. The
+    table is also written as `table.md` and `table.tex`, its numbers as `table.csv` (`sheet.text`), and each
+    figure as an `.svg` with fixed colours.
 
     Raises:
       UserError: a file cannot be written, or the metrics of a run are damaged.
@@ -29,10 +31,10 @@ def write(result: Result, folder: Path) -> Path:
     scores = {"scores": scores_figure(result)}
     curves, costs = curve_figures(result), cost_figures(result)
     blocks: list[html.Block] = [
+        html.Answer(_answer(result), scores["scores"]),
         html.Lead(
             f"{_label(result.evals[0])}, {result.split} split, {result.images:,} images; {_compared(result)}."
         ),
-        html.Answer(_answer(result), scores["scores"]),
         html.Heading("Scores and cost"),
         table,
     ]
@@ -50,7 +52,8 @@ def write(result: Result, folder: Path) -> Path:
     if result.provenance:
         facts = Table(("what", "value"), list(result.provenance.items()))
         blocks += [html.Heading("Provenance"), facts]
-    for name, text in (("md", table.markdown() + "\n"), ("csv", table.csv()), ("tex", table.latex() + "\n")):
+    texts = {"md": table.markdown() + "\n", "csv": sheet.text(result), "tex": table.latex() + "\n"}
+    for name, text in texts.items():
         files.write(folder / f"table.{name}", text)
     for name, figure in {**scores, **curves, **costs}.items():
         files.write(folder / f"{name}.svg", html.printable(figure))
@@ -62,7 +65,7 @@ def scores_table(result: Result) -> Table:
     deciding = result.evals[0]
     columns: dict[str, list] = {
         "row": [row.name for row in result.rows],
-        "parameters": [f"{row.parameters:,}" for row in result.rows],
+        "parameters": [row.parameters and f"{row.parameters:,}" for row in result.rows],
     }
     for name in result.evals:
         columns[f"{_label(name)}, {result.split} %"] = [_values(row.scores, name) for row in result.rows]
@@ -88,17 +91,26 @@ def _cost_columns(result: Result) -> dict[str, list]:
         known = [value for value in values if value is not None]
         if not known:
             continue
-        heading, show = name, "{:,.0f}"
+        heading, show = name, "{:,.0f}".format
         if name == "minutes":
-            show = "{:,.1f}"
+            show = _minutes
         elif name == "memory":
-            heading, show = "memory, GiB", "{:.2f}"
+            heading, show = "memory, GiB", "{:.2f}".format
         elif name == "FLOP":
             unit, divisor = _flop_unit(max(known))
-            heading, show = unit, "{:,.2f}"
+            heading, show = unit, "{:,.2f}".format
             values = [None if value is None else value / divisor for value in values]
-        columns[heading] = [None if value is None else show.format(value) for value in values]
+        columns[heading] = [None if value is None else show(value) for value in values]
     return columns
+
+
+def _minutes(value: float) -> str:
+    """Minutes with one decimal; those below 0.1 with two significant digits.
+
+    >>> _minutes(1234.56), _minutes(0.0123)
+    ('1,234.6', '0.012')
+    """
+    return f"{value:,.1f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def scores_figure(result: Result) -> svg.Figure:
@@ -254,17 +266,32 @@ def _setting(settings: Mapping[str, object], key: str) -> str | None:
 
 
 def _answer(result: Result) -> list[tuple[str, str, bool]]:
-    """A line for each row with a difference: its name, the difference in words, whether it is shown."""
-    lines = []
-    for row in result.rows:
-        found = result.difference(row.name, result.evals[0])
+    """A line for each row with a difference or a failure: its name, what is said, whether to stress it.
+
+    Rows that others need come last.
+    """
+    deciding, lines = result.evals[0], []
+    needed = {name for row in result.rows for name in row.needs}
+    for row in sorted(result.rows, key=lambda row: row.name in needed):
+        found = result.difference(row.name, deciding)
         if found is not None:
             words, _, interval = found.sentence().partition(" (")
             against = f"{words} than {result.baseline}"
             if not found.shown:
                 against = f"no difference from {result.baseline} shown"
             lines.append((row.name, f"{against} ({interval}", found.shown))
-    return lines or [(result.title, f"no row can be compared with {result.baseline}", False)]
+        if row.failed:
+            lines.append((row.name, _failure(row), False))
+    if not any(difference.score == deciding for difference in result.differences):
+        lines = [(result.title, f"no row can be compared with {result.baseline}", False), *lines]
+    return lines
+
+
+def _failure(row: Row) -> str:
+    """How much of a row failed."""
+    if not row.scores:
+        return "failed, see below"
+    return f"{len(row.failed)} seed{'s' * (len(row.failed) > 1)} failed, see below"
 
 
 def _compared(result: Result) -> str:
@@ -272,13 +299,13 @@ def _compared(result: Result) -> str:
 
 
 def _verdict(result: Result, row: Row) -> str | None:
-    """The difference in words, or why there is none."""
+    """The difference in words, or whether the row is the baseline or failed."""
     found = result.difference(row.name, result.evals[0])
     if found is not None:
         return found.sentence()
     if row.name == result.baseline and _values(row.scores, result.evals[0]):
         return "baseline"
-    return " ".join(row.failed) or None
+    return "failed" if row.failed else None
 
 
 def _lines(result: Result, field: str) -> list[str]:

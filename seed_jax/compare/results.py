@@ -31,10 +31,11 @@ class Row:
       scores: percent by name of the score, at the last checkpoint, one number for each seed; shares alone.
       best: the same at the checkpoint with the best score on the validation split; {} without training.
       workdirs: of the runs; () without training.
-      parameters: of the backbone.
+      parameters: of the backbone; None if no cell is finished.
       steps, images: updates, and images seen; None without training.
       cost: mean over the seeds; None without training.
       settings: the config without the seed, flat, by dotted key; {} without training.
+      needs: names of the rows that are its teacher, or that it starts from.
       failed: one sentence for each cell without scores.
       notes: one sentence for each difference from the baseline in steps, images or network.
     """
@@ -44,11 +45,12 @@ class Row:
     scores: Mapping[str, Sequence[float]]
     best: Mapping[str, Sequence[float]]
     workdirs: tuple[str, ...]
-    parameters: int
+    parameters: int | None
     steps: int | None
     images: int | None
     cost: Cost | None
     settings: Mapping[str, object]
+    needs: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

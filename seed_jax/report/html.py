@@ -182,6 +182,7 @@ code { font: .9em ui-monospace, SFMono-Regular, Menlo, monospace; overflow-wrap:
 .answer li { margin: .9rem 0; padding-left: .9rem; border-left: .25rem solid var(--faint); }
 .answer li:first-child { font-size: 1.5rem; line-height: 1.3; margin: 0 0 1.4rem; }
 .answer .strong { border-color: var(--ink); }
+.answer + .lead { margin-top: 1.5rem; }
 .answer figure { flex: 1 1 26rem; min-width: 0; margin: 0; max-width: 36rem; }
 .table { margin: 1.5rem 0; }
 .scroll { overflow-x: auto; background-repeat: no-repeat; background-image:

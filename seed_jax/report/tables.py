@@ -1,8 +1,6 @@
-"""Tables of results: Markdown for a README, HTML for a report, CSV for a spreadsheet, LaTeX for a paper."""
+"""Tables of results: Markdown for a README, HTML for a report, LaTeX for a paper."""
 
-import csv
 import dataclasses
-import io
 import statistics
 from collections.abc import Sequence
 
@@ -80,12 +78,6 @@ class Table:
             [cell.replace("|", "\\|") for cell in row] for row in (list(self.header), rule, *self.cells())
         ]
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-    def csv(self) -> str:
-        """The table as CSV with the same cells; lines end with a line feed."""
-        output = io.StringIO()
-        csv.writer(output, lineterminator="\n").writerows([list(self.header), *self.cells()])
-        return output.getvalue()
 
     def latex(self) -> str:
         r"""The table as a LaTeX `tabular` with the rules of the package booktabs.

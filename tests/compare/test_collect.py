@@ -122,6 +122,25 @@ def test_a_teacher_of_the_same_seed_is_one_row_and_another_recipe_is_not(place):
     assert rows(*students) == {"of-teacher": (0, 1), "of-other": (0, 1)}
     result = collect.of_workdirs([*map(Path, students)], "")
     assert page.settings_table(result).cells() == [["teacher.weights", "teacher", "other"]]
+    assert [row.needs for row in result.rows] == [(), ()]
+
+
+def test_the_teacher_among_the_runs_is_known_and_costs_are_without_its_training(place):
+    make(place, "teacher", 0)
+    facts = {"source": str(place.path / "teacher"), "step": 6}
+    make(place, "student", 0, teacher=facts, weights=facts["source"])
+    result = collect.of_workdirs([Path("student"), Path("teacher")], "")
+    assert {row.name: row.needs for row in result.rows} == {"student": ("teacher",), "teacher": ()}
+    assert result.notes == ("Costs of 'student' are without the training of 'teacher'.",)
+
+
+def test_two_seeds_have_a_note_and_three_have_none(place):
+    for seed in (0, 1, 2):
+        for name, lr in (("a", 0.1), ("b", 0.2)):
+            make(place, f"{name}/seed{seed}", seed, lr=lr)
+    six = [Path(f"{name}/seed{seed}") for seed in (0, 1, 2) for name in "ab"]
+    assert collect.of_workdirs(six[:4], "").notes == (collect.TWO_SEEDS,)
+    assert collect.of_workdirs(six, "").notes == ()
 
 
 def test_scores_are_measured_again_when_the_folder_has_another_run(place):
@@ -191,3 +210,31 @@ def test_a_score_that_no_row_has_is_refused_unless_a_row_failed(place):
         collect.of_cells(comparison, made, {})
     result = collect.of_cells(comparison, made, {made[1]: "the disk is full"})
     assert set(result.row("a").scores) == {"knn", "linear"}  # a rank is no share
+
+
+def test_cells_that_failed_before_are_named_with_what_needs_them(place):
+    """The call ran seed 0 alone, and its teacher failed; seed 1 failed earlier."""
+    config = toy_comparison.config("moco")
+    trained = (
+        Trained("alone", config),
+        Trained("teacher", config),
+        Trained("SEED", config, teacher="teacher"),
+    )
+    comparison = Comparison("t", trained, "alone", (0, 1), ("knn",))
+    made = cells.make(comparison, place.path / "out")
+    cell = {(cell.row, cell.seed): cell for cell in made}
+    for seed in (0, 1):
+        make(place, cell["alone", seed].folder.relative_to(place.path), seed)
+        cell["alone", seed].finish(0.0, scores(np.arange(40) % 2), steps=6, images=96)
+        cell["teacher", seed].folder.mkdir(parents=True)
+        cell["teacher", seed].fail(0.0, f"broken {seed}")
+    this_call = {cell["teacher", 0]: "broken 0", cell["SEED", 0]: "it needs teacher, seed 0, which failed"}
+    result = collect.of_cells(comparison, made, this_call)
+    assert result.row("alone").failed == ()
+    assert result.row("teacher").failed == ("seed 0: broken 0", "seed 1: broken 1")
+    assert result.row("SEED").failed == (
+        "seed 0: it needs teacher, seed 0, which failed",
+        "seed 1: it needs teacher, seed 1, which failed",
+    )
+    assert result.row("teacher").parameters is None
+    assert result.row("SEED").needs == ("teacher",)

@@ -1,12 +1,14 @@
 import csv
+import dataclasses
 import html.parser
 import re
+import statistics
 import xml.etree.ElementTree as ET
 
 import made_up
 import pytest
 
-from seed_jax.compare import page
+from seed_jax.compare import page, sheet
 
 CASES = {
     "one row": {"rows": 1, "seeds": 1},
@@ -59,10 +61,9 @@ def written(request, tmp_path):
     return result, tmp_path / "page", source, Parsed(source)
 
 
-def test_the_same_cells_in_page_csv_markdown_and_latex(written):
+def test_the_same_cells_in_page_markdown_and_latex(written):
     _, folder, _, parsed = written
     cells = parsed.tables[0]
-    assert list(csv.reader((folder / "table.csv").read_text().splitlines())) == cells
     lines = (folder / "table.md").read_text().splitlines()
     split = [re.split(r"(?<!\\) \| ", line[2:-2]) for line in lines]
     del split[1]
@@ -75,6 +76,32 @@ def test_the_same_cells_in_page_csv_markdown_and_latex(written):
 
 def _rows(latex):
     return "".join(line for line in latex.splitlines() if line.endswith(r"\\"))
+
+
+def test_the_csv_has_the_numbers_of_the_result(written):
+    result, folder, _, _ = written
+    lines = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert [line["row"] for line in lines] == [row.name for row in result.rows]
+    for line, row in zip(lines, result.rows, strict=True):
+        numbers = {key: float(cell) for key, cell in line.items() if key != "row" and cell}
+        want = {} if row.parameters is None else {"parameters": row.parameters}
+        for name, values in row.scores.items():
+            want[f"{name}_mean"] = statistics.fmean(values)
+            want |= {f"{name}_std": statistics.stdev(values)} if len(values) > 1 else {}
+        if found := result.difference(row.name, "knn"):
+            want |= {"knn_difference": found.points, "knn_low": found.low, "knn_high": found.high}
+            want["seeds"] = found.seeds
+        if row.cost:
+            want |= {"seconds": row.cost.seconds, "flop": row.cost.flops, "memory_bytes": row.cost.memory}
+            want["teacher_images"] = row.cost.teacher_images
+        assert numbers == want
+
+
+def test_the_headings_of_the_csv(tmp_path):
+    assert sheet.text(made_up.result(tmp_path, rows=1, evals=("knn", "linear"))).splitlines()[0] == (
+        "row,parameters,knn_mean,knn_std,linear_mean,linear_std,knn_difference,knn_low,knn_high,seeds,"
+        "seconds,flop,memory_bytes,teacher_images"
+    )
 
 
 def test_latex_has_as_many_cells_as_columns_and_no_bare_special_letter(written):
@@ -144,7 +171,7 @@ def test_the_answer_comes_first_and_says_better_worse_and_not_shown(tmp_path):
     assert (
         f"{found.points:.1f} points than MoCo-v2 alone ({found.low:.1f} to {found.high:.1f}, 3 seeds)" in text
     )
-    assert begin < text.index("Scores and cost")
+    assert begin < text.index("kNN, test split, 352 images") < text.index("Scores and cost")
     assert "raw pixels: worse by" in text and "SEED 10x: no difference from MoCo-v2 alone shown (" in text
 
 
@@ -152,8 +179,44 @@ def test_a_row_without_scores_has_dashes_and_its_reason(tmp_path):
     result = made_up.result(tmp_path, rows=3, failed=(1,))
     table = Parsed(page.write(result, tmp_path).read_text()).tables[0]
     cells = dict(zip(table[0], table[2], strict=True))
-    assert cells["kNN, test %"] == cells["minutes"] == "–"
-    assert cells["kNN against the baseline"] == made_up.FAILURE
+    assert cells["kNN, test %"] == cells["minutes"] == cells["parameters"] == "–"
+    assert cells["kNN against the baseline"] == "failed"
+
+
+def answers(result):
+    return [f"{name}: {said}" for name, said, _ in page._answer(result)]
+
+
+def test_the_answer_names_what_failed(tmp_path):
+    result = made_up.result(tmp_path, rows=3, failed=(1,))
+    assert "SEED: failed, see below" in answers(result)
+    result = made_up.result(tmp_path, rows=3, failed=(0,))
+    assert answers(result) == [
+        "Does SEED help a small student?: no row can be compared with MoCo-v2 alone",
+        "MoCo-v2 alone: failed, see below",
+    ]
+    result = changed(made_up.result(tmp_path, rows=2), "SEED", failed=("seed 3: the disk is full",))
+    better, failed, *_ = answers(result)
+    assert better.startswith("SEED: better by") and failed == "SEED: 1 seed failed, see below"
+
+
+def test_the_answer_names_teachers_last(tmp_path):
+    result = made_up.result(tmp_path, rows=3)
+    result = changed(result, "raw pixels", needs=("SEED",))
+    names = [name for name, *_ in page._answer(result)]
+    assert names == [made_up.LONG, "student, untrained", "raw pixels", "SEED"]
+
+
+def changed(result, name, **fields):
+    rows = [dataclasses.replace(row, **fields) if row.name == name else row for row in result.rows]
+    return dataclasses.replace(result, rows=tuple(rows))
+
+
+def test_short_times_have_two_digits(tmp_path):
+    result = changed(made_up.result(tmp_path, rows=2), "SEED", cost=made_up.Cost(seconds=0.75))
+    table = page.scores_table(result)
+    column = [cells[table.header.index("minutes")] for cells in table.cells()]
+    assert column == ["1.0", "0.013", "–", "–"]
 
 
 def test_only_settings_that_differ(tmp_path):

@@ -76,9 +76,8 @@ def test_a_table_in_markdown():
     ]
 
 
-def test_a_table_as_csv_and_latex():
+def test_a_table_in_latex():
     table = Table(("net", "kNN, %"), [('a_b, "c"', [1.0, 3.0]), ("[d] & {e}", None)])
-    assert table.csv() == 'net,"kNN, %"\n"a_b, ""c""",2.0 ± 1.4\n[d] & {e},–\n'
     assert table.latex().splitlines()[1:] == [
         r"\begin{tabular}{lr}",
         r"\toprule",
