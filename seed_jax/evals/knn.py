@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from seed_jax import parallel
 from seed_jax.errors import UserError
@@ -111,6 +112,8 @@ def correct(
             for (query, _), so_far in zip(query_chunks, nearest, strict=True)
         ]
 
+    # On CPU devices, XLA's threads may wait for each other forever if a collective starts among other work.
+    jax.block_until_ready(nearest)
     right = [
         np.asarray(_correct(neighbours, labels, mesh=mesh))
         for (_, labels), (_, neighbours) in zip(query_chunks, nearest, strict=True)
@@ -121,15 +124,20 @@ def correct(
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=(0, 1))
 def _merge(similarity, label, queries, bank, bank_labels, *, mesh):
     """The k nearest so far, nearest first (similarities and labels `[Q, k]`), after one more bank chunk."""
-    k = label.shape[1]
-    block = jnp.matmul(_normalise(queries), _normalise(bank).T, precision=jax.lax.Precision.HIGHEST)
-    block = jnp.where(bank_labels[None, :] >= 0, block, -jnp.inf)
-    similarity = jnp.concatenate([similarity, block], axis=1)
-    label = jnp.concatenate([label, jnp.broadcast_to(bank_labels[None, :], block.shape)], axis=1)
-    # top_k prefers the lower index among equals, hence the example that came earlier in the bank.
-    similarity, index = jax.lax.top_k(similarity, k)
-    label = jnp.take_along_axis(label, index, axis=1)
-    return jax.lax.with_sharding_constraint((similarity, label), parallel.batch_sharding(mesh))
+    k, rows = label.shape[1], parallel.batch_sharding(mesh).spec
+
+    # Left to itself, the partitioner gathers the whole block on every device for `top_k`.
+    @jax.shard_map(mesh=mesh, in_specs=(rows, rows, rows, P(), P()), out_specs=(rows, rows))
+    def merge(similarity, label, queries, bank, bank_labels):
+        block = jnp.matmul(_normalise(queries), _normalise(bank).T, precision=jax.lax.Precision.HIGHEST)
+        block = jnp.where(bank_labels[None, :] >= 0, block, -jnp.inf)
+        similarity = jnp.concatenate([similarity, block], axis=1)
+        label = jnp.concatenate([label, jnp.broadcast_to(bank_labels[None, :], block.shape)], axis=1)
+        # top_k prefers the lower index among equals, hence the example that came earlier in the bank.
+        similarity, index = jax.lax.top_k(similarity, k)
+        return similarity, jnp.take_along_axis(label, index, axis=1)
+
+    return merge(similarity, label, queries, bank, bank_labels)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

@@ -157,9 +157,9 @@ def test_each_probe_is_a_line_on_the_terminal_and_the_answer_comes_last(tmp_path
         for step in (0, 3, 6)
     ]
     assert all(f" {100 * found[0][name]:.1f} %" in lines[-1] for name in ("knn", "pixels_knn", "teacher_knn"))
-    milestones = [line for line in said if line.startswith("train: After ")]
+    milestones = [line for line in said if line.startswith("train: At ")]
     assert milestones == [f"train: {report.milestone(tmp_path, 3)}"]
-    assert milestones[0].startswith("train: After 50 % of the steps")
+    assert milestones[0].startswith("train: At 50 % of the run")
     assert said[-2:] == [
         f"train: {report.answer(tmp_path)[0]}",
         f"train: done, {tmp_path / 'report.html'}",
@@ -175,15 +175,15 @@ def test_a_resumed_run_without_labels_equals_an_uninterrupted_one_bitwise(
     settings = {"data__source": "npz", "data__dir": str(tmp_path / "x.npz"), "data__train": "all"}
     settings |= {"evals__batch_size": 64, "evals__every_epochs": 1 / 6, "train__checkpoint_epochs": 0.5}
     run(tmp_path / "whole", **settings)
-    assert capsys.readouterr().out.count("train: After ") == 2
+    assert capsys.readouterr().out.count("train: At ") == 2
     with monkeypatch.context(), pytest.raises(RuntimeError, match="power cut"):
         crash(5)
         run(tmp_path / "cut", **settings)
     monkeypatch.undo()
     monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
-    assert capsys.readouterr().out.count("train: After ") == 2
+    assert capsys.readouterr().out.count("train: At ") == 2
     score = run(tmp_path / "cut", **settings)
-    assert "train: After " not in capsys.readouterr().out
+    assert "train: At " not in capsys.readouterr().out
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
     assert score == rows(tmp_path / "whole")[-1]["neighbours"]
     assert [row["step"] for row in rows(tmp_path / "whole") if "alignment" in row] == [*range(7)]
