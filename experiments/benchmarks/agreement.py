@@ -70,7 +70,7 @@ def compare(size: int) -> dict[str, dict]:
 
 
 def start(size: int) -> Start:
-    """Draw the weights and the batches; `size` as for `compare`."""
+    """The weights and the batches that both devices get, for views of `size` pixels."""
     raw = config.load("seed_r50_to_mbv3:smoke")
     raw.train.precision, raw.train.steps, raw.optim.lr_batch = "fp32", STEPS, 0
     raw.method.queue_start = "noise"  # over an empty queue the first loss is 0

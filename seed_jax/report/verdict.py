@@ -243,7 +243,7 @@ def _with_interval(c: Course, step: int | None, value: float) -> str:
 
 
 def _way(c: Course) -> str:
-    """How much of the distance to the teacher a student has come that gained; '' without a better teacher."""
+    """How far a student that gained has come from its start to the teacher; '' without a better teacher."""
     if c.teacher is None or c.teacher <= c.first[1]:
         return ""
     if c.last[1] >= c.teacher:

@@ -39,3 +39,14 @@ def pets(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise).save(folder / f"{n:02}.{('jpg', 'png', 'webp')[n % 3]}")
     return tmp_path / "pets"
+
+
+@pytest.fixture
+def jpegs(tmp_path):
+    """200 small files, of which two are broken."""
+    for n in range(200):
+        path = tmp_path / f"{n:03}.jpg"
+        Image.new("RGB", (20, 20), (n, n, n)).save(path)
+        if n in (17, 18):
+            path.write_bytes(path.read_bytes()[:300])
+    return tmp_path

@@ -210,6 +210,7 @@ def test_a_finished_run_without_a_gain_is_told_what_usually_helps(tmp_path, trai
             False,
             "method.tau_teacher=0.01 (SEED's, not 0.0001)",
         ),
+        ("method", {"queue_size": 640, "tau_teacher": 0.05}, False, None),
         ("optim", {"lr": 0.3}, True, "optim.lr=0.1 (a third)"),
         ("optim", {"lr": 3.0}, False, "optim.lr=0.3 (a usual rate; 3 is high)"),
         ("optim", {"lr": 0.003}, False, "optim.lr=0.03 (a usual rate; 0.003 is low)"),
