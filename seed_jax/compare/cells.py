@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_collections
 
 from seed_jax import config as config_lib
-from seed_jax.compare.spec import LIKE, Comparison, Trained, Untrained, slug
+from seed_jax.compare.spec import Comparison, Trained, Untrained, slug
 from seed_jax.data import files
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
@@ -147,8 +147,9 @@ def mistake(comparison: Comparison, cell: Cell) -> str:
         given = {"student.init": resolved.student.init}
         if resolved.method.needs_teacher:
             given["teacher.weights"] = resolved.teacher.weights
-        if isinstance(row := comparison.row(cell.row), Untrained) and row.weights not in LIKE:
-            given = {"weights": row.weights}
+        row = comparison.row(cell.row)
+        if isinstance(row, Untrained) and row.weights not in ("start", "teacher"):
+            given = {} if row.weights == "pixels" else {"": row.weights}
         for key, spec in given.items():
             if spec not in ("", "random", *(str(needed.folder) for needed in cell.needs)):
                 source.find(spec, key)

@@ -62,9 +62,6 @@ class Trained:
         return raw
 
 
-LIKE = ("start", "teacher", "pixels")  # what an untrained row takes from the row that it is like
-
-
 @dataclasses.dataclass(frozen=True)
 class Untrained:
     """A row that is scored without training.

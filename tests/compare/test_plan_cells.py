@@ -166,3 +166,20 @@ def test_seeds_are_run_alone_and_the_page_has_all(tmp_path, monkeypatch):
     )
     assert main([toy_comparison.__file__, "--seeds", "1", "5", "--out", str(tmp_path)]) == 0
     assert seen == {"run": {1, 5, None}, "page": {0, 1, 5, None}}
+
+
+def test_a_missing_file_is_a_mistake_only_of_rows_that_read_it(tmp_path):
+    seed = toy_comparison.config("seed")
+    seed.teacher.weights = "nowhere"
+    rows = (
+        Trained("teacher", toy_comparison.config("moco")),
+        Trained("taught", seed, teacher="teacher"),
+        *(Untrained(f"untrained {w}", w, like="taught") for w in ("start", "teacher", "pixels")),
+        Trained("untaught", seed),
+        Untrained("other weights", "nowhere.pth", like="taught"),
+    )
+    of = Comparison("Toys", rows, baseline="taught", seeds=(0,))
+    found = {cell.row: why for cell in cells.make(of, tmp_path) if (why := cells.mistake(of, cell))}
+    assert found.keys() == {"untaught", "other weights"}
+    assert found["untaught"].startswith("teacher.weights: there is no file or workdir 'nowhere'")
+    assert found["other weights"].startswith("There is no file or workdir 'nowhere.pth'")
