@@ -1,0 +1,167 @@
+"""The frozen teacher, folded by `teacher.prepare`, against the same network as it was loaded."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from seed_jax import parallel
+from seed_jax.models import DTYPES, Joined, LinenNetwork, create, layers
+from seed_jax.models.fold import fold
+from seed_jax.models.heads import ProjectionHead
+from seed_jax.models.vit import VisionTransformer
+from seed_jax.train import teacher
+
+SIZE = 32
+PIXELS = jax.ShapeDtypeStruct((2, SIZE, SIZE, 3), jnp.float32)
+NORM = {"batch_norm": True}
+CASES = {
+    "resnet": ("resnet18", {"width": 0.125}, {**NORM, "last_norm": True}),
+    "resnet, small stem": ("resnet50", {"width": 0.125, "small_stem": True}, {**NORM, "bias": False}),
+    "mobilenetv3": ("mobilenetv3_small", {"width": 0.25, "small_stem": True}, {}),
+    "mobilenetv3, torchvision": ("mobilenetv3_small_torchvision", {"width": 0.25}, None),
+    "efficientnet": ("efficientnet_b0", {"small_stem": True}, {}),
+    "efficientnet, torchvision": ("efficientnet_b0_torchvision", {}, None),
+    "efficientnet, lite": ("efficientnet_lite0", {}, {"layers": 1}),
+    "vit": ("vit", {}, {}),
+    "vit, mean": ("vit", {"pool": "mean"}, None),
+    "vit, clip": ("vit", {"form": "clip"}, {"layers": 1, "bias": False}),
+    "vit, dinov2": ("vit", {"form": "dinov2"}, NORM),
+    "vit, registers": ("vit", {"form": "dinov2_registers"}, None),
+}
+KEPT = {"vit": {"norm"}, "vit, mean": {"fc_norm"}, "vit, clip": {"norm_pre", "norm"}}
+KEPT |= {"vit, dinov2": {"norm"}, "vit, registers": {"norm"}}  # their outputs are features
+
+
+def loaded(case, precision="fp32"):
+    """A teacher whose statistics, scales and biases are not those of a fresh network."""
+    name, options, head = CASES[case]
+    if name == "vit":
+        backbone = LinenNetwork(
+            VisionTransformer(32, 4, 2, 8, image_size=SIZE, num_classes=5, dtype=DTYPES[precision], **options)
+        )
+    else:
+        backbone = create(name, precision=precision, num_classes=5, **options)
+    network = Joined(backbone, {} if head is None else {"head": ProjectionHead(dim=8, **head)})
+    return teacher.Loaded(network, drawn(network), {"source": "a.pth", "sha256": "12ab"})
+
+
+def drawn(network):
+    numbers = np.random.default_rng(0)
+    flat = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), PIXELS))
+
+    def draw(path, shape):
+        if path[-1] in ("scale", "var", "gamma"):
+            return numbers.uniform(0.5, 1.5, shape)
+        return numbers.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]) if path[-1] == "kernel" else 25)
+
+    return unflatten_dict({path: draw(path, x.shape).astype(np.float32) for path, x in flat.items()})
+
+
+def features(network, variables):
+    x = np.random.default_rng(1).uniform(size=PIXELS.shape).astype(np.float32)
+    return parallel.jit_once(lambda v, x: network.apply(v, x, False)[0])(variables, x)
+
+
+def distances(one, other):
+    """The largest difference of each feature, in units of its largest value."""
+    assert one.keys() == other.keys()
+    return {name: float(abs(one[name] - x).max() / abs(x).max()) for name, x in other.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_features_stay(case):
+    before = loaded(case)
+    after = teacher.prepare(before, SIZE)
+    bare = dataclasses.replace(after, variables=before.variables)
+    between = distances(features(after.network, after.variables), features(bare.network, bare.variables))
+    assert "embedding" in between and "stage4" in between
+    assert max(between.values()) < 1e-5, between
+    norms = {
+        path[-2] for path in flatten_dict(after.variables) if path[-1] in ("scale", "mean", "var", "gamma")
+    }
+    assert norms == KEPT.get(case, set())
+    assert after.provenance == before.provenance
+
+
+@pytest.mark.parametrize("case", ["resnet", "vit, dinov2"])
+def test_shapes_fold_to_the_shapes_of_folded_arrays(case):
+    teacher_of = loaded(case)
+    shapes = dataclasses.replace(teacher_of, variables=jax.eval_shape(lambda: teacher_of.variables))
+    of_arrays = teacher.prepare(teacher_of, SIZE).variables
+    assert teacher.prepare(shapes, SIZE).variables == jax.eval_shape(lambda: of_arrays)
+
+
+@pytest.mark.parametrize("case", ["resnet", "vit, dinov2"])
+def test_in_bfloat16_the_folded_form_is_as_near_to_float32(case):
+    exact = loaded(case)
+    exact = features(exact.network, exact.variables)["pooled"]
+    before = loaded(case, "bf16")
+    after = teacher.prepare(before, SIZE)
+    errors = [
+        float(jnp.linalg.norm(features(t.network, t.variables)["pooled"] - exact) / jnp.linalg.norm(exact))
+        for t in (before, after)
+    ]
+    assert errors[1] < max(1.5 * errors[0], 1e-3), errors
+
+
+def test_values_in_float64():
+    """The formulas, written out: a BatchNorm after a convolution, a LayerNorm before a Linear, LayerScale."""
+    before = loaded("resnet")
+    v = jax.tree.map(lambda x: x.astype(np.float64), before.variables)
+    norm = {**v["params"]["backbone"]["bn1"], **v["batch_stats"]["backbone"]["bn1"]}
+    after = teacher.prepare(before, SIZE).variables["params"]["backbone"]
+    deviation = (norm["var"] + 1e-5) ** 0.5
+    kernel = v["params"]["backbone"]["conv1"]["kernel"]
+    np.testing.assert_allclose(after["conv1"]["kernel"], kernel * norm["scale"] / deviation, rtol=1e-7)
+    shift = norm["bias"] - norm["mean"] * norm["scale"] / deviation
+    np.testing.assert_allclose(after["bn1"]["bias"], shift, rtol=1e-6, atol=1e-7)
+
+    before = loaded("vit, dinov2")
+    after = teacher.prepare(before, SIZE).variables["params"]["backbone"]["block2"]
+    v = jax.tree.map(lambda x: x.astype(np.float64), before.variables)["params"]["backbone"]["block2"]
+    fc1, fc2, norm, gamma = v["mlp"]["fc1"], v["mlp"]["fc2"], v["norm2"], v["ls2"]["gamma"]
+    x = np.random.default_rng(2).standard_normal((4, 32))
+    want = (x * norm["scale"] + norm["bias"]) @ fc1["kernel"] + fc1["bias"]
+    np.testing.assert_allclose(
+        x @ after["mlp"]["fc1"]["kernel"] + after["mlp"]["fc1"]["bias"], want, atol=1e-5
+    )
+    want = (np.tile(x, 4) @ fc2["kernel"] + fc2["bias"]) * gamma
+    got = np.tile(x, 4) @ after["mlp"]["fc2"]["kernel"] + after["mlp"]["fc2"]["bias"]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+class Reads(nn.Module):
+    """Norms that must not be folded: something else reads what the layer writes, or the norm comes first."""
+
+    @nn.compact
+    def __call__(self, x, train, keys=None):
+        shared = layers.BatchNorm(name="shared")
+        x = layers.Conv(4, 3, name="conv0")(x)
+        seen = x
+        x = layers.BatchNorm(name="seen")(x, train)
+        x = layers.Conv(4, 3, name="conv1")(nn.relu(layers.BatchNorm(name="first")(x, train)))
+        x = nn.relu(shared(x, train))
+        x = shared(layers.Conv(4, 3, name="conv2")(x), train)
+        x = layers.LayerNorm(1e-6, name="padded")(x)
+        x = layers.Conv(4, 3, name="conv3")(x)
+        x = layers.LayerNorm(1e-6, name="twice")(x)
+        return {"seen": seen, "pooled": nn.Dense(3)(x).mean((1, 2)) + x.mean()}
+
+
+def test_what_something_else_reads_is_not_folded():
+    network = LinenNetwork(Reads())
+    variables = drawn(network)
+    folded = fold(network, variables, PIXELS)
+    assert jax.tree.structure(folded) == jax.tree.structure(variables)
+    jax.tree.map(np.testing.assert_array_equal, folded, variables)
+
+
+def test_a_second_folding_changes_nothing():
+    once = teacher.prepare(loaded("vit, dinov2"), SIZE)
+    twice = teacher.prepare(once, SIZE)
+    jax.tree.map(np.testing.assert_array_equal, once.variables, twice.variables)
