@@ -1,6 +1,7 @@
 """The frozen teacher, folded by `teacher.prepare`, against the same network as it was loaded."""
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -10,28 +11,35 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from seed_jax import parallel
-from seed_jax.models import DTYPES, Joined, LinenNetwork, create, layers
+from seed_jax.models import DTYPES, Joined, LinenNetwork, layers
+from seed_jax.models.efficientnet import EfficientNet
 from seed_jax.models.fold import fold
 from seed_jax.models.heads import ProjectionHead
+from seed_jax.models.mobilenetv3 import SMALL, MobileNetV3
+from seed_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from seed_jax.models.vit import VisionTransformer
 from seed_jax.train import teacher
 
 SIZE = 32
 PIXELS = jax.ShapeDtypeStruct((2, SIZE, SIZE, 3), jnp.float32)
 NORM = {"batch_norm": True}
-CASES = {
-    "resnet": ("resnet18", {"width": 0.125}, {**NORM, "last_norm": True}),
-    "resnet, small stem": ("resnet50", {"width": 0.125, "small_stem": True}, {**NORM, "bias": False}),
-    "mobilenetv3": ("mobilenetv3_small", {"width": 0.25, "small_stem": True}, {}),
-    "mobilenetv3, torchvision": ("mobilenetv3_small_torchvision", {"width": 0.25}, None),
-    "efficientnet": ("efficientnet_b0", {"small_stem": True}, {}),
-    "efficientnet, torchvision": ("efficientnet_b0_torchvision", {}, None),
-    "efficientnet, lite": ("efficientnet_lite0", {}, {"layers": 1}),
-    "vit": ("vit", {}, {}),
-    "vit, mean": ("vit", {"pool": "mean"}, None),
-    "vit, clip": ("vit", {"form": "clip"}, {"layers": 1, "bias": False}),
-    "vit, dinov2": ("vit", {"form": "dinov2"}, NORM),
-    "vit, registers": ("vit", {"form": "dinov2_registers"}, None),
+BLOCKS = (*SMALL[:4], SMALL[8])
+CASES = {  # module, settings of its head
+    "resnet": (partial(ResNet, BasicBlock, (2, 1, 1, 1), width=0.125), {**NORM, "last_norm": True}),
+    "resnet, small stem": (
+        partial(ResNet, Bottleneck, (1, 1, 1, 1), width=0.125, small_stem=True),
+        {**NORM, "bias": False},
+    ),
+    "mobilenetv3": (partial(MobileNetV3, BLOCKS, 32, False, small_stem=True), {}),
+    "mobilenetv3, torchvision": (partial(MobileNetV3, BLOCKS, 32, True, bn_epsilon=1e-3), None),
+    "efficientnet": (partial(EfficientNet, 0.25, 0.3, 224, False), {}),
+    "efficientnet, torchvision": (partial(EfficientNet, 0.25, 0.3, None, False, bn_epsilon=1e-5), None),
+    "efficientnet, lite": (partial(EfficientNet, 0.25, 0.3, 224, True), {"layers": 1}),
+    "vit": (partial(VisionTransformer, 32, 4, 2, 8, "deit", SIZE), {}),
+    "vit, mean": (partial(VisionTransformer, 32, 4, 2, 8, "deit", SIZE, pool="mean"), None),
+    "vit, clip": (partial(VisionTransformer, 32, 4, 2, 8, "clip", SIZE), {"layers": 1, "bias": False}),
+    "vit, dinov2": (partial(VisionTransformer, 32, 4, 2, 8, "dinov2", SIZE), NORM),
+    "vit, registers": (partial(VisionTransformer, 32, 4, 2, 8, "dinov2_registers", SIZE), None),
 }
 KEPT = {"vit": {"norm"}, "vit, mean": {"fc_norm"}, "vit, clip": {"norm_pre", "norm"}}
 KEPT |= {"vit, dinov2": {"norm"}, "vit, registers": {"norm"}}  # their outputs are features
@@ -39,13 +47,8 @@ KEPT |= {"vit, dinov2": {"norm"}, "vit, registers": {"norm"}}  # their outputs a
 
 def loaded(case, precision="fp32"):
     """A teacher whose statistics, scales and biases are not those of a fresh network."""
-    name, options, head = CASES[case]
-    if name == "vit":
-        backbone = LinenNetwork(
-            VisionTransformer(32, 4, 2, 8, image_size=SIZE, num_classes=5, dtype=DTYPES[precision], **options)
-        )
-    else:
-        backbone = create(name, precision=precision, num_classes=5, **options)
+    module, head = CASES[case]
+    backbone = LinenNetwork(module(num_classes=5, dtype=DTYPES[precision]))
     network = Joined(backbone, {} if head is None else {"head": ProjectionHead(dim=8, **head)})
     return teacher.Loaded(network, drawn(network), {"source": "a.pth", "sha256": "12ab"})
 
