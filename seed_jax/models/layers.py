@@ -183,7 +183,7 @@ class LayerNorm(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learnt factor per channel (Touvron et al. 2021), initially 1e-5 as in DINOv2; float32 `[..., D]`."""
+    """A learnt factor per channel (Touvron et al. 2021), initially 1e-5 as in DINOv2."""
 
     @nn.compact
     def __call__(self, x):
