@@ -20,11 +20,12 @@ from seed_jax.models import layers
 from seed_jax.models.network import Network, Variables
 
 WEIGHTED = (layers.Conv, nn.Dense)
-LEFT_OUT = {  # of a folded module
+LEFT_OUT = {  # of a folded module; a parameter comes first
     layers.BatchNorm: ("scale", "mean", "var"),
     layers.LayerScale: ("gamma",),
     layers.LayerNorm: ("scale", "bias"),
 }
+EMPTY = jax.ShapeDtypeStruct((0,), np.float32)
 MARK = re.compile(r"call (\d+) (reads|writes)")
 
 
@@ -38,8 +39,8 @@ class Call(NamedTuple):
 def fold(network: Network, variables: Variables, sample: jax.ShapeDtypeStruct) -> Variables:
     """Variables with which `network.apply` in eval mode returns the same features by fewer operations.
 
-    They have only the bias of a folded BatchNorm and nothing of a folded LayerScale or LayerNorm, by which
-    these modules know that they are folded. They cannot be trained.
+    In place of its statistics, scale or offset a folded module has the empty array `layers.FOLDED`, by which
+    it knows. Such variables cannot be trained.
 
     Args:
       network: what `variables` belong to.
@@ -54,15 +55,17 @@ def fold(network: Network, variables: Variables, sample: jax.ShapeDtypeStruct) -
     >>> variables = jax.eval_shape(network.init, jax.random.key(0), sample)
     >>> folded = fold(network, variables, sample)
     >>> sorted(variables), sorted(folded), sorted(folded["params"]["bn1"])
-    (['batch_stats', 'params'], ['params'], ['bias'])
+    (['batch_stats', 'params'], ['params'], ['bias', 'folded'])
     """
     flat = flatten_dict(variables)
     shapes = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in flat.values())
     for folded, weighted in _foldable(network, variables, sample):
         if not shapes:
             flat |= _values(flat, folded, weighted)
-        for name in LEFT_OUT[type(folded.module)]:
-            del flat[folded.paths[name]]
+        left_out = [folded.paths[name] for name in LEFT_OUT[type(folded.module)]]
+        flat[*left_out[0][:-1], layers.FOLDED] = EMPTY if shapes else np.zeros(EMPTY.shape, EMPTY.dtype)
+        for path in left_out:
+            del flat[path]
     return unflatten_dict(flat)
 
 

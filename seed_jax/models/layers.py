@@ -15,6 +15,7 @@ from seed_jax.errors import UserError
 from seed_jax.models import conv
 
 Dtype = Any
+FOLDED = "folded"  # a variable that `fold` gives to a module whose work a neighbouring kernel does
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 torch_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(+-1 / sqrt(fan-in))
@@ -94,7 +95,7 @@ class BatchNorm(nn.Module):
     def __call__(self, x, train: bool):
         channels = (x.shape[-1],)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        if not train and _folded(self, "scale"):
+        if not train and self.has_variable("params", FOLDED):
             return (x.astype(jnp.float32) + _channels(bias, x.ndim)).astype(self.dtype)
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
@@ -175,7 +176,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x):
         x = x - x.mean(-1, keepdims=True)
         factor = lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
-        if _folded(self, "scale"):
+        if self.has_variable("params", FOLDED):
             return x * factor
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
@@ -187,15 +188,10 @@ class LayerScale(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        if _folded(self, "gamma"):
+        if self.has_variable("params", FOLDED):
             return x
         gamma = self.param("gamma", nn.initializers.constant(1e-5), (x.shape[-1],), jnp.float32)
         return x * _channels(gamma, x.ndim)
-
-
-def _folded(module: nn.Module, name: str) -> bool:
-    """Whether the parameter is left out of the variables, because `fold` has moved it into a kernel."""
-    return not (module.is_initializing() or module.has_variable("params", name))
 
 
 class Dropout(nn.Module):

@@ -3,6 +3,7 @@
 import dataclasses
 from functools import cache, partial
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -168,3 +169,12 @@ def test_a_second_folding_changes_nothing():
     once = prepared("vit, dinov2")
     twice = teacher.prepare(once, SIZE)
     jax.tree.map(np.testing.assert_array_equal, once.variables, twice.variables)
+
+
+@pytest.mark.parametrize("case", ["resnet", "vit, dinov2"])
+def test_a_missing_norm_is_no_folded_norm(case):
+    flat = flatten_dict(loaded(case).variables)
+    path = next(path for path in flat if path[-1] == "scale" and path[-2] != "norm")
+    variables = unflatten_dict({p: leaf for p, leaf in flat.items() if p != path})
+    with pytest.raises(flax.errors.ScopeParamNotFoundError, match="scale"):
+        jax.eval_shape(lambda: loaded(case).network.apply(variables, jnp.zeros(PIXELS.shape), False))
