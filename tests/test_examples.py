@@ -25,7 +25,7 @@ MODULES = ["seed_jax.methods.queue", "seed_jax.rng", *(package.__name__ for pack
 WITH_EXAMPLES = {
     *("seed_jax.methods.queue", "seed_jax.rng", "seed_jax.losses.contrastive", "seed_jax.losses.readout"),
     *("seed_jax.models", "seed_jax.models.heads", "seed_jax.models.network", "seed_jax.models.layers"),
-    *("seed_jax.models.conv", "seed_jax.models.efficientnet", "seed_jax.models.vit"),
+    *("seed_jax.models.conv", "seed_jax.models.efficientnet", "seed_jax.models.fold", "seed_jax.models.vit"),
 }
 
 

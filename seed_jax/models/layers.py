@@ -15,6 +15,7 @@ from seed_jax.errors import UserError
 from seed_jax.models import conv
 
 Dtype = Any
+FOLDED = "folded"  # a variable that `fold` gives to a module whose work a neighbouring kernel does
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 torch_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(+-1 / sqrt(fan-in))
@@ -93,8 +94,10 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        if not train and self.has_variable("params", FOLDED):
+            return (x.astype(jnp.float32) + _channels(bias, x.ndim)).astype(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         if self.is_initializing():
@@ -158,6 +161,37 @@ def _normalise_backward(epsilon, residuals, cotangents):
 
 
 normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis of float32 `[..., D]`, with the same digits as Flax's.
+
+    Attributes:
+      epsilon: added to the variance.
+    """
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x):
+        x = x - x.mean(-1, keepdims=True)
+        factor = lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        if self.has_variable("params", FOLDED):
+            return x * factor
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return x * (factor * _channels(scale, x.ndim)) + _channels(bias, x.ndim)
+
+
+class LayerScale(nn.Module):
+    """A learnt factor per channel (Touvron et al. 2021), initially 1e-5 as in DINOv2."""
+
+    @nn.compact
+    def __call__(self, x):
+        if self.has_variable("params", FOLDED):
+            return x
+        gamma = self.param("gamma", nn.initializers.constant(1e-5), (x.shape[-1],), jnp.float32)
+        return x * _channels(gamma, x.ndim)
 
 
 class Dropout(nn.Module):

@@ -212,9 +212,10 @@ class Block(nn.Module):
             MLP(self.form.quick_gelu, self.dtype, name="mlp"),
         )
         for i, sublayer in enumerate(sublayers, start=1):
-            y = sublayer(_layer_norm(self.form, f"norm{i}")(x)).astype(jnp.float32)
+            y = sublayer(_layer_norm(self.form, f"norm{i}")(x))
             if self.form.layer_scale:
-                y = LayerScale(name=f"ls{i}")(y)
+                y = layers.LayerScale(name=f"ls{i}")(y)
+            y = y.astype(jnp.float32)
             x = x + layers.DropPath(self.drop_path, name=f"drop_path{i}")(y, train, keys)
         return x
 
@@ -248,15 +249,6 @@ class MLP(nn.Module):
         y = _linear(4 * x.shape[-1], "fc1", self.dtype)(x)
         y = y * jax.nn.sigmoid(1.702 * y) if self.quick_gelu else jax.nn.gelu(y, approximate=False)
         return _linear(x.shape[-1], "fc2", self.dtype)(y)
-
-
-class LayerScale(nn.Module):
-    """A learnt factor per channel (Touvron et al. 2021), initially 1e-5 as in DINOv2."""
-
-    @nn.compact
-    def __call__(self, x):
-        gamma = self.param("gamma", nn.initializers.constant(1e-5), (x.shape[-1],), jnp.float32)
-        return x * gamma.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def resize_positions(positions, grid: tuple[int, int], offset: float, antialias: bool) -> jax.Array:
@@ -303,7 +295,7 @@ def _cubic(x, a):
 
 
 def _layer_norm(form, name):
-    return nn.LayerNorm(form.epsilon, use_fast_variance=False, dtype=jnp.float32, name=name)
+    return layers.LayerNorm(form.epsilon, name=name)
 
 
 def _linear(features, name, dtype):

@@ -17,6 +17,7 @@ from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Batch, Given
 from seed_jax.methods.queue import Queue
+from seed_jax.models.network import Network
 from seed_jax.report.plan import Memory, Plan, text
 from seed_jax.train import build, inputs, teacher
 from seed_jax.train.step import objective
@@ -79,7 +80,7 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
         steps_per_epoch=length.epoch,
         steps=length.total,
         student_parameters=_count(shapes.params),
-        teacher_parameters=_count(variables.get("params", {})),
+        teacher_parameters=_count(_fresh(loaded.network, c.data.image_size)["params"]) if loaded else 0,
         teacher_flops=teacher_flops / batch_size,
         student_flops=(all_flops - teacher_flops) / batch_size,
         teacher_images=asked / batch_size,
@@ -122,9 +123,13 @@ def _teacher(c: Config, notes: list) -> teacher.Loaded | None:
         notes.append(
             f"teacher.weights is not here: assumed to be {t.model} with a head of two layers to {t.dim}."
         )
+    return teacher.prepare(teacher.Loaded(network, _fresh(network, size), {}), size)
+
+
+def _fresh(network: Network, size: int):
+    """Shapes of the variables of a network, not folded."""
     sample = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), sample)
-    return teacher.prepare(teacher.Loaded(network, variables, {}), size)
+    return jax.eval_shape(network.init, jax.random.key(0), sample)
 
 
 def _one_step(c: Config, training: build.Training, given: Given, loaded: teacher.Loaded | None):

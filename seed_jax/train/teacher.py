@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from seed_jax import config, models, parallel, rng
 from seed_jax.errors import UserError
+from seed_jax.models.fold import fold
 from seed_jax.models.heads import PooledEmbedding, ProjectionHead
 from seed_jax.models.network import Features, Joined, Network
 from seed_jax.weights import pretrained
@@ -24,7 +25,7 @@ class Loaded:
 
     def features(self, batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the teacher's features for a batch of square images."""
-        x = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
+        x = _images(batch_size, image_size)
         return jax.eval_shape(lambda v, x: self.network.apply(v, x, False)[0], self.variables, x)
 
 
@@ -79,9 +80,16 @@ def undrawn(t: config.Teacher, precision: str) -> Joined:
 def prepare(loaded: Loaded, image_size: int) -> Loaded:
     """A loaded teacher, prepared for the step. Whatever speeds it up belongs here.
 
-    A teacher without a head gets its pooled feature as its embedding.
+    What is constant in eval mode is folded into its kernels (`models/fold.py`). A teacher without a head gets
+    its pooled feature as its embedding.
     """
+    variables = fold(loaded.network, loaded.variables, _images(2, image_size))
+    loaded = dataclasses.replace(loaded, variables=variables)
     if "embedding" in loaded.features(2, image_size):
         return loaded
     parts = {**loaded.network.parts, "embedding": PooledEmbedding()}
     return dataclasses.replace(loaded, network=dataclasses.replace(loaded.network, parts=parts))
+
+
+def _images(batch_size: int, side: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.float32)
