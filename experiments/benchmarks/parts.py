@@ -65,7 +65,7 @@ class Part:
     compile_s: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Network:
     """A pass of a network in a step: `forward(*arguments)` gives the embeddings.
 

@@ -83,7 +83,8 @@ def calls(network: Network) -> collections.Counter[Call]:
     with nn.intercept_methods(record):
         program = jax.make_jaxpr(network.forward)(*network.arguments)
     for name, x in _activations(program.jaxpr):
-        add(Call(f"{name}", str(x), lambda _, x, f=ACTIVATIONS[name]: (f(x), {}), None, x, False))
+        function = ACTIVATIONS[name]
+        add(Call(name, str(x.shape), lambda _, x, f=function: (f(x), {}), None, x, False))
     return counts
 
 
@@ -133,12 +134,12 @@ def _settings(module) -> str:
 def _activations(jaxpr) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
     """Activations of maps and tokens; those of vectors take no time, and belong to squeeze-excite or a head."""
     for equation in jaxpr.eqns:
-        name = equation.params.get("name")
-        x = equation.invars[0].aval if equation.invars else None
-        if name in ACTIVATIONS and x.ndim > 2:
-            yield name, jax.ShapeDtypeStruct(x.shape, x.dtype)
-        elif equation.primitive.name == "jit":
+        if equation.primitive.name == "jit":
             yield from _activations(equation.params["jaxpr"].jaxpr)
+        elif equation.primitive.name == "custom_jvp_call":
+            name, x = equation.params["call_jaxpr"].jaxpr.debug_info.func_name, equation.invars[0].aval
+            if name in ACTIVATIONS and x.ndim > 2:
+                yield name, jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _passes(call: Call, trained: bool) -> Iterator[tuple[str, Callable, tuple]]:
