@@ -1,4 +1,4 @@
-"""Our step of SEED and PyTorch's in turn, each in processes of its own: times, and by how much ours is faster.
+"""Our step of SEED and PyTorch's in turn, each in processes of its own: times, and their ratio.
 
     python -m experiments.benchmarks.paired                224 px, batch 16, and 64 px, batch 64
     python -m experiments.benchmarks.paired --only 64      one size

@@ -14,7 +14,7 @@ LOSSES = 2  # losses of the first steps that are compared: the second one depend
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One size of the step. Dropout is off, and photometrics are left out, so that the losses can be compared.
+    """One size of the step, without dropout and photometrics, so that the losses can be compared.
 
     Attributes:
       base: channels of the first stage of ResNets, 64 as published.
