@@ -1,6 +1,7 @@
 """Where the time of a step goes on an accelerator, by kind of layer, from the profiler's trace.
 
-Each operation of the compiled step names the scope it was written in, and the trace has the time of each. Of a fusion, the scope is that of its last operation. Tried on a CPU alone.
+Each operation of the compiled step names the scope it was written in, and the trace has its time. A fusion
+has the scope of its last operation. Tried on a CPU alone.
 """
 
 import collections
