@@ -26,7 +26,7 @@ def test_the_tiny_form(tmp_path, capsys):
     assert "same work" in said and "load average" in said and page in said
     (found,) = json.loads((tmp_path / "paired.json").read_text())["works"]
     (both,) = found["rounds"]
-    assert both["ours"]["losses"] == pytest.approx(both["theirs"]["losses"], rel=1e-5)
+    assert both["ours"]["losses"] == pytest.approx(both["theirs"]["losses"], rel=1e-4)
     for side in paired.SIDES:
         assert both[side]["ms"].keys() == set(work.PARTS) and min(both[side]["ms"].values()) > 0
 

@@ -10,6 +10,7 @@ timed any further. glibc uses huge pages on both sides. Needs torch (tests/requi
 
 import argparse
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -68,14 +69,15 @@ def _parse(arguments):
 def _measure(work: work_lib.Work, folder: Path, options) -> dict:
     print(f"{work}:", flush=True)
     described = json.dumps(dataclasses.asdict(work))
-    _child("-c", f"from experiments.benchmarks.paired import theirs; {WRITE}", described, folder)
+    importlib.import_module(f"{__package__}.theirs").write(
+        work, folder
+    )  # not at the top, since it needs torch
     rounds = []
     for number in range(1, options.rounds + 1):
         print(f"  round {number}, {quiet.load()}", flush=True)
         measured = {}
         for side in SIDES:
-            said = _child("-m", f"{__package__}.{side}", described, folder, options.repeats)
-            measured[side] = json.loads(said.splitlines()[-1])
+            measured[side] = _child(side, described, folder, options.repeats)
             ms, others = measured[side]["ms"]["step"], measured[side]["others"]["step"]
             print(f"    {side}: a step takes {ms:.1f} ms; {quiet.told(others)}", flush=True)
         if number == 1:
@@ -84,20 +86,14 @@ def _measure(work: work_lib.Work, folder: Path, options) -> dict:
     return {"work": dataclasses.asdict(work), "rounds": rounds}
 
 
-WRITE = (
-    "import json, pathlib, sys; "
-    "theirs.write(theirs.work_lib.Work(**json.loads(sys.argv[1])), pathlib.Path(sys.argv[2]))"
-)
-
-
-def _child(*arguments) -> str:
-    """What a Python process says on stdout."""
+def _child(side: str, *arguments) -> dict:
+    """What a process of one side measures."""
     environment = os.environ | HUGE_PAGES | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *map(str, arguments)]
+    command = [sys.executable, "-m", f"{__package__}.{side}", *map(str, arguments)]
     ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise UserError(f"A process of the benchmark failed: {' '.join(command[1:3])} said {ended.stderr}")
-    return ended.stdout
+        raise UserError(f"The process that times {side} failed: {ended.stderr.strip()}")
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def agreement(measured: dict) -> str:
@@ -132,11 +128,12 @@ def page(found: dict) -> str:
                 [name, _span(ours), _span(theirs), _span(ratios, 2), _span(speeds), _span(torch_speeds)]
             )
         header = ["part", "ours, ms", "PyTorch, ms", "times faster", "ours, images/s", "PyTorch, images/s"]
-        worst = {side: max((r[side]["others"]["step"] or 0 for r in rounds), default=None) for side in SIDES}
+        taken = [share for r in rounds for side in SIDES for share in r[side]["others"].values()]
+        worst = None if None in taken else max(taken)
         versions = ", ".join(rounds[0][side]["versions"] for side in SIDES)
         said.append(
-            f"{work}; {len(rounds)} rounds; {found['processor']}; {versions}; during the steps "
-            f"{quiet.told(max(worst.values()))} at most; {agreement(rounds[0])}:\n\n"
+            f"{work}; {len(rounds)} rounds; {found['processor']}; {versions}; during a timing "
+            f"{quiet.told(worst)} at most; {agreement(rounds[0])}:\n\n"
             f"{Table(header, rows).markdown()}\n"
         )
     return "\n".join(said)
