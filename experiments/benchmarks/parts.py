@@ -85,6 +85,10 @@ class Network:
         params, *others = arguments
         return jax.grad(lambda params: self.forward(params, *others).sum())(params)
 
+    def part(self, name: str) -> Part:
+        """The pass, compiled; its FLOPs are not counted."""
+        return _part(name, None, self, *self.arguments)
+
 
 def start(c: Config, mesh) -> Run:
     """The run of a config; a teacher has weights 'random'. Call it inside `jax.set_mesh`."""

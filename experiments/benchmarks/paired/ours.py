@@ -6,6 +6,7 @@ python -m experiments.benchmarks.paired.ours WORK FOLDER REPEATS
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -24,17 +25,23 @@ def main(arguments: list[str]) -> None:
     mesh = parallel.make_mesh(jax.devices())
     with jax.set_mesh(mesh):
         run = _start(work, folder, mesh)
-        made = parts.parts(run)
-        step = next(made)
+        step = parts.step(run)
         losses = [float(step.call()["loss"]) for _ in range(work_lib.LOSSES)]
         times, shares = {}, {}
-        for part in itertools.chain([step], made):
-            if part.name in work_lib.PARTS:
-                with quiet.Others() as others:
-                    times[part.name] = median_ms(part.call, int(arguments[2]))
-                shares[part.name] = others.share
+        for part in itertools.chain([step], _parts(run)):
+            with quiet.Others() as others:
+                times[part.name] = median_ms(part.call, int(arguments[2]))
+            shares[part.name] = others.share
     versions = f"JAX {jax.__version__}, {mesh.size} device{'s' if mesh.size > 1 else ''}"
     print(json.dumps({"losses": losses, "ms": times, "others": shares, "versions": versions}))
+
+
+def _parts(run: parts.Run) -> Iterator[parts.Part]:
+    """The parts of the step, compiled when they are asked for, from the state as the step has left it."""
+    for name, network in parts.networks(run).items():
+        yield network.part(name)
+    method, slots = run.config.method, run.state.aux["queue"].slots
+    yield parts.loss(method, run.mesh, slots.shape[1], slots.shape[2], method.queue_size)
 
 
 def _start(work: work_lib.Work, folder: Path, mesh) -> parts.Run:
