@@ -18,8 +18,9 @@ def measured(losses, theirs, ms=2.0):
     return {"ours": side(losses, 1, 0.01), "theirs": side(theirs, 3, 0.2)}
 
 
-def test_the_tiny_form(tmp_path, capsys):
+def test_the_tiny_form(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # the threads of torch leave the cores to other tests
     arguments = ["--tiny", "--rounds", "1", "--repeats", "1", "--out", str(tmp_path)]
     assert paired.main(arguments) == 0
     said, page = capsys.readouterr().out, (tmp_path / "paired.md").read_text()
