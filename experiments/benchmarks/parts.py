@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -21,7 +22,7 @@ from seed_jax.losses import info_nce, seed_loss
 from seed_jax.methods import queue as queues
 from seed_jax.methods.base import Method
 from seed_jax.methods.moco import MoCo
-from seed_jax.train import build
+from seed_jax.train import build, optim
 from seed_jax.train import teacher as teachers
 from seed_jax.train.state import TrainState
 
@@ -62,6 +63,31 @@ class Part:
     program: jax.stages.Compiled
     flops: float | None
     compile_s: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A pass of a network in a step: `forward(*arguments)` gives the embeddings.
+
+    Attributes:
+      arguments: as the state has them now; the parameters, or the variables of the teacher, come first.
+      trained: whether the gradient of the parameters belongs to the pass.
+    """
+
+    forward: Callable
+    arguments: tuple
+    trained: bool = False
+
+    def __call__(self, *arguments):
+        """The pass as the step has it: embeddings, or the gradient of their sum."""
+        if not self.trained:
+            return self.forward(*arguments)
+        params, *others = arguments
+        return jax.grad(lambda params: self.forward(params, *others).sum())(params)
+
+    def part(self, name: str) -> Part:
+        """The pass, compiled; its FLOPs are not counted."""
+        return _part(name, None, self, *self.arguments)
 
 
 def start(c: Config, mesh) -> Run:
@@ -105,7 +131,7 @@ def parts(run: Run) -> Iterator[Part]:
     keys = jax.device_put(jax.random.split(jax.random.key(2), batch), own)
     method, slots = run.config.method, run.state.aux["queue"].slots
     x = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-    counted = {name: flops(*network) for name, network in _networks(run, x, keys).items()}
+    counted = {name: flops(n, *n.arguments) for name, n in _networks(run, x, keys).items()}
     dim = slots.shape[-1]
     yield step(run, sum(counted.values()) + loss_flops(method, batch, dim, method.queue_size))
 
@@ -118,19 +144,23 @@ def parts(run: Run) -> Iterator[Part]:
     yield colours
     x = jax.device_put(colours.call()[:, 0], own)
     for name, network in _networks(run, x, keys).items():
-        yield _part(name, counted[name], *network)
+        yield _part(name, counted[name], network, *network.arguments)
     yield loss(method, run.mesh, batch, dim, method.queue_size)
 
 
-def _networks(run: Run, x, keys) -> dict[str, tuple]:
-    """For each pass of a network in the step, its function and its arguments as the state has them now."""
+def networks(run: Run) -> dict[str, Network]:
+    """The passes of networks in the step, by the names of their parts, on one batch of noise."""
+    batch, size = run.config.data.batch_size, run.config.data.image_size
+    own = parallel.batch_sharding(run.mesh)
+    x = jax.device_put(jax.random.uniform(jax.random.key(1), (batch, size, size, 3)), own)
+    return _networks(run, x, jax.device_put(jax.random.split(jax.random.key(2), batch), own))
+
+
+def _networks(run: Run, x, keys) -> dict[str, Network]:
     student, state, found = run.training.student, run.state, {}
 
     def embed(params, model_state, x, keys):
         return student.apply({"params": params, **model_state}, x, True, keys)[0]["embedding"]
-
-    def backward(*arguments):
-        return jax.grad(lambda params: embed(params, *arguments[1:]).sum())(arguments[0])
 
     if run.teacher:
         network = run.teacher.network
@@ -138,12 +168,26 @@ def _networks(run: Run, x, keys) -> dict[str, tuple]:
         def forward(variables, x):
             return network.apply(variables, x, False)[0]["embedding"]
 
-        found["teacher forward"] = forward, run.teacher.variables, x
+        found["teacher forward"] = Network(forward, (run.teacher.variables, x))
     arguments = state.params, state.model_state, x, keys
-    found["student forward + backward"] = backward, *arguments
+    found["student forward + backward"] = Network(embed, arguments, trained=True)
     if isinstance(run.config.method, MoCo):
-        found["key encoder forward"] = embed, *arguments
+        found["key encoder forward"] = Network(embed, arguments)
     return found
+
+
+def optimizer(run: Run) -> Part:
+    """The update of the parameters from a gradient, as the step makes it."""
+    o, length = run.config.optim, {"steps": 1000, "steps_per_epoch": 100}
+    rate = optim.schedule(o, batch_size=run.config.data.batch_size, **length)
+    tx = optim.optimizer(o, rate, run.config.method.frozen)
+
+    def update(gradient, opt_state, params):
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    params = run.state.params
+    return _part("optimizer", None, update, params, jax.jit(tx.init)(params), params)
 
 
 def loss(method: Method, mesh, batch: int, dim: int, size: int) -> Part:

@@ -3,6 +3,7 @@
     python -m experiments.benchmarks.step                          ResNet-50 to MobileNetV3-Large, 224 px
     python -m experiments.benchmarks.step --size 64 --batch 64
     python -m experiments.benchmarks.step --devices 8 --batch 256  8 fake devices on a CPU
+    python -m experiments.benchmarks.step --profile                by kind of layer too
 
 The parts are timed as programs of their own, so their sum may differ from the step, in which XLA fuses
 across them. The FLOPs of the networks, which XLA counts, and of the loss are set against a matrix product
@@ -16,7 +17,8 @@ import time
 import jax
 from absl import logging
 
-from experiments.benchmarks import parts
+from experiments.benchmarks import parts, profile_layers, profile_trace
+from experiments.benchmarks.quiet import Others, load
 from experiments.benchmarks.timing import ceiling, device, median_ms, peak_memory
 from seed_jax import config, parallel
 from seed_jax.report.tables import Table
@@ -31,9 +33,7 @@ def main(arguments=None) -> int:
     mesh = parallel.make_mesh(jax.devices()[: options.devices])
     possible = ceiling(options.precision, 2048 if jax.default_backend() == "cpu" else 8192) * mesh.size
     with jax.set_mesh(mesh):
-        rows, note = _measure(options, mesh, possible)
-    print(Table(["part", "ms", "share %", "images/s"], rows).markdown())
-    print(f"\n{note}")
+        print(_measure(options, mesh, possible))
     return 0
 
 
@@ -51,6 +51,7 @@ def _parse(arguments):
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--profile", action="store_true", help="the time by kind of layer too")
     return parser.parse_args(arguments)
 
 
@@ -62,10 +63,16 @@ def _measure(options, mesh, possible):
     raw.data.batch_size, raw.data.image_size = options.batch, options.size
     raw.train.steps, raw.train.precision, raw.train.bn_group = 1000, options.precision, 0
     run = parts.start(config.resolve(raw), mesh)
-    made, times = parts.parts(run), {}
+    made, times, others, before = parts.parts(run), {}, Others(), load()
+
+    def measure(part):
+        with others:
+            times[part.name] = median_ms(part.call, options.repeats)
+
     whole = next(made)
-    times[whole.name] = median_ms(whole.call, options.repeats)
-    times |= {part.name: median_ms(part.call, options.repeats) for part in made}
+    measure(whole)
+    for part in (*made, parts.optimizer(run)):
+        measure(part)
     began = time.perf_counter()
     for _ in range(options.repeats):
         next(run.host)
@@ -74,13 +81,30 @@ def _measure(options, mesh, possible):
     whole_ms = times["step"]
     rows = [[name, ms, 100 * ms / whole_ms, 1e3 * options.batch / ms] for name, ms in times.items()]
     temporaries = whole.program.memory_analysis().temp_size_in_bytes
-    note = (
+    said = [
+        Table(["part", "ms", "share %", "images/s"], rows).markdown(),
         f"{options.teacher} -> {options.student}, {options.size} px, batch {options.batch}, "
         f"K = {options.queue:,}, {options.precision}, {device(mesh)}. "
         f"{whole.flops / whole_ms / 1e9:.3f} of {possible:.3f} TFLOP/s (matrix product). "
-        f"Temporaries {temporaries / 2**20:.0f} MiB a device, peak {peak_memory()}."
-    )
-    return rows, note
+        f"Temporaries {temporaries / 2**20:.0f} MiB a device, peak {peak_memory()}.",
+    ]
+    if options.profile:
+        said.append(_profile(run, whole, times, options.repeats, others))
+    said.append(f"Before: {before}; afterwards: {load()}; {others} during the timings.")
+    return "\n\n".join(said)
+
+
+def _profile(run, whole, times, repeats, others) -> str:
+    run.host.close()  # its threads would prepare batches during the timings
+    networks = parts.networks(run)
+    if jax.default_backend() != "cpu":
+        return profile_trace.table(whole, networks, repeats)
+    timed, whole_ms = [], {}
+    for name, network in networks.items():
+        short = name.partition(" forward")[0]
+        timed += profile_layers.time_calls(short, network, repeats, others)
+        whole_ms[short] = times[name]
+    return profile_layers.tables(timed, whole_ms, times["step"])
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ class Block(nn.Module):
         y = x
         for i in range(1, self.count + 1):
             y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
-            y = F.relu(y) if i < self.count else y
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+            y = F.relu(y, inplace=True) if i < self.count else y
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
 
 
 class ResNet(nn.Module):
@@ -52,7 +52,7 @@ class ResNet(nn.Module):
             self.add_module(name, head)
 
     def pooled(self, x):
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
         return x.mean((2, 3))
@@ -83,6 +83,18 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x):
         return x * self.fc(x.mean((2, 3)))[:, :, None, None]
+
+
+class HSwish(nn.Module):
+    """h_swish in the operations of d-li14/mobilenetv3.pytorch; `nn.Hardswish` is one operation."""
+
+    def forward(self, x):
+        return x * (F.relu6(x + 3, inplace=True) / 6)
+
+
+class ReLU(nn.ReLU):
+    def __init__(self):
+        super().__init__(inplace=True)
 
 
 class Inverted(nn.Module):
@@ -117,19 +129,51 @@ SMALL = [
 ]
 
 
-class MobileNetV3Small(nn.Module):
-    """MobileNetV3-Small with the names of d-li14/mobilenetv3.pytorch and SEED's `fc`."""
+LARGE = [
+    (16, 16, 16, 3, 1, 0, ReLU),
+    (16, 64, 24, 3, 2, 0, ReLU),
+    (24, 72, 24, 3, 1, 0, ReLU),
+    (24, 72, 40, 5, 2, 24, ReLU),
+    (40, 120, 40, 5, 1, 32, ReLU),
+    (40, 120, 40, 5, 1, 32, ReLU),
+    (40, 240, 80, 3, 2, 0, HSwish),
+    (80, 200, 80, 3, 1, 0, HSwish),
+    (80, 184, 80, 3, 1, 0, HSwish),
+    (80, 184, 80, 3, 1, 0, HSwish),
+    (80, 480, 112, 3, 1, 120, HSwish),
+    (112, 672, 112, 3, 1, 168, HSwish),
+    (112, 672, 160, 5, 2, 168, HSwish),
+    (160, 960, 160, 5, 1, 240, HSwish),
+    (160, 960, 160, 5, 1, 240, HSwish),
+]
 
-    def __init__(self, fc):
+
+class MobileNetV3(nn.Module):
+    """MobileNetV3 with the names of d-li14/mobilenetv3.pytorch and SEED's `fc`."""
+
+    def __init__(self, rows, pooled, act, dropout, fc):
         super().__init__()
-        stem = nn.Sequential(*_conv_bn(3, 16, 3, 2), nn.Hardswish())
-        self.features = nn.Sequential(stem, *(Inverted(*row) for row in SMALL))
-        self.conv = nn.Sequential(*_conv_bn(96, 576, 1), nn.Hardswish())
-        self.classifier = nn.Sequential(nn.Linear(576, 1024), nn.Hardswish(), nn.Dropout(0.2))
+        channels, hidden = rows[-1][2], rows[-1][1]
+        stem = nn.Sequential(*_conv_bn(3, 16, 3, 2), act())
+        self.features = nn.Sequential(stem, *(Inverted(*row) for row in rows))
+        self.conv = nn.Sequential(*_conv_bn(channels, hidden, 1), act())
+        self.classifier = nn.Sequential(nn.Linear(hidden, pooled), act(), nn.Dropout(dropout))
         self.fc = fc
 
     def forward(self, x):
         return self.fc(self.classifier(self.conv(self.features(x)).mean((2, 3))))
+
+
+class MobileNetV3Small(MobileNetV3):
+    def __init__(self, fc):
+        super().__init__(SMALL, 1024, nn.Hardswish, 0.2, fc)
+
+
+class MobileNetV3Large(MobileNetV3):
+    """As fast as SEED's: with the operations that its code uses."""
+
+    def __init__(self, fc, dropout=0.2):
+        super().__init__(LARGE, 1280, HSwish, dropout, fc)
 
 
 def randomise(net, seed=0):
