@@ -25,7 +25,7 @@ LAYERS = [
     "weights",
     "weights.pretrained evals.online evals.final evals.pixels evals.embed",
     "train.teacher train.start train.step train.optim train.inputs train.build train.plan train.monitor "
-    "train.stop train.profile train.loop train.distil train.__main__ compare embed "
+    "train.stop train.profile train.compiling train.loop train.distil train.__main__ compare embed "
     "evals.__main__ configs __main__",
 ]
 

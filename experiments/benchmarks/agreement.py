@@ -80,7 +80,7 @@ def start(size: int) -> Start:
         loaded = teachers.load(c.teacher, image_size=d.image_size, seed=1, precision=c.train.precision)
         given = build.make_given(c, build.Lengths(STEPS, STEPS, STEPS, STEPS), 0, loaded)
         training = build.assemble(c, mesh, given, loaded.network)
-        state = jax.device_get(parallel.jit_once(training.fresh)(None))
+        state = jax.device_get(training.fresh(None))
         entries = queues.init(size + 2 * BATCH, BATCH, DIM, start="noise", rng=jax.random.key(0)).slots
     loaded = dataclasses.replace(loaded, variables=jax.device_get(loaded.variables))
     host = pipeline.train_batches(open_source(d.source, d.train), training.views, d.batch_size, seed=0)

@@ -99,7 +99,7 @@ def start(c: Config, mesh) -> Run:
         loaded = dataclasses.replace(loaded, variables=there)
     given = build.make_given(c, build.Lengths(1000, 100, 100, 100), 0, loaded)
     training = build.assemble(c, mesh, given, loaded and loaded.network)
-    state = parallel.jit_once(training.fresh, out_shardings=training.shardings)(None)
+    state = training.fresh(None)
     count = max(IMAGES, d.batch_size)
     pixels = np.random.default_rng(0).integers(0, 256, (count, 256, 256, 3), np.uint8)
     host = train_batches(Arrays("noise", pixels, None), training.views, d.batch_size, seed=0)

@@ -156,7 +156,7 @@ def _score_start(resolved: config_lib.Config) -> final.Scores:
     with jax.set_mesh(mesh):
         p = build.prepare(resolved, mesh, "start")
         t = p.training
-        current = parallel.jit_once(t.fresh, out_shardings=t.shardings)(p.backbone)
+        current = t.fresh(p.backbone)
         network, _ = student.served(p.config.method, t.student, p.given)
         return final.score_network(network, state.served(p.config.method, current), p.config)
 

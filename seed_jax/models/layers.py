@@ -116,7 +116,7 @@ class BatchNorm(nn.Module):
         count = group * math.prod(x.shape[1:-1])
         if count == 1:
             raise UserError("Batch normalisation needs more than one value per channel: use a larger batch.")
-        y, mean, var = normalise(x.reshape(-1, group, *x.shape[1:]), scale, bias, self.epsilon)
+        y, mean, var = _normalise_traced_once(x.reshape(-1, group, *x.shape[1:]), scale, bias, self.epsilon)
         keep = self.momentum
         running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
         running_var.value = keep * running_var.value + (1 - keep) * var.mean(0) * (count / (count - 1))
@@ -161,6 +161,7 @@ def _normalise_backward(epsilon, residuals, cotangents):
 
 
 normalise.defvjp(_normalise_forward, _normalise_backward)
+_normalise_traced_once = jax.jit(normalise, static_argnums=3)  # for each shape, its gradient too
 
 
 class LayerNorm(nn.Module):

@@ -45,8 +45,8 @@ class Training:
     Attributes:
       student: the network that is trained.
       views: what the loss sees of an image.
-      abstract: shapes of the `TrainState`. shardings: where its arrays are.
-      fresh: `fresh(backbone) -> TrainState` at step 0; the backbone is drawn if it is None.
+      abstract: shapes of the `TrainState`, with where its arrays are: `shardings`.
+      fresh: the jitted `backbone -> TrainState` at step 0; the backbone is drawn if it is None.
       step: the jitted `(state, teacher_variables, batch) -> (state, metrics)`, which donates the state.
     """
 
@@ -99,7 +99,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
     training = assemble(config, mesh, known, loaded and loaded.network, backbone)
     if late := optim.late_milestones(config.optim, length.total, length.epoch):
         say(f"{name}: optim.milestones {late} come after the end of the run at step {length.total}")
-    probe, teacher_probe, pixels_probe = _probes(config, mesh, sources, training.student, known, loaded)
+    probe, teacher_probe, pixels_probe = _probes(config, mesh, sources, training, known, loaded)
     facts = {
         "teacher": loaded.provenance if loaded else None,
         "teacher_features": loaded and _plain(known.teacher),
@@ -138,7 +138,7 @@ def _probes(
     config: Config,
     mesh,
     sources: inputs.Sources,
-    trained: Network,
+    training: Training,
     given: Given,
     loaded: teacher.Loaded | None,
 ):
@@ -151,7 +151,8 @@ def _probes(
 
     of_teacher = probe(loaded.network, loaded.variables, config) if loaded else None
     features = of_teacher and of_teacher.features
-    network, shapes = student.served(config.method, trained, given)
+    fresh = {"params": training.abstract.params, **training.abstract.model_state}
+    network, shapes = student.served(config.method, training.student, given, fresh)
     raw, of_raw = pixels.scored(config, len(sources.bank or ()), len(sources.val))
     of_pixels = probe(raw, pixels.VARIABLES, of_raw, features)
     return probe(network, shapes, config, features), of_teacher, of_pixels
@@ -188,6 +189,9 @@ def assemble(
     abstract = jax.eval_shape(fresh, backbone)
     _check_accumulation(config, abstract.aux)
     shardings = state.shardings(mesh, abstract)
+    abstract = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, shardings
+    )
     step = make_step(
         method,
         network,
@@ -201,6 +205,7 @@ def assemble(
         ema=t.ema,
     )
     step = jax.jit(step, out_shardings=(shardings, parallel.replicated(mesh)), donate_argnums=0)
+    fresh = parallel.jit_once(fresh, out_shardings=shardings)
     return Training(network, views, abstract, shardings, fresh, step)
 
 

@@ -1,6 +1,7 @@
 """The one loop: data, step, metrics, probe, checkpoint. There is no maths in it."""
 
 import contextlib
+import itertools
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from seed_jax.errors import UserError
 from seed_jax.evals.base import Abandoned
 from seed_jax.evals.pixels import VARIABLES
 from seed_jax.report.metrics import MetricsWriter, last_score, read
-from seed_jax.train import build, state, workdir
+from seed_jax.train import build, compiling, state, workdir
 from seed_jax.train.build import Prepared
 from seed_jax.train.checkpoint import Checkpoints
 from seed_jax.train.monitor import Monitor, NotFinite, say
@@ -49,6 +50,7 @@ def run(
     """
     started = time.time() if started is None else started
     config, directory = config_lib.resolve(raw), Path(directory)
+    say(f"{name}: reading the data and the networks")
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh), _ending_with_the_others(directory):
         # Prepare: whatever can fail before compiling fails here, in all processes together.
@@ -70,12 +72,14 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     """From the newest checkpoint to the last step; `enter` keeps contexts open until then."""
     config, length, training = p.config, p.length, p.training
 
-    # Resume: the newest checkpoint, or a fresh state; metrics.jsonl is cut back to that step.
+    # Resume: from the newest checkpoint, or a fresh state; metrics.jsonl is cut back to that step.
     writer = enter(MetricsWriter(directory, config.log.tensorboard, config.log.wandb or None))
     checkpoints = Checkpoints(directory / "checkpoints", config.train.keep, writer.score)
     enter(contextlib.closing(checkpoints))
     teacher_variables = jax.device_put(p.teacher_variables, parallel.replicated(p.mesh))
-    current, begin = _first_state(p, directory, checkpoints, name)
+    current, begin = _newest_state(p, directory, checkpoints, name)
+    if begin == 0:
+        fresh = compiling.ahead(f"{name}: the start", training.fresh, p.backbone)
     earlier = checkpoints.log() if begin else {}
     _cut_back(writer, begin, earlier, name)
 
@@ -88,6 +92,16 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     profiler = enter(Profiler(directory / "profile", first=begin + 3, count=profile))
     enter(_ending_with_the_others(directory))  # before the contexts above wait for one that is gone
     enter(_not_finite_named(directory, checkpoints))
+
+    # Compile the step while the state it begins with is drawn and scored.
+    if begin < length.total:
+        say(f"{name}: compiling for {p.mesh.size} x {jax.devices()[0].device_kind}")
+        first = next(batches)
+        batches = itertools.chain([first], batches)
+        given = training.abstract, teacher_variables, first[1]
+        update = compiling.ahead(f"{name}: the step", training.step, *given)
+    if begin == 0:
+        current = fresh(p.backbone)
 
     at_start = writer.scores(0)
 
@@ -120,16 +134,14 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
         checkpoints.rate(begin, score)
 
     for step in range(begin + 1, length.total + 1):
-        # Update. The first time compiles, which is no training time.
+        # Update. The first time waits for the compiler, which is no training time.
         first = step == begin + 1
-        if first:
-            say(f"{name}: compiling for {p.mesh.size} x {jax.devices()[0].device_kind}")
         with monitor.pause() if first else contextlib.nullcontext(), profiler.step(step) as last_traced:
             asked = time.perf_counter()
             samples, batch = next(batches)
             waited = time.perf_counter() - asked
             with jax.transfer_guard("allow" if first else "disallow"):
-                current, metrics = training.step(current, teacher_variables, batch)
+                current, metrics = update(current, teacher_variables, batch)
             if first or last_traced:
                 jax.block_until_ready(current)
             if first:
@@ -159,27 +171,21 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     checkpoints.wait()
 
 
-def _first_state(p: Prepared, directory: Path, checkpoints: Checkpoints, name: str):
-    """The state to begin with, and its step: of the newest checkpoint that is whole, or fresh."""
-    t, total = p.training, p.length.total
-    newest = checkpoints.latest()
-    if newest is not None and newest > total:
+def _newest_state(p: Prepared, directory: Path, checkpoints: Checkpoints, name: str):
+    """The state of the newest checkpoint that is whole, and its step; (None, 0) if there is none."""
+    total, newest = p.length.total, checkpoints.latest()
+    if newest is None:
+        return None, 0
+    if newest > total:
         raise UserError(
             f"{directory} is already at step {newest}, past the {total} steps of this config: use another "
             "--workdir, or a longer run."
         )
-    if newest is None:
-        current, begin = parallel.jit_once(t.fresh, out_shardings=t.shardings)(p.backbone), 0
-    else:
-        like = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), t.abstract, t.shardings
-        )
-        current = checkpoints.restore(like)
-        begin = checkpoints.latest()
+    current = checkpoints.restore(p.training.abstract)
+    begin = checkpoints.latest()
     for sentence in checkpoints.damaged:
         say(f"{name}: {sentence}")
-    if begin:
-        say(f"{name}: resuming from step {begin} of {total} in {directory}")
+    say(f"{name}: resuming from step {begin} of {total} in {directory}")
     return current, begin
 
 

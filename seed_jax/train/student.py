@@ -72,16 +72,20 @@ def with_backbone(variables, backbone, spec: str):
     }
 
 
-def served(method: Method, network: Network, given: Given):
-    """The network that later runs load, and the shapes of its variables (`Method.served`)."""
+def served(method: Method, network: Network, given: Given, variables=None):
+    """The network that later runs load, and the shapes of its variables (`Method.served`).
 
-    def shapes():
-        variables = init_variables(network, given.image_size, 0)
-        return variables, method.served(variables, method.init_aux(jax.random.key(0), given, variables))
+    `variables`: shapes of the student's own, if they are known already.
+    """
+    if variables is None:
+        variables = jax.eval_shape(lambda: init_variables(network, given.image_size, 0))
 
-    trained, kept = jax.eval_shape(shapes)
-    dropped = trained["params"].keys() - kept["params"].keys()
+    def kept(variables):
+        return method.served(variables, method.init_aux(jax.random.key(0), given, variables))
+
+    shapes = jax.eval_shape(kept, variables)
+    dropped = variables["params"].keys() - shapes["params"].keys()
     if dropped:
         parts = {name: part for name, part in network.parts.items() if name not in dropped}
         network = dataclasses.replace(network, parts=parts)
-    return network, kept
+    return network, shapes

@@ -29,7 +29,7 @@ class Setting:
         given = build.make_given(c, build.lengths(c, len(source())), 10, loaded)
         training = build.assemble(c, mesh, given, loaded and loaded.network)
         self.views, self.shardings, self.step = training.views, training.shardings, training.step
-        self.start = jax.device_get(jax.jit(training.fresh)(None))
+        self.start = jax.device_get(training.fresh(None))
         self.teacher = jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh))
 
     def run(self, steps):

@@ -44,7 +44,7 @@ def assembled(raw, source=None, devices=1):
     training = build.assemble(c, mesh, given, loaded and loaded.network)
     host = train_batches(source, training.views, c.data.batch_size, 0)
     batches = (parallel.to_devices(mesh, batch) for batch in host)
-    current = jax.jit(training.fresh, out_shardings=training.shardings)(None)
+    current = training.fresh(None)
     variables = jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh))
     return training, current, variables, batches, mesh
 

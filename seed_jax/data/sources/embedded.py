@@ -1,5 +1,7 @@
 """Datasets inside scikit-learn and scikit-image, which need no download."""
 
+import functools
+
 import numpy as np
 from PIL import Image
 
@@ -9,6 +11,7 @@ from seed_jax.data.sources.base import split_of
 from seed_jax.errors import UserError
 
 
+@functools.cache
 def digits() -> Arrays:
     """scikit-learn's 1,797 handwritten digits (8x8, 17 grey levels), enlarged to 32x32 RGB."""
     from sklearn.datasets import load_digits
@@ -19,6 +22,7 @@ def digits() -> Arrays:
     return Arrays("digits", np.repeat(np.stack(large)[..., None], 3, axis=-1), labels)
 
 
+@functools.cache
 def scattered() -> Arrays:
     """Each of scikit-learn's 1,797 digits twice, at a random place on a black 16x16 canvas, as RGB.
 
@@ -42,6 +46,7 @@ def scattered() -> Arrays:
     return source
 
 
+@functools.cache
 def photos() -> Arrays:
     """Disjoint 32x32 tiles of scikit-learn's two photographs, 260 of each; the label is the photograph."""
     from sklearn.datasets import load_sample_images
@@ -49,6 +54,7 @@ def photos() -> Arrays:
     return _tiles("photos", load_sample_images().images)
 
 
+@functools.cache
 def photos6() -> Arrays:
     """As `photos`, plus four colour photographs in scikit-image's wheel: 1,378 tiles in 6 classes.
 
