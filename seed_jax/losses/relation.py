@@ -131,7 +131,7 @@ def rkd_loss(student, teacher, *, distance: float = 25.0, angle: float = 50.0):
     >>> round(float(rkd_loss(5 * triangle, triangle)), 4)
     0.0
     >>> round(float(rkd_loss(jnp.array([[0.0], [1.0], [2.0]]), triangle)), 3)
-    5.093
+    5.671
     """
     student, teacher = _pair(student, teacher)
     (distances_s, angles_s), (distances_t, angles_t) = _geometry(student), _geometry(teacher)
@@ -216,7 +216,8 @@ def crd_loss(
     h = P / (P + K / M) and P = exp(anchor . row / temperature) / Z. The rows come from two banks of M
     embeddings, which the caller keeps (momentum 0.5, scaled to length 1 again) and gathers: that of the
     teacher for the student's anchors and the other way round. The mean over the batch is the loss of
-    HobbitLong/RepDistiller, crd/criterion.py, whose weight is 0.8, less M * 1e-7: it adds 1e-7 to P + K / M.
+    HobbitLong/RepDistiller, crd/criterion.py, whose weight is 0.8, but for the 1e-7 that it adds to P + K / M:
+    its loss is greater by up to 2e-7 * M.
 
     Args:
       student: float `[B, D]` rows of length 1. It receives a gradient.
