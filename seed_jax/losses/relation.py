@@ -216,8 +216,8 @@ def crd_loss(
     h = P / (P + K / M) and P = exp(anchor . row / temperature) / Z. The rows come from two banks of M
     embeddings, which the caller keeps (momentum 0.5, scaled to length 1 again) and gathers: that of the
     teacher for the student's anchors and the other way round. The mean over the batch is the loss of
-    HobbitLong/RepDistiller, crd/criterion.py, whose weight is 0.8, but for the 1e-7 that it adds to P + K / M:
-    its loss is greater by up to 2e-7 * M.
+    HobbitLong/RepDistiller, crd/criterion.py, whose weight is 0.8. It adds 1e-7 to P + K / M, which makes its
+    loss greater by up to 2e-7 * M.
 
     Args:
       student: float `[B, D]` rows of length 1. It receives a gradient.

@@ -1,7 +1,7 @@
 """Losses of logits: KD, DKD, DIST, SSKD's selected rows; and the standardisation that any of them can take.
 
-The teacher is a constant: only the student's logits receive a gradient. Logits are finite, or -inf for a
-class of probability 0; log-sum-exps keep far-apart logits exact. Everything is float32.
+The teacher is a constant: only the student's logits receive a gradient. Logits are finite, or -inf
+for a class that both exclude; log-sum-exps keep far-apart logits exact. Everything is float32.
 """
 
 import math
@@ -56,8 +56,7 @@ def kd_loss(student_logits, teacher_logits, *, temperature: float = 4.0):
 
     Args:
       student_logits: float `[B, C]`. Only this argument receives a gradient.
-      teacher_logits: float `[B, C]`. Where it is -inf the student's logit does not matter, except that a
-        finite one still takes its share of the student's softmax.
+      teacher_logits: float `[B, C]`.
       temperature: T, of both.
 
     Returns:
