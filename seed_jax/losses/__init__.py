@@ -1,5 +1,32 @@
-"""Losses: pure functions of arrays that return one value per sample."""
+"""Losses: pure functions of arrays that return one value per sample, or one for a batch that they compare."""
 
 from seed_jax.losses.contrastive import info_nce, seed_loss
+from seed_jax.losses.relation import (
+    crd_constant,
+    crd_loss,
+    crd_queue_loss,
+    fitnet_loss,
+    pkt_loss,
+    rkd_loss,
+    similarity_rows,
+    sp_loss,
+)
+from seed_jax.losses.response import dist_loss, dkd_loss, kd_loss, sskd_loss, standardise_logits
 
-__all__ = ["info_nce", "seed_loss"]
+__all__ = [
+    "crd_constant",
+    "crd_loss",
+    "crd_queue_loss",
+    "dist_loss",
+    "dkd_loss",
+    "fitnet_loss",
+    "info_nce",
+    "kd_loss",
+    "pkt_loss",
+    "rkd_loss",
+    "seed_loss",
+    "similarity_rows",
+    "sp_loss",
+    "sskd_loss",
+    "standardise_logits",
+]

@@ -60,8 +60,8 @@ def seed_loss(student, teacher, queue, valid=None, *, tau_student: float = 0.2, 
     >>> np.asarray(seed_loss(student, teacher, queue, valid=jnp.array([False, False]))).round(3)
     array([0., 0.], dtype=float32)
     """
-    _check(queue, valid, student=student, teacher=teacher)
-    _check_temperatures(tau_student=tau_student, tau_teacher=tau_teacher)
+    check_rows(queue, valid, student=student, teacher=teacher)
+    check_temperatures(tau_student=tau_student, tau_teacher=tau_teacher)
     student, teacher, queue = (x.astype(jnp.float32) for x in (student, teacher, queue))
     return _seed(float(tau_student), float(tau_teacher), student, teacher, queue, valid)
 
@@ -89,14 +89,18 @@ def info_nce(query, key, queue, valid=None, *, temperature: float):
     >>> np.asarray(info_nce(query, key, jnp.eye(3)[1:], temperature=0.2)).round(4)
     array([0.0134], dtype=float32)
     """
-    _check(queue, valid, query=query, key=key)
-    _check_temperatures(temperature=temperature)
+    check_rows(queue, valid, query=query, key=key)
+    check_temperatures(temperature=temperature)
     query, key, queue = (x.astype(jnp.float32) for x in (query, key, queue))
     return _info_nce(float(temperature), query, key, queue, valid)
 
 
-def _check(queue, valid, **rows):
-    """Check two arguments of rows `[N, D]` by name, and the queue."""
+def check_rows(queue, valid, **rows):
+    """Check that arguments of rows, given by name, are float `[N, D]` of one shape, and the queue.
+
+    Raises:
+      AssertionError: they are not; it names the argument. Checked while tracing.
+    """
     first = next(iter(rows))
     for name, x in rows.items():
         chex.assert_rank(x, 2, custom_message=name)
@@ -105,7 +109,12 @@ def _check(queue, valid, **rows):
     check_queue(queue, valid, rows[first].shape[1])
 
 
-def _check_temperatures(**temperatures):
+def check_temperatures(**temperatures):
+    """Check that temperatures, given by name, are above 0 and finite.
+
+    Raises:
+      AssertionError: one is not; it names the argument.
+    """
     for name, value in temperatures.items():
         assert 0 < value < float("inf"), f"{name} is {value}: it must be above 0 and finite."
 
