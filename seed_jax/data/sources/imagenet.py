@@ -78,10 +78,10 @@ def tiny_imagenet(root: str) -> Files:
 
 
 def is_class_list(path: str) -> bool:
-    """Whether the first line of a text file is the name of a class, such as n01440764."""
+    """Whether a text file begins with the name of a class, such as n01440764."""
     try:
         with open_file(path) as file:
-            return bool(SYNSET.fullmatch(file.readline(200).decode().strip()))
+            return any(map(SYNSET.fullmatch, file.readline(200).decode().split()[:1]))
     except (*bucket_errors(), ImportError, UnicodeDecodeError):
         return False
 
