@@ -22,8 +22,8 @@ from seed_jax.data.sources.base import (
 from seed_jax.data.sources.cifar import ARCHIVES, cifar10, cifar100, cifar100_coarse
 from seed_jax.data.sources.embedded import EMBEDDED
 from seed_jax.data.sources.folder import Files, listed_once, no_classes, open_filelist, open_folder
-from seed_jax.data.sources.idx import TRAIN, idx
-from seed_jax.data.sources.imagenet import DEVKIT, TRUTH, imagenet, is_class_list, tiny_imagenet
+from seed_jax.data.sources.idx import TRAIN_IMAGES, open_idx
+from seed_jax.data.sources.imagenet import DEVKIT, TRUTH, is_class_list, open_imagenet, open_tiny_imagenet
 from seed_jax.data.sources.subset import subset as take_subset
 from seed_jax.data.sources.tfds import Tfds
 from seed_jax.data.sources.webdataset import WebDataset
@@ -62,9 +62,9 @@ READERS = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "cifar100_coarse": cifar100_coarse,
-    "idx": idx,
-    "tiny_imagenet": tiny_imagenet,
-    "imagenet": imagenet,
+    "idx": open_idx,
+    "tiny_imagenet": open_tiny_imagenet,
+    "imagenet": open_imagenet,
 }
 SOURCES = (*EMBEDDED, *READERS, "tfds:NAME")
 MANY_CLASSES = 100_000  # more classes than this and than images: the labels are wrong
@@ -104,7 +104,7 @@ def recognise(path: str) -> str | None:
         return "imagenet"
     if ending in FILES:
         return FILES[ending]
-    if TRAIN.fullmatch(name):
+    if TRAIN_IMAGES.fullmatch(name):
         return "idx"
     with _errors_named(path):
         folder = epath.Path(path)
@@ -114,7 +114,7 @@ def recognise(path: str) -> str | None:
     endings = {os.path.splitext(name)[1].lower() for name in names}
     if METADATA in names and ".array_record" in endings:
         return "arrayrecord"
-    if any(map(TRAIN.fullmatch, names)):
+    if any(map(TRAIN_IMAGES.fullmatch, names)):
         return "idx"
     for source, marks in MARKS:
         if marks <= names and not (source == "cifar100" and (folder / "train").is_dir()):

@@ -13,7 +13,7 @@ from seed_jax.data.sources.arrays import Arrays
 from seed_jax.data.sources.base import hold_out_val
 from seed_jax.errors import UserError
 
-TRAIN = re.compile(r"(.*)train-images([-.])idx3-ubyte(\.gz)?")
+TRAIN_IMAGES = re.compile(r"(.*)train-images([-.])idx3-ubyte(\.gz)?")
 DTYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
 MOST_TIMES = 1100  # more than gzip can compress a file
 
@@ -33,7 +33,7 @@ NAMES = {  # in the order of preference: by a word in the name of the file or of
 
 
 @kept
-def idx(place: str) -> Arrays:
+def open_idx(place: str) -> Arrays:
     """Grey images of train-images-idx3-ubyte and the like, as RGB; compressed (.gz) or not.
 
     The id is the index, first of the training images, then of the test images (t10k, or test in EMNIST),
@@ -81,7 +81,7 @@ def _training_images(place: str) -> tuple[str, set[str], re.Match]:
     if not path.exists():
         raise UserError(f"data.dir: there is no {place}: use the folder of train-images-idx3-ubyte.gz.")
     names = {entry.name for entry in epath.Path(folder or ".").iterdir() if entry.is_file()}
-    matches = filter(None, map(TRAIN.fullmatch, sorted(names if path.is_dir() else [path.name])))
+    matches = filter(None, map(TRAIN_IMAGES.fullmatch, sorted(names if path.is_dir() else [path.name])))
     matches = {match[1]: match for match in matches}
     if not matches:
         raise UserError(

@@ -20,7 +20,7 @@ SYNSET = re.compile(r"n\d{8}")
 TRAIN, VAL = SPLITS.index("train"), SPLITS.index("val")
 
 
-def imagenet(place: str) -> Source:
+def open_imagenet(place: str) -> Source:
     """ImageNet's train/ with a folder for each class, and val/ with the same folders, or flat as it unpacks.
 
     The classes are sorted by the names of their folders, as in torchvision. Flat validation images get their
@@ -60,7 +60,7 @@ def imagenet(place: str) -> Source:
     return files if wanted is None else Subset(files, np.flatnonzero(files.labels() >= 0))
 
 
-def tiny_imagenet(root: str) -> Files:
+def open_tiny_imagenet(root: str) -> Files:
     """Tiny ImageNet: train/ with a folder for each class, and val/ with val_annotations.txt.
 
     The classes are sorted by the names of their folders, as in torchvision. The images of test/ have no label
