@@ -30,7 +30,7 @@ class Point:
     devices: int
 
     def __str__(self):
-        return f"K = {self.queue:,}, batch {self.batch}, {self.devices} devices"
+        return f"K = {self.queue:,}, batch {self.batch}, devices: {self.devices}"
 
 
 def measure(point: Point, repeats: int) -> dict:
