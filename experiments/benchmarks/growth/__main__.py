@@ -1,6 +1,6 @@
 """How time and memory grow with K, the batch, the devices and the number of images.
 
-    python -m experiments.benchmarks.growth            three minutes on two cores
+    python -m experiments.benchmarks.growth            two minutes on two cores, four the first time
     python -m experiments.benchmarks.growth --quick    two points along each axis, to try the code
 
 Along an axis the other sizes are K = 65,536, batch 64 and one device. Each step is measured in a process of
