@@ -111,7 +111,10 @@ def first_values(name, *modules):
     @jax.jit
     def draw(key):
         flat = flax.traverse_util.flatten_dict(network.init(key, x)["params"], sep="/")
-        return [{path[len(m) + 1 :]: flat[path] for path in flat if path.startswith(f"{m}/")} for m in modules]
+        return [
+            {path[len(m) + 1 :]: leaf for path, leaf in flat.items() if path.startswith(m + "/")}
+            for m in modules
+        ]
 
     return draw(jax.random.key(0))
 
