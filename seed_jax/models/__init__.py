@@ -46,10 +46,7 @@ MODELS = {
 }
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
-NOT_OPTIONS = {
-    *("block", "depths", "blocks", "pooled_features", "depth", "channels", "widen", "convs"),
-    *("bn_group", "dtype", "parent", "name"),
-}
+NOT_OPTIONS = {"block", "depths", "blocks", "pooled_features", "bn_group", "dtype", "parent", "name"}
 
 
 def create(

@@ -49,7 +49,7 @@ class CifarResNet(layers.Architecture):
     """
 
     depth: int
-    channels: tuple[int, ...] = (16, 16, 32, 64)
+    channels: tuple[int, ...]
     num_classes: int | None = None
     remat: bool = False
     bn_group: int | None = None
@@ -91,8 +91,8 @@ def _conv_and_norm(module, train):
     return conv, norm
 
 
-X4 = (32, 64, 128, 256)
+X1, X4 = (16, 16, 32, 64), (32, 64, 128, 256)
 ARCHITECTURES = {
-    **{f"cifar_resnet{6 * n + 2}": functools.partial(CifarResNet, n) for n in (1, 2, 3, 5, 7, 9, 18)},
+    **{f"cifar_resnet{6 * n + 2}": functools.partial(CifarResNet, n, X1) for n in (1, 2, 3, 5, 7, 9, 18)},
     **{f"cifar_resnet{6 * n + 2}x4": functools.partial(CifarResNet, n, X4) for n in (1, 5)},
 }
