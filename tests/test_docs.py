@@ -334,7 +334,7 @@ def test_the_method_trains_the_model_on_the_source_and_the_evaluator_probes(adde
     assert all(0 <= row["centroid"] <= 1 for row in probes.values())
     assert "teacher_centroid" in probes[0]
     loaded = workdir.load_run(tmp_path / "run")
-    assert type(loaded.network.backbone.module) is added["seed_jax/models/vgg.py"].VGG8
+    assert type(loaded.network.backbone.module) is added["seed_jax/models/conv4.py"].Conv4
     assert loaded.network.parts["projector"].dim == 8
 
 

@@ -34,7 +34,7 @@ LARGE = {
     "train.precision": "fp32",
 }
 RUNS = {  # config, overrides
-    "quick start: SEED, probes": ("digits_seed", {}),
+    "quick start: SEED, probes": ("digits_seed", {"teacher.model": "resnet18"}),
     "ResNet-50 to MobileNetV3-Large, 224 px": ("seed_r50_to_mbv3", LARGE),
     "ViT-B/16 to MobileNetV3-Large, 224 px": (
         "seed_r50_to_mbv3",

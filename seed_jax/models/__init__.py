@@ -5,7 +5,8 @@ import inspect
 import jax.numpy as jnp
 
 from seed_jax.errors import UserError, unknown
-from seed_jax.models import efficientnet
+from seed_jax.models import cifar_resnet, efficientnet, wrn
+from seed_jax.models.mobilenetv2 import MobileNetV2, mobilenetv2_half
 from seed_jax.models.mobilenetv3 import (
     mobilenetv3_large,
     mobilenetv3_large_torchvision,
@@ -14,6 +15,8 @@ from seed_jax.models.mobilenetv3 import (
 )
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD, Joined, LinenNetwork, Network
 from seed_jax.models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
+from seed_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from seed_jax.models.vgg import vgg8, vgg13
 from seed_jax.models.vit import vit_base, vit_large, vit_small
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "MODELS", "Joined", "LinenNetwork", "Network", "create"]
@@ -32,6 +35,14 @@ MODELS = {
     "vit_small": vit_small,
     "vit_base": vit_base,
     "vit_large": vit_large,
+    **cifar_resnet.ARCHITECTURES,
+    **wrn.ARCHITECTURES,
+    "vgg8": vgg8,
+    "vgg13": vgg13,
+    "mobilenetv2": MobileNetV2,
+    "mobilenetv2_half": mobilenetv2_half,
+    "shufflenetv1": ShuffleNetV1,
+    "shufflenetv2": ShuffleNetV2,
 }
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}

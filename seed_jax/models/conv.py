@@ -19,10 +19,12 @@ Pad = tuple[int, int]  # zeros before and after the map, on each of its two axes
 
 @functools.partial(jax.jit, static_argnames=("stride", "pad"))
 def conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad | None = None) -> jax.Array:
-    """Convolve `[B, H, W, C]` with `[k, k, C, D]`, padded by `pad`; None is `symmetric(k)`.
+    """Convolve `[B, H, W, C]` with `[k, k, C / groups, D]`, padded by `pad`; None is `symmetric(k)`.
 
     >>> conv(jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, 5)), stride=2).shape
     (1, 3, 3, 5)
+    >>> conv(jnp.arange(4.0).reshape(1, 1, 1, 4), jnp.ones((1, 1, 2, 2)), stride=1)  # two groups
+    Array([[[[1., 5.]]]], dtype=float32)
     """
     return _by_platform(_cpu_conv, _xla_conv, (stride, pad or symmetric(kernel.shape[0])), x, kernel)
 
@@ -77,7 +79,7 @@ def _gradient(f):
 
 
 def xla_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad) -> jax.Array:
-    """XLA's own convolution, plain or depthwise, as the shape of the kernel says."""
+    """XLA's own convolution, plain, grouped or depthwise, as the shape of the kernel says."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -92,10 +94,19 @@ def _cpu_conv(stride, pad, x, kernel):
     k = kernel.shape[0]
     if k == 1 and pad == (0, 0):
         x = x[:, ::stride, ::stride]
-        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+        return _grouped_product(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], -1)
     if output_size(min(x.shape[1:3]), k, stride, pad) < k:
-        return sum(tap @ kernel[i, j] for i, j, tap in _taps(stride, pad, x, k))
+        return sum(_grouped_product(tap, kernel[i, j]) for i, j, tap in _taps(stride, pad, x, k))
     return _xla_conv(stride, pad, x, kernel)
+
+
+def _grouped_product(x, kernel):
+    """`[..., C]` times `[C / groups, D]`: one matrix product for each group."""
+    groups = x.shape[-1] // kernel.shape[0]
+    if groups == 1:
+        return x @ kernel
+    pairs = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+    return jnp.concatenate([part @ filters for part, filters in pairs], -1)
 
 
 def _xla_conv(stride, pad, x, kernel):

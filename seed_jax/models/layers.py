@@ -22,11 +22,14 @@ torch_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  
 
 
 class Conv(nn.Module):
-    """Square convolution without bias of `[B, H, W, C]`. The kernel, HWIO, is stored as float32.
+    """Square convolution of `[B, H, W, C]`. The kernel, HWIO, and the bias are stored as float32.
 
     Attributes:
       features: channels of the output; with `depthwise` equal to those of the input.
       kernel: side of the kernel.
+      groups: how many equal groups of the input's channels are convolved apart; group i makes the i-th share
+        of the output.
+      use_bias: add a bias, which is 0 at first.
       pad: zeros before and after the map, on both axes; None for `(kernel - 1) // 2` on every side, as in
         PyTorch.
       dtype: of the computation and the output.
@@ -42,10 +45,12 @@ class Conv(nn.Module):
     pad: conv.Pad | None = None
     kernel_init: nn.initializers.Initializer = conv_init
     dtype: Dtype = jnp.float32
+    groups: int = 1
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x):
-        inputs = 1 if self.depthwise else x.shape[-1]
+        inputs = 1 if self.depthwise else x.shape[-1] // self.groups
         shape = (self.kernel, self.kernel, inputs, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         pad = conv.symmetric(self.kernel) if self.pad is None else self.pad
@@ -57,7 +62,11 @@ class Conv(nn.Module):
         convolve = conv.depthwise_conv if self.depthwise else conv.conv
         if self.is_initializing():  # init needs shapes alone, and this traces in a fifth of the time
             convolve = conv.xla_conv
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pad)
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pad)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return y + _channels(bias.astype(self.dtype), y.ndim)
 
 
 class BatchNorm(nn.Module):

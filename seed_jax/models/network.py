@@ -7,8 +7,9 @@ A network is any object with
 
 `x` is float `[B, H, W, 3]` in [0, 1]. `variables` is `{'params': ..., 'batch_stats': ...}`, and the model
 state is `variables` without `params`. `features` is a plain dict: `stem, stage1 .. stage4` (NHWC before
-pooling, or tokens `[B, T, D]`), `pooled` float32 `[B, D]`, `logits` when there is a classifier, and the
-entries that the parts of a `Joined` add. `keys` are typed PRNG keys `[B]`, one per sample.
+pooling, or tokens `[B, T, D]`; some networks have three stages), `pooled` float32 `[B, D]`, `logits` when
+there is a classifier, and the entries that the parts of a `Joined` add. Some architectures add `preact1,
+preact2, ..`, the stages before their last ReLU. `keys` are typed PRNG keys `[B]`, one per sample.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
 """The networks that `parity` compares with a reference implementation, one per golden file."""
 
+from seed_jax.weights import crd
 from seed_jax.weights.families import NAMINGS
 from seed_jax.weights.parity import Case
 
@@ -34,6 +35,13 @@ def _vit(name, naming, form, head=None, **options):
 
 def _clip(name, dim):
     return _vit(name, "openai_clip", "clip", {"dim": dim, "layers": 1, "bias": False})
+
+
+def _crd(name, family="", **options):
+    """A network with CIFAR-100's classes."""
+    arch = name.removesuffix("-crd")
+    naming = BY_NAME[family or arch.rstrip("0123456789x_"), crd.NAME]
+    return Case(name, arch, naming, {"num_classes": 100} | options)
 
 
 CASES = (
@@ -74,4 +82,11 @@ CASES = (
     _vit("vit_s14-dinov2_registers", "timm", "dinov2_registers", image_size=518),
     _vit("vit_b14-dinov2", "timm", "dinov2", image_size=518),
     _vit("vit_l14-dinov2", "timm", "dinov2", image_size=518),
+    *(_crd(f"cifar_resnet{size}-crd") for size in ("8", "14", "20", "32", "44", "56", "110", "8x4", "32x4")),
+    *(_crd(f"wrn_{size}-crd") for size in ("16_1", "16_2", "40_1", "40_2")),
+    *(_crd(f"vgg{depth}-crd") for depth in (8, 13)),
+    _crd("mobilenetv2_half-crd", "mobilenetv2"),
+    _crd("shufflenetv1-crd", "shufflenet"),
+    _crd("shufflenetv2-crd", "shufflenet"),
+    *(_crd(f"resnet{depth}-crd", small_stem=True) for depth in (18, 50)),
 )

@@ -1,6 +1,6 @@
 """All namings. When several fit a file, the first is used."""
 
-from seed_jax.weights import efficientnet, mobilenetv3, mobilenetv3_torchvision, resnet, vit
+from seed_jax.weights import crd, efficientnet, mobilenetv3, mobilenetv3_torchvision, resnet, vit
 
 NAMINGS = (
     *resnet.NAMINGS,
@@ -8,4 +8,5 @@ NAMINGS = (
     *mobilenetv3_torchvision.NAMINGS,
     *efficientnet.NAMINGS,
     *vit.NAMINGS,
+    *crd.NAMINGS,
 )

@@ -14,6 +14,7 @@ from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
 from seed_jax.weights import (
     array_files,
+    crd,
     heads,
     preparation,
     provenance,
@@ -212,7 +213,8 @@ def _recognised(path, state, shapes, teacher, arch, options, called) -> Recognis
         options["num_classes"] = shapes[classifier][0]
     mean, std = (teacher.mean, teacher.std) if teacher else BY_HEAD.get(style, (IMAGENET_MEAN, IMAGENET_STD))
     assumed = not teacher and style not in BY_HEAD and "mean" not in options
-    size = teacher.size if teacher else options.get("image_size", SIZES.get(arch, 224))
+    usual = crd.SIZE if state.naming.name == crd.NAME else SIZES.get(arch, 224)
+    size = teacher.size if teacher else options.get("image_size", usual)
     mean, std = options.pop("mean", mean), options.pop("std", std)
     family, name = state.naming.family, state.naming.name
     prepared = preparation.of_network(family, arch, options, name, teacher.source if teacher else "")

@@ -40,7 +40,7 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict]:
 torchvision = Naming(
     "resnet",
     "torchvision",
-    ("layer1.0.conv1.weight",),
+    ("layer4.0.downsample.0.weight",),
     by_rules(
         (r"backbone/(conv1|bn1|fc)", r"\1"),
         (r"backbone/layer(\d)_(\d+)/((?:conv|bn)\d)", r"layer\1.\2.\3"),

@@ -189,7 +189,10 @@ def test_forward_parity_with_torch(name):
 VIT_FORMS = {"vit_small": "dinov2_registers", "vit_base": "clip"}
 
 
-@pytest.mark.parametrize("name", [*PARAMETERS, *VIT_FORMS])
+ZOO = ("cifar_resnet8", "wrn_16_1", "vgg13", "mobilenetv2_half", "shufflenetv1", "shufflenetv2")
+
+
+@pytest.mark.parametrize("name", [*PARAMETERS, *VIT_FORMS, *ZOO])
 def test_every_parameter_has_a_layer_and_blocks_follow_one_another(name):
     options = {"form": VIT_FORMS[name]} if name in VIT_FORMS else {}
     network = models.create(name, **options)
@@ -210,7 +213,7 @@ def test_every_parameter_has_a_layer_and_blocks_follow_one_another(name):
     assert set(numbers.values()) == set(range(network.layers + 1))
     ends = {module: number for module, number in numbers.items() if module not in blocks}
     first = {
-        *("conv1", "bn1", "stem_conv", "stem_bn"),
+        *("conv1", "bn1", "stem_conv", "stem_bn", "stem_0", "stem_1"),
         *("patch_embed", "cls_token", "pos_embed", "register_tokens", "norm_pre"),
     }
     assert ends == {module: 0 if module in first else network.layers for module in ends}

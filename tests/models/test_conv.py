@@ -64,6 +64,18 @@ def test_conv(stride, k, size):
     )
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("k", "size"), [(1, (5, 4)), (3, (2, 2)), (3, (6, 5))])
+def test_grouped(stride, k, size):
+    x, kernel = arrays((3, *size, 6), (k, k, 2, 9))
+    assert_same_with_gradients(
+        lambda x, kernel: conv.conv(x, kernel, stride),
+        lambda x, kernel: reference(x, kernel, stride),
+        x,
+        kernel,
+    )
+
+
 @pytest.mark.parametrize(("f", "inputs"), [(conv.conv, 4), (conv.depthwise_conv, 1)])
 @pytest.mark.parametrize(
     ("k", "size", "pad", "stride"),

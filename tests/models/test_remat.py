@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seed_jax import models
-from seed_jax.models import efficientnet, mobilenetv3, resnet, vit
+from seed_jax.models import cifar_resnet, efficientnet, mobilenetv3, resnet, vit, wrn
 from seed_jax.weights import saving
 from seed_jax.weights.recognition import Recognised
 
@@ -22,6 +22,8 @@ MODULES = {
     "bottleneck": resnet.ResNet(resnet.Bottleneck, (1,), width=0.125, small_stem=True),
     "mobilenetv3": mobilenetv3.MobileNetV3(BLOCKS, 16, se_last=False, dropout=0.3),
     "efficientnet": efficientnet.EfficientNet(0.25, 1.0, 16, False, small_stem=True, drop_path=0.5),
+    "cifar_resnet": cifar_resnet.CifarResNet(1, (8, 8, 16, 16)),
+    "wrn": wrn.WideResNet(1, 1),
     "vit": vit.VisionTransformer(8, 4, heads=2, patch=4, image_size=8, drop_path=0.5),
 }
 

@@ -16,6 +16,14 @@ SMALL = [
     "efficientnet_lite0-lukemelas",
     "vit_s16-dino",
 ]
+CRD = [
+    "cifar_resnet8-crd",
+    "wrn_16_1-crd",
+    "vgg8-crd",
+    "mobilenetv2_half-crd",
+    "shufflenetv1-crd",
+    "shufflenetv2-crd",
+]
 
 
 def test_every_golden_file_has_its_case():
@@ -26,6 +34,11 @@ def test_every_golden_file_has_its_case():
 @pytest.mark.parametrize("name", SMALL)
 def test_networks_compute_what_the_reference_computes(name):
     assert parity.check(BY_NAME[name]).error < command.LARGEST_ERROR
+
+
+@pytest.mark.parametrize("name", CRD)
+def test_small_networks_compute_it_to_a_hundred_thousandth(name):
+    assert parity.check(BY_NAME[name]).error < 1e-5
 
 
 def test_another_network_is_noticed():
