@@ -7,11 +7,13 @@ A method mixes a batch, asks its teacher about the result, and may keep only the
     best = mixing.pick("teacher_entropy", logits)
     x, logits, own, partner = pool.images[best], logits[best], pool.own[best], pool.partner[best]
 
-The teacher's logits of the picks are those of the pool: it need not run again.
+The teacher's logits of the picks are those of the pool: it need not run again. A pick compares the whole
+pool, so on several devices the picked images travel between them.
 
 Keys. Who is mixed with whom depends on the batch, and so on the key of the step. What may be drawn for each
 image (share, box) is drawn once for the whole batch, as the released code does (MingSun-Tse/Good-DA-in-KD,
-helper/loops.py), or for each image from the keys of the samples.
+helper/loops.py), or for each image from the keys of the samples, into which the method folds a number of its
+own (`rng.fold`).
 """
 
 from typing import NamedTuple
@@ -188,8 +190,8 @@ def pick(
 ) -> jax.Array:
     """CutMixPick: the rows of a pool that are worth most, lowest score first, int32 `[n]`.
 
-    No gradient passes. For an even choice of runs and sizes, n is a share of the pool (the paper's half); the
-    released code counts, with `n_pick` 64.
+    `ratio`, the paper's half of the pool, also suits a last batch that is smaller than the others. The
+    released code has a count, 64, and keeps all of a pool that is smaller; here that is an error.
 
     Args:
       criterion: of `scores`.
@@ -206,7 +208,7 @@ def pick(
     if n_pick is None:
         if not 0 < ratio <= 1:
             raise UserError(f"The ratio of picks is {ratio}: use a share of the pool, above 0 and up to 1.")
-        n_pick = max(1, int(ratio * pool))
+        n_pick = max(1, int(ratio * pool + 1e-6))  # 0.29 of 100 is 29
     if not 0 < n_pick <= pool:
         raise UserError(f"n_pick is {n_pick} and the pool has {pool} images: use 1 to {pool}, or more runs.")
     return jnp.argsort(values)[pool - n_pick :]

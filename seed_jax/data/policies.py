@@ -8,6 +8,10 @@ matrices, one blend, and the operations on levels, of which only equalize needs 
 for something else pass a stage unchanged. A stage that no image of the batch asks for is skipped when the
 step runs, so with one draw for the whole batch at most one stage runs. The operations of a policy are a scan:
 each stage is compiled once, whatever the policy has.
+
+Measured for AutoAugment of 64 images on a busy CPU with two cores, as CPU time: 1.4 to 1.7 s to compile. With
+one draw an image, 8 ms a batch at 32 pixels and 0.6 s at 224, most of it for equalize; with one draw a batch,
+2 ms and 0.1 s on average.
 """
 
 import dataclasses
