@@ -306,9 +306,9 @@ def test_the_files_are_where_the_page_says(added):
 def run(added, directory, method, **overrides):
     """Six steps of the printed config, small, with another method where `method` says so."""
     (directory / "images").mkdir(parents=True)
-    for name, count in (("data_batch_1.bin", 24), ("test_batch.bin", 8)):
-        added["tests/data/test_cifar.py"].write(directory / "images", name, count)
-    c = added["configs/cosine_cifar.py"].get_config()
+    for part, count in (("train", 24), ("test", 8)):
+        added["tests/data/test_stl10.py"].write(directory / "images", part, count)
+    c = added["configs/cosine_stl10.py"].get_config()
     c.method = config.default(method).method
     c.data.dir, c.data.image_size, c.data.batch_size = str(directory / "images"), 16, 16
     c.data.flip, c.data.padding = 0.0, 0  # nearly the same batch each time: the loss must fall

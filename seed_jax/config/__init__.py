@@ -192,7 +192,7 @@ def keys() -> list[str]:
 def check_splits(data: Data) -> None:
     """Raise `UserError` if the bank that probes learn from contains the images that they are tested on."""
     bank = data.bank or data.train
-    if bank in ("all", data.val, data.test):
+    if {"all", data.val, data.test} & {bank, *bank.split("+")}:
         key = "data.bank" if data.bank else "data.train"
         raise UserError(
             f"{key} is '{bank}', which contains the images of data.val or data.test: use "

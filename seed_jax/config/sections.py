@@ -22,7 +22,8 @@ class Data:
       dir: the folder, file or pattern, or the data_dir of tensorflow-datasets; '' for embedded sources.
       subset: share of the training split, such as '1%' of each class, drawn by train.seed, or by seed 3 as
         '1%@3'; or a file that lists the images; '' for the whole split.
-      train: split to train on; '' for 'train' where the images have labels, else 'all'.
+      train: split to train on, or several as 'train+val'; '' for 'train' where the images have labels, else
+        'all'.
       val: split for probes during training and for choices.
       test: split for the scores reported at the end.
       bank: split that the online kNN searches; '' for the training split.

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         subparser.add_argument(
             "--split",
             default="all",
-            help="train, val, test or all (default); for tfds:NAME a split of that dataset",
+            help="train, val, test, train+val or all (default); for tfds:NAME a split of that dataset",
         )
         subparser.add_argument(
             "--workers", type=_positive, default=os.cpu_count(), help="number of threads; default: all cores"

@@ -88,5 +88,5 @@ class MoCo(Method):
         k = lax.stop_gradient(unit(features["embedding"]))[jnp.argsort(order)]
 
         losses = info_nce(q, k, past.slots, queue.valid(past), temperature=self.temperature)
-        aux = {"ema": {**ema_state, "params": average}, "queue": queue.enqueue(past, k)}
+        aux = {"ema": {**ema_state, "params": average}, "queue": queue.enqueue(past, k, losses)}
         return losses.mean(), LossOut(model_state, aux, {"positive_cosine": (q * k).sum(axis=1)})

@@ -86,14 +86,20 @@ def check_batches(data) -> None:
         )
 
 
-def enqueue(queue: Queue, embeddings: jax.Array) -> Queue:
+def enqueue(queue: Queue, embeddings: jax.Array, losses: jax.Array | None = None) -> Queue:
     """Write a batch of embeddings, float `[B, D]`, over the oldest slot.
+
+    Args:
+      losses: float `[B]`, computed from this queue in the same program. The write then waits for them;
+        without this order XLA copies the whole queue. A row whose loss is not finite becomes zero.
 
     Raises:
       AssertionError: `embeddings` is not the shape of a slot, or not float; checked while tracing.
     """
     chex.assert_shape(embeddings, queue.slots.shape[1:])
     chex.assert_type(embeddings, float)
+    if losses is not None:
+        embeddings = jnp.where(jnp.isfinite(losses)[:, None], embeddings, 0)
     count = queue.slots.shape[0]
     slots = lax.dynamic_update_slice(queue.slots, embeddings[None].astype(jnp.float32), (queue.next, 0, 0))
     return Queue(slots, (queue.next + 1) % count, jnp.minimum(queue.filled + 1, count))

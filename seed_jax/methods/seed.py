@@ -100,7 +100,7 @@ class Seed(Method):
         x = batch.views[0][:, 0]
         losses, z_s, z_t, model_state = compare(nets.student, model_state, aux["queue"], x, (0,), batch.keys)
         metrics = {"teacher_cosine": (z_s * z_t).sum(axis=1)}
-        queues = {"queue": queue.enqueue(aux["queue"], z_t)}
+        queues = {"queue": queue.enqueue(aux["queue"], z_t, losses)}
         if not self.patches:
             return losses.mean(), LossOut(model_state, queues, metrics)
 
@@ -114,6 +114,7 @@ class Seed(Method):
             student, model_state, aux["small_queue"], rows, numbers, keys.reshape(-1)
         )
         first = z_t.reshape(*x.shape[:2], -1)[:, 0]
-        queues["small_queue"] = queue.enqueue(aux["small_queue"], first)
+        of_images = small.reshape(x.shape[:2]).sum(axis=1)
+        queues["small_queue"] = queue.enqueue(aux["small_queue"], first, of_images)
         metrics["patch_loss"] = small
         return losses.mean() + small.mean(), LossOut(model_state, queues, metrics)

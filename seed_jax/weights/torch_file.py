@@ -12,9 +12,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from seed_jax.data import inert_pickle
+from seed_jax.data.inert_pickle import Placeholder
 from seed_jax.errors import UserError
-from seed_jax.weights import inert_pickle, mapped
-from seed_jax.weights.inert_pickle import Placeholder
+from seed_jax.weights import mapped
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

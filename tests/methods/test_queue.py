@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from seed_jax import parallel
 from seed_jax.errors import UserError
+from seed_jax.losses import seed_loss
 from seed_jax.methods import queue
 
 COLLECTIVE = re.compile(r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\(")
@@ -106,3 +107,20 @@ def test_on_8_devices_it_stays_sharded_in_place_and_nothing_is_communicated():
     assert q.slots.sharding.is_equivalent_to(shardings.slots, 3)
     assert q.slots.addressable_shards[0].data.shape == (6, 2, 4)
     np.testing.assert_array_equal(oldest_first(q), np.stack([np.asarray(embeddings)] * 3))
+
+
+def test_after_a_loss_it_writes_without_a_copy_of_the_queue():
+    q = queue.init(65_536, 8, 32)
+
+    def step(q, student, teacher):
+        losses = seed_loss(student, teacher, q.slots, queue.valid(q))
+        return queue.enqueue(q, teacher, losses), losses
+
+    rows = jax.ShapeDtypeStruct((8, 32), jnp.float32)
+    program = jax.jit(step, donate_argnums=0).lower(q, rows, rows).compile()
+    assert program.memory_analysis().temp_size_in_bytes < q.slots.nbytes / 4
+
+
+def test_a_row_whose_loss_is_not_finite_becomes_zero():
+    q = queue.enqueue(queue.init(4, 2, 3), jnp.ones((2, 3)), jnp.array([1.0, jnp.nan]))
+    np.testing.assert_array_equal(q.slots[0], [[1, 1, 1], [0, 0, 0]])

@@ -19,8 +19,11 @@ from seed_jax.data.sources.base import (
     split_of,
     take_split,
 )
+from seed_jax.data.sources.cifar import ARCHIVES, cifar10, cifar100, cifar100_coarse
 from seed_jax.data.sources.embedded import EMBEDDED
 from seed_jax.data.sources.folder import Files, listed_once, no_classes, open_filelist, open_folder
+from seed_jax.data.sources.idx import TRAIN_IMAGES, open_idx
+from seed_jax.data.sources.imagenet import DEVKIT, TRUTH, is_class_list, open_imagenet, open_tiny_imagenet
 from seed_jax.data.sources.subset import subset as take_subset
 from seed_jax.data.sources.tfds import Tfds
 from seed_jax.data.sources.webdataset import WebDataset
@@ -56,22 +59,53 @@ READERS = {
     "npz": npz,
     "webdataset": WebDataset,
     "arrayrecord": ArrayRecord,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "cifar100_coarse": cifar100_coarse,
+    "idx": open_idx,
+    "tiny_imagenet": open_tiny_imagenet,
+    "imagenet": open_imagenet,
 }
 SOURCES = (*EMBEDDED, *READERS, "tfds:NAME")
 MANY_CLASSES = 100_000  # more classes than this and than images: the labels are wrong
 FILES = {".npz": "npz", ".tar": "webdataset", ".txt": "filelist"}
+# A folder with these names in it is recognised; the names of cifar100 are of files, as others have folders.
+MARKS = (
+    ("cifar10", {"batches.meta"}),
+    ("cifar10", {"batches.meta.txt"}),
+    ("cifar100", {"meta", "train", "test"}),
+    ("cifar100", {"fine_label_names.txt"}),
+    ("tiny_imagenet", {"wnids.txt", "train", "val"}),
+    ("imagenet", {DEVKIT, "train", "val"}),
+    ("imagenet", {f"{DEVKIT}.tar.gz", "train", "val"}),
+    ("imagenet", {TRUTH, "train", "val"}),
+)
+OFFICIAL = {  # what data.dir is, where it is the same for everyone
+    "cifar10": "cifar-10-python.tar.gz, or the folder that it unpacks to",
+    "cifar100": "cifar-100-python.tar.gz, or the folder that it unpacks to",
+    "cifar100_coarse": "cifar-100-python.tar.gz, or the folder that it unpacks to",
+    "idx": "the folder of train-images-idx3-ubyte.gz",
+    "tiny_imagenet": "the folder that tiny-imagenet-200.zip unpacks to",
+    "imagenet": "the folder of ImageNet's train and val",
+}
 
 
 def recognise(path: str) -> str | None:
     """The name of the source that reads `path`, or None.
 
-    A file is recognised by its ending, a folder by its content. A folder of images is an 'imagefolder' if its
+    A file is recognised by its name, a folder by its content. A folder of images is an 'imagefolder' if its
     sub-folders look like classes (`folder.no_classes`), else a 'folder'. Raises `UserError` when a bucket or
     a folder cannot be read, or has no image.
     """
-    ending = os.path.splitext(path)[1].lower()
+    name, ending = os.path.basename(path), os.path.splitext(path)[1].lower()
+    if name in ARCHIVES:
+        return ARCHIVES[name]
+    if ending == ".txt" and is_class_list(path):
+        return "imagenet"
     if ending in FILES:
         return FILES[ending]
+    if TRAIN_IMAGES.fullmatch(name):
+        return "idx"
     with _errors_named(path):
         folder = epath.Path(path)
         if not folder.is_dir():
@@ -80,6 +114,11 @@ def recognise(path: str) -> str | None:
     endings = {os.path.splitext(name)[1].lower() for name in names}
     if METADATA in names and ".array_record" in endings:
         return "arrayrecord"
+    if any(map(TRAIN_IMAGES.fullmatch, names)):
+        return "idx"
+    for source, marks in MARKS:
+        if marks <= names and not (source == "cifar100" and (folder / "train").is_dir()):
+            return source
     with _errors_named(path):
         # A folder may contain archives and also what was unpacked from them.
         if (".tar" in endings and not endings & {*EXTENSIONS}) and not any(
@@ -155,10 +194,12 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
     Args:
       name: `digits`, `scattered`, `photos` or `photos6` (they need no `dir`); `folder` (images without
         labels), `imagefolder` (one sub-folder per class), `filelist` (a text file), `npz`, `webdataset` (tar
-        shards) or `arrayrecord` (written by `python -m seed_jax.data pack`); or `tfds:NAME`.
+        shards) or `arrayrecord` (written by `python -m seed_jax.data pack`); `cifar10`, `cifar100`,
+        `cifar100_coarse`, `idx` (MNIST and the like), `tiny_imagenet` or `imagenet`, as their archives are;
+        or `tfds:NAME`.
       split: train (70 %), val (10 %) or test (20 %), divided by a hash of the id, or all. A dataset with its
-        own `train` and its own `val` or `test` uses its own splits. For `tfds:NAME`, a split as
-        tensorflow-datasets names it.
+        own `train` and its own `val` or `test` uses its own splits. 'train+val' is both together. For
+        `tfds:NAME`, a split as tensorflow-datasets names it.
       dir: the folder or file that the source reads; for `tfds:NAME` the data_dir.
       subset: which share of the split to return, as in `subset.py`; '' returns the whole split.
       seed: draws the subset.
@@ -172,11 +213,14 @@ def open_source(name: str, split: str, *, dir: str | None = None, subset: str = 
     else:
         if name not in SOURCES:
             raise unknown("data.source", name, SOURCES)
-        if split not in SPLITS:
-            raise UserError(f"data split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
+        if split not in SPLITS and not {*split.split("+")} <= {*SPLITS[:3]}:
+            raise UserError(
+                f"data split {split!r} is unknown; choose one of {', '.join(SPLITS)}, or join some with +."
+            )
         if name in READERS and dir is None:
             raise UserError(
-                f"data.dir is not set, and the source {name!r} needs it: set it to where the images are."
+                f"data.dir is not set, and the source {name!r} needs it: set it to "
+                f"{OFFICIAL.get(name, 'where the images are')}."
             )
         if name in EMBEDDED and dir:
             raise UserError(

@@ -10,26 +10,32 @@ from seed_jax.errors import UserError
 
 
 class Arrays:
-    """Images in memory, uint8 `[N, H, W, 3]`; the id is the index.
+    """Images in memory; the id is the index.
 
     Args:
       title: what messages call the dataset.
+      images: uint8 `[N, H, W, 3]`, or grey `[N, H, W]`, which a record repeats for red, green and blue.
       labels: int `[N]`, -1 for none; or None.
+      class_names: empty when the classes have no names.
+      splits: int8 `[N]`, as in `Source`; None divides the images by a hash of the id.
     """
 
-    def __init__(self, title: str, images: np.ndarray, labels: np.ndarray | None):
+    def __init__(self, title, images, labels, class_names=(), splits=None):
         self.title = title
         self.images = images
         self._labels = np.full(len(images), -1, np.int64) if labels is None else labels.astype(np.int64)
-        self.num_classes = int(self._labels.max(initial=-1)) + 1
-        self.class_names, self.special = (), 0
-        self.splits = split_of(np.arange(len(images)))
+        self.num_classes = len(class_names) or int(self._labels.max(initial=-1)) + 1
+        self.class_names, self.special = class_names, 0
+        self.splits = split_of(np.arange(len(images))) if splits is None else splits
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, i):
-        return Record(self.images[i], int(i), int(self._labels[i]))
+        image = self.images[i]
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=-1)
+        return Record(image, int(i), int(self._labels[i]))
 
     def name(self, i):
         return f"{self.title}[{i}]"

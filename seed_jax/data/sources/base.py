@@ -220,8 +220,22 @@ def own_splits(names: Sequence[str]) -> set[str]:
     return splits if "train" in splits and len(splits) > 1 else set()
 
 
+def hold_out_val(test: np.ndarray) -> np.ndarray:
+    """The splits of a dataset that comes with train and test only, int8 `[N]`; ids are indices.
+
+    A hash of the id holds a tenth of the training images out as val; 'train+val' is all of them.
+
+    Args:
+      test: bool `[N]`, which images are the dataset's own test images.
+    """
+    train, val = SPLITS.index("train"), SPLITS.index("val")
+    held_out = split_of(np.arange(len(test))) == val
+    return np.where(test, SPLITS.index("test"), np.where(held_out, val, train)).astype(np.int8)
+
+
 def take_split(source: Source, split: str) -> Source:
-    """The images of one split of a source; 'all' returns the source itself."""
+    """The images of one split of a source, or of several joined by +; 'all' returns the source itself."""
     if split == "all":
         return source
-    return Subset(source, np.flatnonzero(source.splits == SPLITS.index(split)))
+    parts = [SPLITS.index(part) for part in split.split("+")]
+    return Subset(source, np.flatnonzero(np.isin(source.splits, parts)))

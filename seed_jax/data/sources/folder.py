@@ -105,7 +105,7 @@ def open_folder(root: str, labelled: bool = False) -> Files:
       UserError: the folder does not exist, cannot be listed or has no image; or, with `labelled`, an image
         (of a split, if the folder has its own) is in no class folder.
     """
-    index = _listing(root)
+    index = listing(root)
     paths, ids = Strings(index["blob"], index["ends"]), index["ids"]
     levels, inside, of_folder = _levels(index)
     splits = split_of(ids) if of_folder is None else of_folder[index["folder"]]
@@ -137,7 +137,7 @@ def no_classes(root: str) -> str | None:
       None; or a sentence that names the first of the images to move away; or '' if moving a few images is not
       enough. Errors as `open_folder`.
     """
-    index = _listing(root)
+    index = listing(root)
     levels, inside, _ = _levels(index)
     images = np.bincount(index["folder"], minlength=len(levels))
     flat = [f for f in inside if len(levels[f]) == 1]
@@ -154,7 +154,7 @@ def no_classes(root: str) -> str | None:
     return f"{what} not directly in a class folder: move {them} away and the sub-folders are classes"
 
 
-def _listing(root: str) -> dict[str, np.ndarray]:
+def listing(root: str) -> dict[str, np.ndarray]:
     """The paths, ids and folders of the images below a folder, as `_index` returns them."""
     known = _LISTINGS.get()
     if known is None:

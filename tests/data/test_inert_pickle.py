@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seed_jax.weights import inert_pickle, torch_file
+from seed_jax.data import inert_pickle
+from seed_jax.weights import torch_file
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,14 @@ class Placeholder:
       module, name: of the class or function.
       args: the positional arguments of the call that would have made the object.
       entries: the entries with string or integer keys that would have been set on the object.
+      state: what would have set its attributes; a numpy array keeps its shape, dtype and bytes there.
     """
 
     module: str
     name: str
     args: tuple = ()
     entries: dict | None = None
+    state: Any = None
 
     def __str__(self):
         return f"{self.module}.{self.name}"
@@ -169,13 +171,15 @@ def _interpret(stream, known, persistent):
                 function, *args = since_mark()
                 stack.append(_call(function, tuple(args)))
             case "BUILD":
-                stack.pop()  # attributes, e.g. the `_metadata` of a state dict: not needed
+                state = stack.pop()  # attributes, e.g. the `_metadata` of a state dict
+                if isinstance(stack[-1], Placeholder):
+                    stack[-1].state = state
             case "BINPERSID":
                 stack.append(persistent(stack.pop()))
             case "PROTO" | "FRAME" | "STOP" | "READONLY_BUFFER":
                 pass
             case name:
-                raise ValueError(f"it uses the pickle opcode {name}, which weights do not need")
+                raise ValueError(f"it uses the pickle opcode {name}, which is not read")
     return stack.pop()
 
 
