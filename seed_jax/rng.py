@@ -65,6 +65,22 @@ def fold(keys: jax.Array, number: int) -> jax.Array:
     return jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
 
 
+def one_or_each(keys: jax.Array, batch: int) -> jax.Array:
+    """Typed keys for choices that a batch shares, `[1]` from one key `[]`, or for each image, `[B]` as given.
+
+    >>> key = jax.random.key(0)
+    >>> one_or_each(key, 8).shape, one_or_each(jax.random.split(key, 8), 8).shape
+    ((1,), (8,))
+
+    Raises:
+      ValueError: another number of keys.
+    """
+    keys = keys.reshape(-1)
+    if len(keys) not in (1, batch):
+        raise ValueError(f"{len(keys)} keys for {batch} images: give one for each image, or one for all.")
+    return keys
+
+
 def host_generator(seed: int, sample_id: int, pass_: int, view: int) -> np.random.Generator:
     """A NumPy generator keyed by (seed, id, pass, view). Philox is counter-based, so creating one is cheap.
 

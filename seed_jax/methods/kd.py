@@ -1,0 +1,202 @@
+"""Distillation of a classifier's response, with the augmentation that suits it.
+
+Hinton et al., "Distilling the knowledge in a neural network", arXiv 1503.02531; Wang et al., "What makes a
+'good' data augmentation in knowledge distillation", NeurIPS 2022, arXiv 2012.02909. The losses of other
+papers are terms of the same sum (`TERMS`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from seed_jax import losses
+from seed_jax.data import mixing
+from seed_jax.data.augmentations import AUGMENTATIONS, augment
+from seed_jax.errors import UserError, unknown
+from seed_jax.methods.base import LossOut, Method
+from seed_jax.models.heads import Classifier
+from seed_jax.models.network import IMAGENET_MEAN, Joined
+
+PICKED = "cutmix_pick"
+
+
+class Term(NamedTuple):
+    """A loss of two networks' features of one batch.
+
+    Attributes:
+      of: `of(student, teacher, label, temperature)`; it returns `[B]`, or a scalar if it compares samples.
+      compares_samples: a micro-batch has another loss.
+    """
+
+    of: Callable
+    compares_samples: bool = False
+
+
+def _last_map(features):
+    return features[max(name for name in features if name.startswith("stage"))]
+
+
+TERMS = {
+    "kd": Term(lambda s, t, label, T: losses.kd_loss(s["logits"], t["logits"], temperature=T)),
+    "dkd": Term(lambda s, t, label, T: losses.dkd_loss(s["logits"], t["logits"], label, temperature=T)),
+    "dist": Term(lambda s, t, label, T: losses.dist_loss(s["logits"], t["logits"], temperature=T), True),
+    "sp": Term(lambda s, t, label, T: losses.sp_loss(_last_map(s), _last_map(t)), True),
+    "pkt": Term(lambda s, t, label, T: losses.pkt_loss(s["pooled"], t["pooled"]), True),
+    "rkd": Term(lambda s, t, label, T: losses.rkd_loss(s["pooled"], t["pooled"]), True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class KD(Method):
+    """gamma CE(x) + sum of weight [L(x) + L(x')], where x' is an augmented x that the teacher labels.
+
+    Student and teacher see the same x and the same x'. The student has a forward pass for each, so that
+    BatchNorm takes statistics of each and moves its running ones twice a step. CE sees x alone.
+
+    Attributes:
+      losses: the weight of each loss, by its name in `TERMS`: `{"kd": 0.9}` is Hinton's, the paper's alpha.
+      gamma: weight of the cross entropy; 0 needs no labels.
+      temperature: T of kd, dkd and dist.
+      standardise: standardise the logits of both networks first (Sun et al., arXiv 2403.01427).
+      augment: x', a name of `data/augmentations.py`, or 'cutmix_pick'; '' for no x'.
+      draw: 'batch' draws an augmentation once for the whole batch, as the paper does; 'image' for each image.
+      both: False leaves out L(x): with gamma 0 and 'mixup' this is FunMatch (Beyer et al., arXiv 2106.05237).
+      average: weight L(x) and L(x') by a half each; the paper adds them up.
+      criterion: of the pick of 'cutmix_pick' (`mixing.CRITERIA`).
+      runs: CutMix runs in the pool of 'cutmix_pick'.
+      n_pick: images that 'cutmix_pick' keeps; 0 for a share `pick_ratio` of the pool.
+      pick_ratio: above 0 and up to 1.
+      released: cut pixels to whole levels and use torchvision 0.10's rules, as the released code does.
+    """
+
+    losses: dict = dataclasses.field(default_factory=lambda: {"kd": 0.9})
+    gamma: float = 0.1
+    temperature: float = 4.0
+    standardise: bool = False
+    augment: str = ""
+    draw: str = "batch"
+    both: bool = True
+    average: bool = False
+    criterion: str = "teacher_entropy"
+    runs: int = 2
+    n_pick: int = 0
+    pick_ratio: float = 0.5
+    released: bool = False
+
+    needs_teacher: ClassVar = True
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.gamma > 0 or "dkd" in self.losses
+
+    def check(self, data, train):
+        for name, weight in self.losses.items():
+            if name not in TERMS:
+                raise unknown("method.losses", name, TERMS)
+            if not isinstance(weight, (int, float)) or weight < 0:
+                raise UserError(f"method.losses: the weight of {name} is {weight!r}: use 0 or more.")
+        if not self.losses:
+            raise UserError("method.losses is empty: name a loss and its weight, such as {'kd': 0.9}.")
+        if self.gamma < 0:
+            raise UserError(f"method.gamma is {self.gamma}: use 0 or more.")
+        if self.temperature <= 0:
+            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+        if self.draw not in ("batch", "image"):
+            raise unknown("method.draw", self.draw, ("batch", "image"))
+        if self.augment not in ("", PICKED, *AUGMENTATIONS):
+            raise unknown("method.augment", self.augment, (PICKED, *AUGMENTATIONS))
+        if not self.both and not self.augment:
+            raise UserError("method.both is False, and there is no method.augment: name one.")
+        if self.augment == PICKED:
+            self._check_picks(data)
+
+    def _check_picks(self, data):
+        if self.criterion not in mixing.CRITERIA:
+            raise unknown("method.criterion", self.criterion, mixing.CRITERIA)
+        if self.runs < 1:
+            raise UserError(f"method.runs is {self.runs}: use 1 or more.")
+        pool = self.runs * data.batch_size
+        if not 0 <= self.n_pick <= pool:
+            raise UserError(
+                f"method.n_pick is {self.n_pick}, and the pool has {pool} images: use 1 to {pool}, or 0 for "
+                "method.pick_ratio."
+            )
+        if not 0 < self.pick_ratio <= 1:
+            raise UserError(f"method.pick_ratio is {self.pick_ratio}: use a share above 0 and up to 1.")
+
+    def whole_batch(self):
+        if any(TERMS[name].compares_samples for name in self.losses):
+            return "a loss of method.losses compares samples"
+        return "method.augment mixes samples" if self.augment in ("mixup", "cutmix", PICKED) else ""
+
+    def network(self, backbone, given):
+        classes = given.teacher["logits"].shape[-1]
+        if given.num_classes not in (0, classes):
+            raise UserError(
+                f"The teacher has {classes} classes and the data {given.num_classes}: use a teacher of the "
+                "data's classes."
+            )
+        return Joined(backbone, {"classifier": Classifier(classes)})
+
+    def loss(self, nets, params, model_state, aux, batch, clock, rng):
+        def forward(x, model_state, keys):
+            return nets.student.apply({"params": params, **model_state}, x, True, keys)
+
+        x = batch.views[0][:, 0]
+        total, metrics = 0.0, {}
+        if self.both or self.gamma:
+            student, model_state = forward(x, model_state, batch.keys)
+        if self.gamma:
+            ce = optax.softmax_cross_entropy_with_integer_labels(student["logits"], batch.label)
+            accuracy = (student["logits"].argmax(axis=1) == batch.label).astype(jnp.float32)
+            total, metrics = self.gamma * ce.mean(), {"ce": ce, "accuracy": accuracy}
+        share = 0.5 if self.average and self.both and self.augment else 1.0
+        if self.both:
+            terms = self._terms(student, nets.teacher(x, (0,)), batch.label)
+            metrics |= terms
+            total += share * sum(self.losses[name] * jnp.mean(term) for name, term in terms.items())
+        if self.augment:
+            again, teacher, own, keys, model_state = self._augmented(
+                x, nets, forward, model_state, batch, rng
+            )
+            student, model_state = forward(again, model_state, keys)
+            terms = self._terms(student, teacher, batch.label[own])
+            metrics |= {f"augmented_{name}": jnp.mean(term) for name, term in terms.items()}
+            total += share * sum(self.losses[name] * jnp.mean(term) for name, term in terms.items())
+        return total, LossOut(model_state, aux, metrics)
+
+    def _terms(self, student, teacher, label) -> dict[str, jax.Array]:
+        if self.standardise:
+            student, teacher = (
+                {**features, "logits": losses.standardise_logits(features["logits"])}
+                for features in (student, teacher)
+            )
+        return {name: TERMS[name].of(student, teacher, label, self.temperature) for name in self.losses}
+
+    def _augmented(self, x, nets, forward, model_state, batch, rng) -> tuple[Any, ...]:
+        """x', the teacher's features of it, the rows of x that it stems from, their keys, the model state."""
+        keys = None if self.draw == "batch" else jax.vmap(lambda key: jax.random.fold_in(key, 1))(batch.keys)
+        if self.augment != PICKED:
+            fill = jnp.asarray(IMAGENET_MEAN)
+            again = augment(self.augment, x, rng, keys, fill=fill, released=self.released)
+            return again, nets.teacher(again), jnp.arange(len(x)), batch.keys, model_state
+        pool = mixing.cutmix_pool(x, rng, keys, runs=self.runs)
+        teacher, student = nets.teacher(pool.images), None
+        if self.criterion != "teacher_entropy":
+            features, model_state = forward(pool.images, model_state, batch.keys[pool.own])
+            student = features["logits"]
+        best = mixing.pick(
+            self.criterion,
+            teacher["logits"],
+            student,
+            n_pick=self.n_pick or None,
+            ratio=self.pick_ratio,
+            temperature=self.temperature,
+        )
+        own = pool.own[best]
+        teacher = {name: entry[best] for name, entry in teacher.items()}
+        return pool.images[best], teacher, own, batch.keys[own], model_state
