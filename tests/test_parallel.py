@@ -1,7 +1,11 @@
 """Joining other processes: the environment it needs, and the errors when a process is gone."""
 
 import importlib
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -140,3 +144,27 @@ def test_a_stop_of_one_of_several_processes_is_not_a_failure(monkeypatch, stop):
 def test_the_mesh_has_the_devices_in_order():
     mesh = parallel.make_mesh(jax.devices()[::-1])
     assert mesh.devices.tolist() == jax.devices()
+
+
+STEPS = """
+import resource, sys
+import jax, jax.numpy as jnp
+from seed_jax import parallel
+parallel.start()
+step = jax.jit(lambda x: jnp.sort(jnp.sin(jnp.outer(x, x)).ravel())[0])  # 64 MiB of temporaries, twice
+x = jnp.arange(4096.0)
+for _ in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is asked to keep freed memory")
+def test_a_step_keeps_its_memory_on_a_cpu():
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": ""}
+    command = [sys.executable, "-c", STEPS]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1000  # of 4 KiB; 64 MiB are 16,384
