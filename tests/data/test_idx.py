@@ -35,7 +35,7 @@ def save(folder, files, compressed=True):
     folder.mkdir(exist_ok=True, parents=True)
     for name, content in files.items():
         path = folder / (f"{name}.gz" if compressed else name)
-        path.write_bytes(gzip.compress(content) if compressed else content)
+        path.write_bytes(gzip.compress(content, mtime=0) if compressed else content)
     return folder
 
 
@@ -125,7 +125,8 @@ def test_missing_files_are_named(tmp_path):
 
 
 IMAGES, LABELS, FILES = made()
-GZ = gzip.compress(FILES["train-images-idx3-ubyte"])
+GZ = gzip.compress(FILES["train-images-idx3-ubyte"], mtime=0)
+SHORT = gzip.compress(struct.pack(">4I", 0x803, 60, 10**5, 10**5), mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,11 @@ GZ = gzip.compress(FILES["train-images-idx3-ubyte"])
         ("train-images-idx3-ubyte.gz", GZ[:200] + b"\xff\xff\xff\xff" + GZ[204:], ""),
         ("train-images-idx3-ubyte.gz", FILES["train-images-idx3-ubyte"], "Not a gzipped file"),
         ("train-images-idx3-ubyte.gz", b"", "begins with nothing"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(struct.pack(">4I", 0x803, 60, 10**5, 10**5)), "shorter"),
+        (
+            "train-images-idx3-ubyte.gz",
+            gzip.compress(struct.pack(">4I", 0x803, 60, 10**5, 10**5), mtime=0),
+            "shorter",
+        ),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, content, reason):
