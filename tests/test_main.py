@@ -131,6 +131,8 @@ def test_teacher_of_another_architecture(start, tmp_path):
             place = f"layer{stage}.{block}"
             tensors[f"{place}.conv1.weight"] = torch.zeros(width, inputs, 3, 3)
             tensors[f"{place}.conv2.weight"] = torch.zeros(width, width, 3, 3)
+            if width != inputs:
+                tensors[f"{place}.downsample.0.weight"] = torch.zeros(width, inputs, 1, 1)
     tensors |= {"fc.0.weight": torch.zeros(512, 512), "fc.2.weight": torch.zeros(128, 512)}
     path = tmp_path / "teacher.pth.tar"
     torch.save({"state_dict": {f"module.encoder_q.{k}": v for k, v in tensors.items()}}, path)
