@@ -3,8 +3,6 @@
 On other platforms each is XLA's own operation. On a CPU, XLA compiles grouped convolutions, convolutions of
 maps smaller than their kernel and the gradient of pooling to plain loops. There we write them as shifted
 elementwise products and matrix products, which XLA compiles well.
-
-The functions are jitted so that a shape is traced once, its gradient too, however many layers have it.
 """
 
 import functools
@@ -17,7 +15,6 @@ from jax import lax
 Pad = tuple[int, int]  # zeros before and after the map, on each of its two axes
 
 
-@functools.partial(jax.jit, static_argnames=("stride", "pad"))
 def conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad | None = None) -> jax.Array:
     """Convolve `[B, H, W, C]` with `[k, k, C / groups, D]`, padded by `pad`; None is `symmetric(k)`.
 
@@ -29,7 +26,6 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad | None = None) -
     return _by_platform(_cpu_conv, _xla_conv, (stride, pad or symmetric(kernel.shape[0])), x, kernel)
 
 
-@functools.partial(jax.jit, static_argnames=("stride", "pad"))
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad | None = None) -> jax.Array:
     """Convolve each channel c of `[B, H, W, C]` with `kernel[:, :, 0, c]`, padded as in `conv`.
 
@@ -39,7 +35,6 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad | None
     return _by_platform(_cpu_depthwise, _xla_conv, (stride, pad or symmetric(kernel.shape[0])), x, kernel)
 
 
-@functools.partial(jax.jit, static_argnames=("window", "stride"))
 def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
     """Maximum over windows of `[B, H, W, C]`, padded by -inf, `(window - 1) // 2` on every side."""
     return _by_platform(_cpu_max_pool, _xla_max_pool, (stride, symmetric(window), window), x)

@@ -182,6 +182,8 @@ def candidates(path: Path, state: StateDict, teacher: provenance.Teacher | None)
     """
     states = _under_torch_names(path, state) if state.own_names else [state]
     fits = _distinct([recognised for state in states for recognised in _readings(path, state, teacher)])
+    if state.own_names:  # another naming of the family may have no such network
+        fits = [r for r in fits if r.arch in models.MODELS] or fits
     if path.suffix == ".safetensors" and "seed_jax" in (metadata := array_files.safetensors_metadata(path)):
         return [_with_metadata(path, metadata, fits[0])]
     return fits
