@@ -19,7 +19,7 @@ from absl import logging
 
 from experiments.benchmarks import parts, profile_layers, profile_trace
 from experiments.benchmarks.quiet import Others, load
-from experiments.benchmarks.timing import ceiling, device, median_ms, peak_memory
+from experiments.benchmarks.timing import ceiling, device, median_ms, page_faults, peak_memory
 from seed_jax import config, parallel
 from seed_jax.report.tables import Table
 
@@ -71,6 +71,9 @@ def _measure(options, mesh, possible):
 
     whole = next(made)
     measure(whole)
+    faults = page_faults()
+    jax.block_until_ready(whole.call())
+    faults = page_faults() - faults
     for part in (*made, parts.optimizer(run)):
         measure(part)
     began = time.perf_counter()
@@ -86,7 +89,8 @@ def _measure(options, mesh, possible):
         f"{options.teacher} -> {options.student}, {options.size} px, batch {options.batch}, "
         f"K = {options.queue:,}, {options.precision}, {device(mesh)}. "
         f"{whole.flops / whole_ms / 1e9:.3f} of {possible:.3f} TFLOP/s (matrix product). "
-        f"Temporaries {temporaries / 2**20:.0f} MiB a device, peak {peak_memory()}.",
+        f"Temporaries {temporaries / 2**20:.0f} MiB a device, peak {peak_memory()}, "
+        f"{faults:,} page faults in a step.",
     ]
     if options.profile:
         said.append(_profile(run, whole, times, options.repeats, others))

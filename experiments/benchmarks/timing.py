@@ -56,5 +56,10 @@ def peak_memory() -> str:
     return f"{peak / 2**30:.2f} GiB"
 
 
+def page_faults() -> int:
+    """Pages that this process has had to be given without a disk; a huge page counts once."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def device(mesh) -> str:
     return f"{mesh.size} x {jax.devices()[0].device_kind}"
