@@ -177,10 +177,13 @@ def test_sharded_batch_moves_no_activations(f, k):
 @pytest.mark.parametrize(("f", "k"), [(conv.depthwise_conv, 3), (conv.conv, 1), (conv.conv, 3)])
 def test_the_platform_is_chosen_before_the_program_runs_in_second_derivatives_too(f, k):
     """A condition that is left in the program keeps collectives in it from being ordered."""
-    x, kernel = arrays((2, 6, 6, 8), (k, k, 1 if f is conv.depthwise_conv else 8, 8))
+    x, kernel = arrays((8, 6, 6, 8), (k, k, 1 if f is conv.depthwise_conv else 8, 8))
 
     def slope(x, kernel):
         return jnp.square(jax.grad(lambda x: jnp.sin(f(x, kernel, 1)).sum())(x)).sum()
 
+    mesh = parallel.make_mesh()
+    x = jax.device_put(x, parallel.batch_sharding(mesh))
+    kernel = jax.device_put(kernel, parallel.replicated(mesh))
     program = jax.jit(jax.grad(slope, argnums=1)).lower(x, kernel).compile()
     assert " conditional(" not in program.as_text()
