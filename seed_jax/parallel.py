@@ -48,7 +48,7 @@ def start() -> None:
     several = "JAX_COORDINATOR_ADDRESS" in os.environ or os.environ.get("SEED_JAX_MULTIHOST") == "1"
     if several and not jax.distributed.is_initialized():
         _join()
-    if _cpu_alone():
+    if _cpu_alone() or jax.default_backend() == "cpu":
         _keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(files.cache_home() / "xla"))

@@ -1,7 +1,7 @@
 """The operations of augmentation policies, everything random passed in, on batches of float images in [0, 1].
 
-They are PIL's and torchvision's operations on uint8. Where an operation needs whole levels (equalize,
-posterize, solarize) it takes the nearest one, n / 255. Amounts are one for each image, `[B]`, or a scalar.
+They do what PIL's and torchvision's operations do to uint8. An operation that needs whole levels (equalize,
+posterize, solarize) rounds to the nearest n / 255. Amounts are one for each image, `[B]`, or a scalar.
 """
 
 import jax

@@ -62,7 +62,8 @@ class KD(Method):
       gamma: weight of the cross entropy; 0 needs no labels.
       temperature: T of kd, dkd and dist.
       standardise: standardise the logits of both networks first (Sun et al., arXiv 2403.01427).
-      augment: x', a name of `data/augmentations.py`, or 'cutmix_pick'; '' for no x'.
+      augment: x', a name of `data/augmentations.py`, or 'cutmix_pick'; '' for no x'. Erased pixels get
+        ImageNet's mean colour.
       draw: 'batch' draws an augmentation once for the whole batch, as the paper does; 'image' for each image.
       both: False leaves out L(x): with gamma 0 and 'mixup' this is FunMatch (Beyer et al., arXiv 2106.05237).
       average: weight L(x) and L(x') by a half each; the paper adds them up.

@@ -26,7 +26,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv, norm = _conv_and_norm(self, train)
+        conv, norm = layers.conv_and_norm(self, train)
         y = nn.relu(norm("bn1", conv("conv1", x, self.features, 3, self.stride)))
         y = norm("bn2", conv("conv2", y, self.features, 3))
         if x.shape[-1] != self.features or self.stride != 1:
@@ -59,7 +59,7 @@ class CifarResNet(layers.Architecture):
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
-        conv, norm = _conv_and_norm(self, train)
+        conv, norm = layers.conv_and_norm(self, train)
         x = nn.relu(norm("bn1", conv("conv1", x, self.channels[0], 3)))
         features = {"stem": x}
         block_class = layers.block_class(Block, self.remat, train)
@@ -79,16 +79,6 @@ class CifarResNet(layers.Architecture):
     @nn.nowrap
     def block_names(self):
         return [f"layer{stage}_{i}" for stage in (1, 2, 3) for i in range(self.depth)]
-
-
-def _conv_and_norm(module, train):
-    def conv(name, x, features, kernel, stride=1):
-        return layers.Conv(features, kernel, stride, dtype=module.dtype, name=name)(x)
-
-    def norm(name, x):
-        return layers.BatchNorm(module.bn_group, dtype=module.dtype, name=name)(x, train)
-
-    return conv, norm
 
 
 X1, X4 = (16, 16, 32, 64), (32, 64, 128, 256)

@@ -48,7 +48,7 @@ def fold(network: Network, variables: Variables, sample: jax.ShapeDtypeStruct) -
       sample: shape and dtype of a batch of images.
 
     Returns:
-      New variables, float32. Changed values are computed in float64, on the host. Shapes for shapes.
+      New variables, float32, computed in float64 on the host where they change; shapes if given shapes.
 
     >>> from seed_jax.models import create
     >>> network, sample = create("resnet18", width=0.125), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -97,7 +97,7 @@ def _foldable(network, variables, sample):
     times = collections.Counter(path for call in calls for path in call.paths.values())
 
     def suits(number, modules, names):
-        """Whether it is a call of one of the modules, with such variables, which no other call has."""
+        """Whether call `number` is of one of the modules and has these variables, for itself alone."""
         if number is None or type(calls[number].module) not in modules:
             return False
         paths = calls[number].paths

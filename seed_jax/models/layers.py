@@ -204,6 +204,18 @@ class LayerScale(nn.Module):
         return x * _channels(gamma, x.ndim)
 
 
+def conv_and_norm(module: nn.Module, train: bool):
+    """Functions that add a convolution and a BatchNorm to `module`, with its `dtype` and `bn_group`."""
+
+    def conv(name, x, features, kernel, stride=1, depthwise=False):
+        return Conv(features, kernel, stride, depthwise, dtype=module.dtype, name=name)(x)
+
+    def norm(name, x):
+        return BatchNorm(module.bn_group, dtype=module.dtype, name=name)(x, train)
+
+    return conv, norm
+
+
 class Dropout(nn.Module):
     """Dropout whose mask for a sample is a function of the sample's key and the path of this layer alone.
 

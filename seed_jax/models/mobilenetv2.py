@@ -53,7 +53,7 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv, norm = _conv_and_norm(self, train)
+        conv, norm = layers.conv_and_norm(self, train)
         hidden = self.expand * x.shape[-1]
         y = nn.relu(norm("expand_bn", conv("expand_conv", x, hidden, 1)))
         y = conv("depthwise_conv", y, hidden, 3, self.stride, depthwise=True)
@@ -85,7 +85,7 @@ class MobileNetV2(layers.Architecture):
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
-        conv, norm = _conv_and_norm(self, train)
+        conv, norm = layers.conv_and_norm(self, train)
         x = nn.relu(norm("stem_bn", conv("stem_conv", x, int(32 * self.width), 3, 2)))
         features = {"stem": x}
         block_class = layers.block_class(InvertedResidual, self.remat, train)
@@ -111,16 +111,6 @@ class MobileNetV2(layers.Architecture):
     @nn.nowrap
     def block_names(self):
         return [f"block{number}_{i}" for number, row in enumerate(ROWS, start=1) for i in range(row.blocks)]
-
-
-def _conv_and_norm(module, train):
-    def conv(name, x, features, kernel, stride=1, depthwise=False):
-        return layers.Conv(features, kernel, stride, depthwise, dtype=module.dtype, name=name)(x)
-
-    def norm(name, x):
-        return layers.BatchNorm(module.bn_group, dtype=module.dtype, name=name)(x, train)
-
-    return conv, norm
 
 
 mobilenetv2_half = functools.partial(MobileNetV2, width=0.5)

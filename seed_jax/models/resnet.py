@@ -26,7 +26,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv, norm = _conv_and_norm(self, train)
+        conv, norm = layers.conv_and_norm(self, train)
         y = nn.relu(norm("bn1", conv("conv1", x, self.features, 3, self.stride)))
         y = norm("bn2", conv("conv2", y, self.features, 3))
         return nn.relu(y + _shortcut(conv, norm, x, self.features, self.stride))
@@ -44,7 +44,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv, norm = _conv_and_norm(self, train)
+        conv, norm = layers.conv_and_norm(self, train)
         y = nn.relu(norm("bn1", conv("conv1", x, self.features, 1)))
         y = nn.relu(norm("bn2", conv("conv2", y, self.features, 3, self.stride)))
         y = norm("bn3", conv("conv3", y, self.features * self.expansion, 1))
@@ -83,7 +83,7 @@ class ResNet(layers.Architecture):
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
-        conv, norm = _conv_and_norm(self, train)
+        conv, norm = layers.conv_and_norm(self, train)
         base = layers.make_divisible(64 * self.width)
         kernel, stride = (3, 1) if self.small_stem else (7, 2)
         x = nn.relu(norm("bn1", conv("conv1", x, base, kernel, stride)))
@@ -108,16 +108,6 @@ class ResNet(layers.Architecture):
     @nn.nowrap
     def block_names(self):
         return [f"layer{stage}_{i}" for stage, depth in enumerate(self.depths, start=1) for i in range(depth)]
-
-
-def _conv_and_norm(module, train):
-    def conv(name, x, features, kernel, stride=1):
-        return layers.Conv(features, kernel, stride, dtype=module.dtype, name=name)(x)
-
-    def norm(name, x):
-        return layers.BatchNorm(module.bn_group, dtype=module.dtype, name=name)(x, train)
-
-    return conv, norm
 
 
 def _shortcut(conv, norm, x, features, stride):

@@ -30,7 +30,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv, norm = _conv_and_norm(self, train)
+        conv, norm = layers.conv_and_norm(self, train)
         normed = norm("bn1", x)
         y = nn.relu(normed)
         if x.shape[-1] != self.features:
@@ -65,7 +65,7 @@ class WideResNet(layers.Architecture):
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
-        conv, norm = _conv_and_norm(self, train)
+        conv, norm = layers.conv_and_norm(self, train)
         x = conv("conv1", x, 16, 3)
         features = {"stem": x}
         block_class = layers.block_class(Block, self.remat, train)
@@ -89,16 +89,6 @@ class WideResNet(layers.Architecture):
     @nn.nowrap
     def block_names(self):
         return [f"block{stage}_{i}" for stage in (1, 2, 3) for i in range(self.depth)]
-
-
-def _conv_and_norm(module, train):
-    def conv(name, x, features, kernel, stride=1):
-        return layers.Conv(features, kernel, stride, dtype=module.dtype, name=name)(x)
-
-    def norm(name, x):
-        return layers.BatchNorm(module.bn_group, dtype=module.dtype, name=name)(x, train)
-
-    return conv, norm
 
 
 ARCHITECTURES = {

@@ -26,12 +26,8 @@ def ahead(what: str, jitted, *arguments) -> Callable:
     thread.shutdown(wait=False)
 
     def call(*arguments):
-        while True:
-            try:
-                return compiled.result(WORDS_EVERY)(*arguments)
-            except concurrent.futures.TimeoutError:
-                if compiled.done():  # the program's own
-                    raise
-                say(f"{what} is still being compiled, for {time.perf_counter() - began:.0f} s now")
+        while not concurrent.futures.wait([compiled], WORDS_EVERY).done:
+            say(f"{what} is still being compiled, for {time.perf_counter() - began:.0f} s now")
+        return compiled.result()(*arguments)
 
     return call

@@ -96,10 +96,10 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     # Compile the step while the state it begins with is drawn and scored.
     if begin < length.total:
         say(f"{name}: compiling for {p.mesh.size} x {jax.devices()[0].device_kind}")
-        first = next(batches)
-        batches = itertools.chain([first], batches)
-        given = training.abstract, teacher_variables, first[1]
-        update = compiling.ahead(f"{name}: the step", training.step, *given)
+        batches, like = _peeked(batches)
+        update = compiling.ahead(
+            f"{name}: the step", training.step, training.abstract, teacher_variables, like
+        )
     if begin == 0:
         current = fresh(p.backbone)
 
@@ -228,6 +228,13 @@ def _batches(p: Prepared, begin: int, bad: BadImages):
         ),
         lambda batch: ({k: batch[k] for k in ("id", "bad")}, parallel.to_devices(p.mesh, batch)),
     )
+
+
+def _peeked(batches):
+    """The same batches, and shapes and shardings of the first one's arrays on the devices."""
+    samples, batch = next(batches)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), batch)
+    return itertools.chain([(samples, batch)], batches), like
 
 
 def _scores(p: Prepared, current, step: int, teacher_variables, stop: StopRequest) -> dict[str, float]:

@@ -241,7 +241,7 @@ def test_every_missing_file_is_named(made):
 
 
 def test_a_shortened_file_is_named(made, tmp_path):
-    """Any file, also where an image ends; a shorter file of names lacks a name."""
+    """Whichever file is cut, also between two images; in a cut file of names a name is missing."""
     kind, data, files, _ = made
     row = {"cifar10": 3073, "cifar100": 3074}[kind]
     for name, content in files.items():

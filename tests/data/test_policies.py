@@ -151,7 +151,7 @@ def test_rand_and_trivial_augment_draw_14_operations():
 
 
 def test_one_key_is_one_draw_for_the_batch():
-    """Equal images stay equal; each image of a batch is what it would be alone; order does not matter."""
+    """Equal images stay equal, and no image's result depends on the other images or on their order."""
     x, keys = batch(8)
     equal = floats(x[:1].repeat(8, 0))
     for key in keys[:4]:

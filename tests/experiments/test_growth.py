@@ -13,7 +13,7 @@ from seed_jax import models
 
 
 def test_the_quick_form(tmp_path, monkeypatch):
-    """The arguments grow by the bytes of the queue, and two devices hold half of it and of the views each."""
+    """A longer queue adds its bytes to the arguments; each of two devices holds half of queue and views."""
     monkeypatch.setitem(models.MODELS, point.NETWORK, Narrow)
     monkeypatch.setattr(growth, "child", point.measure)
     assert growth.main(["--quick", "--out", str(tmp_path)]) == 0

@@ -89,8 +89,8 @@ ARCHIVES = {
 def cifar10(place: str) -> Arrays:
     """CIFAR-10: 60,000 images of 32 x 32 in 10 classes.
 
-    The id is the index, first of data_batch_1 to 5, then of test_batch, which is the split test. A tenth of
-    the others is held out as val.
+    Ids count the images of data_batch_1 to 5, then those of test_batch. test_batch is the split test; a tenth
+    of the others is val.
 
     Args:
       place: cifar-10-python.tar.gz or cifar-10-binary.tar.gz, or the folder it unpacks to.

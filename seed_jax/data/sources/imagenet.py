@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012), all classes or those of a list, and Tiny ImageNet, as their archives unpack."""
+"""Unpacked archives of ImageNet (ILSVRC 2012), whole or the classes of a list, and of Tiny ImageNet."""
 
 import io
 import os
