@@ -22,6 +22,10 @@ COMMANDS = {
         "seed_jax.weights.__main__",
         "inspect weights, export networks: inspect|export|parity",
     ),
+    "rank_augmentations": (
+        "seed_jax.rank_augmentations.__main__",
+        "which augmentation to distil with, before training: TEACHER DATA",
+    ),
     "data": ("seed_jax.data.__main__", "look at images before training, pack them: inspect|pack"),
     "config": ("seed_jax.config.__main__", "the packaged configs, and every key: list|show|keys"),
 }
@@ -40,7 +44,7 @@ seed-jax {version}: distil big vision networks into small ones.
 def main(arguments: list[str] | None = None) -> int:
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
-        lines = "\n".join(f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items())
+        lines = "\n".join(f"  {name:<20}{what}" for name, (_, what) in COMMANDS.items())
         print(HELP.format(version=__version__, commands=lines), end="")
         return 0
     if name == "--version":

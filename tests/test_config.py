@@ -7,7 +7,8 @@ import typing
 import jax
 import pytest
 
-from seed_jax import config, rng
+from seed_jax import config
+from seed_jax.data import rng
 from seed_jax.errors import UserError
 from seed_jax.methods import METHODS
 

@@ -21,9 +21,19 @@ SUBMODULES = [
     for submodule in pkgutil.iter_modules(package.__path__)
     if submodule.name != "__main__"
 ]
-MODULES = ["seed_jax.methods.queue", "seed_jax.rng", *(package.__name__ for package in PACKAGES), *SUBMODULES]
+MODULES = [
+    "seed_jax.methods.queue",
+    "seed_jax.data.rng",
+    *(package.__name__ for package in PACKAGES),
+    *SUBMODULES,
+]
 WITH_EXAMPLES = {
-    *("seed_jax.methods.queue", "seed_jax.rng", "seed_jax.losses.contrastive", "seed_jax.losses.readout"),
+    *(
+        "seed_jax.methods.queue",
+        "seed_jax.data.rng",
+        "seed_jax.losses.contrastive",
+        "seed_jax.losses.readout",
+    ),
     *("seed_jax.losses.relation", "seed_jax.losses.response"),
     *("seed_jax.models", "seed_jax.models.heads", "seed_jax.models.network", "seed_jax.models.layers"),
     *("seed_jax.models.conv", "seed_jax.models.efficientnet", "seed_jax.models.fold", "seed_jax.models.vit"),

@@ -15,7 +15,7 @@ FILES = {
 }
 # From docs/architecture.md: a module may import from its own layer and from those above it in this list.
 LAYERS = [
-    "seed_jax errors rng",
+    "seed_jax errors",
     "data",
     "parallel models losses analysis",
     "methods report",
@@ -25,8 +25,8 @@ LAYERS = [
     "weights",
     "weights.pretrained evals.online evals.final evals.pixels evals.embed",
     "train.teacher train.start train.step train.optim train.inputs train.build train.plan train.monitor "
-    "train.stop train.profile train.compiling train.loop train.distil train.__main__ compare embed "
-    "evals.__main__ configs __main__",
+    "train.stop train.profile train.compiling train.loop train.distil train.__main__ compare "
+    "rank_augmentations embed evals.__main__ configs __main__",
 ]
 
 

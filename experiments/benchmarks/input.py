@@ -21,8 +21,7 @@ from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from seed_jax import rng
-from seed_jax.data import images, pack, pipeline
+from seed_jax.data import images, pack, pipeline, rng
 from seed_jax.data.pipeline import ViewSpec
 from seed_jax.data.sources import Record, cache, open_source, split_of
 from seed_jax.data.sources import folder as folders

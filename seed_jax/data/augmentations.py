@@ -11,8 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from seed_jax import rng
-from seed_jax.data import image_ops, mixing, policies
+from seed_jax.data import image_ops, mixing, policies, rng
 from seed_jax.errors import unknown
 
 TORCHVISION_0_10 = policies.Rules(torchvision_0_10=True, truncate=True)

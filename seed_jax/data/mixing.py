@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seed_jax import rng
+from seed_jax.data import rng
 from seed_jax.data.image_ops import check_rgb, per_image
 from seed_jax.errors import UserError, unknown
 

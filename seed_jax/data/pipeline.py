@@ -20,8 +20,7 @@ import grain
 import jax
 import numpy as np
 
-from seed_jax import rng
-from seed_jax.data import images, readers
+from seed_jax.data import images, readers, rng
 from seed_jax.data.sources import Source
 from seed_jax.data.views import ViewSpec, fill_views
 from seed_jax.errors import UserError

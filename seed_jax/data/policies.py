@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seed_jax import rng
 from seed_jax.data import image_ops as ops
+from seed_jax.data import rng
 from seed_jax.data.photometric import blend, luma
 from seed_jax.errors import UserError, unknown
 

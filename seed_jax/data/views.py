@@ -3,8 +3,7 @@
 import dataclasses
 import itertools
 
-from seed_jax import rng
-from seed_jax.data import images
+from seed_jax.data import images, rng
 
 CROPS = ("random", "pad", "centre")
 

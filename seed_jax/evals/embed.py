@@ -11,8 +11,8 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from seed_jax import parallel, rng
-from seed_jax.data import files
+from seed_jax import parallel
+from seed_jax.data import files, rng
 from seed_jax.data.pipeline import BadImages, eval_batches, local_rows
 from seed_jax.data.sources import Arrays, Source, named, open_source, recognise
 from seed_jax.errors import UserError, command

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from seed_jax import rng
+from seed_jax.data import rng
 from seed_jax.errors import UserError
 from seed_jax.evals.features import check
 from seed_jax.evals.top1 import correct

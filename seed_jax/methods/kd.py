@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,11 +18,12 @@ from seed_jax import losses
 from seed_jax.data import mixing
 from seed_jax.data.augmentations import AUGMENTATIONS, augment
 from seed_jax.errors import UserError, unknown
+from seed_jax.methods import crd, queue
 from seed_jax.methods.base import LossOut, Method
-from seed_jax.models.heads import Classifier
-from seed_jax.models.network import IMAGENET_MEAN, Joined
+from seed_jax.models.heads import Classifier, Regressor
+from seed_jax.models.network import Joined
 
-PICKED = "cutmix_pick"
+PICKED, FITNET = "cutmix_pick", "fitnet"
 
 
 class Term(NamedTuple):
@@ -47,6 +49,7 @@ TERMS = {
     "sp": Term(lambda s, t, label, T: losses.sp_loss(_last_map(s), _last_map(t)), True),
     "pkt": Term(lambda s, t, label, T: losses.pkt_loss(s["pooled"], t["pooled"]), True),
     "rkd": Term(lambda s, t, label, T: losses.rkd_loss(s["pooled"], t["pooled"]), True),
+    FITNET: Term(lambda s, t, label, T: losses.fitnet_loss(s["regressed"], t["hint"])),
 }
 
 
@@ -58,12 +61,16 @@ class KD(Method):
     BatchNorm takes statistics of each and moves its running ones twice a step. CE sees x alone.
 
     Attributes:
-      losses: the weight of each loss, by its name in `TERMS`: `{"kd": 0.9}` is Hinton's, the paper's alpha.
+      losses: the weight of each loss, by its name in `TERMS`, or 'crd', which sees x alone: `{"kd": 0.9}` is
+        Hinton's, the paper's alpha.
       gamma: weight of the cross entropy; 0 needs no labels.
       temperature: T of kd, dkd and dist.
+      hint: the stage whose map 'fitnet' regresses.
+      queue_size: past embeddings that 'crd' compares with, a multiple of the batch size.
+      dim: width of these embeddings.
       standardise: standardise the logits of both networks first (Sun et al., arXiv 2403.01427).
       augment: x', a name of `data/augmentations.py`, or 'cutmix_pick'; '' for no x'. Erased pixels get
-        ImageNet's mean colour.
+        the colour that the student normalises to 0.
       draw: 'batch' draws an augmentation once for the whole batch, as the paper does; 'image' for each image.
       both: False leaves out L(x): with gamma 0 and 'mixup' this is FunMatch (Beyer et al., arXiv 2106.05237).
       average: weight L(x) and L(x') by a half each; the paper adds them up.
@@ -77,6 +84,9 @@ class KD(Method):
     losses: dict = dataclasses.field(default_factory=lambda: {"kd": 0.9})
     gamma: float = 0.1
     temperature: float = 4.0
+    hint: int = 2
+    queue_size: int = 16_384
+    dim: int = 128
     standardise: bool = False
     augment: str = ""
     draw: str = "batch"
@@ -89,6 +99,7 @@ class KD(Method):
     released: bool = False
 
     needs_teacher: ClassVar = True
+    smoke: ClassVar = {"queue_size": 64}
 
     @property
     def needs_labels(self) -> bool:
@@ -96,8 +107,8 @@ class KD(Method):
 
     def check(self, data, train):
         for name, weight in self.losses.items():
-            if name not in TERMS:
-                raise unknown("method.losses", name, TERMS)
+            if name not in (*TERMS, crd.NAME):
+                raise unknown("method.losses", name, (*TERMS, crd.NAME))
             if not isinstance(weight, (int, float)) or weight < 0:
                 raise UserError(f"method.losses: the weight of {name} is {weight!r}: use 0 or more.")
         if not self.losses:
@@ -114,6 +125,17 @@ class KD(Method):
             raise UserError("method.both is False, and there is no method.augment: name one.")
         if self.augment == PICKED:
             self._check_picks(data)
+        if crd.NAME in self.losses:
+            queue.check_batches(data)
+            if self.dim < 1:
+                raise UserError(f"method.dim is {self.dim}: use 1 or more.")
+            if not self.both:
+                raise UserError("method.losses has crd, which sees x alone: use --config.method.both=True.")
+            if self.augment and len(self.losses) == 1:
+                raise UserError(
+                    "method.losses has crd alone, which does not see method.augment: add another loss, as in "
+                    "{'crd': 0.8, 'kd': 1.0}."
+                )
 
     def _check_picks(self, data):
         if self.criterion not in mixing.CRITERIA:
@@ -130,7 +152,7 @@ class KD(Method):
             raise UserError(f"method.pick_ratio is {self.pick_ratio}: use a share above 0 and up to 1.")
 
     def whole_batch(self):
-        if any(TERMS[name].compares_samples for name in self.losses):
+        if any(name == crd.NAME or TERMS[name].compares_samples for name in self.losses):
             return "a loss of method.losses compares samples"
         return "method.augment mixes samples" if self.augment in ("mixup", "cutmix", PICKED) else ""
 
@@ -141,7 +163,31 @@ class KD(Method):
                 f"The teacher has {classes} classes and the data {given.num_classes}: use a teacher of the "
                 "data's classes."
             )
-        return Joined(backbone, {"classifier": Classifier(classes)})
+        return Joined(backbone, {"classifier": Classifier(classes), **self._helpers(given)})
+
+    def _helpers(self, given) -> dict[str, nn.Module]:
+        """Parts that only the losses need."""
+        parts = {}
+        if FITNET in self.losses:
+            stage = f"stage{self.hint}"
+            shape = given.teacher[stage].shape
+            if len(shape) != 4:
+                raise UserError(f"The teacher's {stage} is no map, and fitnet regresses maps: leave it out.")
+            parts[FITNET] = Regressor(shape[3], shape[1], of=stage, bn_group=given.bn_group)
+        if crd.NAME in self.losses:
+            parts[crd.NAME] = crd.part(given, self.dim)
+        return parts
+
+    def init_aux(self, rng, given, variables):
+        if crd.NAME not in self.losses:
+            return {}
+        return crd.init(self.queue_size, given.batch_size, self.dim)
+
+    def served(self, variables, aux):
+        return {
+            collection: {name: tree for name, tree in trees.items() if name not in (FITNET, crd.NAME)}
+            for collection, trees in variables.items()
+        }
 
     def loss(self, nets, params, model_state, aux, batch, clock, rng):
         def forward(x, model_state, keys):
@@ -157,9 +203,14 @@ class KD(Method):
             total, metrics = self.gamma * ce.mean(), {"ce": ce, "accuracy": accuracy}
         share = 0.5 if self.average and self.both and self.augment else 1.0
         if self.both:
-            terms = self._terms(student, nets.teacher(x, (0,)), batch.label)
+            teacher = nets.teacher(x, (0,))
+            terms = self._terms(student, teacher, batch.label)
             metrics |= terms
-            total += share * sum(self.losses[name] * jnp.mean(term) for name, term in terms.items())
+            total += share * self._sum(terms)
+            if crd.NAME in self.losses:
+                embed = nets.student.parts[crd.NAME]
+                metrics[crd.NAME], aux = crd.loss(params[crd.NAME], embed, student, teacher, aux)
+                total += self.losses[crd.NAME] * metrics[crd.NAME].mean()
         if self.augment:
             again, teacher, own, keys, model_state = self._augmented(
                 x, nets, forward, model_state, batch, rng
@@ -167,7 +218,7 @@ class KD(Method):
             student, model_state = forward(again, model_state, keys)
             terms = self._terms(student, teacher, batch.label[own])
             metrics |= {f"augmented_{name}": jnp.mean(term) for name, term in terms.items()}
-            total += share * sum(self.losses[name] * jnp.mean(term) for name, term in terms.items())
+            total += share * self._sum(terms)
         return total, LossOut(model_state, aux, metrics)
 
     def _terms(self, student, teacher, label) -> dict[str, jax.Array]:
@@ -176,13 +227,19 @@ class KD(Method):
                 {**features, "logits": losses.standardise_logits(features["logits"])}
                 for features in (student, teacher)
             )
-        return {name: TERMS[name].of(student, teacher, label, self.temperature) for name in self.losses}
+        if FITNET in self.losses:
+            teacher = {**teacher, "hint": teacher[f"stage{self.hint}"]}
+        names = [name for name in self.losses if name in TERMS]
+        return {name: TERMS[name].of(student, teacher, label, self.temperature) for name in names}
+
+    def _sum(self, terms: dict[str, jax.Array]) -> jax.Array:
+        return sum(self.losses[name] * jnp.mean(term) for name, term in terms.items())
 
     def _augmented(self, x, nets, forward, model_state, batch, rng) -> tuple[Any, ...]:
         """x', the teacher's features of it, the rows of x that it stems from, their keys, the model state."""
         keys = None if self.draw == "batch" else jax.vmap(lambda key: jax.random.fold_in(key, 1))(batch.keys)
         if self.augment != PICKED:
-            fill = jnp.asarray(IMAGENET_MEAN)
+            fill = jnp.asarray(nets.student.mean)
             again = augment(self.augment, x, rng, keys, fill=fill, released=self.released)
             return again, nets.teacher(again), jnp.arange(len(x)), batch.keys, model_state
         pool = mixing.cutmix_pool(x, rng, keys, runs=self.runs)

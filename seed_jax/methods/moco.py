@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from seed_jax import rng as rng_lib
+from seed_jax.data import rng as rng_lib
 from seed_jax.errors import UserError
 from seed_jax.losses import info_nce
 from seed_jax.methods import queue

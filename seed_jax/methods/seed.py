@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from seed_jax import rng as rng_lib
+from seed_jax.data import rng as rng_lib
 from seed_jax.data.views import ViewSpec
 from seed_jax.errors import UserError
 from seed_jax.losses import seed_loss

@@ -19,6 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from seed_jax.errors import UserError
 from seed_jax.models import layers
 
 
@@ -120,3 +121,48 @@ class Classifier(nn.Module):
         x = features[self.of].astype(jnp.float32)
         x = layers.narrow_linear(self.num_classes, "fc", self.dtype)(x)
         return {self.out: x.astype(jnp.float32)}
+
+
+class Regressor(nn.Module):
+    """Turn a map into one of another shape, as FitNet's regressor: convolution, BatchNorm, ReLU.
+
+    The kernel is 1x1 for a map of the same side, 3x3 with stride 2 for one of half the side, and a transposed
+    4x4 with stride 2 for one of twice the side, as in HobbitLong/RepDistiller, models/util.py.
+
+    Attributes:
+      channels, side: of the map that is regressed, `[B, side, side, channels]`.
+      of, out: names of the entry that is read and of the one that is added to the features.
+      bn_group: as for `layers.BatchNorm`.
+      dtype: of the convolution.
+
+    Raises:
+      UserError: the sides are neither equal nor one twice the other.
+    """
+
+    channels: int
+    side: int
+    of: str = "stage2"
+    out: str = "regressed"
+    bn_group: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, train: bool, keys=None):
+        del keys
+        x = features[self.of]
+        own = x.shape[1]
+        if own == self.side:
+            x = layers.Conv(self.channels, 1, dtype=self.dtype, name="conv")(x)
+        elif own == 2 * self.side:
+            x = layers.Conv(self.channels, 3, 2, dtype=self.dtype, name="conv")(x)
+        elif 2 * own == self.side:
+            x = nn.ConvTranspose(
+                self.channels, (4, 4), (2, 2), use_bias=False, dtype=self.dtype, name="conv"
+            )(x)
+        else:
+            raise UserError(
+                f"The student's {self.of} has a side of {own} and the teacher's one of {self.side}: choose "
+                "stages whose sides are equal, or one twice the other."
+            )
+        x = layers.BatchNorm(self.bn_group, dtype=self.dtype, name="norm")(x, train)
+        return {self.out: nn.relu(x)}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from seed_jax import rng as rng_lib
+from seed_jax.data import rng as rng_lib
 from seed_jax.errors import UserError
 from seed_jax.models import conv
 

@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from seed_jax import rng as rng_lib
+from seed_jax.data import rng as rng_lib
 from seed_jax.errors import UserError
 
 Features = dict[str, jax.Array]
@@ -137,6 +137,11 @@ class Joined:
     backbone: Network
     parts: Mapping[str, nn.Module]
     backbone_train: bool = True
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The colour that the backbone normalises to 0."""
+        return self.backbone.mean
 
     def init(self, rng, sample):
         def key(name):

@@ -8,7 +8,8 @@ from flax import struct
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from seed_jax import parallel, rng
+from seed_jax import parallel
+from seed_jax.data import rng
 from seed_jax.methods.base import Given, Method
 from seed_jax.methods.queue import Queue
 

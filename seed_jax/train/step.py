@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
-from seed_jax import parallel, rng
-from seed_jax.data import photometric
+from seed_jax import parallel
+from seed_jax.data import photometric, rng
 from seed_jax.methods.base import Batch, Clock, Given, LossOut, Method, Nets, Teacher
 from seed_jax.models.network import Network
 from seed_jax.train.state import TrainState

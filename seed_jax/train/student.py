@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from seed_jax import models, rng
+from seed_jax import models
 from seed_jax.config import Config
+from seed_jax.data import rng
 from seed_jax.errors import UserError
 from seed_jax.methods.base import FeatureShapes, Given, Method
 from seed_jax.models.network import Network

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seed_jax import config, models, parallel, rng
+from seed_jax import config, models, parallel
+from seed_jax.data import rng
 from seed_jax.errors import UserError
 from seed_jax.models.fold import fold
 from seed_jax.models.heads import PooledEmbedding, ProjectionHead

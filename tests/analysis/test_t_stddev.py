@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from seed_jax.analysis import t_stddev
+from seed_jax.analysis import (
+    ChunkMeans,
+    bootstrap,
+    bootstrap_interval,
+    released_t_stddev,
+    stddev_of_means,
+    t_stddev,
+)
 from seed_jax.errors import UserError
 
 
@@ -36,3 +43,44 @@ def test_arrays_of_another_kind_are_refused(wrong):
         t_stddev(wrong, chunk=2)
     with pytest.raises(AssertionError, match=r"\[chunk\]"):
         t_stddev(np.ones((4, 2)), chunk=0)
+
+
+def test_a_stream_has_the_chunks_of_all_its_rows():
+    rows = np.random.default_rng(0).dirichlet(np.ones(3), 47).astype(np.float32)
+    stream = ChunkMeans(chunk=10)
+    for part in np.split(rows, [3, 4, 30, 30, 45]):
+        stream.add(part)
+    want = rows[:40].astype(np.float64).reshape(4, 10, 3).mean(axis=1)
+    np.testing.assert_allclose(stream.means, want, rtol=1e-12)
+    assert stddev_of_means(stream.means) == t_stddev(rows, chunk=10)
+
+
+def test_the_released_chunks_are_shorter_at_the_end_of_an_epoch():
+    """Epochs of 3 steps with 4, 4 and 2 images, twice each; a chunk is two steps, over the ends of epochs."""
+    random = np.random.default_rng(0)
+    steps = [random.dirichlet(np.ones(3), size) for _ in range(4) for size in (4, 4, 2)]
+    batches = [batch for step in steps for batch in (step, step[::-1])]
+    chunks = [np.concatenate(steps[i : i + 2]).mean(axis=0) for i in range(0, 12, 2)]
+    assert {len(steps[i]) + len(steps[i + 1]) for i in range(0, 12, 2)} == {8, 6}
+    want = np.std(chunks, axis=0, ddof=1).mean()
+    np.testing.assert_allclose(released_t_stddev(batches, per_chunk=4), want, rtol=1e-12)
+    with pytest.raises(UserError, match="at least two chunks of 10 batches, and there are 3 batches"):
+        released_t_stddev(batches[:3])
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    """Chunks of ten classes with standard deviations 1 to 4: their mean is 2.5."""
+    random, deviations = np.random.default_rng(0), np.linspace(1, 4, 10)
+    hits = []
+    for _ in range(300):
+        means = 7 + deviations * random.standard_normal((50, 10))
+        low, high = bootstrap_interval(stddev_of_means(means), bootstrap(means, resamples=300), 50)
+        hits.append(low <= 2.5 <= high)
+    assert 0.92 <= np.mean(hits) <= 0.98
+
+
+def test_two_augmentations_are_drawn_together():
+    means = np.random.default_rng(0).standard_normal((20, 3))
+    np.testing.assert_allclose(bootstrap(2 * means), 2 * bootstrap(means), rtol=1e-9)
+    with pytest.raises(ValueError, match="two chunks, and there are 1"):
+        bootstrap(means[:1])

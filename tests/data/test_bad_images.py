@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seed_jax import rng
-from seed_jax.data import images, pipeline
+from seed_jax.data import images, pipeline, rng
 from seed_jax.data.pipeline import ViewSpec, eval_batches, train_batches
 from seed_jax.data.sources import Subset, open_source
 from seed_jax.errors import UserError

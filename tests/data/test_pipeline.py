@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from seed_jax import rng
-from seed_jax.data import images, pipeline
+from seed_jax.data import images, pipeline, rng
 from seed_jax.data.pipeline import ViewSpec, eval_batches, prefetch, steps_per_epoch, train_batches
 from seed_jax.data.sources import Arrays, Subset, open_source
 from seed_jax.errors import UserError

@@ -42,7 +42,7 @@ def test_the_first_cell_of_the_quick_form_runs(comparison, tmp_path, monkeypatch
     first = next(cell for cell in made if isinstance(comparison.row(cell.row), Trained))
     assert run.run(comparison, (*first.needs, first)) == {}
     row = collect.of_cells(comparison, (first,), {}).row(first.row)
-    assert np.isfinite(row.scores["knn"][0])
+    assert np.isfinite(row.scores[comparison.evals[0]][0])
     assert row.steps == 4
 
 

@@ -10,6 +10,8 @@ from seed_jax.methods.base import Batch, Clock, Given
 class FakeNetwork:
     """`embedding` is the pixels times `w`; train mode counts in `batch_stats`; `calls` notes arguments."""
 
+    mean = (0.5, 0.5, 0.5)
+
     def __init__(self, dim: int):
         self.dim = dim
         self.calls = []

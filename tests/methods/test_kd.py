@@ -23,7 +23,7 @@ class Logits(FakeNetwork):
     def apply(self, variables, x, train, keys=None):
         features, state = super().apply(variables, x, train, keys)
         x = features["embedding"]
-        return {"logits": x, "pooled": x, "stage1": 0 * x, "stage2": x}, state
+        return {"logits": x, "pooled": x, "stage1": 0 * x, "stage2": x, "regressed": x}, state
 
 
 class Run:
@@ -170,6 +170,9 @@ def test_the_students_classifier_is_as_wide_as_the_teachers():
         ({"losses": {"kdd": 1.0}}, "method.losses.*'kdd'.*kd"),
         ({"losses": {}}, "method.losses is empty"),
         ({"losses": {"kd": -1.0}}, "the weight of kd is -1.0"),
+        ({"losses": {"crd": 1.0}, "augment": "mixup"}, "crd alone, which does not see method.augment"),
+        ({"losses": {"crd": 1.0, "kd": 1.0}, "augment": "mixup", "both": False}, "crd, which sees x alone"),
+        ({"losses": {"crd": 1.0}, "dim": 0}, "method.dim is 0"),
         ({"gamma": -0.1}, "method.gamma is -0.1"),
         ({"temperature": 0.0}, "method.temperature is 0.0"),
         ({"augment": "cutmx"}, "method.augment.*'cutmx'.*cutmix"),

@@ -18,7 +18,8 @@ import pytest
 import tiny
 
 from experiments.reliability.processes import checkpoint, rows
-from seed_jax import config, models, report, rng
+from seed_jax import config, models, report
+from seed_jax.data import rng
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import Subset, open_source
 from seed_jax.errors import UserError

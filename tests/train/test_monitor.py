@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seed_jax import rng
+from seed_jax.data import rng
 from seed_jax.data.pipeline import BadImages
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError

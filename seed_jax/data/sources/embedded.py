@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from PIL import Image
 
-from seed_jax import rng
+from seed_jax.data import rng
 from seed_jax.data.sources.arrays import Arrays
 from seed_jax.data.sources.base import split_of
 from seed_jax.errors import UserError

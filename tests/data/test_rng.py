@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seed_jax import parallel, rng
+from seed_jax import parallel
+from seed_jax.data import rng
 
 IDS = np.array([0, 1, 7, 2**31, 2**32, 2**32 + 7, 2**40 + 7, 2**63 - 1])
 

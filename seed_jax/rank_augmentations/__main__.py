@@ -1,0 +1,202 @@
+"""`python -m seed_jax.rank_augmentations TEACHER DATA`: which augmentation suits this teacher best."""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import logging as python_logging
+import sys
+from pathlib import Path
+
+from absl import logging
+from tqdm import tqdm
+
+from seed_jax import config, parallel
+from seed_jax.config import Data
+from seed_jax.data import files
+from seed_jax.data.sources import named, open_source
+from seed_jax.errors import UserError, command, unknown
+from seed_jax.methods.base import base_view
+from seed_jax.rank_augmentations import measure, page
+from seed_jax.train import teacher, workdir
+from seed_jax.weights import pretrained
+
+FLAGS = ("--arch", "--form")
+SMALL = 64  # sides up to this one are cropped as CIFAR, larger ones as ImageNet
+EPILOG = """\
+TEACHER  a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
+DATA     a folder of images or of tar shards; an official archive, such as cifar-100-python.tar.gz, or its
+         folder; tfds:NAME; an embedded data set such as digits. Without it: the data of the run TEACHER
+
+  python -m seed_jax.rank_augmentations runs/teacher
+  python -m seed_jax.rank_augmentations resnet32x4.pth cifar-100-python
+  python -m seed_jax.rank_augmentations --config cifar100_kd resnet32x4.pth cifar-100-python
+
+It writes report.html and results.json into --out, and prints the ranking. No labels are needed.
+"""
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    logging.set_verbosity(logging.WARNING)
+    python_logging.getLogger().setLevel(python_logging.WARNING)
+    print("Reading the teacher and the data.", flush=True)
+    parallel.start()
+    loaded, data = _read(options)
+    source = open_source(data.source, data.train, dir=data.dir or None, subset=data.subset, seed=options.seed)
+    view = base_view(data)
+    batches = measure.originals(source, view, options.seed)
+    classifier = "logits" in loaded.features(2, data.image_size)
+    first = next(batches)  # a bad image or too few must be noticed before the compilation
+    batches = itertools.chain([first], batches)
+    respond = measure.responses(loaded, batches, data.image_size)
+    with tqdm(total=options.chunks * measure.STEPS, desc="measuring", unit="step") as bar:
+        ranked = measure.measure(
+            respond,
+            batches,
+            options.augmentations,
+            chunks=options.chunks,
+            seed=options.seed,
+            fill=loaded.network.mean,
+            draw=options.draw,
+            released=options.released,
+            done=bar.update,
+        )
+    facts = {
+        "teacher": loaded.provenance["source"],
+        "data": data.dir or data.source,
+        "split": data.train,
+        "images": len(source),
+        "fingerprint": source.fingerprint(),
+        "size": data.image_size,
+        "crop": data.crop,
+        "classifier": classifier,
+        "chunks": options.chunks,
+        "rows of a chunk": 2 * measure.BATCH * measure.STEPS,
+        "draw": options.draw,
+        "released": options.released,
+        "seed": options.seed,
+    }
+    notes = [*page.ABOUT, *([] if classifier else [page.SIMILARITIES])]
+    _write(options.out, ranked, facts, notes)
+    print(f"\n{page.table(ranked).markdown()}\n")
+    print("\n".join([*page.advice(ranked), *notes[2:]]))
+    print(f"\n{options.out / 'report.html'}")
+    return 0
+
+
+def _parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m seed_jax.rank_augmentations",
+        description="Which augmentation suits a teacher, before a student is trained: T.stddev of each.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("teacher", metavar="TEACHER", nargs="?", default="")
+    parser.add_argument("data", metavar="DATA", nargs="?", default="")
+    parser.add_argument(
+        "--config", default="", help="a config or the workdir of a run, for the teacher, data and crops"
+    )
+    parser.add_argument("--split", help="the split of DATA (default: the training split)")
+    parser.add_argument("--dir", help="the data_dir of TFDS, for tfds:NAME")
+    parser.add_argument("--arch", default="", help="the architecture, if TEACHER does not determine it")
+    parser.add_argument("--form", default="", help="the form of a vision transformer, likewise")
+    parser.add_argument("--size", type=int, help="side of the images in pixels (default: the teacher's own)")
+    parser.add_argument(
+        "--augmentations",
+        default=",".join(measure.NAMES),
+        type=lambda names: names.split(","),
+        metavar="NAME,NAME",
+        help="which to measure (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--chunks", type=int, default=50, help="chunks of 640 images; more narrow the intervals (default: 50)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of crops and augmentations (default: 0)")
+    parser.add_argument(
+        "--draw",
+        choices=("batch", "image"),
+        default="batch",
+        help="draw an augmentation for each batch, as the paper does, or for each image (default: batch)",
+    )
+    parser.add_argument(
+        "--released", action="store_true", help="cut to whole levels and use torchvision 0.10's rules"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/rank_augmentations"),
+        help="folder of report.html and results.json (default: runs/rank_augmentations)",
+    )
+    options = parser.parse_args(arguments)
+    if not options.teacher and not options.config:
+        parser.error("name a TEACHER, or a run with --config")
+    for name in options.augmentations:
+        if name not in measure.NAMES:
+            raise unknown("augmentation in --augmentations", name, measure.NAMES)
+    if options.chunks < 2:
+        raise UserError(f"--chunks is {options.chunks}: a standard deviation needs 2 or more.")
+    if options.size is not None and options.size < 1:
+        raise UserError(f"--size is {options.size}: use 1 or more.")
+    return options
+
+
+def _read(options) -> tuple[teacher.Loaded, Data]:
+    """The teacher, prepared as for a step, and the section `data` that says what it sees."""
+    given = _config(options.config) if options.config else None
+    data = given.data if given else None
+    if options.teacher:
+        form = {"form": options.form} if options.form else {}
+        found = pretrained.load_named(options.teacher, flags=FLAGS, model=options.arch, options=form)
+        size = options.size or (data.image_size if data else found.size)
+        loaded = teacher.prepare(teacher.Loaded(found.network, found.variables, found.provenance), size)
+    else:
+        size, t = options.size or data.image_size, given.teacher
+        loaded = teacher.load(t, image_size=size, seed=options.seed, precision=given.train.precision)
+    if not given:
+        data = _usual(size)
+        if Path(options.teacher).is_dir():
+            of_run = workdir.load_run(options.teacher).config.data
+            kept = ("source", "dir", "subset", "train", "val", "test", "resize", "background")
+            data = dataclasses.replace(data, **{key: getattr(of_run, key) for key in kept})
+        elif not options.data:
+            raise UserError(f"{options.teacher} says nothing about its data: name DATA too.")
+    if options.data:
+        source, place = named(options.data)
+        data = dataclasses.replace(data, source=source, dir=place or options.dir or "", train="", subset="")
+    data = dataclasses.replace(data, image_size=size, train=options.split or data.train)
+    return loaded, data.settled()
+
+
+def _config(file: str) -> config.Config:
+    if Path(file).is_dir():
+        return workdir.load_run(file).config
+    return config.resolve(config.load(file))
+
+
+def _usual(size: int) -> Data:
+    """The crops that classifiers are trained on: small images are moved, others are cut at random."""
+    if size <= SMALL:
+        return Data(image_size=size, photometric="none", crop="pad", padding=size // 8, resize=1.0)
+    return Data(image_size=size, photometric="none", crop_scale=(0.08, 1.0))
+
+
+def _write(out: Path, ranked, facts: dict, notes: list[str]) -> None:
+    rows = [
+        {
+            "name": one.name,
+            "t_stddev": one.t_stddev,
+            "interval": one.interval,
+            "above_best": one.above(ranked[0]),
+            "entropy": one.entropy,
+            "seconds": round(one.seconds, 2),
+        }
+        for one in ranked
+    ]
+    files.write(out / "results.json", json.dumps({**facts, "augmentations": rows}, indent=1) + "\n")
+    page.write(out / "report.html", ranked, facts, notes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""T.stddev of every augmentation: one teacher, the same batches for all."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seed_jax.analysis import ChunkMeans, bootstrap, bootstrap_interval, stddev_of_means
+from seed_jax.data import mixing, photometric, rng
+from seed_jax.data.augmentations import AUGMENTATIONS, augment
+from seed_jax.data.pipeline import train_batches
+from seed_jax.data.sources import Source
+from seed_jax.data.views import ViewSpec
+from seed_jax.errors import UserError
+from seed_jax.methods.base import unit
+from seed_jax.methods.kd import PICKED
+from seed_jax.train.teacher import Frozen, Loaded
+
+NAMES = (*AUGMENTATIONS, PICKED)
+BATCH, STEPS = 64, 5  # a chunk: 64 originals and 64 augmented images of each of 5 steps
+BANK, TEMPERATURE = 16, 0.07  # batches of the bank, and what cosines are divided by, without a classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was measured of one augmentation.
+
+    Attributes:
+      name: of the augmentation.
+      means: float64 `[K, C]`, the teacher's mean probability over each chunk.
+      entropy: of the teacher's probabilities of the augmented images, nats, averaged.
+      seconds: for augmenting and for the teacher, compilation included.
+    """
+
+    name: str
+    means: np.ndarray
+    entropy: float
+    seconds: float
+
+    @functools.cached_property
+    def t_stddev(self) -> float:
+        return stddev_of_means(self.means)
+
+    @functools.cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of T.stddev, by a bootstrap over the chunks."""
+        return bootstrap_interval(self.t_stddev, self._drawn, len(self.means))
+
+    def above(self, other: "Measured") -> tuple[float, float, float]:
+        """How far this T.stddev is above that of `other`, and the 95 % interval of the difference."""
+        above, drawn = self.t_stddev - other.t_stddev, self._drawn - other._drawn
+        return above, *bootstrap_interval(above, drawn, len(self.means))
+
+    @functools.cached_property
+    def _drawn(self) -> np.ndarray:
+        return bootstrap(self.means)
+
+
+class Original(NamedTuple):
+    """A batch before the augmentation: images float32 `[B, H, W, 3]`, the keys of its samples, its step."""
+
+    images: jax.Array
+    keys: jax.Array
+    step: int
+
+
+def originals(source: Source, view: ViewSpec, seed: int) -> Iterator[Original]:
+    """Batches of 64 images, cropped and flipped as a run would, endlessly.
+
+    Raises:
+      UserError: fewer than 64 images.
+    """
+    if len(source) < BATCH:
+        raise UserError(
+            f"The data has {len(source)} images, and T.stddev takes batches of {BATCH}: add some."
+        )
+
+    @jax.jit
+    def seen(pixels, ids, passes):
+        keys = rng.sample_keys(rng.stream(seed, "sample"), ids, passes)
+        x, _ = photometric.augment(view.photometric, pixels, rng.fold(keys, 0), view.flip)
+        return x[:, 0], rng.fold(keys, 1)
+
+    for step, batch in enumerate(train_batches(source, (view,), BATCH, seed)):
+        yield Original(*seen(batch["views"][0], batch["id"], batch["pass_"]), step)
+
+
+def responses(loaded: Loaded, batches: Iterator[Original], size: int) -> Callable:
+    """The teacher's probabilities, a function from images `[B, H, W, 3]` to log probabilities `[B, C]`.
+
+    Without a classifier they are the softmax of cosines with the embeddings of the first 16 batches, which
+    are taken from `batches`.
+    """
+    frozen = Frozen(loaded.network, loaded.variables)
+    if "logits" in loaded.features(2, size):
+        return jax.jit(lambda x: jax.nn.log_softmax(frozen(x)["logits"].astype(jnp.float32)))
+    embed = jax.jit(lambda x: unit(frozen(x)["embedding"]))
+    bank = jnp.concatenate([embed(next(batches).images) for _ in range(BANK)])
+    compare = jax.jit(lambda z: jax.nn.log_softmax(z @ bank.T / TEMPERATURE))
+    return lambda x: compare(embed(x))
+
+
+def measure(
+    respond: Callable,
+    batches: Iterator[Original],
+    names: Sequence[str] = NAMES,
+    *,
+    chunks: int,
+    seed: int,
+    fill: Sequence[float],
+    draw: str = "batch",
+    released: bool = False,
+    done: Callable = lambda: None,
+) -> list[Measured]:
+    """Measure augmentations on the same batches, with the same keys; lowest T.stddev first.
+
+    Args:
+      respond: from `responses`.
+      batches: from `originals`.
+      names: of `NAMES`.
+      chunks: at least 2.
+      fill: colour of erased pixels, `[3]`: the one that the teacher normalises to 0.
+      draw: 'batch' draws an augmentation once for the whole batch, as the released code does; 'image' for
+        each image.
+      released: as for `augment`.
+      done: called after each step.
+    """
+    augmented = {name: _augmented(name, fill, draw, released) for name in names}
+    streams = {name: ChunkMeans(2 * BATCH * STEPS) for name in names}
+    entropies: Mapping[str, list[float]] = {name: [] for name in names}
+    seconds = dict.fromkeys(names, 0.0)
+    for _ in range(chunks * STEPS):
+        original = next(batches)
+        of_originals = np.exp(respond(original.images))
+        key = jax.random.fold_in(rng.stream(seed, "step"), original.step)
+        for name in names:
+            started = time.perf_counter()
+            log_p = _respond(name, respond, augmented[name](original.images, key, original.keys))
+            streams[name].add(of_originals)
+            streams[name].add(np.exp(log_p))
+            entropies[name].append(float(-(np.exp(log_p) * log_p).sum(axis=1).mean()))
+            seconds[name] += time.perf_counter() - started
+        done()
+    measured = [
+        Measured(name, streams[name].means, float(np.mean(entropies[name])), seconds[name]) for name in names
+    ]
+    return sorted(measured, key=lambda one: one.t_stddev)
+
+
+def _augmented(name: str, fill: Sequence[float], draw: str, released: bool) -> Callable:
+    """A jitted function from images, the key of the step and the keys of the samples to images."""
+
+    def apply(images, key, keys):
+        keys = None if draw == "batch" else rng.fold(keys, 1)
+        if name == PICKED:
+            return mixing.cutmix_pool(images, key, keys).images
+        return augment(name, images, key, keys, fill=jnp.asarray(fill), released=released)
+
+    return jax.jit(apply)
+
+
+def _respond(name: str, respond: Callable, images: jax.Array) -> np.ndarray:
+    """Log probabilities of 64 images: those with the highest entropy, if there is a pool."""
+    log_p = np.concatenate([np.asarray(respond(part)) for part in jnp.split(images, len(images) // BATCH)])
+    return log_p[np.asarray(mixing.pick("teacher_entropy", log_p, n_pick=BATCH))] if name == PICKED else log_p

@@ -1,0 +1,102 @@
+"""The ranking of augmentations: its numbers by hand, the command from a config, and what users get wrong."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seed_jax.analysis import t_stddev
+from seed_jax.data.sources import Arrays, open_source
+from seed_jax.data.views import ViewSpec
+from seed_jax.errors import UserError
+from seed_jax.rank_augmentations import measure, page
+from seed_jax.rank_augmentations.__main__ import main
+
+GREY = (0.5, 0.5, 0.5)
+VIEW = ViewSpec(size=16, flip=0.5, photometric="none", crop="pad", padding=2)
+
+
+def originals(seed=0):
+    return measure.originals(open_source("photos", "train"), VIEW, seed)
+
+
+@jax.jit
+def respond(images):
+    """A teacher that knows mean colours and the colour of the middle."""
+    colours = jnp.concatenate([images.mean((1, 2)), images[:, 6:10, 6:10].mean((1, 2))], axis=1)
+    return jax.nn.log_softmax(12 * colours)
+
+
+def test_identity_is_every_original_twice():
+    (one,) = measure.measure(respond, originals(), ("identity",), chunks=3, seed=0, fill=GREY)
+    batches = originals()
+    rows = [np.exp(respond(next(batches).images)) for _ in range(15)]
+    rows = np.concatenate([np.concatenate([batch, batch]) for batch in rows])
+    np.testing.assert_allclose(one.t_stddev, t_stddev(rows), rtol=1e-5)
+    entropy = -(rows * np.log(rows)).sum(axis=1).mean()
+    np.testing.assert_allclose(one.entropy, entropy, rtol=1e-5)
+
+
+def test_the_lowest_is_first_and_picks_are_more_uncertain():
+    names = ("identity", "flip", "cutmix", "cutmix_pick")
+    ranked = measure.measure(respond, originals(), names, chunks=4, seed=0, fill=GREY)
+    of = {one.name: one for one in ranked}
+    assert [one.t_stddev for one in ranked] == sorted(one.t_stddev for one in ranked)
+    assert of["cutmix_pick"].entropy > of["cutmix"].entropy
+    above, low, high = ranked[-1].above(ranked[0])
+    assert low < above == ranked[-1].t_stddev - ranked[0].t_stddev < high
+
+
+def test_a_run_of_the_same_seed_is_the_same():
+    first, again = (
+        measure.measure(respond, originals(), ("cutmix", "autoaugment_cifar10"), chunks=2, seed=0, fill=GREY)
+        for _ in range(2)
+    )
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.means, other.means)
+
+
+def measured(name, scale, noise=0.0):
+    random = np.random.default_rng(1)
+    means = scale * np.random.default_rng(0).standard_normal((30, 4))
+    return measure.Measured(name, means + noise * random.standard_normal((30, 4)), 1.0, 2.0)
+
+
+def test_advice_says_when_the_first_two_cannot_be_told_apart():
+    clear = page.advice([measured("cutmix", 0.001), measured("flip", 0.002)])
+    assert clear[0].startswith("Use cutmix: its T.stddev is the lowest. The next, flip, is above it by")
+    tied = page.advice([measured("cutmix", 0.001), measured("mixup", 0.001, 0.0001), measured("flip", 0.002)])
+    assert "30 chunks cannot tell it from mixup:" in tied[0]
+
+
+def test_the_command_from_a_config(tmp_path, capsys):
+    names = "identity,cutmix,cutmix_pick"
+    arguments = ["--config", "cifar100_kd:smoke", "--augmentations", names, "--chunks", "2"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| cutmix_pick |" in out and "T.stddev × 1000" in out
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {row["name"] for row in results["augmentations"]} == {*names.split(",")}
+    assert results["rows of a chunk"] == 640
+    assert "<svg" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--chunks", "1"], "--chunks is 1: a standard deviation needs 2 or more."),
+        (["--augmentations", "identity,cutmax"], "did you mean 'cutmix'?"),
+        (["--size", "0"], "--size is 0"),
+    ],
+)
+def test_wrong_arguments(arguments, message, capsys):
+    assert main(["--config", "cifar100_kd:smoke", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_too_few_images():
+    few = Arrays("few", np.zeros((20, 32, 32, 3), np.uint8), None)
+    with pytest.raises(UserError, match="The data has 20 images, and T.stddev takes batches of 64"):
+        next(measure.originals(few, VIEW, 0))
