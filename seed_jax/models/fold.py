@@ -48,7 +48,8 @@ def fold(network: Network, variables: Variables, sample: jax.ShapeDtypeStruct) -
       sample: shape and dtype of a batch of images.
 
     Returns:
-      New variables, float32, computed in float64 on the host where they change; shapes if given shapes.
+      New variables, float32, on the host, as if computed in float64 (a product of two float32 numbers is the
+      same); shapes if given shapes.
 
     >>> from seed_jax.models import create
     >>> network, sample = create("resnet18", width=0.125), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -73,22 +74,23 @@ def _values(flat, folded, weighted):
     """What the variables that stay become: `{path: float32 array}`."""
 
     def read(call):
-        return {name: np.asarray(flat[path], np.float64) for name, path in call.paths.items()}
+        return {name: np.asarray(flat[path], np.float32) for name, path in call.paths.items()}
 
     kind, own, new = type(folded.module), read(folded), {}
+    factor = own.get("gamma")
+    if kind is layers.BatchNorm:
+        factor = own["scale"] / np.sqrt(own["var"].astype(np.float64) + folded.module.epsilon)
+        new[folded.paths["bias"]] = own["bias"] - own["mean"] * factor
     for layer in weighted:
         weights = read(layer)
         if kind is layers.LayerNorm:
-            weights["bias"] = weights["bias"] + own["bias"] @ weights["kernel"]
+            offset = np.einsum("i,ij->j", own["bias"], weights["kernel"], dtype=np.float64)
+            weights["bias"] = weights["bias"] + offset
             weights["kernel"] = own["scale"][:, None] * weights["kernel"]
-        elif kind is layers.LayerScale:
-            weights = {name: value * own["gamma"] for name, value in weights.items()}
         else:
-            factor = own["scale"] / np.sqrt(own["var"] + folded.module.epsilon)
             weights = {name: value * factor for name, value in weights.items()}
-            new[folded.paths["bias"]] = own["bias"] - own["mean"] * factor
         new |= {layer.paths[name]: value for name, value in weights.items()}
-    return {path: value.astype(np.float32) for path, value in new.items()}
+    return {path: value.astype(np.float32, copy=False) for path, value in new.items()}
 
 
 def _foldable(network, variables, sample):
