@@ -91,7 +91,7 @@ def write(path, ranked: Sequence[Measured], facts: Mapping[str, object], notes: 
         caption=f"Lines are 95 % intervals, by a bootstrap over chunks.{line}",
         name="ranking",
     )
-    sentences = [(ranked[0].name, sentence, True) for sentence in advice(ranked)]
+    sentences = [("Advice", sentence, True) for sentence in advice(ranked)]
     html.compose(
         path,
         "Which augmentation to distil with",
