@@ -163,11 +163,9 @@ def test_the_variants_of_response_distillation():
             assert (c.optim.momentum, c.optim.nesterov, c.optim.decay) == (0.9, False, "all")
             assert (c.method.draw, c.method.average, c.train.bn_group) == ("batch", False, 0)
         assert (full.method.augment, plain.method.augment) == ("cutmix_pick", "")
-        assert (full.method.criterion, code.method.criterion, code.method.released) == (
-            "teacher_entropy",
-            "kld",
-            True,
-        )
+        assert code.method.n_pick == 0  # the last, smaller batch of an epoch has no pool for a count of 64
+        assert (full.method.criterion, full.method.released) == ("teacher_entropy", False)
+        assert (code.method.criterion, code.method.released) == ("kld", True)
         with pytest.raises(UserError, match="Unknown config variant 'prolong0'"):
             config.load(f"{name}:prolong0")
 
