@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from seed_jax import config, models
+from seed_jax.errors import UserError
 from seed_jax.report import metrics
-from seed_jax.train import optim
+from seed_jax.train import build, optim
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
@@ -121,3 +122,66 @@ def test_the_rate_scales_as_the_header_says(name):
         raw.update_from_flattened_dict(overrides)
         rate = optim.schedule(config.resolve(raw).optim, batch_size=batch_size, steps=20, steps_per_epoch=5)
         assert math.isclose(rate(0), want, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "steps_per_epoch", "epochs", "milestones", "lr"),
+    [
+        ("cifar100_kd", 50_000, 782, 240, (150, 180, 210), 0.05),
+        ("cifar100_kd:prolong4", 50_000, 782, 960, (600, 720, 840), 0.05),
+        ("cifar100_teacher", 50_000, 782, 240, (150, 180, 210), 0.05),
+        ("tiny_imagenet_kd", 100_000, 1_563, 240, (150, 180, 210), 0.05),
+        ("tiny_imagenet_kd:prolong2", 100_000, 1_563, 480, (300, 360, 420), 0.05),
+        ("imagenet_kd", 1_281_167, 5_004, 100, (30, 60, 90), 0.1),
+        ("imagenet_kd:prolong2", 1_281_167, 5_004, 200, (60, 120, 180), 0.1),
+    ],
+)
+def test_the_rate_of_response_distillation_drops_after_the_released_epochs(
+    name, images, steps_per_epoch, epochs, milestones, lr
+):
+    """MingSun-Tse/Good-DA-in-KD, adjust_learning_rate: epochs from 1, lower where epoch > milestone."""
+    c = config.resolve(config.load(name))
+    length = build.lengths(c, images)
+    assert (length.epoch, length.total) == (steps_per_epoch, steps_per_epoch * epochs)
+    rate = optim.schedule(
+        c.optim, batch_size=c.data.batch_size, steps=length.total, steps_per_epoch=length.epoch
+    )
+    for epoch in {1, epochs, *milestones, *(m + 1 for m in milestones)}:
+        want = lr * 0.1 ** sum(epoch > m for m in milestones)
+        for step in ((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch - 1):
+            assert math.isclose(rate(step), want, rel_tol=1e-5)
+
+
+def test_the_variants_of_response_distillation():
+    """The values of the paper, and the defaults of the released option.py."""
+    for name in ("cifar100_kd", "tiny_imagenet_kd", "imagenet_kd", "imagenet100_kd"):
+        full, plain, code = (
+            config.resolve(config.load(f"{name}{v}")) for v in ("", ":plain", ":official_code")
+        )
+        for c in (full, plain, code):
+            assert (c.method.losses, c.method.gamma, c.method.temperature) == ({"kd": 0.9}, 0.1, 4.0)
+            assert (c.optim.momentum, c.optim.nesterov, c.optim.decay) == (0.9, False, "all")
+            assert (c.method.draw, c.method.average, c.train.bn_group) == ("batch", False, 0)
+        assert (full.method.augment, plain.method.augment) == ("cutmix_pick", "")
+        assert code.method.n_pick == 64
+        assert (full.method.criterion, full.method.released) == ("teacher_entropy", False)
+        assert (code.method.criterion, code.method.released) == ("kld", True)
+        with pytest.raises(UserError, match="Unknown config variant 'prolong0'"):
+            config.load(f"{name}:prolong0")
+
+
+def test_the_weight_decay_of_funmatch_is_the_released_one():
+    """big_vision adds decay times the parameter after the rate; AdamW multiplies it by the rate, too."""
+    c = config.resolve(config.load("funmatch_kd"))
+    assert math.isclose(c.optim.lr * c.optim.weight_decay, 0.0003)
+    assert not c.method.needs_labels
+    steps_per_epoch = 1_281_167 // c.data.batch_size
+    assert round(c.optim.warmup_epochs * steps_per_epoch, -3) == 5_000
+
+
+@pytest.mark.parametrize("name", ["cifar100_kd", "tiny_imagenet_kd"])
+def test_the_pairs_of_a_header_are_models(name):
+    header = importlib.import_module(f"seed_jax.configs.{name}").__doc__
+    pairs = re.findall(r"^ +([a-z]\w+) +([a-z]\w+) +\d", header, flags=re.MULTILINE)
+    assert len(pairs) == 11
+    assert {model for pair in pairs for model in pair} <= {*models.MODELS}

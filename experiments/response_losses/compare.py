@@ -7,7 +7,7 @@ DATA, MODEL = "fashion", setting.STUDENTS[0]
 # Weights as their authors publish them for CIFAR-100; gamma is the weight of the cross entropy.
 LOSSES = {
     "KD": {"losses": {"kd": 0.9}, "gamma": 0.1},
-    "KD, standardised": {"losses": {"kd": 9.0}, "gamma": 0.1, "temperature": 2.0, "standardise": True},
+    "KD, standardised": {"losses": {"kd": 9.0}, "gamma": 1.0, "temperature": 2.0, "standardise": True},
     "DKD": {"losses": {"dkd": 1.0}, "gamma": 1.0},
     "DIST": {"losses": {"dist": 2.0}, "gamma": 1.0},
     "FitNet": {"losses": {"fitnet": 100.0}, "gamma": 1.0},

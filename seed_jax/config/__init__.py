@@ -131,6 +131,7 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
 
 SMALLEST = {
     "": "resnet18",
+    "resnet34": "resnet18",
     "resnet50": "resnet18",
     "mobilenetv3_large": "mobilenetv3_small",
     "vit_base": "vit_small",

@@ -187,3 +187,9 @@ def test_the_students_classifier_is_as_wide_as_the_teachers():
 def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):
         KD(**settings).check(config.sections.Data(), config.sections.Train())
+
+
+def test_a_count_above_a_smaller_pool_keeps_it_all():
+    run = Run(size=4)
+    run.loss(KD(augment="cutmix_pick", n_pick=64, gamma=0.0))
+    assert len(run.student.calls[-1]["x"]) == 8
