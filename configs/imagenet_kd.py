@@ -20,8 +20,8 @@ Expected: top-1 and top-5. Not of the final paper, but of its earlier version ("
           KD, 200 epochs      71.38  90.59      CRD                     71.38  90.49
 
           KD elsewhere has 71.03 (mdistiller) to 71.37 (torchdistill), with other weights and temperatures.
-Variants: `:smoke`, `:plain`, `:prolong2` and `:official_code`, as in cifar100_kd.py. The last picks 64 of 512 images, as the
-          released code does unless it is told otherwise; that version of the paper picks half.
+Variants: `:smoke`, `:plain`, `:prolong2` and `:official_code`, as in cifar100_kd.py. The last picks 64 of 512
+          images, as the released code does unless it is told otherwise; that version of the paper picks half.
 """
 
 from seed_jax import config
