@@ -25,7 +25,7 @@ import numpy as np
 from absl import logging
 
 from experiments.benchmarks import parts, quiet
-from experiments.benchmarks.timing import median_ms, uncached
+from experiments.benchmarks.timing import uncached
 from seed_jax import config, parallel
 from seed_jax.data import files, mixing
 from seed_jax.data.augmentations import AUGMENTATIONS, augment
@@ -41,6 +41,32 @@ ONE_BATCH, POOL = "base", "base, pool of two batches"
 ASKED_AGAIN = f"{PICKED}, second pass"
 POLICIES = ("autoaugment_cifar10", "autoaugment_imagenet", "rand_augment", "trivial_augment")
 KEYS = 16  # draws of an augmentation by itself: what a policy costs depends on them
+# Headings of the two tables, and the fields of results.json that they show.
+COMPILED = {
+    "s to compile": "compile_s",
+    "CPU s to compile": "compile_cpu_s",
+    "HLO instructions": "instructions",
+}
+STEPS = {
+    "x'": "name",
+    "draw": "draw",
+    "base": "base",
+    "ms": "ms",
+    "over base %": "over_base_percent",
+    "CPU ms": "cpu_ms",
+    "CPU over base %": "cpu_over_base_percent",
+    **COMPILED,
+}
+ALONE = {
+    "alone": "name",
+    "draw": "draw",
+    "batch": "batch",
+    "ms": "ms",
+    "share %": "share_percent",
+    "CPU ms": "cpu_ms",
+    "CPU share %": "cpu_share_percent",
+    **COMPILED,
+}
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = ", re.MULTILINE)
 
 
@@ -95,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     mesh = parallel.make_mesh(jax.devices()[:1])
     with jax.set_mesh(mesh), uncached():
         steps = measure_steps(options, mesh, others)
-        alone = measure_alone(options, others)
+        alone = measure_alone(options, steps[0], others)
     results = {
         "described": f"{options.teacher} -> {options.student}, {options.size} px, batch {options.batch}, "
         f"fp32, {options.rounds} rounds",
@@ -143,24 +169,23 @@ def measure_steps(options, mesh, others) -> list[dict]:
         training = build.assemble(c, mesh, given, run.teacher.network)
         state = jax.tree.map(jnp.copy, run.state)  # a step donates its own
         jax.clear_caches()  # else a case is spared what an earlier one has traced
+        of_case = dataclasses.replace(run, config=c, training=training, state=state)
         with others:
-            step = parts.step(dataclasses.replace(run, config=c, training=training, state=state))
-        compiled.append(step)
-        print(f"{case.name}, draw {case.method.draw}: compiled in {step.compile_s:.1f} s", flush=True)
+            step, seconds = _clocked(lambda of_case=of_case: parts.step(of_case))
+        compiled.append((step, seconds))
+        print(f"{case.name}, draw {case.method.draw}: compiled in {seconds[0]:.1f} s", flush=True)
 
-    times = [[] for _ in chosen]  # of each case, for each round: ms, ms of CPU time
+    times = [[] for _ in chosen]  # of each case, for each round
     for number in range(1 + options.rounds):
         with others:
-            for step, of_step in zip(compiled, times, strict=True):
-                began, busy = time.perf_counter(), time.process_time()
-                jax.block_until_ready(step.call())
-                of_step.append((1e3 * (time.perf_counter() - began), 1e3 * (time.process_time() - busy)))
+            for (step, _), of_step in zip(compiled, times, strict=True):
+                of_step.append(_clocked(step.call)[1])
         if number:
             print(f"round {number} of {options.rounds}; {others}", flush=True)
-    times = np.array(times)[:, 1:]  # the first round warms up
+    times = 1e3 * np.array(times)[:, 1:]  # the first round warms up
     bases = {case.name: of_step for case, of_step in zip(chosen, times, strict=True) if case.base is None}
     found = []
-    for case, step, of_step in zip(chosen, compiled, times, strict=True):
+    for case, (step, seconds), of_step in zip(chosen, compiled, times, strict=True):
         ms, cpu_ms = np.median(of_step, axis=0).tolist()
         over = cpu_over = None
         if case.base:
@@ -174,7 +199,8 @@ def measure_steps(options, mesh, others) -> list[dict]:
                 "over_base_percent": over,
                 "cpu_ms": cpu_ms,
                 "cpu_over_base_percent": cpu_over,
-                "compile_s": step.compile_s,
+                "compile_s": seconds[0],
+                "compile_cpu_s": seconds[1],
                 "instructions": instructions(step.program),
             }
         )
@@ -194,10 +220,10 @@ def _start(options, mesh) -> parts.Run:
     return run
 
 
-def measure_alone(options, others) -> list[dict]:
-    """Each augmentation by itself, policies on four times the batch too.
+def measure_alone(options, base: dict, others) -> list[dict]:
+    """Each augmentation by itself, policies on four times the batch too; as shares of the step `base`, too.
 
-    The ms of a batch are a mean over `KEYS` draws, and of that mean the median over the rounds.
+    The times of a batch are a mean over `KEYS` draws, and of that mean the median over the rounds.
     """
     found = []
     for name in options.only:
@@ -205,11 +231,11 @@ def measure_alone(options, others) -> list[dict]:
             for draw in DRAWS:
                 jax.clear_caches()
                 with others:
-                    found.append(_alone(name, draw, batch, options))
+                    found.append(_alone(name, draw, batch, options, base))
     return found
 
 
-def _alone(name: str, draw: str, batch: int, options) -> dict:
+def _alone(name: str, draw: str, batch: int, options, base: dict) -> dict:
     x = jax.random.uniform(jax.random.key(0), (batch, options.size, options.size, 3))
     logits = jax.random.normal(jax.random.key(1), (2 * batch, CLASSES))
     keys = list(jax.random.split(jax.random.key(2), KEYS))
@@ -221,23 +247,34 @@ def _alone(name: str, draw: str, batch: int, options) -> dict:
         pool = mixing.cutmix_pool(x, key, of_images)
         return pool.images[mixing.pick("teacher_entropy", logits)]
 
-    began = time.perf_counter()
-    program = jax.jit(again).lower(x, keys[0], logits).compile()
-    compile_s = time.perf_counter() - began
+    program, seconds = _clocked(lambda: jax.jit(again).lower(x, keys[0], logits).compile())
 
     def all_keys():  # one after the other, as steps are
         for key in keys:
             jax.block_until_ready(program(x, key, logits))
 
-    ms = median_ms(all_keys, options.rounds) / KEYS
+    times = [_clocked(all_keys)[1] for _ in range(1 + options.rounds)][1:]
+    ms, cpu_ms = (1e3 * np.median(times, axis=0) / KEYS).tolist()
+    comparable = batch == options.batch
     return {
         "name": name,
         "draw": draw,
         "batch": batch,
         "ms": ms,
-        "compile_s": compile_s,
+        "share_percent": 100 * ms / base["ms"] if comparable else None,
+        "cpu_ms": cpu_ms,
+        "cpu_share_percent": 100 * cpu_ms / base["cpu_ms"] if comparable else None,
+        "compile_s": seconds[0],
+        "compile_cpu_s": seconds[1],
         "instructions": instructions(program),
     }
+
+
+def _clocked(call):
+    """What a call returns, once it is ready, and its seconds: of wall time, of CPU time over all cores."""
+    began, busy = time.perf_counter(), time.process_time()
+    result = jax.block_until_ready(call())
+    return result, (time.perf_counter() - began, time.process_time() - busy)
 
 
 def instructions(program: jax.stages.Compiled) -> int:
@@ -247,29 +284,22 @@ def instructions(program: jax.stages.Compiled) -> int:
 
 def page(results: dict) -> str:
     """The results as Markdown."""
-    steps, alone = results["steps"], results["alone"]
-    columns = ["name", "draw", "base", "ms", "over_base_percent", "cpu_ms", "cpu_over_base_percent"]
-    columns += ["compile_s", "instructions"]
-    header = ["x'", "draw", "base", "ms", "over base %", "CPU ms", "CPU over base %"]
-    header += ["s to compile", "HLO instructions"]
-    whole = Table(header, [[step[column] for column in columns] for step in steps])
-    shares = [100 * entry["ms"] / steps[0]["ms"] for entry in alone]
-    header = ["alone", "draw", "batch", "ms", "share of the step %", "s to compile", "HLO instructions"]
-    rows = [
-        [*(entry[column] for column in ("name", "draw", "batch", "ms")), share, entry["compile_s"]]
-        + [entry["instructions"]]
-        for entry, share in zip(alone, shares, strict=True)
-    ]
+    steps = results["steps"]
     return "\n\n".join(
         [
             f"{results['described']}; {results['processor']}; {quiet.told(results['others'])}; "
             f"{results['load_before']} before; {results['seconds']:.0f} s in all.",
-            whole.markdown(),
+            _table(STEPS, steps, digits=1),
             f"{_above(steps)}{_saved(steps)}",
-            "By themselves, as shares of the step of the base:",
-            Table(header, rows, digits=2).markdown(),
+            f"By themselves; shares are of the step {ONE_BATCH!r}:",
+            _table(ALONE, results["alone"], digits=2),
         ]
     )
+
+
+def _table(columns: dict[str, str], entries: list[dict], digits: int) -> str:
+    rows = [[entry[field] for field in columns.values()] for entry in entries]
+    return Table(list(columns), rows, digits).markdown()
 
 
 def _above(steps: list[dict]) -> str:
