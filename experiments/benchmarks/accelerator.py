@@ -22,7 +22,6 @@ most 5 % of the step.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import gc
 import sys
@@ -33,7 +32,6 @@ from pathlib import Path
 
 import jax
 from absl import logging
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.benchmarks import agreement, parts, timing
 from experiments.benchmarks.accelerator_page import page
@@ -103,7 +101,7 @@ class Section:
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.set_verbosity(logging.ERROR)
-    with _uncached():
+    with timing.uncached():
         parallel.start()
         form = TINY if options.tiny else FULL
         name = "tiny" if options.tiny else "full"
@@ -288,19 +286,6 @@ def _described(c: config.Config) -> str:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-@contextlib.contextmanager
-def _uncached():
-    """A context without the compile cache on disk, so that every program is compiled."""
-    before = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # else an earlier program has settled that it is used
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
 
 
 SECTIONS = {

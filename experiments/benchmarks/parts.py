@@ -27,6 +27,7 @@ from seed_jax.train import teacher as teachers
 from seed_jax.train.state import TrainState
 
 IMAGES = 512  # of noise, 256 x 256 pixels; more for a larger batch
+LENGTHS = build.Lengths(total=1000, epoch=100, probe=100, save=100)
 
 
 @dataclasses.dataclass
@@ -90,19 +91,25 @@ class Network:
         return _part(name, None, self, *self.arguments)
 
 
-def start(c: Config, mesh) -> Run:
-    """The run of a config; a teacher has weights 'random'. Call it inside `jax.set_mesh`."""
+def start(c: Config, mesh, classes: int = 0) -> Run:
+    """The run of a config; a teacher has weights 'random'. Call it inside `jax.set_mesh`.
+
+    Args:
+      classes: of random labels; 0 for none.
+    """
     d, loaded = c.data, None
     if c.method.needs_teacher:
         loaded = teachers.load(c.teacher, image_size=d.image_size, seed=1, precision=c.train.precision)
         there = jax.device_put(loaded.variables, parallel.replicated(mesh))
         loaded = dataclasses.replace(loaded, variables=there)
-    given = build.make_given(c, build.Lengths(1000, 100, 100, 100), 0, loaded)
+    given = build.make_given(c, LENGTHS, classes, loaded)
     training = build.assemble(c, mesh, given, loaded and loaded.network)
     state = training.fresh(None)
     count = max(IMAGES, d.batch_size)
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 256, 256, 3), np.uint8)
-    host = train_batches(Arrays("noise", pixels, None), training.views, d.batch_size, seed=0)
+    numbers = np.random.default_rng(0)
+    pixels = numbers.integers(0, 256, (count, 256, 256, 3), np.uint8)
+    labels = numbers.integers(0, classes, count) if classes else None
+    host = train_batches(Arrays("noise", pixels, labels), training.views, d.batch_size, seed=0)
     return Run(c, mesh, training, loaded, state, host, parallel.to_devices(mesh, next(host)))
 
 

@@ -1,11 +1,13 @@
-"""Shared by the benchmarks: medians, the matrix-product ceiling, memory."""
+"""Shared by the benchmarks: medians, the matrix-product ceiling, memory, the compile cache."""
 
+import contextlib
 import resource
 import statistics
 import time
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 # dtype and precision of a product. Networks with `train.precision='fp32'` run at JAX's default precision,
 # which is TF32 on NVIDIA GPUs and float32 on a CPU; the losses run at 'highest'.
@@ -63,3 +65,16 @@ def page_faults() -> int:
 
 def device(mesh) -> str:
     return f"{mesh.size} x {jax.devices()[0].device_kind}"
+
+
+@contextlib.contextmanager
+def uncached():
+    """A context without the compile cache on disk, so that every program is compiled."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # else an earlier program has settled that it is used
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
