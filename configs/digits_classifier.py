@@ -2,7 +2,7 @@
 
 Run:      python main.py --config=configs/digits_classifier.py --workdir=runs/digits_classifier
           python -m seed_jax.rank_augmentations runs/digits_classifier
-Hardware: two CPU cores, two minutes; one more for the ranking.
+Hardware: two CPU cores, a few minutes.
 Expected: experiments/da_ranking/README.md, `scattered`, three seeds.
 Variants: `:smoke`.
 """

@@ -1,8 +1,8 @@
-"""KD with CutMixPick on scattered digits: a ResNet-20 teaches a ResNet-8 in a minute or two.
+"""KD with CutMixPick on scattered digits: a ResNet-20 teaches a ResNet-8.
 
 Run:      python main.py --config=configs/digits_kd.py --workdir=runs/digits_kd
           after digits_classifier.py, whose run is the teacher.
-Hardware: two CPU cores, a minute.
+Hardware: two CPU cores, a minute or two.
 Expected: experiments/da_ranking/README.md, `scattered`, three seeds.
 Variants: `:smoke`; `:plain` is KD without an augmentation.
 """

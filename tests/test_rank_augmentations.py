@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seed_jax.analysis import t_stddev
+from seed_jax import config
+from seed_jax.analysis import stddev_of_means, t_stddev
 from seed_jax.data.sources import Arrays, open_source
 from seed_jax.data.views import ViewSpec
 from seed_jax.errors import UserError
 from seed_jax.rank_augmentations import measure, page
 from seed_jax.rank_augmentations.__main__ import main
+from seed_jax.train import loop
 
 GREY = (0.5, 0.5, 0.5)
 VIEW = ViewSpec(size=16, flip=0.5, photometric="none", crop="pad", padding=2)
@@ -39,14 +41,14 @@ def test_identity_is_every_original_twice():
     np.testing.assert_allclose(one.entropy, entropy, rtol=1e-5)
 
 
-def test_the_lowest_is_first_and_picks_are_more_uncertain():
+def test_picks_are_the_more_uncertain_half_of_a_pool():
     names = ("identity", "flip", "cutmix", "cutmix_pick")
     ranked = measure.measure(respond, originals(), names, chunks=4, seed=0, fill=GREY)
+    assert {one.name for one in ranked} == {*names}
     of = {one.name: one for one in ranked}
-    assert [one.t_stddev for one in ranked] == sorted(one.t_stddev for one in ranked)
     assert of["cutmix_pick"].entropy > of["cutmix"].entropy
-    above, low, high = ranked[-1].above(ranked[0])
-    assert low < above == ranked[-1].t_stddev - ranked[0].t_stddev < high
+    values = [stddev_of_means(one.means) for one in ranked]
+    assert [one.t_stddev for one in ranked] == values == sorted(values)
 
 
 def test_a_run_of_the_same_seed_is_the_same():
@@ -64,11 +66,26 @@ def measured(name, scale, noise=0.0):
     return measure.Measured(name, means + noise * random.standard_normal((30, 4)), 1.0, 2.0)
 
 
-def test_advice_says_when_the_first_two_cannot_be_told_apart():
+def test_advice_says_when_the_first_cannot_be_told_apart_from_others():
     clear = page.advice([measured("cutmix", 0.001), measured("flip", 0.002)])
-    assert clear[0].startswith("Use cutmix: its T.stddev is the lowest. The next, flip, is above it by")
+    assert clear.startswith("Use cutmix: its T.stddev is the lowest. The next, flip, is above it by")
     tied = page.advice([measured("cutmix", 0.001), measured("mixup", 0.001, 0.0001), measured("flip", 0.002)])
-    assert "30 chunks cannot tell it from mixup:" in tied[0]
+    assert "30 chunks cannot tell it from mixup:" in tied
+    assert "nothing to compare it with" in page.advice([measured("cutmix", 0.001)])
+
+
+def test_time_ends_the_measurement_after_five_chunks():
+    (one,) = measure.measure(respond, originals(), ("flip",), chunks=9, limit=0.0, seed=0, fill=GREY)
+    assert len(one.means) == 5
+
+
+@pytest.mark.parametrize("options", [{"draw": "image"}, {"released": True}])
+def test_draws_for_each_image_and_the_released_rules(options):
+    given = {"chunks": 2, "seed": 0, "fill": GREY}
+    (usual,) = measure.measure(respond, originals(), ("autoaugment_cifar10",), **given)
+    (other,) = measure.measure(respond, originals(), ("autoaugment_cifar10",), **given, **options)
+    assert np.isfinite(other.means).all()
+    assert not np.array_equal(usual.means, other.means)
 
 
 def test_the_command_from_a_config(tmp_path, capsys):
@@ -88,7 +105,9 @@ def test_the_command_from_a_config(tmp_path, capsys):
     [
         (["--chunks", "1"], "--chunks is 1: a standard deviation needs 2 or more."),
         (["--augmentations", "identity,cutmax"], "did you mean 'cutmix'?"),
+        (["--augmentations", "flip,flip"], "--augmentations names flip twice"),
         (["--size", "0"], "--size is 0"),
+        (["--out", "/proc/seed_jax"], "--out: /proc/seed_jax cannot be created"),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys):
@@ -98,5 +117,33 @@ def test_wrong_arguments(arguments, message, capsys):
 
 def test_too_few_images():
     few = Arrays("few", np.zeros((20, 32, 32, 3), np.uint8), None)
-    with pytest.raises(UserError, match="The data has 20 images, and T.stddev takes batches of 64"):
+    with pytest.raises(UserError, match="The data has 20 images, and a chunk of T.stddev sees 320 different"):
         next(measure.originals(few, VIEW, 0))
+
+
+def test_a_config_without_a_teacher(capsys):
+    assert main(["--config", "digits_classifier:smoke"]) == 1
+    assert "digits_classifier:smoke has no teacher: name TEACHER too." in capsys.readouterr().err
+
+
+def test_a_run_is_the_teacher_and_says_what_it_saw(tmp_path, capsys):
+    raw = config.load("digits_classifier:smoke")
+    raw.student.model, raw.evals.names = "cifar_resnet8", ()
+    raw.data.source, raw.data.image_size, raw.train.steps = "scattered", 16, 2
+    raw.log.tensorboard = False
+    loop.run(raw, tmp_path / "run")
+    arguments = [str(tmp_path / "run"), "--augmentations", "flip,cutmix", "--chunks", "2"]
+    assert main([*arguments, "--out", str(tmp_path / "ranked")]) == 0
+    results = json.loads((tmp_path / "ranked" / "results.json").read_text())
+    assert (results["data"], results["split"], results["crop"]) == ("scattered", "train", "pad")
+    assert "The data has 2,530 images." in capsys.readouterr().out
+
+
+def test_a_teacher_without_a_classifier(tmp_path, capsys):
+    raw = config.load("digits_baseline:smoke")
+    raw.student.model, raw.student.options, raw.train.steps = "cifar_resnet8", {}, 2
+    raw.evals.names, raw.log.tensorboard = (), False
+    loop.run(raw, tmp_path / "run")
+    arguments = [str(tmp_path / "run"), "--augmentations", "identity,cutmix", "--chunks", "2"]
+    assert main([*arguments, "--out", str(tmp_path / "ranked")]) == 0
+    assert "The teacher has no classifier." in capsys.readouterr().out

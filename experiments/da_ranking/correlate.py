@@ -4,7 +4,8 @@
     ./run.sh python -m experiments.da_ranking.correlate --quick   after `compare … --quick`
 
 Measures T.stddev with the teacher of each seed and the test loss of each finished student, and writes
-`correlation.json`, `correlation.md` and a plot for each student into `experiments/da_ranking/results`.
+`correlation.json`, `correlation.md` and a plot for each student into `--out`. Data sets that were not
+compared keep their results there.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from seed_jax.train import teacher, workdir
 
 COEFFICIENTS = {"Pearson": stats.pearsonr, "Spearman": stats.spearmanr, "Kendall": stats.kendalltau}
 RESAMPLES = 2000
+RESULTS, JSON = Path(__file__).parent / "results", "correlation.json"
 
 
 @command
@@ -44,27 +46,34 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="the networks of `compare … --quick`")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="default: runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, help="default: results beside this file, RUNS with --quick")
     parser.add_argument("--chunks", type=int, default=50, help="of T.stddev; default: 50")
     options = parser.parse_args(arguments)
+    out = options.out or (options.runs / "da_ranking-quick" if options.quick else RESULTS)
     parallel.start()
-    results = {}
-    for data in setting.DATA:
-        folder = options.runs / (f"{data}-quick" if options.quick else data)
-        if not folder.is_dir():
-            print(f"{folder} is missing: run `./run.sh compare experiments/da_ranking/{data}` first.")
-            continue
+    results = json.loads((out / JSON).read_text()) if (out / JSON).exists() else {}
+    measured = [data for data in setting.DATA if (options.runs / _name(data, options.quick)).is_dir()]
+    if not measured:
+        raise UserError(
+            f"{options.runs} has no comparison of this experiment: run "
+            "`./run.sh compare experiments/da_ranking/scattered` first."
+        )
+    for data in measured:
+        folder = options.runs / _name(data, options.quick)
         results[data] = _of_data(data, folder, options.quick, 2 if options.quick else options.chunks)
-    if not results:
-        raise UserError(f"{options.runs} has no comparison of this experiment.")
-    files.write(options.out / "correlation.json", json.dumps(results, indent=1) + "\n")
+    files.write(out / JSON, json.dumps(results, indent=1) + "\n")
     text = "\n\n".join(_markdown(data, result) for data, result in results.items())
-    files.write(options.out / "correlation.md", text + "\n")
+    files.write(out / "correlation.md", text + "\n")
     for data, result in results.items():
         for model in result["students"]:
-            files.write(options.out / f"{data}-{slug(model)}.svg", printable(_figure(data, model, result)))
-    print(f"{text}\n\n{options.out}")
+            files.write(out / f"{data}-{slug(model)}.svg", printable(_figure(data, model, result)))
+    print(f"{text}\n\n{out}")
     return 0
+
+
+def _name(data: str, quick: bool) -> str:
+    """The folder of a comparison, as `compare` names it."""
+    return f"{data}-quick" if quick else data
 
 
 def _of_data(data: str, folder: Path, quick: bool, chunks: int) -> dict:

@@ -3,20 +3,20 @@
 from seed_jax.analysis.covariance import probability_covariance, risk_covariance
 from seed_jax.analysis.t_stddev import (
     ChunkMeans,
-    bootstrap,
-    bootstrap_interval,
     released_t_stddev,
     stddev_of_means,
     t_stddev,
+    t_stddev_difference,
+    t_stddev_interval,
 )
 
 __all__ = [
     "ChunkMeans",
-    "bootstrap",
-    "bootstrap_interval",
     "probability_covariance",
     "released_t_stddev",
     "risk_covariance",
     "stddev_of_means",
     "t_stddev",
+    "t_stddev_difference",
+    "t_stddev_interval",
 ]

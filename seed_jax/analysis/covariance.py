@@ -32,7 +32,7 @@ def probability_covariance(probabilities: np.ndarray) -> dict[str, Mean]:
       0 with the others, which is NaN in the released code.
 
     Raises:
-      AssertionError: `probabilities` is not float of rank 2.
+      AssertionError: `probabilities` is not float of rank 2, or smaller than 2 by 2.
 
     >>> probability_covariance(np.array([[1.0, 0.0], [0.0, 1.0]]))["samples"]
     Mean(mean=0.0, absolute=0.5)
@@ -40,6 +40,7 @@ def probability_covariance(probabilities: np.ndarray) -> dict[str, Mean]:
     probabilities = np.asarray(probabilities)
     chex.assert_rank(probabilities, 2, custom_message="probabilities")
     chex.assert_type(probabilities, float, custom_message="probabilities")
+    assert min(probabilities.shape) > 1, f"probabilities has shape {probabilities.shape}: at least 2 by 2."
     result = {}
     for name, rows in (("samples", probabilities), ("classes", probabilities.T)):
         covariance = np.atleast_2d(np.cov(rows.astype(np.float64)))
@@ -62,7 +63,7 @@ def risk_covariance(losses: np.ndarray) -> float:
       losses: float `[R, N]`, R sequences.
 
     Raises:
-      AssertionError: `losses` is not float of rank 2.
+      AssertionError: `losses` is not float of rank 2, or has one sequence.
 
     Two positions that rise together, scaled to 0.5 and 1; their covariance is 0.125:
 
@@ -72,6 +73,7 @@ def risk_covariance(losses: np.ndarray) -> float:
     losses = np.asarray(losses)
     chex.assert_rank(losses, 2, custom_message="losses")
     chex.assert_type(losses, float, custom_message="losses")
+    assert len(losses) > 1, "losses has one sequence: a covariance needs two."
     losses = losses.astype(np.float64)
     highest = losses.max(axis=0)
     scaled = np.divide(losses, highest, out=np.zeros_like(losses), where=highest > 0)

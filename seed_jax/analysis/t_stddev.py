@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import chex
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from seed_jax.errors import UserError
 
@@ -112,11 +112,11 @@ def stddev_of_means(means: np.ndarray) -> float:
     return float(np.std(means, axis=0, ddof=1).mean())
 
 
-def bootstrap(means: np.ndarray, *, resamples: int = 2000) -> np.ndarray:
-    """T.stddev of chunks drawn again with replacement, float64 `[resamples]`, for `bootstrap_interval`.
+def t_stddev_interval(means: np.ndarray) -> tuple[float, float]:
+    """95 % interval of T.stddev over infinitely many chunks, by a bootstrap over the chunks.
 
-    The draws depend on the number of chunks alone. Two augmentations that were measured on the same batches
-    are therefore drawn together, and the difference of their results is a bootstrap of the difference.
+    Its centre is T.stddev divided by what a standard deviation of K normal numbers is on average, and its
+    half-width, on a logarithmic scale, Student's t times the bootstrap's standard deviation.
 
     Args:
       means: float `[K, C]`, from `ChunkMeans`.
@@ -124,27 +124,42 @@ def bootstrap(means: np.ndarray, *, resamples: int = 2000) -> np.ndarray:
     Raises:
       ValueError: fewer than two chunks.
     """
+    count = len(means)
+    drawn = _bootstrap(means)
+    half = stats.t.ppf(0.975, count - 1) * np.std(np.log(np.maximum(drawn, np.finfo(float).tiny)))
+    mean_of_normal = np.exp(special.gammaln(count / 2) - special.gammaln((count - 1) / 2))
+    centre = stddev_of_means(means) / (mean_of_normal * np.sqrt(2 / (count - 1)))
+    return float(centre * np.exp(-half)), float(centre * np.exp(half))
+
+
+def t_stddev_difference(means: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
+    """T.stddev of `means` less that of `others`, and the 95 % interval of this difference.
+
+    The chunks of both are drawn together: two augmentations of the same batches have much in common.
+
+    Args:
+      means, others: float `[K, C]`, of the same batches.
+
+    Raises:
+      ValueError: fewer than two chunks, or not equally many.
+    """
+    if len(means) != len(others):
+        raise ValueError(
+            f"there are {len(means)} and {len(others)} chunks: measure both on the same batches."
+        )
+    difference = stddev_of_means(means) - stddev_of_means(others)
+    drawn = _bootstrap(means) - _bootstrap(others)
+    half = float(stats.t.ppf(0.975, len(means) - 1) * np.std(drawn))
+    return difference, difference - half, difference + half
+
+
+def _bootstrap(means: np.ndarray, resamples: int = 2000) -> np.ndarray:
+    """T.stddev of chunks drawn again with replacement; the draws depend on the number of chunks alone."""
     if len(means) < 2:
-        raise ValueError(f"a bootstrap needs two chunks, and there are {len(means)}.")
+        raise ValueError(f"an interval needs two chunks, and there are {len(means)}.")
     count = len(means)
     centred = means - means.mean(axis=0)
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples)
     first, second = draws @ centred / count, draws @ np.square(centred) / count
     variance = np.maximum(second - np.square(first), 0) * count / (count - 1)
     return np.sqrt(variance).mean(axis=1)
-
-
-def bootstrap_interval(value: float, drawn: np.ndarray, chunks: int) -> tuple[float, float]:
-    """95 % interval of T.stddev, or of a difference of two: Student's t with the bootstrap's deviation.
-
-    Percentiles of the bootstrap would be too narrow and too low: chunks drawn with replacement vary less
-    than the chunks do. In a simulation of 50 chunks of 100 classes they cover the truth in 82 % of the cases,
-    this interval in 93 %.
-
-    Args:
-      value: what was measured.
-      drawn: float `[resamples]`, from `bootstrap`, or a difference of two.
-      chunks: how many were measured.
-    """
-    half = float(stats.t.ppf(0.975, chunks - 1) * np.std(drawn))
-    return value - half, value + half

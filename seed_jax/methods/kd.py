@@ -64,7 +64,8 @@ class KD(Method):
       losses: the weight of each loss, by its name in `TERMS`, or 'crd', which sees x alone. As published for
         CIFAR-100, with gamma 1 unless said: kd 0.9 with gamma 0.1; dkd 1 (beta 8; there it rises over 20
         epochs, here it does not); dist 2; fitnet 100; sp 3000; pkt 30000; rkd 1; crd 0.8, alone or with kd
-        1; kd 9 at temperature 2 with `standardise`.
+        1; kd 9 at temperature 2 with `standardise` and gamma 0.1. That of crd is of the form with memory
+        banks; ours has queues (`methods/crd.py`).
       gamma: weight of the cross entropy; 0 needs no labels.
       temperature: T of kd, dkd and dist.
       hint: the stage whose map 'fitnet' regresses.
@@ -172,12 +173,15 @@ class KD(Method):
         parts = {}
         if FITNET in self.losses:
             stage = f"stage{self.hint}"
-            shape = given.teacher[stage].shape
+            shape = given.teacher[stage].shape if stage in given.teacher else ()
             if len(shape) != 4:
-                raise UserError(f"The teacher's {stage} is no map, and fitnet regresses maps: leave it out.")
+                raise UserError(
+                    f"method.hint is {self.hint}, and the teacher has no map {stage} for fitnet to regress: "
+                    "use another stage, or another loss."
+                )
             parts[FITNET] = Regressor(shape[3], shape[1], of=stage, bn_group=given.bn_group)
         if crd.NAME in self.losses:
-            parts[crd.NAME] = crd.part(given, self.dim)
+            parts[crd.NAME] = crd.Maps(given.teacher["pooled"].shape[-1], self.dim)
         return parts
 
     def init_aux(self, rng, given, variables):
@@ -210,8 +214,7 @@ class KD(Method):
             metrics |= terms
             total += share * self._sum(terms)
             if crd.NAME in self.losses:
-                embed = nets.student.parts[crd.NAME]
-                metrics[crd.NAME], aux = crd.loss(params[crd.NAME], embed, student, teacher, aux)
+                metrics[crd.NAME], aux = crd.loss(params[crd.NAME], student, teacher, aux)
                 total += self.losses[crd.NAME] * metrics[crd.NAME].mean()
         if self.augment:
             again, teacher, own, keys, model_state = self._augmented(

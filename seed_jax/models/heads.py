@@ -127,7 +127,8 @@ class Regressor(nn.Module):
     """Turn a map into one of another shape, as FitNet's regressor: convolution, BatchNorm, ReLU.
 
     The kernel is 1x1 for a map of the same side, 3x3 with stride 2 for one of half the side, and a transposed
-    4x4 with stride 2 for one of twice the side, as in HobbitLong/RepDistiller, models/util.py.
+    4x4 with stride 2 for one of twice the side, as in HobbitLong/RepDistiller, models/util.py, which also has
+    a larger kernel for other sides.
 
     Attributes:
       channels, side: of the map that is regressed, `[B, side, side, channels]`.
@@ -136,7 +137,7 @@ class Regressor(nn.Module):
       dtype: of the convolution.
 
     Raises:
-      UserError: the sides are neither equal nor one twice the other.
+      UserError: there is no such map, or the sides are neither equal nor one twice the other.
     """
 
     channels: int
@@ -149,6 +150,8 @@ class Regressor(nn.Module):
     @nn.compact
     def __call__(self, features, train: bool, keys=None):
         del keys
+        if self.of not in features:
+            raise UserError(f"method.hint: the student has no {self.of}: use another stage.")
         x = features[self.of]
         own = x.shape[1]
         if own == self.side:

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import logging as python_logging
+import os
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ SMALL = 64  # sides up to this one are cropped as CIFAR, larger ones as ImageNet
 EPILOG = """\
 TEACHER  a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
 DATA     a folder of images or of tar shards; an official archive, such as cifar-100-python.tar.gz, or its
-         folder; tfds:NAME; an embedded data set such as digits. Without it: the data of the run TEACHER
+         folder; tfds:NAME; an embedded data set such as scattered. Without it: those of the run TEACHER
 
   python -m seed_jax.rank_augmentations runs/teacher
   python -m seed_jax.rank_augmentations resnet32x4.pth cifar-100-python
@@ -41,22 +42,21 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     python_logging.getLogger().setLevel(python_logging.WARNING)
+    _claim(options.out)
     print("Reading the teacher and the data.", flush=True)
     parallel.start()
-    loaded, data = _read(options)
-    source = open_source(data.source, data.train, dir=data.dir or None, subset=data.subset, seed=options.seed)
-    view = base_view(data)
-    batches = measure.originals(source, view, options.seed)
-    classifier = "logits" in loaded.features(2, data.image_size)
-    first = next(batches)  # a bad image or too few must be noticed before the compilation
-    batches = itertools.chain([first], batches)
+    loaded, data, seed, notes = _read(options)
+    source = open_source(data.source, data.train, dir=data.dir or None, subset=data.subset, seed=seed)
+    batches = measure.originals(source, base_view(data), options.seed, data.background)
+    batches = itertools.chain([next(batches)], batches)  # a bad image is noticed before the compilation
     respond = measure.responses(loaded, batches, data.image_size)
-    with tqdm(total=options.chunks * measure.STEPS, desc="measuring", unit="step") as bar:
+    with tqdm(total=options.chunks, desc="measuring", unit="chunk") as bar:
         ranked = measure.measure(
             respond,
             batches,
-            options.augmentations,
+            options.augmentations or measure.paper(data.image_size),
             chunks=options.chunks,
+            limit=60 * options.minutes,
             seed=options.seed,
             fill=loaded.network.mean,
             draw=options.draw,
@@ -71,17 +71,21 @@ def main(arguments: list[str] | None = None) -> int:
         "fingerprint": source.fingerprint(),
         "size": data.image_size,
         "crop": data.crop,
-        "classifier": classifier,
-        "chunks": options.chunks,
-        "rows of a chunk": 2 * measure.BATCH * measure.STEPS,
+        "chunks": len(ranked[0].means),
         "draw": options.draw,
         "released": options.released,
         "seed": options.seed,
     }
-    notes = [*page.ABOUT, *([] if classifier else [page.SIMILARITIES])]
-    _write(options.out, ranked, facts, notes)
+    if "logits" not in loaded.features(2, data.image_size):
+        notes.append(page.SIMILARITIES)
+    if len(source) < 10 * measure.SEEN:
+        notes.append(
+            f"The data has {len(source):,} images. A chunk sees {measure.SEEN} different ones, and so chunks "
+            "differ less than those of a large data set: values are too low, and differences may be."
+        )
+    _write(options.out, ranked, facts, [*notes, *page.ABOUT])
     print(f"\n{page.table(ranked).markdown()}\n")
-    print("\n".join([*page.advice(ranked), *notes[2:]]))
+    print("\n".join([page.advice(ranked), page.PREDICTION, *notes]))
     print(f"\n{options.out / 'report.html'}")
     return 0
 
@@ -105,13 +109,19 @@ def _parse(arguments):
     parser.add_argument("--size", type=int, help="side of the images in pixels (default: the teacher's own)")
     parser.add_argument(
         "--augmentations",
-        default=",".join(measure.NAMES),
+        default=[],
         type=lambda names: names.split(","),
         metavar="NAME,NAME",
-        help="which to measure (default: %(default)s)",
+        help=f"of {', '.join(measure.NAMES)} (default: those of the paper)",
     )
     parser.add_argument(
-        "--chunks", type=int, default=50, help="chunks of 640 images; more narrow the intervals (default: 50)"
+        "--chunks", type=int, default=50, help="chunks of 640 rows; more narrow the intervals (default: 50)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=9.0,
+        help="begin no chunk after this time, but measure five in any case (default: 9)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of crops and augmentations (default: 0)")
     parser.add_argument(
@@ -135,38 +145,54 @@ def _parse(arguments):
     for name in options.augmentations:
         if name not in measure.NAMES:
             raise unknown("augmentation in --augmentations", name, measure.NAMES)
+        if options.augmentations.count(name) > 1:
+            raise UserError(f"--augmentations names {name} twice: name each once.")
     if options.chunks < 2:
         raise UserError(f"--chunks is {options.chunks}: a standard deviation needs 2 or more.")
-    if options.size is not None and options.size < 1:
-        raise UserError(f"--size is {options.size}: use 1 or more.")
+    if options.size is not None and options.size < 8:
+        raise UserError(f"--size is {options.size}: use 8 or more.")
     return options
 
 
-def _read(options) -> tuple[teacher.Loaded, Data]:
-    """The teacher, prepared as for a step, and the section `data` that says what it sees."""
-    given = _config(options.config) if options.config else None
-    data = given.data if given else None
+def _claim(out: Path) -> None:
+    """Refuse a folder that cannot be written to, before minutes are spent."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be created ({error.strerror}): use another folder.") from error
+    if not os.access(out, os.W_OK):
+        raise UserError(f"--out: {out} cannot be written to: use another folder.")
+
+
+def _read(options) -> tuple[teacher.Loaded, Data, int, list[str]]:
+    """The teacher as a step sees it, the section `data`, the seed of its subset, and notes for the user."""
+    is_run = options.teacher and Path(options.teacher).is_dir()
+    run, notes = options.config or (options.teacher if is_run else ""), []
+    given = _config(run) if run else None
     if options.teacher:
         form = {"form": options.form} if options.form else {}
         found = pretrained.load_named(options.teacher, flags=FLAGS, model=options.arch, options=form)
-        size = options.size or (data.image_size if data else found.size)
+        size = options.size or (given.data.image_size if given else found.size)
         loaded = teacher.prepare(teacher.Loaded(found.network, found.variables, found.provenance), size)
+        if found.assumed:
+            notes.append(
+                f"{options.teacher} does not say how images are normalised: ImageNet's mean and std are "
+                "assumed. For others, use a --config with teacher.options."
+            )
+    elif given.teacher.weights:
+        size = options.size or given.data.image_size
+        seed, precision = given.train.seed, given.train.precision
+        loaded = teacher.load(given.teacher, image_size=size, seed=seed, precision=precision)
     else:
-        size, t = options.size or data.image_size, given.teacher
-        loaded = teacher.load(t, image_size=size, seed=options.seed, precision=given.train.precision)
-    if not given:
-        data = _usual(size)
-        if Path(options.teacher).is_dir():
-            of_run = workdir.load_run(options.teacher).config.data
-            kept = ("source", "dir", "subset", "train", "val", "test", "resize", "background")
-            data = dataclasses.replace(data, **{key: getattr(of_run, key) for key in kept})
-        elif not options.data:
-            raise UserError(f"{options.teacher} says nothing about its data: name DATA too.")
+        raise UserError(f"--config: {options.config} has no teacher: name TEACHER too.")
+    if not given and not options.data:
+        raise UserError(f"{options.teacher} does not say what it was trained on: name DATA too.")
+    data, seed = (given.data, given.train.seed) if given else (_usual(size), 0)
     if options.data:
         source, place = named(options.data)
         data = dataclasses.replace(data, source=source, dir=place or options.dir or "", train="", subset="")
     data = dataclasses.replace(data, image_size=size, train=options.split or data.train)
-    return loaded, data.settled()
+    return loaded, data.settled(), seed, notes
 
 
 def _config(file: str) -> config.Config:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seed_jax.analysis import ChunkMeans, bootstrap, bootstrap_interval, stddev_of_means
+from seed_jax.analysis import ChunkMeans, stddev_of_means, t_stddev_difference, t_stddev_interval
+from seed_jax.data import images as images_lib
 from seed_jax.data import mixing, photometric, rng
 from seed_jax.data.augmentations import AUGMENTATIONS, augment
 from seed_jax.data.pipeline import train_batches
@@ -21,8 +22,10 @@ from seed_jax.methods.base import unit
 from seed_jax.methods.kd import PICKED
 from seed_jax.train.teacher import Frozen, Loaded
 
-NAMES = (*AUGMENTATIONS, PICKED)
+NAMES, IDENTITY = (*AUGMENTATIONS, PICKED), "identity"
 BATCH, STEPS = 64, 5  # a chunk: 64 originals and 64 augmented images of each of 5 steps
+SEEN = BATCH * STEPS  # images of a chunk, without repeats
+FEWEST = 5  # chunks, however little time there is
 BANK, TEMPERATURE = 16, 0.07  # batches of the bank, and what cosines are divided by, without a classifier
 
 
@@ -49,16 +52,11 @@ class Measured:
     @functools.cached_property
     def interval(self) -> tuple[float, float]:
         """95 % interval of T.stddev, by a bootstrap over the chunks."""
-        return bootstrap_interval(self.t_stddev, self._drawn, len(self.means))
+        return t_stddev_interval(self.means)
 
     def above(self, other: "Measured") -> tuple[float, float, float]:
         """How far this T.stddev is above that of `other`, and the 95 % interval of the difference."""
-        above, drawn = self.t_stddev - other.t_stddev, self._drawn - other._drawn
-        return above, *bootstrap_interval(above, drawn, len(self.means))
-
-    @functools.cached_property
-    def _drawn(self) -> np.ndarray:
-        return bootstrap(self.means)
+        return t_stddev_difference(self.means, other.means)
 
 
 class Original(NamedTuple):
@@ -69,15 +67,25 @@ class Original(NamedTuple):
     step: int
 
 
-def originals(source: Source, view: ViewSpec, seed: int) -> Iterator[Original]:
+def paper(size: int) -> tuple[str, ...]:
+    """The paper's augmentations for images of this side, pixels: another policy above 64.
+
+    CutMixPick by the student's entropy is left out, since it needs a student that is trained.
+    """
+    policy = "autoaugment_cifar10" if size <= 64 else "autoaugment_imagenet"
+    return (IDENTITY, "flip", "crop_flip", "cutout", policy, "mixup", "cutmix", PICKED)
+
+
+def originals(source: Source, view: ViewSpec, seed: int, background=images_lib.WHITE) -> Iterator[Original]:
     """Batches of 64 images, cropped and flipped as a run would, endlessly.
 
     Raises:
-      UserError: fewer than 64 images.
+      UserError: the images fill fewer than two chunks.
     """
-    if len(source) < BATCH:
+    if len(source) < 2 * SEEN:
         raise UserError(
-            f"The data has {len(source)} images, and T.stddev takes batches of {BATCH}: add some."
+            f"The data has {len(source)} images, and a chunk of T.stddev sees {SEEN} different ones: use at "
+            f"least {2 * SEEN}, better {10 * SEEN}."
         )
 
     @jax.jit
@@ -86,7 +94,7 @@ def originals(source: Source, view: ViewSpec, seed: int) -> Iterator[Original]:
         x, _ = photometric.augment(view.photometric, pixels, rng.fold(keys, 0), view.flip)
         return x[:, 0], rng.fold(keys, 1)
 
-    for step, batch in enumerate(train_batches(source, (view,), BATCH, seed)):
+    for step, batch in enumerate(train_batches(source, (view,), BATCH, seed, background=background)):
         yield Original(*seen(batch["views"][0], batch["id"], batch["pass_"]), step)
 
 
@@ -108,9 +116,10 @@ def responses(loaded: Loaded, batches: Iterator[Original], size: int) -> Callabl
 def measure(
     respond: Callable,
     batches: Iterator[Original],
-    names: Sequence[str] = NAMES,
+    names: Sequence[str],
     *,
     chunks: int,
+    limit: float = float("inf"),
     seed: int,
     fill: Sequence[float],
     draw: str = "batch",
@@ -124,27 +133,34 @@ def measure(
       batches: from `originals`.
       names: of `NAMES`.
       chunks: at least 2.
+      limit: seconds, after which no chunk begins, except the first five.
       fill: colour of erased pixels, `[3]`: the one that the teacher normalises to 0.
       draw: 'batch' draws an augmentation once for the whole batch, as the released code does; 'image' for
         each image.
       released: as for `augment`.
-      done: called after each step.
+      done: called after each chunk.
     """
+    began = time.perf_counter()
     augmented = {name: _augmented(name, fill, draw, released) for name in names}
     streams = {name: ChunkMeans(2 * BATCH * STEPS) for name in names}
     entropies: Mapping[str, list[float]] = {name: [] for name in names}
     seconds = dict.fromkeys(names, 0.0)
-    for _ in range(chunks * STEPS):
-        original = next(batches)
-        of_originals = np.exp(respond(original.images))
-        key = jax.random.fold_in(rng.stream(seed, "step"), original.step)
-        for name in names:
-            started = time.perf_counter()
-            log_p = _respond(name, respond, augmented[name](original.images, key, original.keys))
-            streams[name].add(of_originals)
-            streams[name].add(np.exp(log_p))
-            entropies[name].append(float(-(np.exp(log_p) * log_p).sum(axis=1).mean()))
-            seconds[name] += time.perf_counter() - started
+    for chunk in range(chunks):
+        if chunk >= FEWEST and time.perf_counter() - began > limit:
+            break
+        for _ in range(STEPS):
+            original = next(batches)
+            of_originals = np.asarray(respond(original.images))
+            key = jax.random.fold_in(rng.stream(seed, "step"), original.step)
+            for name in names:
+                started = time.perf_counter()
+                log_p = of_originals
+                if name != IDENTITY:
+                    log_p = _respond(name, respond, augmented[name](original.images, key, original.keys))
+                streams[name].add(np.exp(of_originals))
+                streams[name].add(np.exp(log_p))
+                entropies[name].append(float(-(np.exp(log_p) * log_p).sum(axis=1).mean()))
+                seconds[name] += time.perf_counter() - started
         done()
     measured = [
         Measured(name, streams[name].means, float(np.mean(entropies[name])), seconds[name]) for name in names

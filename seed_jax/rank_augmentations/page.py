@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-from seed_jax.rank_augmentations.measure import NAMES, Measured
+from seed_jax.rank_augmentations.measure import IDENTITY, Measured
 from seed_jax.report import html, plots
 from seed_jax.report.tables import Table
 
 SCALE = 1000  # values of T.stddev are small
+PREDICTION = (
+    "Lower T.stddev predicts a lower test loss of the student. It is a prediction: train with the best two "
+    "to be sure."
+)
 ABOUT = (
-    "T.stddev is the standard deviation of the teacher's mean probability over chunks of 640 images, half of "
-    "them augmented (Wang et al., NeurIPS 2022, arXiv 2012.02909). Lower predicts a lower test loss of the "
-    "student. It is a prediction: train with the best two to be sure.",
+    "T.stddev is the standard deviation of the teacher's mean probability over chunks of 640 rows, always "
+    "320 images and the same ones augmented (Wang et al., NeurIPS 2022, arXiv 2012.02909). The released "
+    "code's chunks are shorter at the end of an epoch, and its entropy is that of both halves.",
     "Compare values of one teacher and one data set only. An augmentation that destroys the images would "
     "have a low value, too.",
 )
@@ -41,30 +45,29 @@ def table(ranked: Sequence[Measured]) -> Table:
         "augmentation",
         "T.stddev × 1000",
         "95 % interval",
-        "above the best",
+        "above the best × 1000",
         "entropy, nats",
         "seconds",
     ]
     return Table(header, rows)
 
 
-def advice(ranked: Sequence[Measured]) -> list[str]:
+def advice(ranked: Sequence[Measured]) -> str:
     """What to use, and what the chunks that were measured cannot tell."""
     best, *others = ranked
     if not others:
-        return [f"Only {best.name} was measured: there is nothing to compare it with."]
-    tied = [one for one in others if one.above(best)[1] <= 0]
+        return f"Only {best.name} was measured: there is nothing to compare it with."
+    tied = [one.name for one in others if one.above(best)[1] <= 0]
     if tied:
-        names = ", ".join(one.name for one in tied)
-        return [
-            f"Use {best.name}. {len(best.means)} chunks cannot tell it from {names}: their intervals of the "
-            "difference contain 0. Try both, or measure more with --chunks."
-        ]
+        return (
+            f"Use {best.name}. {len(best.means)} chunks cannot tell it from {', '.join(tied)}: intervals of "
+            "the difference contain 0. Try these too, or measure more with --chunks and --minutes."
+        )
     difference, low, high = _scaled(others[0].above(best))
-    return [
+    return (
         f"Use {best.name}: its T.stddev is the lowest. The next, {others[0].name}, is above it by "
         f"{difference:.3f} thousandths ({low:.3f} to {high:.3f}, 95 % interval)."
-    ]
+    )
 
 
 def write(path, ranked: Sequence[Measured], facts: Mapping[str, object], notes: Sequence[str]) -> None:
@@ -82,7 +85,7 @@ def write(path, ranked: Sequence[Measured], facts: Mapping[str, object], notes: 
         )
         for one in ranked
     ]
-    identity = next((SCALE * one.t_stddev for one in ranked if one.name == NAMES[0]), None)
+    identity = next((SCALE * one.t_stddev for one in ranked if one.name == IDENTITY), None)
     line = "" if identity is None else " The vertical line is identity."
     figure = plots.lanes(
         lanes,
@@ -91,7 +94,7 @@ def write(path, ranked: Sequence[Measured], facts: Mapping[str, object], notes: 
         caption=f"Lines are 95 % intervals, by a bootstrap over chunks.{line}",
         name="ranking",
     )
-    sentences = [("Advice", sentence, True) for sentence in advice(ranked)]
+    sentences = [("Advice", advice(ranked), True), ("Mind", PREDICTION, False)]
     html.compose(
         path,
         "Which augmentation to distil with",

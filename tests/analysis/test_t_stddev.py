@@ -5,11 +5,11 @@ import pytest
 
 from seed_jax.analysis import (
     ChunkMeans,
-    bootstrap,
-    bootstrap_interval,
     released_t_stddev,
     stddev_of_means,
     t_stddev,
+    t_stddev_difference,
+    t_stddev_interval,
 )
 from seed_jax.errors import UserError
 
@@ -68,19 +68,33 @@ def test_the_released_chunks_are_shorter_at_the_end_of_an_epoch():
         released_t_stddev(batches[:3])
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    """Chunks of ten classes with standard deviations 1 to 4: their mean is 2.5."""
-    random, deviations = np.random.default_rng(0), np.linspace(1, 4, 10)
+@pytest.mark.parametrize("classes", [1, 10, 300])
+def test_the_interval_covers_the_truth_as_often_as_it_says(classes):
+    """Chunks of classes with standard deviations 1 to 4: their mean is 2.5."""
+    random, deviations = np.random.default_rng(0), np.linspace(1, 4, classes) if classes > 1 else 2.5
     hits = []
-    for _ in range(300):
-        means = 7 + deviations * random.standard_normal((50, 10))
-        low, high = bootstrap_interval(stddev_of_means(means), bootstrap(means, resamples=300), 50)
-        hits.append(low <= 2.5 <= high)
-    assert 0.92 <= np.mean(hits) <= 0.98
+    for _ in range(200):
+        means = 7 + deviations * random.standard_normal((30, classes))
+        low, high = t_stddev_interval(means)
+        hits.append(0 < low <= 2.5 <= high)
+    assert 0.9 <= np.mean(hits) <= 0.99
 
 
-def test_two_augmentations_are_drawn_together():
-    means = np.random.default_rng(0).standard_normal((20, 3))
-    np.testing.assert_allclose(bootstrap(2 * means), 2 * bootstrap(means), rtol=1e-9)
+def test_two_augmentations_are_compared_chunk_by_chunk():
+    """What both share cancels: the paired interval is far narrower than those of the two."""
+    random = np.random.default_rng(0)
+    means = random.standard_normal((40, 5))
+    others = means + 0.05 * random.standard_normal((40, 5))
+    difference, low, high = t_stddev_difference(1.1 * means, others)
+    assert difference == stddev_of_means(1.1 * means) - stddev_of_means(others)
+    assert 0 < low < difference < high
+    alone = t_stddev_interval(means)
+    assert high - low < 0.3 * (alone[1] - alone[0])
+
+
+def test_intervals_need_two_chunks_of_both():
+    means = np.ones((3, 2))
     with pytest.raises(ValueError, match="two chunks, and there are 1"):
-        bootstrap(means[:1])
+        t_stddev_interval(means[:1])
+    with pytest.raises(ValueError, match="there are 3 and 2 chunks"):
+        t_stddev_difference(means, means[:2])

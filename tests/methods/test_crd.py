@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 
 from seed_jax.methods import crd, queue
-from seed_jax.methods.base import FeatureShapes, Given
 
 B, S, D, WIDTH, DIM = 4, 3, 6, 10, 5
 
 
 @pytest.fixture(scope="module")
 def made():
-    given = Given(B, 3, 8, 10, 5, teacher=FeatureShapes(pooled=jax.ShapeDtypeStruct((B, WIDTH), jnp.float32)))
-    part = crd.part(given, DIM)
+    part = crd.Maps(WIDTH, DIM)
     params = part.init(jax.random.key(0), {"pooled": jnp.zeros((B, D))}, False)["params"]
     return part, params
 
@@ -28,7 +26,7 @@ def features(seed):
 
 
 def embedded64(params, side, x):
-    kernel, bias = (np.asarray(params[side][name], np.float64) for name in ("kernel", "bias"))
+    kernel, bias = (np.asarray(params[f"{side}_{name}"], np.float64) for name in ("kernel", "bias"))
     z = np.asarray(x["pooled"], np.float64) @ kernel + bias
     return z / np.linalg.norm(z, axis=1, keepdims=True)
 
@@ -39,12 +37,12 @@ def info_nce64(anchor, positive, negatives):
 
 
 def test_both_networks_find_each_other_among_past_batches(made):
-    part, params = made
+    _, params = made
     queues = crd.init(S * B, B, DIM)
     past = {"student": np.zeros((0, DIM)), "teacher": np.zeros((0, DIM))}
     for seed in range(5):
         student, teacher = features(seed)
-        values, queues = crd.loss(params, part, student, teacher, queues)
+        values, queues = crd.loss(params, student, teacher, queues)
         s, t = embedded64(params, "student", student), embedded64(params, "teacher", teacher)
         want = info_nce64(s, t, past["teacher"]) + info_nce64(t, s, past["student"])
         np.testing.assert_allclose(values, want, rtol=2e-4, atol=1e-5)
@@ -57,20 +55,22 @@ def test_both_networks_find_each_other_among_past_batches(made):
 
 
 def test_only_the_student_and_the_two_maps_receive_a_gradient(made):
-    part, params = made
+    _, params = made
     student, teacher = features(0)
-    _, queues = crd.loss(params, part, *features(1), crd.init(S * B, B, DIM))
+    _, queues = crd.loss(params, *features(1), crd.init(S * B, B, DIM))
 
     def total(params, student, teacher):
-        return crd.loss(params, part, student, teacher, queues)[0].mean()
+        return crd.loss(params, student, teacher, queues)[0].mean()
 
     of_params, of_student, of_teacher = jax.grad(total, (0, 1, 2))(params, student, teacher)
     assert np.abs(of_student["pooled"]).max() > 0
     assert np.abs(of_teacher["pooled"]).max() == 0
     for side in ("student", "teacher"):
-        assert np.abs(of_params[side]["kernel"]).max() > 0
+        assert np.abs(of_params[f"{side}_kernel"]).max() > 0
 
 
 def test_the_students_forward_pass_adds_nothing(made):
     part, params = made
     assert part.apply({"params": params}, features(0)[0], False) == {}
+    for side, width in (("student", D), ("teacher", WIDTH)):
+        assert 0 < np.abs(params[f"{side}_kernel"]).max() <= width**-0.5
