@@ -116,7 +116,7 @@ def t_stddev_interval(means: np.ndarray) -> tuple[float, float]:
     """95 % interval of T.stddev over infinitely many chunks, by a bootstrap over the chunks.
 
     Its centre is T.stddev divided by what a standard deviation of K normal numbers is on average, and its
-    half-width, on a logarithmic scale, Student's t times the bootstrap's standard deviation.
+    half-width, on a logarithmic scale, Student's t times the bootstrap's relative standard deviation.
 
     Args:
       means: float `[K, C]`, from `ChunkMeans`.
@@ -124,11 +124,11 @@ def t_stddev_interval(means: np.ndarray) -> tuple[float, float]:
     Raises:
       ValueError: fewer than two chunks.
     """
-    count = len(means)
     drawn = _bootstrap(means)
-    half = stats.t.ppf(0.975, count - 1) * np.std(np.log(np.maximum(drawn, np.finfo(float).tiny)))
-    mean_of_normal = np.exp(special.gammaln(count / 2) - special.gammaln((count - 1) / 2))
-    centre = stddev_of_means(means) / (mean_of_normal * np.sqrt(2 / (count - 1)))
+    count, value = len(means), stddev_of_means(means)
+    half = stats.t.ppf(0.975, count - 1) * np.std(drawn) / value if value else 0.0
+    of_normal = np.exp(special.gammaln(count / 2) - special.gammaln((count - 1) / 2))
+    centre = value / (of_normal * np.sqrt(2 / (count - 1)))
     return float(centre * np.exp(-half)), float(centre * np.exp(half))
 
 

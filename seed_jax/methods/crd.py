@@ -65,4 +65,4 @@ def loss(params, student, teacher, queues) -> tuple[jax.Array, dict[str, queue.Q
 
 
 def _embedded(params, side: str, pooled) -> jax.Array:
-    return unit(pooled.astype(jnp.float32) @ params[f"{side}_kernel"] + params[f"{side}_bias"])
+    return unit(pooled.astype(jnp.float32) @ params[f"{side}_kernel"] + params[f"{side}_bias"][None])

@@ -16,6 +16,7 @@ def settings(**method):
     raw.data.image_size, raw.data.last, raw.evals.names = 16, "drop", ()
     raw.train.steps, raw.log.every_steps, raw.log.tensorboard = 2, 1, False
     raw.method.augment, raw.method.queue_size = "", 32
+    raw.teacher.model, raw.teacher.options = "cifar_resnet8", {"num_classes": 10}
     with raw.ignore_type():
         raw.method.update(method)
     return raw
@@ -36,6 +37,6 @@ def test_helpers_are_trained_and_left_behind(tmp_path):
 
 def test_maps_of_other_sides_are_named(tmp_path):
     raw = settings(losses={"fitnet": 100.0})
-    raw.teacher.model, raw.teacher.options = "resnet18", {"num_classes": 10}
+    raw.teacher.model = "resnet18"
     with pytest.raises(UserError, match="The student's stage2 has a side of 8 and the teacher's one of 2"):
         loop.run(raw, tmp_path)
