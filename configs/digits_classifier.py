@@ -29,7 +29,7 @@ def recipe(method: str, epochs: float):
     c.optim.schedule, c.optim.milestones = "steps", (0.625, 0.75, 0.875)
     c.train.epochs = epochs
     c.train.bn_group, c.train.precision = 0, "fp32"
-    c.train.checkpoint_epochs = epochs
-    c.evals.names, c.evals.every_epochs = ("top1",), epochs
+    c.train.checkpoint_epochs = c.evals.every_epochs = 4.0
+    c.evals.names = ("top1",)
     c.log.every_steps = 50
     return c

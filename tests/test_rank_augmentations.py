@@ -71,7 +71,7 @@ def test_advice_says_when_the_first_cannot_be_told_apart_from_others():
     clear = page.advice([measured("cutmix", 0.001), measured("flip", 0.002)])
     assert clear.startswith("Use cutmix: its T.stddev is the lowest. The next, flip, is above it by")
     tied = page.advice([measured("cutmix", 0.001), measured("mixup", 0.001, 0.0001), measured("flip", 0.002)])
-    assert "30 chunks cannot tell it from mixup:" in tied
+    assert "No clear best: cutmix has the lowest T.stddev, but 30 chunks cannot tell it from mixup." in tied
     assert "nothing to compare it with" in page.advice([measured("cutmix", 0.001)])
 
 
@@ -91,20 +91,23 @@ def test_draws_for_each_image_and_the_released_rules(options):
 
 def test_the_command_from_a_config(tmp_path, capsys):
     names = "identity,cutmix_pick"
-    arguments = ["--config", "cifar100_kd:smoke", "--augmentations", names, "--chunks", "2"]
+    arguments = ["--config", "cifar100_kd:smoke", "--augmentations", names, "--chunks", "5"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| cutmix_pick |" in out and "T.stddev × 1000" in out
     results = json.loads((tmp_path / "results.json").read_text())
     assert {row["name"] for row in results["augmentations"]} == {*names.split(",")}
-    assert results["chunks"] == 2
+    assert results["chunks"] == "5 of 5"
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--chunks", "1"], "--chunks is 1: a standard deviation needs 2 or more."),
+        (["--chunks", "2"], "--chunks is 2: use 5 or more."),
+        (["--minutes", "-1"], "--minutes is -1.0: use 0 or more."),
+        (["--dir", "x"], "--dir is for DATA of the form tfds:NAME"),
+        (["--arch", "resnet50"], "--arch and --form are for a TEACHER that is a file"),
         (["--augmentations", "identity,cutmax"], "did you mean 'cutmix'?"),
         (["--augmentations", "flip,flip"], "--augmentations names flip twice"),
         (["--size", "0"], "--size is 0"),
@@ -118,7 +121,7 @@ def test_wrong_arguments(arguments, message, capsys):
 
 def test_too_few_images():
     few = Arrays("few", np.zeros((20, 32, 32, 3), np.uint8), None)
-    with pytest.raises(UserError, match="The data has 20 images, and a chunk of T.stddev sees 320 different"):
+    with pytest.raises(UserError, match="too few images, 20: a chunk of T.stddev sees 320 different"):
         next(measure.originals(few, VIEW, 0))
 
 
@@ -131,7 +134,7 @@ def test_a_run_is_the_teacher_and_says_what_it_saw(tmp_path, capsys):
     raw = tiny.get_config("supervised")
     raw.data.source, raw.data.crop, raw.evals.names = "scattered", "pad", ()
     loop.run(raw, tmp_path / "run")
-    arguments = [str(tmp_path / "run"), "--augmentations", "flip,cutmix", "--chunks", "2"]
+    arguments = [str(tmp_path / "run"), "--augmentations", "flip,cutmix", "--chunks", "5"]
     assert main([*arguments, "--out", str(tmp_path / "ranked")]) == 0
     results = json.loads((tmp_path / "ranked" / "results.json").read_text())
     assert (results["data"], results["split"], results["crop"]) == ("scattered", "train", "pad")
@@ -142,6 +145,6 @@ def test_a_teacher_without_a_classifier(tmp_path, capsys):
     raw = tiny.get_config("moco")
     raw.evals.names = ()
     loop.run(raw, tmp_path / "run")
-    arguments = [str(tmp_path / "run"), "--augmentations", "identity,cutmix", "--chunks", "2"]
+    arguments = [str(tmp_path / "run"), "--augmentations", "identity,cutmix", "--chunks", "5"]
     assert main([*arguments, "--out", str(tmp_path / "ranked")]) == 0
     assert "The teacher has no classifier." in capsys.readouterr().out

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from experiments.da_ranking import comparison, setting
 from seed_jax import parallel
+from seed_jax.compare import cells as cells_lib
 from seed_jax.compare.spec import slug
 from seed_jax.data import files
 from seed_jax.data.pipeline import eval_batches
@@ -54,9 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     results = json.loads((out / JSON).read_text()) if (out / JSON).exists() else {}
     measured = [data for data in setting.DATA if (options.runs / _name(data, options.quick)).is_dir()]
     if not measured:
+        quick = " --quick" if options.quick else ""
         raise UserError(
             f"{options.runs} has no comparison of this experiment: run "
-            "`./run.sh compare experiments/da_ranking/scattered` first."
+            f"`./run.sh compare experiments/da_ranking/scattered{quick}` first."
         )
     for data in measured:
         folder = options.runs / _name(data, options.quick)
@@ -81,6 +83,12 @@ def _of_data(data: str, folder: Path, quick: bool, chunks: int) -> dict:
     models = setting.STUDENTS[:1] if quick else setting.STUDENTS
     t = {name: [] for name in comparison.AUGMENTATIONS}
     losses = {model: {name: [] for name in ("alone", *comparison.AUGMENTATIONS)} for model in models}
+    cells = [cell for cell in cells_lib.make(made, folder) if not cell.finished()]
+    if cells:
+        again = f"./run.sh compare experiments/da_ranking/{data}" + " --quick" * quick
+        raise UserError(
+            f"{len(cells)} cells of {folder} are not finished, such as {cells[0]}: run `{again}`."
+        )
     for seed in tqdm(made.seeds, desc=data, unit="seed"):
         for one in _t_stddev(folder / slug(setting.TEACHER) / f"seed{seed}", seed, chunks):
             t[one.name].append(one.t_stddev)

@@ -42,4 +42,5 @@ def _config(method: str, data: str, model: str, epochs: float, quick: bool):
     for key, value in DATA[data].items():
         c.data[key] = value
     c.student.model = model
+    c.train.checkpoint_epochs = c.evals.every_epochs = epochs  # a probe takes as long as two epochs
     return config.variant(c, "smoke") if quick else c

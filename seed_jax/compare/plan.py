@@ -7,6 +7,8 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import ml_collections
+
 from seed_jax import config as config_lib
 from seed_jax.compare.cells import Cell
 from seed_jax.compare.spec import Comparison, Trained
@@ -49,11 +51,14 @@ def table(comparison: Comparison, cells: Sequence[Cell], again: Collection[Cell]
     return Table(["row", "cells", "to run", "steps of each", "a step", "minutes"], lines), total
 
 
-def _steps(raw) -> int:
+def _train_split(raw):
     resolved = config_lib.resolve(raw)
     d = inputs.settled(resolved)
-    train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=resolved.train.seed)
-    return build.lengths(resolved, len(train)).total
+    return open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=resolved.train.seed)
+
+
+def _steps(raw) -> int:
+    return build.lengths(config_lib.resolve(raw), len(_train_split(raw))).total
 
 
 def _measured(cells: Sequence[Cell]) -> tuple[float, float] | None:
@@ -71,8 +76,12 @@ def _trial(comparison: Comparison, row: Trained) -> tuple[float, float]:
     """Seconds of a short run before and after its steps, and of a step."""
     raw = row.raw(comparison.seeds[0])
     if row.teacher:
-        student = comparison.row(row.teacher).raw(comparison.seeds[0]).student
-        raw.teacher.update(weights="random", model=student.model, options=student.options)
+        of_teacher = comparison.row(row.teacher).raw(comparison.seeds[0])
+        options = of_teacher.student.options.to_dict()
+        if "kd" in (raw.method.name, of_teacher.method.name):  # the random teacher needs a classifier, too
+            options["num_classes"] = _train_split(of_teacher).num_classes
+        raw.teacher.update(weights="random", model=of_teacher.student.model)
+        raw.teacher.options = ml_collections.ConfigDict(options)
     if row.start:
         raw.student.init = ""
     raw.train.update(epochs=0.0, steps=STEPS, examples=0)

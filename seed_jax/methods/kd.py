@@ -24,6 +24,7 @@ from seed_jax.models.heads import Classifier, Regressor
 from seed_jax.models.network import Joined
 
 PICKED, FITNET = "cutmix_pick", "fitnet"
+MIXING = ("mixup", "cutmix", PICKED)
 
 
 class Term(NamedTuple):
@@ -126,6 +127,11 @@ class KD(Method):
             raise unknown("method.augment", self.augment, (PICKED, *AUGMENTATIONS))
         if not self.both and not self.augment:
             raise UserError("method.both is False, and there is no method.augment: name one.")
+        if self.augment in MIXING and data.batch_size < 2:
+            raise UserError(
+                f"method.augment is '{self.augment}', which needs two images to mix, and data.batch_size is "
+                f"{data.batch_size}: use --config.data.batch_size=2 or more."
+            )
         if self.augment == PICKED:
             self._check_picks(data)
         if crd.NAME in self.losses:
@@ -157,7 +163,7 @@ class KD(Method):
     def whole_batch(self):
         if any(name == crd.NAME or TERMS[name].compares_samples for name in self.losses):
             return "a loss of method.losses compares samples"
-        return "method.augment mixes samples" if self.augment in ("mixup", "cutmix", PICKED) else ""
+        return "method.augment mixes samples" if self.augment in MIXING else ""
 
     def network(self, backbone, given):
         classes = given.teacher["logits"].shape[-1]

@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     batches = measure.originals(source, base_view(data), options.seed, data.background)
     batches = itertools.chain([next(batches)], batches)  # a bad image is noticed before the compilation
     respond = measure.responses(loaded, batches, data.image_size)
+    print("Compiling, then measuring: the first chunk takes longest.", flush=True)
     with tqdm(total=options.chunks, desc="measuring", unit="chunk") as bar:
         ranked = measure.measure(
             respond,
@@ -71,17 +72,24 @@ def main(arguments: list[str] | None = None) -> int:
         "fingerprint": source.fingerprint(),
         "size": data.image_size,
         "crop": data.crop,
-        "chunks": len(ranked[0].means),
+        "chunks": f"{len(ranked[0].means)} of {options.chunks}",
         "draw": options.draw,
         "released": options.released,
         "seed": options.seed,
     }
     if "logits" not in loaded.features(2, data.image_size):
         notes.append(page.SIMILARITIES)
+    if len(ranked[0].means) < options.chunks:
+        notes.append(
+            f"Only {len(ranked[0].means)} of {options.chunks} chunks were measured, since --minutes "
+            f"{options.minutes:g} had passed."
+        )
+    if ranked[0].uncertain:
+        notes.append("The teacher's answers are nearly uniform, so the ranking means little: train it first.")
     if len(source) < 10 * measure.SEEN:
         notes.append(
             f"The data has {len(source):,} images. A chunk sees {measure.SEEN} different ones, and so chunks "
-            "differ less than those of a large data set: values are too low, and differences may be."
+            "differ less than those of a large data set: values are too low."
         )
     _write(options.out, ranked, facts, [*notes, *page.ABOUT])
     print(f"\n{page.table(ranked).markdown()}\n")
@@ -147,10 +155,17 @@ def _parse(arguments):
             raise unknown("augmentation in --augmentations", name, measure.NAMES)
         if options.augmentations.count(name) > 1:
             raise UserError(f"--augmentations names {name} twice: name each once.")
-    if options.chunks < 2:
-        raise UserError(f"--chunks is {options.chunks}: a standard deviation needs 2 or more.")
-    if options.size is not None and options.size < 8:
-        raise UserError(f"--size is {options.size}: use 8 or more.")
+    if options.chunks < measure.FEWEST:
+        raise UserError(f"--chunks is {options.chunks}: use {measure.FEWEST} or more.")
+    if options.size is not None and not 8 <= options.size <= 1024:
+        raise UserError(f"--size is {options.size}: use 8 to 1024.")
+    for name in ("minutes", "seed"):
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name} is {getattr(options, name)}: use 0 or more.")
+    if options.dir and not options.data.startswith("tfds:"):
+        raise UserError("--dir is for DATA of the form tfds:NAME: leave it out.")
+    if (options.arch or options.form) and (not options.teacher or Path(options.teacher).is_dir()):
+        raise UserError("--arch and --form are for a TEACHER that is a file: leave them out.")
     return options
 
 

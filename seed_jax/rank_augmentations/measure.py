@@ -54,6 +54,11 @@ class Measured:
         """95 % interval of T.stddev, by a bootstrap over the chunks."""
         return t_stddev_interval(self.means)
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether the entropy is within 5 % of that of a uniform distribution."""
+        return self.entropy > 0.95 * np.log(self.means.shape[1])
+
     def above(self, other: "Measured") -> tuple[float, float, float]:
         """How far this T.stddev is above that of `other`, and the 95 % interval of the difference."""
         return t_stddev_difference(self.means, other.means)
@@ -84,8 +89,8 @@ def originals(source: Source, view: ViewSpec, seed: int, background=images_lib.W
     """
     if len(source) < 2 * SEEN:
         raise UserError(
-            f"The data has {len(source)} images, and a chunk of T.stddev sees {SEEN} different ones: use at "
-            f"least {2 * SEEN}, better {10 * SEEN}."
+            f"The data has too few images, {len(source)}: a chunk of T.stddev sees {SEEN} different ones, so "
+            f"use at least {2 * SEEN}, better {10 * SEEN}."
         )
 
     @jax.jit

@@ -38,7 +38,7 @@ def table(ranked: Sequence[Measured]) -> Table:
                 f"{low:.3f} to {high:.3f}",
                 above,
                 f"{one.entropy:.3f}",
-                f"{one.seconds:.1f}",
+                "–" if one.name == IDENTITY else f"{one.seconds:.1f}",
             ]
         )
     header = [
@@ -60,8 +60,8 @@ def advice(ranked: Sequence[Measured]) -> str:
     tied = [one.name for one in others if one.above(best)[1] <= 0]
     if tied:
         return (
-            f"Use {best.name}. {len(best.means)} chunks cannot tell it from {', '.join(tied)}: intervals of "
-            "the difference contain 0. Try these too, or measure more with --chunks and --minutes."
+            f"No clear best: {best.name} has the lowest T.stddev, but {len(best.means)} chunks cannot tell "
+            f"it from {', '.join(tied)}. Try these, or measure more with --chunks and --minutes."
         )
     difference, low, high = _scaled(others[0].above(best))
     return (

@@ -193,3 +193,8 @@ def test_a_count_above_a_smaller_pool_keeps_it_all():
     run = Run(size=4)
     run.loss(KD(augment="cutmix_pick", n_pick=64, gamma=0.0))
     assert len(run.student.calls[-1]["x"]) == 8
+
+
+def test_one_image_cannot_be_mixed():
+    with pytest.raises(UserError, match="'mixup', which needs two images to mix, and data.batch_size is 1"):
+        KD(augment="mixup").check(config.sections.Data(batch_size=1), config.sections.Train())
