@@ -83,7 +83,7 @@ def distilled(c, variant: str):
 
 
 def smoke_or_full(c, variant: str):
-    """`config.variant`, with a classifier of the ten digits for the random teacher of `smoke`."""
+    """As `config.variant`; the random teacher of `smoke` gets a classifier of the ten digits."""
     c = config.variant(c, variant)
     if variant == "smoke":
         c.teacher.options = {"num_classes": 10}

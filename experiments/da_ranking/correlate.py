@@ -4,8 +4,8 @@
     ./run.sh python -m experiments.da_ranking.correlate --quick   after `compare … --quick`
 
 Measures T.stddev with the teacher of each seed and the test loss of each finished student, and writes
-`correlation.json`, `correlation.md` and a plot for each student into `--out`. Data sets that were not
-compared keep their results there.
+`correlation.json`, `correlation.md` and a plot for each student into `--out`. The results of a data
+set whose comparison is missing stay as they are.
 """
 
 import argparse

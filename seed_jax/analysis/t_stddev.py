@@ -45,7 +45,7 @@ def t_stddev(probabilities: np.ndarray, *, chunk: int = CHUNK) -> float:
 def released_t_stddev(batches: Iterable[np.ndarray], *, per_chunk: int = 10) -> float:
     """T.stddev as the released code computes it: a chunk is `per_chunk` batches, whatever their size.
 
-    It differs from `t_stddev` by the short last batch of each epoch, which makes its chunk smaller. Batches
+    The last batch of an epoch may be short; its chunk then has fewer rows than one of `t_stddev`. Batches
     that do not fill a chunk are left out.
 
     Args:

@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"Only {len(ranked[0].means)} of {options.chunks} chunks were measured, since --minutes "
             f"{options.minutes:g} had passed."
         )
-    if ranked[0].uncertain:
+    if all(one.uncertain for one in ranked):
         notes.append("The teacher's answers are nearly uniform, so the ranking means little: train it first.")
     if len(source) < 10 * measure.SEEN:
         notes.append(
