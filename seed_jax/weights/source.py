@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from seed_jax import config
 from seed_jax.errors import UserError
 
 
@@ -40,12 +41,17 @@ def find(spec: str | os.PathLike, where: str = "") -> Path:
     if not path.exists():
         if not where:
             raise UserError(f"There is no file or workdir {spec!r}: use the path of an existing one.")
-        raise UserError(
-            f"{where}: there is no file or workdir {spec!r}: use --config.{where}=PATH, for example with "
-            "MoCo v2's ResNet-50, moco_v2_800ep_pretrain.pth.tar (md5 a04e12f8...), which "
-            "github.com/facebookresearch/moco links."
-        )
+        raise UserError(f"{where}: there is no file or workdir {spec!r}: {_way_out(path, where)}.")
     return path
+
+
+def _way_out(path: Path, where: str) -> str:
+    if path.name in config.packaged():
+        return f"train it with `python main.py --config={path.name} --workdir={path}`"
+    return (
+        f"use --config.{where}=PATH, for example with MoCo v2's ResNet-50, moco_v2_800ep_pretrain.pth.tar "
+        "(md5 a04e12f8...), which github.com/facebookresearch/moco links"
+    )
 
 
 def prefix(where: str) -> str:

@@ -375,8 +375,10 @@ def test_two_processes_end_together(tmp_path):
         assert both.when(newest_checkpoint, signal.SIGKILL, process=1)
         codes = both.wait()
         assert codes[0] not in (0, -signal.SIGKILL), both.said(0)
-        # The loop or JAX notices it first.
-        assert re.search("Process 0 of 2 ends because another one ended|another task died", both.said(0))
+        # The loop, JAX or Gloo notices it first. Gloo aborts if a device of process 0 that has lost its
+        # neighbour sends its next message to one that still expects the one before.
+        words = "Process 0 of 2 ends because another one ended|another task died|data size doesn't match"
+        assert re.search(words, both.said(0))
     with Processes(tmp_path / "run", "seed", 100_000, count=2) as both:
         assert both.when(after(rows(tmp_path / "run")[-1]["step"] + 1), signal.SIGTERM, process=1)
         assert both.wait() == [0, 0], both.said(0)

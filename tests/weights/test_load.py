@@ -282,6 +282,14 @@ def test_an_error_about_an_argument_does_not_mention_configs(tmp_path):
     assert "--config" not in str(error.value) and "moco" not in str(error.value)
 
 
+def test_a_missing_run_of_a_packaged_config_names_the_command_that_trains_it(tmp_path):
+    teacher = tmp_path / "digits_classifier"
+    with pytest.raises(UserError) as error:
+        weights.recognise(teacher, where="teacher.weights")
+    command = f"train it with `python main.py --config=digits_classifier --workdir={teacher}`"
+    assert str(error.value) == f"teacher.weights: there is no file or workdir '{teacher}': {command}."
+
+
 def test_files_of_no_known_family(tmp_path):
     torch.save({"blocks.0.weight": torch.ones(2)}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"known family \(resnet, .*vit, .*shufflenet\).*blocks\.0\.weight"):
