@@ -1,0 +1,127 @@
+"""FRSKD: refine myself by teaching myself (Ji et al., CVPR 2021, arXiv 2103.08273).
+
+A self-teacher (`models/bifpn.py`) refines the stages of the backbone and is trained with it. The backbone
+learns from its logits and from where its maps are active. Source of the code's choices: MingiJi/FRSKD,
+classification.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from seed_jax import losses
+from seed_jax.errors import UserError, unknown
+from seed_jax.methods import mixed
+from seed_jax.methods.base import LossOut, Method
+from seed_jax.models.bifpn import UPSAMPLING, SelfTeacher
+from seed_jax.models.heads import Classifier
+from seed_jax.models.network import Joined
+
+DETACH = ("paper", "code")
+TEACHER = "self_teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class FRSKD(Method):
+    """CE(student) + CE(self-teacher) + alpha KD + beta sum over stages of the distance of attention maps.
+
+    KD is T^2 KL(self-teacher || student). The attention maps are those of the backbone's stages after a ReLU,
+    which the self-teacher reads, and of its own maps; their distance is the code's mean of squares
+    (`attention_transfer_loss`), for which beta is meant; the paper writes a norm. Neither trains the
+    self-teacher. What is served is the plain network. The released backbones are of its own kind: ours have
+    the stages that they have, of a wide ResNet the sums before the next norm, where the released one has a
+    norm after each stage.
+
+    Attributes:
+      alpha: weight of KD. As published 2 for CIFAR-100, 3 for other data.
+      beta: weight of the attention maps, as published 100, and 200 for fine-grained data. 0 is FRSKD\\F.
+      temperature: T of KD; 4 in both, paper and code.
+      detach: 'paper': the self-teacher trains the backbone by KD and maps alone. 'code': also by its cross
+        entropy, since there its input is not detached.
+      width: channels of the self-teacher as a multiple of the backbone's (BiFPNc); 2 in the paper.
+      channels: above 0, as many on every level instead (BiFPN); 256 in the paper.
+      depth: convolutions of a node; 2 in the paper.
+      upsample: 'nearest' is the code's, 'bilinear' the paper's.
+      mix: 'mixup' or 'cutmix' mixes the images of a batch and their labels (`methods/mixed.py`); '' does not.
+    """
+
+    alpha: float = 2.0
+    beta: float = 100.0
+    temperature: float = 4.0
+    detach: str = "paper"
+    width: int = 2
+    channels: int = 0
+    depth: int = 2
+    upsample: str = "nearest"
+    mix: str = ""
+
+    needs_labels: ClassVar = True
+
+    def check(self, data, train):
+        for name in ("alpha", "beta", "channels"):
+            if getattr(self, name) < 0:
+                raise UserError(f"method.{name} is {getattr(self, name)}: use 0 or more.")
+        for name in ("width", "depth"):
+            if getattr(self, name) < 1:
+                raise UserError(f"method.{name} is {getattr(self, name)}: use 1 or more.")
+        if self.temperature <= 0:
+            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+        if self.detach not in DETACH:
+            raise unknown("method.detach", self.detach, DETACH)
+        if self.upsample not in UPSAMPLING:
+            raise unknown("method.upsample", self.upsample, UPSAMPLING)
+        mixed.check(self.mix, data)
+
+    def whole_batch(self):
+        return mixed.reason(self.mix)
+
+    def network(self, backbone, given):
+        teacher = SelfTeacher(
+            given.num_classes,
+            width=self.width,
+            channels=self.channels,
+            depth=self.depth,
+            upsample=self.upsample,
+            detach=self.detach == "paper",
+            bn_group=given.bn_group,
+            dtype=given.dtype,
+        )
+        return Joined(backbone, {"classifier": Classifier(given.num_classes), TEACHER: teacher})
+
+    def served(self, variables, aux):
+        return {
+            collection: {name: tree for name, tree in trees.items() if name != TEACHER}
+            for collection, trees in variables.items()
+        }
+
+    def loss(self, nets, params, model_state, aux, batch, clock, rng):
+        x, over_labels = mixed.mix(self.mix, batch.views[0][:, 0], batch.label, rng)
+        features, model_state = nets.student.apply({"params": params, **model_state}, x, True, batch.keys)
+        student, teacher = features["logits"], features["teacher_logits"]
+
+        def accuracy(logits):
+            return over_labels(lambda y: (logits.argmax(axis=1) == y).astype(jnp.float32))
+
+        def cross_entropy(logits):
+            return over_labels(lambda y: optax.softmax_cross_entropy_with_integer_labels(logits, y))
+
+        terms = {
+            "ce": cross_entropy(student),
+            "teacher_ce": cross_entropy(teacher),
+            "kd": losses.kd_loss(student, teacher, temperature=self.temperature),
+            "attention": sum(self._distances(features)),
+        }
+        total = terms["ce"] + terms["teacher_ce"] + self.alpha * terms["kd"] + self.beta * terms["attention"]
+        metrics = terms | {"accuracy": accuracy(student), "teacher_accuracy": accuracy(teacher)}
+        return total.mean(), LossOut(model_state, aux, metrics)
+
+    def _distances(self, features):
+        """The distance of the attention maps of each stage, `[B]`."""
+        names = [name for name in features if f"teacher_{name}" in features and name.startswith("stage")]
+        return [
+            losses.attention_transfer_loss(nn.relu(features[name]), features[f"teacher_{name}"])
+            for name in names
+        ]
