@@ -4,6 +4,7 @@ from seed_jax.methods.frskd import FRSKD
 from seed_jax.methods.kd import KD
 from seed_jax.methods.moco import MoCo
 from seed_jax.methods.seed import Seed
+from seed_jax.methods.sla import SLA
 from seed_jax.methods.supervised import Supervised
 
-METHODS = {"frskd": FRSKD, "kd": KD, "moco": MoCo, "seed": Seed, "supervised": Supervised}
+METHODS = {"frskd": FRSKD, "kd": KD, "moco": MoCo, "seed": Seed, "sla": SLA, "supervised": Supervised}

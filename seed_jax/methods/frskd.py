@@ -8,20 +8,24 @@ classification.
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from seed_jax import losses
+from seed_jax.data import transforms
 from seed_jax.errors import UserError, unknown
 from seed_jax.methods import mixed
 from seed_jax.methods.base import LossOut, Method
+from seed_jax.methods.sla import JOINT, joint_cross_entropy
+from seed_jax.models.all_views import apply_views
 from seed_jax.models.bifpn import UPSAMPLING, SelfTeacher
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
 
 DETACH = ("paper", "code")
-TEACHER = "self_teacher"
+TEACHER, TEACHER_JOINT = "self_teacher", "self_teacher_joint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,12 @@ class FRSKD(Method):
     the stages that they have, of a wide ResNet the sums before the next norm, where the released one has a
     norm after each stage.
 
+    With several views (FRSKD+SLA) a second forward pass sees all views of each image. Student and
+    self-teacher get a classifier of joint labels each (`methods/sla.py`), and the loss gets the cross entropy
+    of both and lambda [KD(its aggregate || student) + the same of the self-teacher]. KD is then the mean of
+    that of the logits and that of the two aggregates, and attention maps are compared on the image and on
+    all views, each with the same weight, as in the code.
+
     Attributes:
       alpha: weight of KD. As published 2 for CIFAR-100, 3 for other data.
       beta: weight of the attention maps, as published 100, and 200 for fine-grained data. 0 is FRSKD\\F.
@@ -46,6 +56,9 @@ class FRSKD(Method):
       depth: convolutions of a node; 2 in the paper.
       upsample: 'nearest' is the code's, 'bilinear' the paper's.
       mix: 'mixup' or 'cutmix' mixes the images of a batch and their labels (`methods/mixed.py`); '' does not.
+        The code does not mix where it has several views; here the mixed images are turned.
+      rotations, colours: the views of FRSKD+SLA, as for `sla`; the code has 4 and 1. 1 and 1 is FRSKD.
+      sla: lambda of FRSKD+SLA; 1 as published.
     """
 
     alpha: float = 2.0
@@ -57,11 +70,14 @@ class FRSKD(Method):
     depth: int = 2
     upsample: str = "nearest"
     mix: str = ""
+    rotations: int = 1
+    colours: int = 1
+    sla: float = 1.0
 
     needs_labels: ClassVar = True
 
     def check(self, data, train):
-        for name in ("alpha", "beta", "channels"):
+        for name in ("alpha", "beta", "channels", "sla"):
             if getattr(self, name) < 0:
                 raise UserError(f"method.{name} is {getattr(self, name)}: use 0 or more.")
         for name in ("width", "depth"):
@@ -73,6 +89,7 @@ class FRSKD(Method):
             raise unknown("method.detach", self.detach, DETACH)
         if self.upsample not in UPSAMPLING:
             raise unknown("method.upsample", self.upsample, UPSAMPLING)
+        transforms.check(self.rotations, self.colours)
         mixed.check(self.mix, data)
 
     def whole_batch(self):
@@ -89,13 +106,22 @@ class FRSKD(Method):
             bn_group=given.bn_group,
             dtype=given.dtype,
         )
-        return Joined(backbone, {"classifier": Classifier(given.num_classes), TEACHER: teacher})
+        parts = {"classifier": Classifier(given.num_classes), TEACHER: teacher}
+        if self._views > 1:
+            joint = given.num_classes * self._views
+            parts[JOINT] = Classifier(joint, out="joint_logits")
+            parts[TEACHER_JOINT] = Classifier(joint, of="teacher_pooled", out="teacher_joint_logits")
+        return Joined(backbone, parts)
 
     def served(self, variables, aux):
         return {
-            collection: {name: tree for name, tree in trees.items() if name != TEACHER}
+            collection: {name: tree for name, tree in trees.items() if name in ("backbone", "classifier")}
             for collection, trees in variables.items()
         }
+
+    @property
+    def _views(self) -> int:
+        return self.rotations * self.colours
 
     def loss(self, nets, params, model_state, aux, batch, clock, rng):
         x, over_labels = mixed.mix(self.mix, batch.views[0][:, 0], batch.label, rng)
@@ -111,17 +137,39 @@ class FRSKD(Method):
         terms = {
             "ce": cross_entropy(student),
             "teacher_ce": cross_entropy(teacher),
-            "kd": losses.kd_loss(student, teacher, temperature=self.temperature),
-            "attention": sum(self._distances(features)),
+            "kd": self._kd(student, teacher),
+            "attention": attention(features),
         }
-        total = terms["ce"] + terms["teacher_ce"] + self.alpha * terms["kd"] + self.beta * terms["attention"]
+        weights = {"kd": self.alpha, "attention": self.beta, "sla": self.sla}
+        if self._views > 1:
+            views = transforms.transform(x, self.rotations, self.colours)
+            turned, model_state = apply_views(
+                nets.student, {"params": params, **model_state}, views, True, batch.keys
+            )
+            ours, theirs = turned["joint_logits"], turned["teacher_joint_logits"]
+            terms["joint_ce"] = over_labels(lambda y: joint_cross_entropy(ours, y))
+            terms["teacher_joint_ce"] = over_labels(lambda y: joint_cross_entropy(theirs, y))
+            ours, theirs = losses.aggregate(ours), losses.aggregate(theirs)
+            terms["sla"] = self._kd(student, ours) + self._kd(teacher, theirs)
+            terms["kd"] = (terms["kd"] + self._kd(ours, theirs)) / 2
+            of_views = jax.vmap(attention, in_axes=1, out_axes=1)(turned).sum(axis=1)
+            terms["attention"] = (terms["attention"] + of_views) / (1 + self._views)
+        total = sum(weights.get(name, 1.0) * term for name, term in terms.items())
         metrics = terms | {"accuracy": accuracy(student), "teacher_accuracy": accuracy(teacher)}
         return total.mean(), LossOut(model_state, aux, metrics)
 
-    def _distances(self, features):
-        """The distance of the attention maps of each stage, `[B]`."""
-        names = [name for name in features if f"teacher_{name}" in features and name.startswith("stage")]
-        return [
-            losses.attention_transfer_loss(nn.relu(features[name]), features[f"teacher_{name}"])
-            for name in names
-        ]
+    def _kd(self, student, teacher):
+        return losses.kd_loss(student, teacher, temperature=self.temperature)
+
+
+def attention(features) -> jax.Array:
+    """The distances of the attention maps of all stages, backbone to self-teacher, float32 `[B]`, summed up.
+
+    Args:
+      features: of a backbone with a `SelfTeacher`.
+    """
+    return sum(
+        losses.attention_transfer_loss(nn.relu(features[name.removeprefix("teacher_")]), target)
+        for name, target in features.items()
+        if name.startswith("teacher_stage")
+    )
