@@ -75,6 +75,66 @@ def test_the_released_loss_and_its_gradients(alpha, beta):
     assert set(out.metrics) == {"ce", "teacher_ce", "kd", "attention", "accuracy", "teacher_accuracy"}
 
 
+class TwoPasses:
+    """Answers a pass over images, and one over the views of all images."""
+
+    def __init__(self):
+        self.seen = []
+
+    def apply(self, variables, x, train, keys=None):
+        self.seen.append(x)
+        return variables["params"]["image" if len(self.seen) == 1 else "views"], {}
+
+
+def test_several_views_are_the_released_frskd_with_sla():
+    """MingiJi/FRSKD, distill_loss/sla.py: rows of images, then the interleaved rows of views."""
+    numbers, n, seen = np.random.default_rng(3), 4, batch(8)
+    views = answers(8 * n, seed=1)
+    for name in ("joint_logits", "teacher_joint_logits"):
+        views[name] = numbers.standard_normal((8 * n, 4 * n)).astype(np.float32)
+    params = {"image": answers(), "views": views}
+    for features in params.values():
+        features |= {name: np.maximum(features[name], 0) for name in ("teacher_stage1", "teacher_stage2")}
+    method, network = FRSKD(rotations=4, sla=0.5), TwoPasses()
+
+    def ours(params):
+        network.seen = []
+        return method.loss(Nets(network, None), params, {}, {}, seen, CLOCK, jax.random.key(0))
+
+    (value, out), gradients = jax.value_and_grad(ours, has_aux=True)(params)
+    x = jax.tree.map(lambda a: torch.tensor(np.array(a), requires_grad=True), params)
+    image, views, y = x["image"], x["views"], torch.tensor(np.asarray(seen.label)).long()
+    joint_y = torch.stack([y * n + j for j in range(n)], 1).flatten()
+
+    def agg(name):
+        return sum(views[name][j::n, j::n] for j in range(n)) / n
+
+    def kd(s, t):
+        log_s, p_t = F.log_softmax(s / 4, 1), F.softmax(t.detach() / 4, 1)
+        return 16 * F.kl_div(log_s, p_t, reduction="sum") / len(s)
+
+    student, teacher = image["logits"], image["teacher_logits"]
+    want = F.cross_entropy(student, y) + F.cross_entropy(teacher, y)
+    for name in ("joint_logits", "teacher_joint_logits"):
+        want = want + F.cross_entropy(views[name], joint_y)
+    agg_s, agg_t = agg("joint_logits"), agg("teacher_joint_logits")
+    want = want + 0.5 * (kd(student, agg_s) + kd(teacher, agg_t))
+    want = want + 2 * kd(torch.cat([student, agg_s]), torch.cat([teacher, agg_t]))
+    for name in ("stage1", "stage2"):
+        f, t = (torch.cat([image[k], views[k]]) for k in (name, f"teacher_{name}"))
+        f, t = (F.normalize(F.relu(a).pow(2).mean(3).flatten(1)) for a in (f, t.detach()))
+        want = want + 100 * (f - t).pow(2).mean()
+    want.backward()
+    np.testing.assert_allclose(value, want.detach(), rtol=1e-5)
+    for part, name in [("image", name) for name in image] + [("views", name) for name in views]:
+        gradient, expected = gradients[part][name], x[part][name].grad
+        expected = np.zeros(gradient.shape) if expected is None else expected
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-6, err_msg=f"{part} {name}")
+    rows = network.seen[1].reshape(8, n, 2, 2, 3)
+    np.testing.assert_array_equal(rows[:, 3], np.rot90(seen.views[0][:, 0], 3, axes=(1, 2)))
+    assert {"joint_ce", "teacher_joint_ce", "sla"} < set(out.metrics)
+
+
 def test_mixed_images_have_mixed_labels():
     assert FRSKD().whole_batch() == "" and "mixes samples" in FRSKD(mix="mixup").whole_batch()
     features, seen = answers(), batch(8)
@@ -90,6 +150,8 @@ def test_mixed_images_have_mixed_labels():
         ({"alpha": -1.0}, r"method\.alpha is -1\.0: use 0 or more"),
         ({"beta": -1.0}, r"method\.beta is -1\.0: use 0 or more"),
         ({"channels": -1}, r"method\.channels is -1"),
+        ({"sla": -0.5}, r"method\.sla is -0\.5"),
+        ({"rotations": 3}, r"method\.rotations is 3: use one of 1, 2, 4"),
         ({"width": 0}, r"method\.width is 0: use 1 or more"),
         ({"depth": 0}, r"method\.depth is 0: use 1 or more"),
         ({"temperature": 0.0}, r"method\.temperature is 0\.0: use a value above 0"),

@@ -51,9 +51,8 @@ def test_a_pass_over_views_is_one_over_adjacent_rows(images):
     }
     for i in range(3):  # a group has all views of one image
         alone, _ = apply_views(network(), variables, views[i : i + 1], True)
-        np.testing.assert_allclose(
-            features["joint_logits"][i], alone["joint_logits"][0], rtol=1e-3, atol=1e-5
-        )
+        got, want = features["joint_logits"][i], alone["joint_logits"][0]
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
 
 
 def test_a_backbone_with_a_classifier_is_refused(images):
