@@ -49,7 +49,7 @@ def standardise_logits(logits):
 
 
 def aggregate(logits):
-    """One answer from the joint logits of all views of an image (SLA, arXiv 1910.05872, section 3.2).
+    """One answer from the joint logits of all views of an image (SLA, arXiv 1910.05872).
 
     The mean over the views j of the columns y * M + j for the classes y; hankook/SLA, trainers.py. The label
     of view j is y * M + j.

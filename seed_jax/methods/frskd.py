@@ -33,17 +33,18 @@ class FRSKD(Method):
     """CE(student) + CE(self-teacher) + alpha KD + beta sum over stages of the distance of attention maps.
 
     KD is T^2 KL(self-teacher || student). The attention maps are those of the backbone's stages after a ReLU,
-    which the self-teacher reads, and of its own maps; their distance is the code's mean of squares
-    (`attention_transfer_loss`), for which beta is meant; the paper writes a norm. Neither trains the
-    self-teacher. What is served is the plain network. The released backbones are of its own kind: ours have
-    the stages that they have, of a wide ResNet the sums before the next norm, where the released one has a
-    norm after each stage.
+    which the self-teacher reads, and those of its own maps. Their distance is the code's mean of squares
+    (`attention_transfer_loss`), for which beta is meant; the paper writes a norm. KD and maps train the
+    backbone alone. The plain network is served.
+
+    The stages are those of our backbones. Of a wide ResNet they are sums, where the released one ends each
+    stage with a norm.
 
     With several views (FRSKD+SLA) a second forward pass sees all views of each image. Student and
-    self-teacher get a classifier of joint labels each (`methods/sla.py`), and the loss gets the cross entropy
-    of both and lambda [KD(its aggregate || student) + the same of the self-teacher]. KD is then the mean of
-    that of the logits and that of the two aggregates, and attention maps are compared on the image and on
-    all views, each with the same weight, as in the code.
+    self-teacher have a classifier of joint labels each (`methods/sla.py`). Their cross entropies are added,
+    and lambda times the KD of each one's logits from its own aggregate. The KD between the two is then the
+    mean over logits and aggregates, and the attention maps are compared on the image and on each view, all
+    with the same weight. This is the code's form.
 
     Attributes:
       alpha: weight of KD. As published 2 for CIFAR-100, 3 for other data.
@@ -57,7 +58,7 @@ class FRSKD(Method):
       upsample: 'nearest' is the code's, 'bilinear' the paper's.
       mix: 'mixup' or 'cutmix' mixes the images of a batch and their labels (`methods/mixed.py`); '' does not.
         The code does not mix where it has several views; here the mixed images are turned.
-      rotations, colours: the views of FRSKD+SLA, as for `sla`; the code has 4 and 1. 1 and 1 is FRSKD.
+      rotations, colours: as for the method `sla`; FRSKD+SLA has 4 and 1, FRSKD has no further view.
       sla: lambda of FRSKD+SLA; 1 as published.
     """
 
