@@ -5,13 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake import CLOCK, batch
-from test_supervised import Logits
 
 from seed_jax import config
+from seed_jax.data import mixing
 from seed_jax.errors import UserError
 from seed_jax.methods import mixed
 from seed_jax.methods.base import Nets
 from seed_jax.methods.supervised import Supervised
+
+
+class Logits:
+    """Answers with fixed logits."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    def apply(self, variables, x, train, keys=None):
+        return {"logits": jnp.asarray(self.logits)}, {}
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -36,7 +46,7 @@ def test_supervised_training_mixes():
     seen, logits = batch(8, side=4), np.random.default_rng(1).standard_normal((8, 4)).astype(np.float32)
     key = jax.random.key(5)
     value, out = Supervised(mix="mixup").loss(Nets(Logits(logits), None), {}, {}, {}, seen, CLOCK, key)
-    pair = mixed.mixing.mixup(seen.views[0][:, 0], key, alpha=0.2)
+    pair = mixing.mixup(seen.views[0][:, 0], key, alpha=0.2)
     targets = np.eye(4)[np.asarray(seen.label)]
     w = np.float64(pair.weight)[:, None]
     targets = w * targets + (1 - w) * targets[np.asarray(pair.partner)]
