@@ -18,9 +18,10 @@ from seed_jax.losses.relation import (
     similarity_rows,
     sp_loss,
 )
-from seed_jax.losses.response import dist_loss, dkd_loss, kd_loss, sskd_loss, standardise_logits
+from seed_jax.losses.response import aggregate, dist_loss, dkd_loss, kd_loss, sskd_loss, standardise_logits
 
 __all__ = [
+    "aggregate",
     "attention_map",
     "attention_transfer_loss",
     "crd_constant",

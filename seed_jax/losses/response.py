@@ -1,4 +1,4 @@
-"""Losses of logits: KD, DKD, DIST, SSKD's selected rows; and the standardisation that any of them can take.
+"""Losses of logits: KD, DKD, DIST, SSKD's selected rows; standardisation, and the aggregate of views.
 
 The teacher is a constant: only the student's logits receive a gradient. Logits are finite, or -inf
 for a class that both exclude; log-sum-exps keep far-apart logits exact. Everything is float32.
@@ -46,6 +46,34 @@ def standardise_logits(logits):
     unit = jnp.where(unit > 0, unit, 1)
     deviations, length = _deviations(logits / unit)
     return deviations / (length[:, None] / math.sqrt(classes - 1) + 1e-7 / unit)
+
+
+def aggregate(logits):
+    """One answer from the joint logits of all views of an image (SLA, arXiv 1910.05872).
+
+    The mean over the views j of the columns y * M + j for the classes y; hankook/SLA, trainers.py. The label
+    of view j is y * M + j.
+
+    Args:
+      logits: float `[B, M, M * C]`, of the M views of each image.
+
+    Returns:
+      float32 `[B, C]`. All views receive a gradient.
+
+    Raises:
+      AssertionError: the shape or dtype is not the above. Checked while tracing.
+
+    Two views, two classes; columns are (class 0, view 0), (class 0, view 1), (class 1, view 0), ..:
+
+    >>> np.asarray(aggregate(jnp.array([[[1.0, 0.0, 2.0, 0.0], [0.0, 3.0, 0.0, 6.0]]])))
+    array([[2., 4.]], dtype=float32)
+    """
+    chex.assert_rank(logits, 3, custom_message="logits")
+    chex.assert_type(logits, float, custom_message="logits")
+    batch, views, columns = logits.shape
+    assert columns % views == 0, f"logits have shape {logits.shape}: the columns are a multiple of the views."
+    columns_of_views = logits.astype(jnp.float32).reshape(batch, views, columns // views, views)
+    return jnp.diagonal(columns_of_views, axis1=1, axis2=3).mean(axis=2)
 
 
 def kd_loss(student_logits, teacher_logits, *, temperature: float = 4.0):
