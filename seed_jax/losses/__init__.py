@@ -5,6 +5,7 @@ from seed_jax.losses.attention import (
     attention_transfer_loss,
     fsp_loss,
     fsp_matrix,
+    input_gradient_loss,
     sad_loss,
 )
 from seed_jax.losses.contrastive import info_nce, seed_loss
@@ -32,6 +33,7 @@ __all__ = [
     "fsp_loss",
     "fsp_matrix",
     "info_nce",
+    "input_gradient_loss",
     "kd_loss",
     "pkt_loss",
     "rkd_loss",
