@@ -19,7 +19,14 @@ from seed_jax.losses.relation import (
     similarity_rows,
     sp_loss,
 )
-from seed_jax.losses.response import dist_loss, dkd_loss, kd_loss, sskd_loss, standardise_logits
+from seed_jax.losses.response import (
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    sskd_loss,
+    standardise_logits,
+    virtual_teacher_loss,
+)
 
 __all__ = [
     "attention_map",
@@ -43,4 +50,5 @@ __all__ = [
     "sp_loss",
     "sskd_loss",
     "standardise_logits",
+    "virtual_teacher_loss",
 ]
