@@ -214,5 +214,5 @@ def _reciprocal(squares):
 
 
 def _root(squares):
-    above = squares > 0
-    return jnp.where(above, jnp.sqrt(jnp.where(above, squares, 1)), 0)
+    zero = squares == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))

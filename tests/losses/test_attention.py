@@ -93,6 +93,14 @@ def test_distance_of_input_gradients():
     )
 
 
+def test_nan_stays_visible():
+    x = draw(2, 2, 2, 3)
+    broken = np.where(np.arange(2).reshape(2, 1, 1, 1) == 0, np.float32(np.nan), x)
+    norm = functools.partial(attention_transfer_loss, form="norm")
+    for loss in (input_gradient_loss, attention_transfer_loss, norm):
+        assert np.isnan(loss(jnp.asarray(broken), x)).tolist() == [True, False]
+
+
 def test_one_form_follows_from_the_other():
     student, teacher = draw(4, 3, 5, 2, seed=1), draw(4, 3, 5, 2, seed=2)
     norm = attention_transfer_loss(student, teacher, form="norm")
