@@ -74,6 +74,8 @@ class AttentionTransfer(Method):
             raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
         if self.power < 1:
             raise UserError(f"method.power is {self.power}: use 1 or more.")
+        if len({*self.stages}) < len(self.stages):
+            raise UserError(f"method.stages is {self.stages}: name each map once.")
         for name, known in (("form", losses.attention.FORMS), ("reduce", losses.attention.REDUCTIONS)):
             if getattr(self, name) not in known:
                 raise unknown(f"method.{name}", getattr(self, name), known)

@@ -61,6 +61,8 @@ class SAD(Method):
                 raise UserError(f"method.paths has {path!r}: name two stages, such as '2-3'.")
             if int(stages[1]) > int(stages[2]):
                 _warn(path)
+        if len({*self.paths}) < len(self.paths):
+            raise UserError(f"method.paths is {self.paths}: name each path once.")
 
     def network(self, backbone, given):
         self._stages(feature_shapes(backbone, given.image_size))

@@ -247,6 +247,7 @@ def test_parts():
         ({"form": "l2"}, "Unknown method.form 'l2'"),
         ({"reduce": "mean"}, "Unknown method.reduce 'mean'"),
         ({"temperature": 0.0}, "method.temperature is 0.0"),
+        ({"stages": ("stage1", "stage1")}, "name each map once"),
     ],
 )
 def test_wrong_values_are_named(fields, message):

@@ -135,6 +135,7 @@ def test_parts():
         ({"ramp": -0.5}, "method.ramp is -0.5"),
         ({"paths": ("23",)}, "method.paths has '23': name two stages, such as '2-3'"),
         ({"paths": ("2-2",)}, "method.paths has '2-2'"),
+        ({"paths": ("1-2", "1-2")}, "name each path once"),
     ],
 )
 def test_wrong_values_are_named(fields, message):

@@ -31,10 +31,13 @@ def test_all_terms_are_trained_and_the_plain_network_is_left(tmp_path):
     assert set(loaded.variables["params"]) == {"backbone", "classifier"}
 
 
-def test_symmetry_alone_needs_no_teacher(toy):
-    raw = toy(AttentionTransfer, method__beta=0.0, method__symmetry=1.0, teacher__weights="")
-    _, (row,) = steps(raw, 1)
+def test_symmetry_alone_needs_no_teacher_and_takes_micro_batches(toy):
+    fields = {"method__beta": 0.0, "method__symmetry": 1.0, "teacher__weights": ""}
+    _, (row,) = steps(toy(AttentionTransfer, **fields), 1)
     assert row["symmetry"] > 0 and row["grad_norm"] > 0
+    _, (halves,) = steps(toy(AttentionTransfer, **fields, train__accumulate=2), 1)
+    for name in ("loss", "symmetry", "grad_norm"):
+        np.testing.assert_allclose(halves[name], row[name], rtol=1e-5)
 
 
 def test_gradients_by_pixels_are_the_same_on_8_devices():
