@@ -22,7 +22,8 @@ Expected: top-1 of the exits 1/4, 2/4, 3/4, of the deepest, and of their ensembl
 Variants: `:smoke` runs anywhere; `:deep_supervision` is the baseline with labels alone at every exit;
           `:journal` has the attention exits and the losses of the authors' later code
           (ArchipLab-LinfengZhang/pytorch-self-distillation-final), which also augments by AutoAugment and
-          Cutout, as we do not; its best checkpoint is the best on the test set. `:plain` is the network alone.
+          Cutout, as we do not; its best checkpoint is the best on the test set. `:plain` is the network
+          alone.
 """
 
 from seed_jax import config

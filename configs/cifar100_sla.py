@@ -12,7 +12,8 @@ Expected: top-1 of ResNet-32, from memory of the paper's tables, not read again.
                       baseline  aggregated (4 forward passes)  SLA-SD (1 pass)
           CIFAR-10       92.39                          94.50            93.26
           CIFAR-100      68.27                          74.14            71.85
-Variants: `:smoke` runs anywhere; `:sd` is SLA-SD, which serves a plain network; `:plain` is that network alone.
+Variants: `:smoke` runs anywhere; `:sd` is SLA-SD, which serves a plain network; `:plain` is that network
+          alone.
 """
 
 from seed_jax import config

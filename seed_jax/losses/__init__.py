@@ -5,6 +5,7 @@ from seed_jax.losses.attention import (
     attention_transfer_loss,
     fsp_loss,
     fsp_matrix,
+    input_gradient_loss,
     sad_loss,
 )
 from seed_jax.losses.contrastive import info_nce, seed_loss
@@ -18,7 +19,15 @@ from seed_jax.losses.relation import (
     similarity_rows,
     sp_loss,
 )
-from seed_jax.losses.response import aggregate, dist_loss, dkd_loss, kd_loss, sskd_loss, standardise_logits
+from seed_jax.losses.response import (
+    aggregate,
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    sskd_loss,
+    standardise_logits,
+    virtual_teacher_loss,
+)
 
 __all__ = [
     "aggregate",
@@ -33,6 +42,7 @@ __all__ = [
     "fsp_loss",
     "fsp_matrix",
     "info_nce",
+    "input_gradient_loss",
     "kd_loss",
     "pkt_loss",
     "rkd_loss",
@@ -42,4 +52,5 @@ __all__ = [
     "sp_loss",
     "sskd_loss",
     "standardise_logits",
+    "virtual_teacher_loss",
 ]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 REDUCTIONS = ("sum", "max")
+FORMS = ("mean_square", "norm")
 
 
 def attention_map(features, *, power: float = 2, reduce: str = "sum"):
@@ -54,9 +55,12 @@ def attention_transfer_loss(
     The first is 4 / (H W) times the square of the second. A map that is 0 stays 0 and receives no gradient.
     Equal maps have a finite one, which under `norm` is the direction of their rounding.
 
+    Features of different sizes: the larger ones are averaged over blocks to the size of the smaller ones, as
+    HobbitLong/RepDistiller, distiller_zoo/AT.py, does. The paper has equal sizes only.
+
     Args:
       student: float `[B, H, W, C]`. Only this argument receives a gradient.
-      teacher: float `[B, H, W, C']`.
+      teacher: float `[B, h, w, C']`. Each side divides the student's or is a multiple of it.
       power, reduce: as `attention_map`.
       form: 'mean_square' or 'norm'.
 
@@ -64,7 +68,7 @@ def attention_transfer_loss(
       float32 `[B]`, a loss for each sample.
 
     Raises:
-      AssertionError: as `attention_map`; the maps differ in height or width, or `form` is unknown.
+      AssertionError: as `attention_map`; the sizes do not divide, or `form` is unknown.
 
     Maps (1, 0) and (0, 1), whose distance is the square root of 2:
 
@@ -75,13 +79,36 @@ def attention_transfer_loss(
     >>> round(float(attention_transfer_loss(student, teacher, form="norm")[0]), 4)
     0.7071
     """
-    assert form in ("mean_square", "norm"), f"form is {form!r}: use 'mean_square' or 'norm'."
-    q_s, q_t = (
-        _unit(attention_map(x, power=power, reduce=reduce)) for x in (student, lax.stop_gradient(teacher))
-    )
-    chex.assert_equal_shape([q_s, q_t], custom_message="attention maps of student and teacher")
+    assert form in FORMS, f"form is {form!r}: use one of {', '.join(FORMS)}."
+    pair = _of_one_size(student, lax.stop_gradient(teacher))
+    q_s, q_t = (_unit(attention_map(x, power=power, reduce=reduce)) for x in pair)
     squares = jnp.square(q_s - q_t).reshape(len(q_s), -1)
     return squares.mean(axis=1) if form == "mean_square" else _root(squares.sum(axis=1)) / 2
+
+
+def input_gradient_loss(first, second):
+    """|J_1 - J_2| / 2, the distance of two gradients by the pixels (arXiv 1612.03928, section 3.2).
+
+    The caller multiplies by the paper's beta. Both arguments receive a gradient: stop that of a teacher.
+    Where the two are equal it is 0.
+
+    Args:
+      first, second: float `[B, H, W, C]`.
+
+    Returns:
+      `[B]` of their type, a loss for each sample.
+
+    Raises:
+      AssertionError: the shape or dtype of an argument is not the above. Checked while tracing.
+
+    >>> first = jnp.array([3.0, 4.0]).reshape(1, 1, 2, 1)
+    >>> float(input_gradient_loss(first, 0 * first)[0])
+    2.5
+    """
+    chex.assert_rank([first, second], 4)
+    chex.assert_type([first, second], float)
+    chex.assert_equal_shape([first, second])
+    return _root(jnp.square(first - second).sum(axis=(1, 2, 3))) / 2
 
 
 def sad_loss(shallow, deep, *, reduction: str = "sum"):
@@ -136,13 +163,9 @@ def fsp_matrix(first, second):
     >>> np.asarray(fsp_matrix(2 * ones, ones[:, ::2, ::2])).ravel()
     array([2., 2., 2., 2.], dtype=float32)
     """
-    for name, x in (("first", first), ("second", second)):
-        chex.assert_rank(x, 4, custom_message=name)
-        chex.assert_type(x, float, custom_message=name)
-    height, width = (min(first.shape[axis], second.shape[axis]) for axis in (1, 2))
-    a, b = (_shrunk(x.astype(jnp.float32), height, width) for x in (first, second))
+    a, b = _of_one_size(first, second)
     products = jnp.einsum("bhwc,bhwd->bcd", a, b, precision=lax.Precision.HIGHEST)
-    return products / (height * width)
+    return products / (a.shape[1] * a.shape[2])
 
 
 def fsp_loss(student, teacher):
@@ -165,6 +188,15 @@ def fsp_loss(student, teacher):
     return jnp.square(g_s - g_t).mean(axis=(1, 2))
 
 
+def _of_one_size(*features):
+    """Both in float32, the larger one averaged over blocks."""
+    for x in features:
+        chex.assert_rank(x, 4, custom_message="features")
+        chex.assert_type(x, float, custom_message="features")
+    height, width = (min(x.shape[axis] for x in features) for axis in (1, 2))
+    return [_shrunk(x.astype(jnp.float32), height, width) for x in features]
+
+
 def _shrunk(x, height: int, width: int):
     batch, h, w, channels = x.shape
     assert h % height == 0 and w % width == 0, f"a map of {h} x {w} does not divide into {height} x {width}."
@@ -182,5 +214,5 @@ def _reciprocal(squares):
 
 
 def _root(squares):
-    above = squares > 0
-    return jnp.where(above, jnp.sqrt(jnp.where(above, squares, 1)), 0)
+    zero = squares == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))

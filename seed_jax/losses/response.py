@@ -105,6 +105,41 @@ def kd_loss(student_logits, teacher_logits, *, temperature: float = 4.0):
     return temperature**2 * _kl(teacher / temperature, student / temperature)
 
 
+def virtual_teacher_loss(logits, label, *, correct: float = 0.99, temperature: float = 20.0):
+    """KL(softmax(p / T) || softmax(logits)) of a teacher by design, p (Yuan et al., arXiv 1909.11723).
+
+    p is `correct` at the label and shares the rest out evenly. As the released Tf-KD_reg
+    (yuanli2333/Teacher-free-Knowledge-Distillation, my_loss_function.py) it softens probabilities, not
+    logits, and the teacher alone: of 100 classes at T = 20 the label has 0.0105 and the others 0.01 each.
+    The released one averages over classes and multiplies by a constant of each network: 100 for ResNet-18
+    on CIFAR-100, which makes it this sum. Its weight there is 0.1, with 0.9 for the cross entropy.
+
+    Args:
+      logits: float `[B, C]`, at least 2 classes.
+      label: int `[B]`, 0 to C - 1.
+      correct: the teacher's probability of the label.
+      temperature: T.
+
+    Returns:
+      float32 `[B]`, a loss for each sample.
+
+    Raises:
+      AssertionError: the shape or dtype of an argument is not the above, or a number is out of range. Checked
+        while tracing.
+
+    >>> round(float(virtual_teacher_loss(jnp.array([[4.0, 0.0]]), jnp.array([0]))[0]), 3)
+    1.276
+    """
+    check_temperatures(temperature=temperature)
+    assert 0 <= correct <= 1, f"correct is {correct}: it must be from 0 to 1."
+    _check_logits(logits=logits)
+    _check_label(label=label, logits=logits)
+    classes = logits.shape[1]
+    assert classes > 1, f"logits have shape {logits.shape}: the loss needs at least 2 classes."
+    teacher = jnp.where(_of(label, classes), correct, (1 - correct) / (classes - 1))
+    return _kl(teacher / temperature, logits.astype(jnp.float32))
+
+
 def dkd_loss(
     student_logits,
     teacher_logits,

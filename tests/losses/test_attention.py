@@ -10,7 +10,14 @@ import torch
 from numeric import assert_equals_float64, assert_finite, assert_same_on_8_devices, draw
 from torch.nn import functional as F
 
-from seed_jax.losses import attention_map, attention_transfer_loss, fsp_loss, fsp_matrix, sad_loss
+from seed_jax.losses import (
+    attention_map,
+    attention_transfer_loss,
+    fsp_loss,
+    fsp_matrix,
+    input_gradient_loss,
+    sad_loss,
+)
 
 
 def map64(x, power, reduce):
@@ -55,6 +62,43 @@ def test_attention_transfer_is_the_released_one():
 
     want = (at(student) - at(teacher)).pow(2).mean()
     np.testing.assert_allclose(attention_transfer_loss(student, teacher).mean(), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("larger", ["student", "teacher"])
+def test_the_larger_features_are_averaged_as_in_repdistiller(larger):
+    sides = {"student": 2, "teacher": 2, larger: 6}
+    student, teacher = (draw(3, side, side, 5, seed=side) for side in sides.values())
+
+    def at(x):
+        pooled = F.adaptive_avg_pool2d(torch.tensor(x).permute(0, 3, 1, 2), 2)
+        return F.normalize(pooled.pow(2).mean(1).view(len(x), -1))
+
+    want = (at(student) - at(teacher)).pow(2).mean()
+    np.testing.assert_allclose(attention_transfer_loss(student, teacher).mean(), want, rtol=1e-5)
+
+
+def test_distance_of_input_gradients():
+    first, second = draw(3, 2, 4, 3, seed=1), draw(3, 2, 4, 3, seed=2)
+
+    def direct(first):
+        return np.linalg.norm((first - np.float64(second)).reshape(3, -1), axis=1) / 2
+
+    assert_equals_float64(lambda x: input_gradient_loss(x, second), direct, first)
+    value, gradient = assert_finite(lambda x: input_gradient_loss(x, second), second)
+    assert value == 0 and not gradient.any()
+    np.testing.assert_allclose(
+        jax.grad(lambda x: input_gradient_loss(first, x).sum())(jnp.asarray(second)),
+        -jax.grad(lambda x: input_gradient_loss(x, second).sum())(jnp.asarray(first)),
+        rtol=1e-6,
+    )
+
+
+def test_nan_stays_visible():
+    x = draw(2, 2, 2, 3)
+    broken = np.where(np.arange(2).reshape(2, 1, 1, 1) == 0, np.float32(np.nan), x)
+    norm = functools.partial(attention_transfer_loss, form="norm")
+    for loss in (input_gradient_loss, attention_transfer_loss, norm):
+        assert np.isnan(loss(jnp.asarray(broken), x)).tolist() == [True, False]
 
 
 def test_one_form_follows_from_the_other():
@@ -161,7 +205,8 @@ def test_sharding_does_not_matter():
         (lambda x: attention_map(x, power=0.5), "power is 0.5"),
         (lambda x: attention_map(x, reduce="mean"), "reduce is 'mean'"),
         (lambda x: attention_transfer_loss(x, x, form="l1"), "form is 'l1'"),
-        (lambda x: attention_transfer_loss(x, x[:, :1]), "attention maps of student and teacher"),
+        (lambda x: attention_transfer_loss(x, x[:, :3, :3]), "does not divide"),
+        (lambda x: input_gradient_loss(x, x[:, :1]), "shape"),
         (lambda x: sad_loss(x, x, reduction="batch"), "reduction is 'batch'"),
         (lambda x: fsp_matrix(x, x[:, :3, :3]), "does not divide"),
         (lambda x: fsp_loss((x, x), (x, x[..., :1])), "FSP matrices"),
