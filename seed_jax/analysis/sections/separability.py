@@ -1,0 +1,87 @@
+"""How well the classes are apart after each stage and exit."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from seed_jax.analysis import separability
+from seed_jax.analysis.runs import READ, Opened, Options, having, short_names
+from seed_jax.analysis.sections.figures import curves
+from seed_jax.evals.features import Extractor
+from seed_jax.report import html
+from seed_jax.report.tables import Table
+
+
+def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
+    """SSE / SSB of every stage and exit of the network that a run serves, as curves by depth and as a table.
+
+    Raises:
+      Lacking: no run has labels of two classes.
+    """
+    runs, notes = having(runs, _lacks)
+    names = short_names([run.name for run in runs])
+    found = {name: values_of(run, options) for run, name in zip(runs, names, strict=True)}
+    entries = list(dict.fromkeys(entry for values in found.values() for entry in values))
+    lines = {
+        name: [([entries.index(entry) + 1 for entry in values], [*values.values()])]
+        for name, values in found.items()
+    }
+    lead = (
+        "SSE / SSB: the squared distances of pooled features from the mean of their class, over those of the "
+        f"class means from the mean of all, on `{options.split}`. Lower is better separated; it ends at 0."
+    )
+    figures = curves(lines, title="SSE / SSB", axis="depth, as in the table", name="separability")
+    rows = [[entry, *(values.get(entry) for values in found.values())] for entry in entries]
+    table = Table(["SSE / SSB", *found], rows, digits=3)
+    blocks = [html.Heading("Class separability"), html.Lead(lead), html.Figures(figures), table]
+    return [*blocks, *([html.Notes(notes)] if notes else [])]
+
+
+def values_of(run: Opened, options: Options) -> dict[str, float]:
+    """SSE / SSB by entry of the features: maps and tokens averaged over places, vectors as they are."""
+    network, variables = run.served
+    entries = [
+        name
+        for name, x in run.entries(network, variables).items()
+        if len(x.shape) > 1 and not name.endswith("logits") and not name.startswith("preact")
+    ]
+    extract = Extractor(_Pooled(network, entries), run.mesh, keys=tuple(entries))
+    images = run.images(options.split, options.samples)
+    features, labels, _ = extract(variables, _batches(images, f"{run.name}: separability"))
+    labelled = labels >= 0
+    return {entry: separability(features[entry][labelled], labels[labelled]) for entry in entries}
+
+
+class _Pooled:
+    """The network with its maps `[B, H, W, C]` and tokens `[B, T, D]` averaged over places."""
+
+    def __init__(self, network, entries):
+        self._network, self._entries = network, entries
+
+    def apply(self, variables, x, train):
+        features, state = self._network.apply(variables, x, train)
+        pooled = {}
+        for name in self._entries:
+            entry = features[name].astype(jnp.float32)
+            pooled[name] = entry.mean(axis=tuple(range(1, entry.ndim - 1)))
+        return pooled, state
+
+
+def _batches(images, title: str):
+    for begin in tqdm(range(0, len(images.label), READ), title, unit="batch", delay=1):
+        image, label = images.image[begin : begin + READ], images.label[begin : begin + READ]
+        padding = READ - len(label)
+        yield {
+            "image": np.pad(image, ((0, padding), (0, 0), (0, 0), (0, 0))),
+            "label": np.pad(label, (0, padding), constant_values=-1),
+            "id": np.arange(begin, begin + READ),
+            "mask": np.arange(READ) < len(label),
+        }
+
+
+def _lacks(run: Opened) -> str:
+    if run.given.num_classes < 2:
+        return "has data without labels, so there are no classes to separate"
+    return ""
