@@ -1,6 +1,9 @@
 """The command `analysis` on small runs: its sections, what is left out, and what users get wrong."""
 
+import dataclasses
+import json
 import re
+import shutil
 
 import numpy as np
 import optax
@@ -8,12 +11,17 @@ import pytest
 import tiny
 from PIL import Image
 
-from seed_jax import models
+from seed_jax import config, models
 from seed_jax.analysis import runs as runs_lib
 from seed_jax.analysis import separability
 from seed_jax.analysis.__main__ import main
 from seed_jax.analysis.sections import attention, gradients, noise
 from seed_jax.analysis.sections import separability as section_of_classes
+from seed_jax.errors import UserError
+from seed_jax.methods import METHODS
+from seed_jax.methods.supervised import Supervised
+from seed_jax.models.heads import Classifier, Regressor
+from seed_jax.models.network import Joined
 from seed_jax.report import metrics
 from seed_jax.train import loop
 
@@ -28,14 +36,22 @@ class Staged(tiny.Tiny):
 
 
 def trained(folder, variant="supervised", model="staged"):
-    raw = tiny.get_config(variant)
-    models.MODELS["staged"] = Staged
+    raw = tiny.get_config("seed" if variant == "seed" else "supervised")
+    raw.method = config.default(variant).method
     raw.student.model = model
     raw.train.steps, raw.evals.names = 6, ()
     if variant == "seed":
-        raw.teacher.model = "staged"
+        raw.teacher.model, raw.method.queue_size = "staged", 64
     loop.run(raw, folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def architectures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "tiny", tiny.Tiny)
+        patch.setitem(models.MODELS, "staged", Staged)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +67,23 @@ def taught(tmp_path_factory):
 @pytest.fixture
 def opened(run):
     return runs_lib.open_run(run)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfTaught(Supervised):
+    """Adds maps as a self-teacher does, and serves the classifier alone."""
+
+    def network(self, backbone, given):
+        joined = super().network(backbone, given)
+        return dataclasses.replace(
+            joined, parts={**joined.parts, "own": Regressor(4, 8, of="stage1", out="own_map")}
+        )
+
+    def served(self, variables, aux):
+        return {
+            collection: {name: tree for name, tree in trees.items() if name != "own"}
+            for collection, trees in variables.items()
+        }
 
 
 def options(folder, **given):
@@ -73,9 +106,8 @@ def test_the_page_has_every_section(run, taught, tmp_path, capsys):
     assert main([run, taught, *arguments]) == 0
     page = (tmp_path / "report.html").read_text()
     headings = re.findall("<h2>(.*?)</h2>", page)
-    assert headings == ["Attention", "Noise on the weights", "Gradients", "Class separability", "Notes"]
+    assert headings == ["Attention", "Noise on the weights", "Gradients", "Class separability"]
     assert not re.search(r'(src|href)="(?!#|data:)', page)  # self-contained
-    assert "steps 0, 3, 6" in page
     assert f"{taught} has no classifier of its data" in page
     assert str(tmp_path / "report.html") in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "attention").rglob("*.png")}
@@ -114,6 +146,35 @@ def test_overlays_of_a_stage(opened, tmp_path):
     np.testing.assert_array_equal(large[::8, ::8], tiles[1]["step 3"]["stage1"])
 
 
+def test_maps_of_a_self_teacher_that_is_not_served(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "self_taught", SelfTaught)
+    self_taught = runs_lib.open_run(trained(tmp_path / "run", "self_taught"))
+    assert "own" not in self_taught.served[1]["params"]
+    (tiles,) = attention.tiles_of(self_taught, self_taught.images("val", 1).image)
+    assert {row: list(of_row) for row, of_row in tiles.items()} == {
+        f"step {step}": ["stage1", "own_map"] for step in (0, 3, 6)
+    }
+    *_, shown = attention.section([self_taught], options(tmp_path))
+    assert len(shown.figures) == 4  # of each of two images its stages, and what the method adds
+
+
+def test_a_start_that_is_gone_and_other_data(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    change(copy / "config.json", "student", "init", "nowhere.npz")
+    opened = runs_lib.open_run(copy)
+    assert opened.steps == (3, 6)
+    assert "the weights it began with are left out" in opened.notes[0]
+    change(copy / "manifest.json", "data", "fingerprint", "0123")
+    with pytest.raises(UserError, match="was trained on other data"):
+        runs_lib.open_run(copy)
+
+
+def change(path, section, key, value):
+    content = json.loads(path.read_text())
+    content[section][key] = value
+    path.write_text(json.dumps(content))
+
+
 def test_accuracy_without_noise_is_that_of_the_network(opened, tmp_path):
     found = noise.accuracies(opened, options(tmp_path))
     assert found.keys() == {noise.KEPT, noise.RECOMPUTED}
@@ -140,6 +201,14 @@ def test_gradients_are_those_of_a_step(opened, run, monkeypatch):
     np.testing.assert_allclose(gradients.magnitudes(opened)[0][kernels[0]], first["grad_norm"], rtol=1e-4)
 
 
+def test_layers_are_in_the_order_of_the_network():
+    network = Joined(models.create("mobilenetv3_small"), {"classifier": Classifier(10)})
+    layers = gradients.layers_of(network, 32)
+    blocks = [int(found[1]) for layer in layers if (found := re.search(r"/block(\d+)/", layer))]
+    assert blocks == sorted(blocks) and blocks[-1] == 11
+    assert layers[0] == "backbone/stem_conv/kernel" and layers[-1] == "classifier/fc/kernel"
+
+
 def test_separability_of_stages(opened, tmp_path):
     values = section_of_classes.values_of(opened, options(tmp_path))
     assert list(values) == ["stage1", "pooled"]
@@ -158,6 +227,7 @@ def test_separability_of_stages(opened, tmp_path):
         (["a", "--sections", "noise,noise"], "--sections names noise twice"),
         (["a", "--images", "0"], "--images is 0: use 1 or more."),
         (["a", "--sigmas", "0.2,0.1"], "--sigmas must ascend"),
+        (["a", "--absolute"], "--absolute needs --sigmas in the unit of the weights"),
         (["a", "--out", "/proc/seed_jax"], "--out: /proc/seed_jax cannot be created"),
     ],
 )

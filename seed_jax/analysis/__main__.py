@@ -123,12 +123,15 @@ def _parse(arguments) -> tuple[Options, list[str], list[str]]:
     for name, least in (("images", 1), ("samples", 0), ("draws", 1), ("seed", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}: use {least} or more.")
+    if options.absolute and options.sigmas == usual.sigmas:
+        raise UserError("--absolute needs --sigmas in the unit of the weights, such as 0,0.01,0.02.")
     if list(options.sigmas) != sorted({*options.sigmas}) or options.sigmas[0] < 0:
         raise UserError("--sigmas must ascend from 0 or more, such as 0,0.1,0.2.")
     return options, names, workdirs
 
 
 def _numbers(text: str) -> tuple[float, ...]:
+    """For argparse, which names the option if this fails."""
     return tuple(float(number) for number in text.split(","))
 
 

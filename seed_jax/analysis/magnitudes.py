@@ -5,11 +5,12 @@ import jax.numpy as jnp
 
 
 def gradient_magnitudes(gradients) -> dict[str, jax.Array]:
-    """Mean absolute gradient of each kernel, as Zhang et al. (arXiv 1905.08094) draw it by layer.
+    """Mean absolute gradient of each tensor of two axes or more: kernels, not biases or BatchNorm.
+
+    As Zhang et al. (Be Your Own Teacher, arXiv 1905.08094) draw it by layer; they released no code.
 
     Args:
-      gradients: pytree of dicts of float arrays, as `jax.grad` returns it for parameters. Vectors and scalars
-        (biases, BatchNorm) are left out.
+      gradients: pytree of dicts of float arrays, as `jax.grad` returns it for parameters.
 
     Returns:
       float32 scalars by path, such as `backbone/conv1/kernel`.

@@ -158,22 +158,22 @@ def open_run(name: str | os.PathLike) -> Opened:
             "the run in data.dir."
         )
     config = dataclasses.replace(config, data=sources.data)
-    steps = checkpoint.kept_steps(folder)
     length = build.lengths(config, len(sources.train))
     given = build.make_given(config, length, sources.train.num_classes, taught)
     mesh = parallel.make_mesh(jax.local_devices()[:1])
     training = build.assemble(config, mesh, given, taught and taught.network)
-    backbone, notes = None, []
+    steps, backbone, notes = checkpoint.kept_steps(folder), None, []
+    saved = sum(map(length.saves, range(steps[-1] + 1)))
+    if len(steps) < saved:
+        notes.append(
+            f"{name} keeps {len(steps)} of the {saved} checkpoints that it wrote: a run with a larger "
+            "`train.keep` shows more of the training."
+        )
     try:
         backbone, _ = start.load(config, training.student.backbone)
         steps = [0, *steps]
     except UserError as error:
         notes.append(f"{name}: the weights it began with are left out, since they cannot be read: {error}")
-    if len(steps) <= config.train.keep + 1:
-        notes.append(
-            f"{name}: the workdir keeps the steps {', '.join(map(str, steps))}: a run with a larger "
-            "`train.keep` shows more of the training."
-        )
     return Opened(
         str(name),
         folder,
@@ -187,6 +187,23 @@ def open_run(name: str | os.PathLike) -> Opened:
         backbone,
         tuple(notes),
     )
+
+
+def labelled(run: Opened, options: Options) -> Images:
+    """The images to measure that have a label.
+
+    Raises:
+      Lacking: they have fewer than two classes.
+      UserError: the data cannot be read.
+    """
+    images = run.images(options.split, options.samples)
+    has = images.label >= 0
+    if len({*images.label[has].tolist()}) < 2:
+        raise Lacking(
+            f"{run.name} has images of fewer than two classes among the {len(has)} of `{options.split}` that "
+            "are measured: use a labelled --split, or more --samples."
+        )
+    return Images(images.image[has], images.label[has])
 
 
 def having(runs: Sequence[Opened], lacks: Callable[[Opened], str]) -> tuple[list[Opened], list[str]]:
@@ -216,14 +233,14 @@ def at_most(steps: Sequence[int], count: int) -> list[int]:
     return [steps[i] for i in np.linspace(0, len(steps) - 1, count).round().astype(int)]
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """The last folders of each path, as many as tell them apart.
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """The last two folders of each path by path, or more if these do not tell them apart.
 
     >>> short_names(["runs/a/seed0", "runs/b/seed0"])
-    ['a/seed0', 'b/seed0']
+    {'runs/a/seed0': 'a/seed0', 'runs/b/seed0': 'b/seed0'}
     """
-    paths = [Path(name).resolve().parts for name in names]
-    depth = 1
-    while len({path[-depth:] for path in paths}) < len({*paths}):
+    parts = {path: Path(path).resolve().parts for path in paths}
+    depth = 2
+    while len({of_path[-depth:] for of_path in parts.values()}) < len({*parts.values()}):
         depth += 1
-    return ["/".join(path[-depth:]) for path in paths]
+    return {path: "/".join(of_path[-depth:]) for path, of_path in parts.items()}

@@ -1,6 +1,6 @@
 """A grid of pictures with names, as a figure of a page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,18 +11,22 @@ _GAP, _TILE = 4, 72  # points
 
 
 def pictures(
-    rows: Mapping[str, Mapping[str, np.ndarray]], *, title: str, caption: str = "", name: str = "plot"
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    columns: Sequence[str],
+    *,
+    title: str,
+    caption: str = "",
+    name: str = "plot",
 ) -> svg.Figure:
     """Draw one row of pictures per name, with the names of the columns above them.
 
     Args:
-      rows: pictures uint8 `[H, W, 3]` by row and column; a row may lack columns. The order of the columns is
-        that of the row that has most; at most `COLUMNS`.
+      rows: pictures uint8 `[H, W, 3]` by row and column; a row may lack columns, or have others.
+      columns: those to show, from left to right; at most `COLUMNS` are large enough to see.
       title: of the figure.
       caption: shown below the figure.
       name: prefix of the ids inside the SVG; must be unique in a page.
     """
-    columns = list(max(rows.values(), key=len))
     width = 72 * svg.SIZE[0]
     tile = min(_TILE, (width - _GAP * (len(columns) - 1)) / len(columns))
     names = [svg.wrap(column, tile) for column in columns]

@@ -21,7 +21,7 @@ from seed_jax.report.pictures import COLUMNS, pictures
 STEPS = 4  # rows of a picture: the first and the last step, and two between them
 SIDE = 128  # pixels; smaller pictures are enlarged by a whole factor
 STAGE = re.compile(r"stem|stage\d+")
-TEACHER = "teacher"
+IMAGE, TEACHER = "image", "teacher"
 LEAD = (
     "The attention map of a stage is the sum of the squares of its channels (Zagoruyko and Komodakis, arXiv "
     "1612.03928), enlarged to the image and scaled to its own range: bright is where the stage is most "
@@ -39,15 +39,18 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
       Lacking: no run has a network of maps.
       UserError: a file cannot be written.
     """
+    names = short_names([run.name for run in runs])
     runs, notes = having(runs, _lacks)
-    blocks = [html.Heading("Attention"), html.Lead(LEAD)]
-    for number, (run, name) in enumerate(zip(runs, short_names([run.name for run in runs]), strict=True)):
+    figures = []
+    for number, run in enumerate(runs):
+        name = names[run.name]
         images = run.images(options.split, options.images).image
-        figures = []
         for i, tiles in enumerate(tiles_of(run, images)):
             _write(options.out / "attention" / name, i, tiles)
+            first = next(iter(tiles))
+            tiles[first] = {IMAGE: images[i]} | tiles[first]
             figures += _figures(tiles, f"{name}, image {i}", f"attention{number}_{i}_")
-        blocks.append(html.Figures(figures))
+    blocks = [html.Heading("Attention"), html.Lead(LEAD), html.Figures(figures)]
     return [*blocks, *([html.Notes(notes)] if notes else [])]
 
 
@@ -107,20 +110,21 @@ def _program(network, entries: list[str]):
 
 
 def _figures(tiles, title: str, name: str) -> list:
-    """One figure of the stages, and further ones of what the method adds."""
-    entries = list(dict.fromkeys(entry for row in tiles.values() for entry in row))
-    stages = [entry for entry in entries if STAGE.fullmatch(entry)]
-    added = [entry for entry in entries if entry not in stages]
-    groups = [stages, *(added[begin : begin + COLUMNS] for begin in range(0, len(added), COLUMNS))]
-    figures = []
-    for i, group in enumerate(filter(None, groups)):
-        rows = {row: _of(of_row, group) for row, of_row in tiles.items() if _of(of_row, group)}
-        figures.append(pictures(rows, title=title, name=f"{name}{i}"))
-    return figures
-
-
-def _of(tiles, entries):
-    return {entry: tiles[entry] for entry in entries if entry in tiles}
+    """One figure of the image and its stages, and further ones of what the method adds."""
+    entries = {entry for row in tiles.values() for entry in row}
+    stages = sorted(filter(STAGE.fullmatch, entries), key=lambda entry: (entry != "stem", entry))
+    added = [entry for row in tiles.values() for entry in row if entry not in (IMAGE, *stages)]
+    added = list(dict.fromkeys(added))
+    groups = [[IMAGE, *stages], *(added[begin : begin + COLUMNS] for begin in range(0, len(added), COLUMNS))]
+    return [
+        pictures(
+            {row: of_row for row, of_row in tiles.items() if of_row.keys() & {*group}},
+            group,
+            title=title,
+            name=f"{name}{i}",
+        )
+        for i, group in enumerate(groups)
+    ]
 
 
 def _write(folder: Path, number: int, tiles) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import gradient_magnitudes
-from seed_jax.analysis.runs import Opened, Options, at_most, having, short_names
+from seed_jax.analysis.runs import Opened, Options, at_most, short_names
 from seed_jax.analysis.sections.figures import curves
 from seed_jax.data.pipeline import train_batches
+from seed_jax.models.network import Network
 from seed_jax.report import html, plots
 from seed_jax.report.tables import Table
 from seed_jax.train import student
@@ -25,16 +26,12 @@ LEAD = (
 
 
 def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
-    """Curves by layer, one line for each step, and a mean over the layers of the backbone against the steps.
-
-    Raises:
-      Lacking: no run has a kernel that is trained.
-    """
+    """Curves by layer, a line for each step, and the mean over the backbone's layers against the steps."""
     del options
-    runs, notes = having(runs, lambda run: "" if _order(run) else "has no kernel")
     figures, tables, means = [], [], {}
-    for number, (run, name) in enumerate(zip(runs, short_names([run.name for run in runs]), strict=True)):
-        found = magnitudes(run)
+    names = short_names([run.name for run in runs])
+    for number, run in enumerate(runs):
+        name, found = names[run.name], magnitudes(run)
         layers = list(next(iter(found.values())))
         at = np.arange(1, len(layers) + 1)
         lines = {
@@ -53,8 +50,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
         means[name] = [([*found], _logarithms(of_backbone))]
     title = "log10 of the mean |gradient| over the backbone's layers"
     figures = [*curves(means, title=title, name="gradients_mean"), *figures]
-    blocks = [html.Heading("Gradients"), html.Lead(LEAD), html.Figures(figures), *tables]
-    return [*blocks, *([html.Notes(notes)] if notes else [])]
+    return [html.Heading("Gradients"), html.Lead(LEAD), html.Figures(figures), *tables]
 
 
 def magnitudes(run: Opened) -> dict[int, dict[str, float]]:
@@ -79,7 +75,7 @@ def magnitudes(run: Opened) -> dict[int, dict[str, float]]:
         seed=run.config.train.seed,
     )
     measured = jax.jit(lambda *arguments: gradient_magnitudes(gradient(*arguments)))
-    layers, found = _order(run), {}
+    layers, found = layers_of(run.network, d.image_size), {}
     with jax.set_mesh(run.mesh):
         batch, of_teacher = jax.device_put((batch, taught.variables if taught else {}))
         for step in tqdm(run.steps, f"{run.name}: gradients", unit="step", delay=1):
@@ -88,12 +84,12 @@ def magnitudes(run: Opened) -> dict[int, dict[str, float]]:
     return found
 
 
-def _order(run: Opened) -> list[str]:
-    """The paths of all kernels, in the order in which the network creates them."""
+def layers_of(network: Network, image_size: int) -> list[str]:
+    """The paths of all parameters of two axes or more, in the order in which the network creates them."""
     names = []
 
     def init():
-        names.extend(_kernels(student.init_variables(run.network, run.config.data.image_size, 0)["params"]))
+        names.extend(_kernels(student.init_variables(network, image_size, 0)["params"]))
         return jnp.zeros(())
 
     jax.eval_shape(init)  # what it returns would have its keys sorted

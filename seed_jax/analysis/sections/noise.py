@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import noisy, recomputed_statistics
-from seed_jax.analysis.runs import Opened, Options, having, short_names
+from seed_jax.analysis.runs import Opened, Options, having, labelled, short_names
 from seed_jax.analysis.sections.figures import curves
 from seed_jax.analysis.weight_noise import STATISTICS
 from seed_jax.report import html
@@ -23,9 +23,11 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     Raises:
       Lacking: no run has labels and a classifier.
     """
+    names = short_names([run.name for run in runs])
     runs, notes = having(runs, _lacks)
     lines, rows = {KEPT: {}, RECOMPUTED: {}}, []
-    for run, name in zip(runs, short_names([run.name for run in runs]), strict=True):
+    for run in runs:
+        name = names[run.name]
         for kind, shares in accuracies(run, options).items():
             lines[kind][name] = [(options.sigmas, draw) for draw in shares.T]
             rows.append([f"{name}, {kind}", *([*map(float, 100 * draws)] for draws in shares)])
@@ -61,11 +63,11 @@ def accuracies(run: Opened, options: Options) -> dict[str, np.ndarray]:
     network, variables = run.served
     params = variables["params"]
     model_state = {name: tree for name, tree in variables.items() if name != "params"}
-    size = run.config.data.batch_size
-    scored, seen = run.images(options.split, options.samples), run.images("train", options.samples or 0)
-    if len(seen.image) < size:  # a batch of the run, so that BatchNorm's groups divide it
-        seen = run.images("train", size)
-    batches = seen.image[: len(seen.image) // size * size].reshape(-1, size, *seen.image.shape[1:])
+    size = min(run.config.data.batch_size, len(run.train))
+    scored = labelled(run, options)
+    # Batches of the run's size, so that BatchNorm's groups divide them.
+    seen = run.images("train", max(options.samples, size) if options.samples else 0).image
+    batches = seen[: len(seen) // size * size].reshape(-1, size, *seen.shape[1:])
     labels = scored.label
     padding = -len(labels) % size
     images = np.pad(scored.image, ((0, padding), (0, 0), (0, 0), (0, 0))).reshape(-1, *batches.shape[1:])
@@ -99,8 +101,8 @@ def accuracies(run: Opened, options: Options) -> dict[str, np.ndarray]:
     for i, j in tqdm(draws, f"{run.name}: noise", unit="draw", delay=1):
         key = jax.random.fold_in(jax.random.key(options.seed), j)
         one = np.asarray(right(params, model_state, key, jnp.float32(options.sigmas[i]), *placed))
-        counts[:, i, j if options.sigmas[i] else slice(None)] = one if options.sigmas[i] else one[:, None]
-    return dict(zip(kinds, counts / (scored.label >= 0).sum(), strict=True))
+        counts[:, i, j:] = one[:, None]  # the only draw of sigma 0 stands for all
+    return dict(zip(kinds, counts / len(scored.label), strict=True))
 
 
 def _lacks(run: Opened) -> str:

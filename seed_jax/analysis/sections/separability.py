@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import separability
-from seed_jax.analysis.runs import READ, Opened, Options, having, short_names
+from seed_jax.analysis.runs import READ, Images, Opened, Options, having, labelled, short_names
 from seed_jax.analysis.sections.figures import curves
 from seed_jax.evals.features import Extractor
 from seed_jax.report import html
@@ -18,11 +18,11 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     """SSE / SSB of every stage and exit of the network that a run serves, as curves by depth and as a table.
 
     Raises:
-      Lacking: no run has labels of two classes.
+      Lacking: no run has labels, or the images to measure have fewer than two classes.
     """
-    runs, notes = having(runs, _lacks)
     names = short_names([run.name for run in runs])
-    found = {name: values_of(run, options) for run, name in zip(runs, names, strict=True)}
+    runs, notes = having(runs, _lacks)
+    found = {names[run.name]: values_of(run, options) for run in runs}
     entries = list(dict.fromkeys(entry for values in found.values() for entry in values))
     lines = {
         name: [([entries.index(entry) + 1 for entry in values], [*values.values()])]
@@ -30,7 +30,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     }
     lead = (
         "SSE / SSB: the squared distances of pooled features from the mean of their class, over those of the "
-        f"class means from the mean of all, on `{options.split}`. Lower is better separated; it ends at 0."
+        f"class means from the mean of all, on `{options.split}`. Lower is better separated."
     )
     figures = curves(lines, title="SSE / SSB", axis="depth, as in the table", name="separability")
     rows = [[entry, *(values.get(entry) for values in found.values())] for entry in entries]
@@ -48,10 +48,9 @@ def values_of(run: Opened, options: Options) -> dict[str, float]:
         if len(x.shape) > 1 and not name.endswith("logits") and not name.startswith("preact")
     ]
     extract = Extractor(_Pooled(network, entries), run.mesh, keys=tuple(entries))
-    images = run.images(options.split, options.samples)
-    features, labels, _ = extract(variables, _batches(images, f"{run.name}: separability"))
-    labelled = labels >= 0
-    return {entry: separability(features[entry][labelled], labels[labelled]) for entry in entries}
+    batches = _batches(labelled(run, options), f"{run.name}: separability")
+    features, labels, _ = extract(variables, batches)
+    return {entry: separability(features[entry], labels) for entry in entries}
 
 
 class _Pooled:
@@ -69,7 +68,7 @@ class _Pooled:
         return pooled, state
 
 
-def _batches(images, title: str):
+def _batches(images: Images, title: str):
     for begin in tqdm(range(0, len(images.label), READ), title, unit="batch", delay=1):
         image, label = images.image[begin : begin + READ], images.label[begin : begin + READ]
         padding = READ - len(label)
