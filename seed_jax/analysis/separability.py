@@ -1,40 +1,41 @@
-"""How well the classes are apart in features."""
+"""How well features separate classes: the sum of squares within classes over that between them."""
 
 import chex
 import numpy as np
 
 
 def separability(features: np.ndarray, labels: np.ndarray) -> float:
-    """SSE / SSB, the spread within classes over the spread between them; lower is better separated.
+    """SSE / SSB; lower separates better.
 
-    SSE = sum over samples of |x - mean of its class|^2, SSB = sum over classes of n_c |mean_c - mean|^2, in
-    float64. Zhang et al. (Be Your Own Teacher, arXiv 1905.08094) measure each exit so; they
-    released no code. The value does not change with the scale of the features.
+    SSE is the sum of the squared distances to the mean of the own class, SSB that of the distances of these
+    means to the mean of all, each counted once for every sample of the class. "Be Your Own Teacher" (Zhang et
+    al., ICCV 2019, arXiv 1905.08094) compares the exits of a network by it; no code was released.
 
     Args:
       features: float `[N, D]`.
-      labels: int `[N]`, at least two classes.
+      labels: int `[N]`, of two classes or more.
 
     Returns:
-      0 or more; infinity if all classes have one mean.
+      0 or more; infinite if all classes have one mean. Computed in float64.
 
     Raises:
-      AssertionError: a shape or dtype is not the above, or there is only one class.
+      AssertionError: the shapes or dtypes are not the above, or there is only one class.
 
-    >>> separability(np.array([[0.0], [2.0], [10.0], [12.0]]), np.array([0, 0, 1, 1]))
-    0.04
+    Two classes at -1 and 1, each spread by 0.5 to both sides:
+
+    >>> separability(np.array([[-1.5], [-0.5], [0.5], [1.5]]), np.array([0, 0, 1, 1]))
+    0.25
     """
     features, labels = np.asarray(features), np.asarray(labels)
     chex.assert_rank(features, 2, custom_message="features")
     chex.assert_type(features, float, custom_message="features")
     chex.assert_shape(labels, features.shape[:1], custom_message="labels")
-    chex.assert_type(labels, int, custom_message="labels")
-    classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    assert len(classes) > 1, "labels has one class: a separation needs two."
+    classes, own, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    assert len(classes) > 1, "the labels have one class: separability needs two."
     features = features.astype(np.float64)
     sums = np.zeros((len(classes), features.shape[1]))
-    np.add.at(sums, index, features)
+    np.add.at(sums, own, features)
     means = sums / counts[:, None]
-    within = np.square(features - means[index]).sum()
+    within = np.square(features - means[own]).sum()
     between = (counts[:, None] * np.square(means - features.mean(axis=0))).sum()
-    return float(within / between) if between > 0 else float("inf")
+    return float(within / between) if between else float("inf")
