@@ -218,6 +218,14 @@ def test_separability_of_stages(opened, tmp_path):
     np.testing.assert_allclose(values["stage1"], separability(pooled, seen.label), rtol=1e-4)
 
 
+def test_exits_come_before_the_last_feature(opened, tmp_path, monkeypatch):
+    values = {"stem": 4.0, "stage1": 3.0, "pooled": 1.0, "exit1_pooled": 2.0}
+    monkeypatch.setattr(section_of_classes, "values_of", lambda run, options: values)
+    *_, shown, table = section_of_classes.section([opened], options(tmp_path))
+    assert [row[0] for row in table.rows] == ["stem", "stage1", "exit1_pooled", "pooled"]
+    assert ["ends at 3" in shown.figures[0].svg, "ends at 1" in shown.figures[1].svg] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

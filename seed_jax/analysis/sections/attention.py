@@ -1,6 +1,5 @@
 """Where each stage looks: overlays of student and teacher, from the start of the run to its end."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from seed_jax.analysis import overlay
 from seed_jax.analysis.runs import Opened, Options, at_most, having, short_names
+from seed_jax.analysis.sections.figures import STAGE
 from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.losses import attention_map
@@ -20,7 +20,6 @@ from seed_jax.report.pictures import COLUMNS, pictures
 
 STEPS = 4  # rows of a picture: the first and the last step, and two between them
 SIDE = 128  # pixels; smaller pictures are enlarged by a whole factor
-STAGE = re.compile(r"stem|stage\d+")
 IMAGE, TEACHER = "image", "teacher"
 LEAD = (
     "The attention map of a stage is the sum of the squares of its channels (Zagoruyko and Komodakis, arXiv "

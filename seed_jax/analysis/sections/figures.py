@@ -1,7 +1,11 @@
-"""Curves of any number of runs."""
+"""What sections draw alike: curves of any number of runs, stages by name."""
+
+import re
 
 from seed_jax.report import plots
 from seed_jax.report.svg import Figure
+
+STAGE = re.compile(r"stem|stage\d+")  # entries of the features that are stages of a backbone
 
 
 def curves(lines: plots.Curves, *, name: str, **options) -> list[Figure]:

@@ -8,14 +8,14 @@ from tqdm import tqdm
 
 from seed_jax.analysis import separability
 from seed_jax.analysis.runs import READ, Images, Opened, Options, having, labelled, short_names
-from seed_jax.analysis.sections.figures import curves
+from seed_jax.analysis.sections.figures import STAGE, curves
 from seed_jax.evals.features import Extractor
 from seed_jax.report import html
 from seed_jax.report.tables import Table
 
 
 def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
-    """SSE / SSB of every stage and exit of the network that a run serves, as curves by depth and as a table.
+    """SSE / SSB of every stage and exit of the network that a run serves, as curves and as a table.
 
     Raises:
       Lacking: no run has labels, or the images to measure have fewer than two classes.
@@ -23,17 +23,21 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     names = short_names([run.name for run in runs])
     runs, notes = having(runs, _lacks)
     found = {names[run.name]: values_of(run, options) for run in runs}
-    entries = list(dict.fromkeys(entry for values in found.values() for entry in values))
-    lines = {
-        name: [([entries.index(entry) + 1 for entry in values], [*values.values()])]
-        for name, values in found.items()
-    }
+    entries = dict.fromkeys(entry for values in found.values() for entry in values)
+    stages = [entry for entry in entries if STAGE.fullmatch(entry)]
+    # A method adds its exits after the backbone's last feature, which is deeper.
+    exits = [entry for entry in entries if entry not in stages]
+    exits.sort(key=lambda entry: not entry.startswith("exit"))
     lead = (
         "SSE / SSB: the squared distances of pooled features from the mean of their class, over those of the "
         f"class means from the mean of all, on `{options.split}`. Lower is better separated."
     )
-    figures = curves(lines, title="SSE / SSB", axis="depth, as in the table", name="separability")
-    rows = [[entry, *(values.get(entry) for values in found.values())] for entry in entries]
+    figures = []
+    for what, shown in (("stages", stages), ("exits", exits)):
+        if len(shown) > 1:
+            title, axis = f"SSE / SSB of {what}", f"{what}, as in the table"
+            figures += curves(_lines(found, shown), title=title, axis=axis, name=f"separability_{what}")
+    rows = [[entry, *(values.get(entry) for values in found.values())] for entry in (*stages, *exits)]
     table = Table(["SSE / SSB", *found], rows, digits=3)
     blocks = [html.Heading("Class separability"), html.Lead(lead), html.Figures(figures), table]
     return [*blocks, *([html.Notes(notes)] if notes else [])]
@@ -51,6 +55,16 @@ def values_of(run: Opened, options: Options) -> dict[str, float]:
     batches = _batches(labelled(run, options), f"{run.name}: separability")
     features, labels, _ = extract(variables, batches)
     return {entry: separability(features[entry], labels) for entry in entries}
+
+
+def _lines(found, entries: list[str]):
+    """A line for each run that has some of the entries."""
+    lines = {}
+    for name, values in found.items():
+        points = [(i, values[entry]) for i, entry in enumerate(entries, start=1) if entry in values]
+        if points:
+            lines[name] = [tuple(zip(*points, strict=True))]
+    return lines
 
 
 class _Pooled:
