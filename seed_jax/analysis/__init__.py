@@ -1,6 +1,7 @@
 """What papers measure to explain themselves: pure functions of what networks return."""
 
 from seed_jax.analysis.covariance import probability_covariance, risk_covariance
+from seed_jax.analysis.separability import separability
 from seed_jax.analysis.t_stddev import (
     ChunkMeans,
     released_t_stddev,
@@ -15,6 +16,7 @@ __all__ = [
     "probability_covariance",
     "released_t_stddev",
     "risk_covariance",
+    "separability",
     "stddev_of_means",
     "t_stddev",
     "t_stddev_difference",
