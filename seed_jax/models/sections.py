@@ -7,6 +7,7 @@ network computes, and a section reads only its own parameters.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -82,21 +83,32 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cut:
-    """A network that ends early: the part of `network` that computes the entries `ends`, in eval mode alone.
+    """A network that ends early, in eval mode alone; its variables lack what only the rest reads.
 
-    Its variables lack what only the rest of the network reads.
+    Attributes:
+      network: the whole network.
+      ends: the entry of `network` that each of its own entries is, such as `{'logits': 'exit1_logits'}`.
     """
 
     network: Network
-    ends: tuple[str, ...]
+    ends: Mapping[str, str]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The colour that the network normalises to 0."""
+        return self.network.mean
 
     def init(self, rng, sample):
-        return Section(self.network, sample.shape[1], self.ends).keep(self.network.init(rng, sample))
+        return self._section(sample).keep(self.network.init(rng, sample))
 
     def apply(self, variables, x, train, keys=None):
         assert not train, "a network that was cut is not trained: train the whole one."
         state = {name: tree for name, tree in variables.items() if name != "params"}
-        return Section(self.network, x.shape[1], self.ends)(variables, x), state
+        features = self._section(x)(variables, x)
+        return {name: features[entry] for name, entry in self.ends.items()}, state
+
+    def _section(self, images):
+        return Section(self.network, images.shape[1], tuple(self.ends.values()))
 
 
 def _needed(equations, ends, begin):

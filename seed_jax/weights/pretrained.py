@@ -15,7 +15,9 @@ from seed_jax import weights
 from seed_jax.data import images as pictures
 from seed_jax.errors import UserError
 from seed_jax.models.network import Features, Joined
+from seed_jax.models.sections import Cut
 from seed_jax.train import workdir
+from seed_jax.weights import exits
 from seed_jax.weights.preparation import Preparation, of_run
 
 
@@ -24,7 +26,7 @@ class Pretrained:
     """A network with its weights, called as `features = network(images)`.
 
     Attributes:
-      network: backbone and head.
+      network: backbone and head, or one that was cut after an exit.
       variables: `{collection: tree}` of float32 arrays.
       size: side of the images that the weights were made for, pixels.
       provenance: where the weights come from, for manifests.
@@ -32,7 +34,7 @@ class Pretrained:
       assumed: mean and std are ImageNet's because neither file nor options state them.
     """
 
-    network: Joined
+    network: Joined | Cut
     variables: Any = dataclasses.field(repr=False)
     size: int
     provenance: dict
@@ -177,6 +179,11 @@ def load_named(
         native = run.config.student.image_size or run.config.data.image_size
         preparation = of_run(run.config.data)
         provenance = weights.provenance.of_run(spec, run)
+    elif exits.holds(path):
+        early = exits.read(path, precision=precision, size=size, **(options or {}))
+        facts = {"source": spec, **weights.describe_source(path)}
+        found = early.recognised
+        return Pretrained(early.network, early.variables, found.size, facts, found.preparation)
     else:
         options = dict(options or {})
         form = options.get("form", "")

@@ -54,14 +54,14 @@ def test_a_cut_network_ends_at_its_exit():
     backbone = models.create("cifar_resnet8")
     network = Joined(backbone, {"exit1": Exit(1, (2, 2), 16, 5), "exit2": Exit(2, (2,), 16, 5)})
     variables, images = drawn(network, 16)
-    cut = Cut(network, ("exit1_logits",))
-    kept = Section(network, 16, cut.ends).keep(variables)
+    cut = Cut(network, {"logits": "exit1_logits"})
+    kept = Section(network, 16, ("exit1_logits",)).keep(variables)
     assert set(kept["params"]) == {"backbone", "exit1"}
     assert set(kept["params"]["backbone"]) == {"conv1", "bn1", "layer1_0"}
     features, state = cut.apply(kept, images, False)
-    assert list(features) == ["exit1_logits"] and set(state) == {"batch_stats"}
+    assert list(features) == ["logits"] and set(state) == {"batch_stats"}
     want, _ = network.apply(variables, images, False)
-    np.testing.assert_allclose(features["exit1_logits"], want["exit1_logits"], rtol=1e-6)
+    np.testing.assert_allclose(features["logits"], want["exit1_logits"], rtol=1e-6)
     fresh = jax.eval_shape(cut.init, jax.random.key(0), images)
     assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, kept)
 
