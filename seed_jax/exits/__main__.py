@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from seed_jax.evals.top1 import correct
 from seed_jax.exits import cost, page
 from seed_jax.exits.adaptive import sections
 from seed_jax.exits.sweep import sweep
-from seed_jax.models.exits import ENSEMBLE, LOGITS, classifiers
+from seed_jax.models.exits import ENSEMBLE, LOGITS, classifiers, pooled_of
 from seed_jax.models.sections import Section
 
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
@@ -42,19 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
     features, labels, fingerprint = _features(run, config, options)
     size, names = config.data.image_size, classifiers(features)
 
-    def measured(name, entry):
-        pooled = features.get(entry.removesuffix(LOGITS) + "pooled")
-        return page.Measured(
-            name,
-            correct(features[entry], labels),
-            cost.cost(Section(run.network, size, (entry,)), run.variables),
-            None if pooled is None else separability(pooled, labels),
-        )
-
     print("Measuring each exit.", flush=True)
-    exits = [measured(entry.removesuffix("_logits"), entry) for entry in names[:-1]]
-    exits.append(measured("deepest", LOGITS))
-    ensemble = measured("ensemble", ENSEMBLE)
+    entries = [*names, ENSEMBLE]
+    costs = cost.costs([Section(run.network, size, (entry,)) for entry in entries], run.variables)
+    *exits, ensemble = (
+        page.Measured(
+            "deepest" if entry == LOGITS else entry.removesuffix("_logits"),
+            correct(features[entry], labels),
+            one,
+            None if entry == ENSEMBLE else separability(features[pooled_of(entry)], labels),
+        )
+        for entry, one in zip(entries, costs, strict=True)
+    )
     paid = itertools.accumulate(cost.flops(s, run.variables) for s in sections(run.network, features, size))
     policies = sweep([features[name] for name in names], labels, list(paid), options.thresholds)
     facts = {
@@ -122,8 +122,7 @@ def _features(run, config, options):
         raise UserError(
             f"{options.workdir} has no exits, as a run of {config.method_name}: use a run of byot."
         )
-    pooled = [name.removesuffix(LOGITS) + "pooled" for name in logits]
-    shared.want("queries", *logits, *pooled, ENSEMBLE)
+    shared.want("queries", *logits, *map(pooled_of, logits), ENSEMBLE)
     features, labels = shared.get("queries")
     return features, labels, source.fingerprint()
 
@@ -135,7 +134,7 @@ def _write(out: Path, exits, ensemble, policies, facts) -> None:
             "accuracy": float(one.correct.mean()),
             "interval": page.wilson(one.correct.mean(), len(one.correct)),
             **one.cost._asdict(),
-            "separability": one.separability,
+            "separability": one.separability if math.isfinite(one.separability or 0) else None,
         }
         for one in [*exits, ensemble]
     ]

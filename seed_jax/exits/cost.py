@@ -1,12 +1,12 @@
 """What a section of a network costs: parameters, FLOPs, and the time that it takes here."""
 
-import math
-import statistics
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seed_jax.models.network import Variables
 from seed_jax.models.sections import Section
@@ -28,17 +28,25 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def cost(section: Section, variables: Variables) -> Cost:
-    """The cost of a section that starts at the image, at batch 1 on the first device."""
-    own = jax.device_put(section.keep(variables), jax.local_devices()[0])
-    image = jax.device_put(jnp.zeros((1, section.size, section.size, 3)), jax.local_devices()[0])
-    run, times = jax.jit(section), []
-    for _ in range(WARM + REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(run(own, image))
-        times.append(time.perf_counter() - start)
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(own["params"]))
-    return Cost(parameters, flops(section, variables), statistics.median(times[WARM:]))
+def costs(sections: Sequence[Section], variables: Variables) -> list[Cost]:
+    """The costs of sections that start at the image, at batch 1 on the first device.
+
+    They run in turn, so that whatever else the machine does slows all of them.
+    """
+    device = jax.local_devices()[0]
+    image = jax.device_put(jnp.zeros((1, sections[0].size, sections[0].size, 3)), device)
+    programs = [(jax.jit(s), jax.device_put(s.keep(variables), device)) for s in sections]
+    times = np.zeros((WARM + REPEATS, len(sections)))
+    for row in times:
+        for number, (run, own) in enumerate(programs):
+            start = time.perf_counter()
+            jax.block_until_ready(run(own, image))
+            row[number] = time.perf_counter() - start
+    medians = np.median(times[WARM:], axis=0).tolist()
+    return [
+        Cost(sum(x.size for x in jax.tree.leaves(own["params"])), flops(section, variables), seconds)
+        for section, (_, own), seconds in zip(sections, programs, medians, strict=True)
+    ]
 
 
 def flops(section: Section, variables: Variables) -> float:

@@ -28,8 +28,9 @@ class BYOT(Method):
     """CE of the deepest + sum over exits i of (1 - alpha) CE_i + alpha KL_i + lambda D(F_i, F_deepest).
 
     The deepest classifier is the target of every exit, and a constant; its own CE is not scaled (the paper's
-    alpha = lambda = 0 for it; the ICCV code scales it by 1 - alpha too). KL is at temperature T. F is the
-    average of a map, as in both codes; the paper compares the maps.
+    alpha = lambda = 0 for it; the ICCV code scales it by 1 - alpha too). KL is at temperature T; both codes
+    have a cross entropy with soft targets in its place, of the same gradient. F is the average of a map, as
+    in both codes; the paper compares the maps.
 
     `form` chooses the exits (`models.exits.Exit`) and two losses:
     - 'iccv': KL_i times T^2, and D the sum over batch and features of (F_i - F)^2 where one of them is

@@ -120,3 +120,12 @@ def classifiers(features) -> list[str]:
     """
     numbers = sorted(int(match[1]) for name in features if (match := re.fullmatch(r"exit(\d+)_logits", name)))
     return [*(f"exit{number}_logits" for number in numbers), LOGITS]
+
+
+def pooled_of(entry: str) -> str:
+    """The entry of the feature that a classifier reads.
+
+    >>> pooled_of("exit1_logits"), pooled_of("logits")
+    ('exit1_pooled', 'pooled')
+    """
+    return entry.removesuffix(LOGITS) + "pooled"

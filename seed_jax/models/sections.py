@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from seed_jax.models.network import Features, Network, Variables
+from seed_jax.models.network import Features, Joined, Network, Variables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,24 +82,17 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Cut:
-    """A network that ends early, in eval mode alone; its variables lack what only the rest reads.
+class Cut(Joined):
+    """A `Joined` that ends early, in eval mode alone; its variables lack what only the rest reads.
 
     Attributes:
-      network: the whole network.
-      ends: the entry of `network` that each of its own entries is, such as `{'logits': 'exit1_logits'}`.
+      ends: its entries, and which entry of the whole network each is: `{'logits': 'exit1_logits'}`.
     """
 
-    network: Network
-    ends: Mapping[str, str]
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """The colour that the network normalises to 0."""
-        return self.network.mean
+    ends: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def init(self, rng, sample):
-        return self._section(sample).keep(self.network.init(rng, sample))
+        return self._section(sample).keep(super().init(rng, sample))
 
     def apply(self, variables, x, train, keys=None):
         assert not train, "a network that was cut is not trained: train the whole one."
@@ -108,7 +101,7 @@ class Cut:
         return {name: features[entry] for name, entry in self.ends.items()}, state
 
     def _section(self, images):
-        return Section(self.network, images.shape[1], tuple(self.ends.values()))
+        return Section(Joined(self.backbone, self.parts), images.shape[1], tuple(self.ends.values()))
 
 
 def _needed(equations, ends, begin):

@@ -114,7 +114,7 @@ def _inspect(options) -> int:
 
 def _inspect_exit(path) -> int:
     early = exits.read(path)
-    (part,) = early.network.network.parts
+    (part,) = early.network.parts
     about = {
         "network": f"{part} of {early.recognised}",
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(early.variables['params'])):,}",

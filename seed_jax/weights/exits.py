@@ -136,7 +136,7 @@ def read(path: Path, *, precision: str = "fp32", size: int = 0, **options) -> Ea
 def _cut(backbone, part: Exit) -> Cut:
     name = f"exit{part.stage}"
     ends = {"pooled": f"{name}_pooled", "logits": f"{name}_logits"}
-    return Cut(Joined(backbone, {name: part}), ends)
+    return Cut(backbone, {name: part}, ends=ends)
 
 
 def _name(naming: Naming, leaf: str, leaves) -> str:

@@ -15,7 +15,6 @@ from seed_jax import weights
 from seed_jax.data import images as pictures
 from seed_jax.errors import UserError
 from seed_jax.models.network import Features, Joined
-from seed_jax.models.sections import Cut
 from seed_jax.train import workdir
 from seed_jax.weights import exits
 from seed_jax.weights.preparation import Preparation, of_run
@@ -34,7 +33,7 @@ class Pretrained:
       assumed: mean and std are ImageNet's because neither file nor options state them.
     """
 
-    network: Joined | Cut
+    network: Joined
     variables: Any = dataclasses.field(repr=False)
     size: int
     provenance: dict

@@ -20,7 +20,7 @@ from seed_jax.exits.adaptive import sections
 from seed_jax.exits.cost import flops
 from seed_jax.models.exits import classifiers
 from seed_jax.models.sections import Section
-from seed_jax.train import loop, workdir
+from seed_jax.train import loop, teacher, workdir
 from seed_jax.weights import array_files
 from seed_jax.weights.__main__ import main as weights_main
 
@@ -30,6 +30,7 @@ SIDE = 16
 def settings(method):
     raw = config.default(method)
     raw.data.source, raw.data.batch_size, raw.data.image_size = "digits", 16, SIDE
+    raw.data.resize = 1.0  # images of this side are not cut
     raw.data.photometric, raw.data.flip = "digits", 0.0
     raw.student.model = "cifar_resnet8"
     raw.train.steps, raw.train.bn_group = 3, 8
@@ -190,6 +191,17 @@ def test_mistakes_are_one_sentence(folder, tmp_path, capsys):
     seed_jax.export(folder, out, exit=1)
     with pytest.raises(UserError, match="exit is 1, and .* is a file: use the workdir of a run"):
         seed_jax.export(out, tmp_path / "y.safetensors", exit=1)
+
+
+def test_what_an_exit_on_its_own_can_do(folder, images, whole, tmp_path):
+    """It gives features of images; it is no teacher."""
+    file = tmp_path / "exit.safetensors"
+    seed_jax.export(folder, file, exit=2)
+    found = seed_jax.embed(file, images)
+    np.testing.assert_allclose(found["pooled"], whole["exit2_pooled"], rtol=1e-5, atol=1e-6)
+    loaded = seed_jax.load(file)
+    with pytest.raises(UserError, match="exit.safetensors has one exit of a network, which cannot teach"):
+        teacher.prepare(teacher.Loaded(loaded.network, loaded.variables, loaded.provenance), SIDE)
 
 
 def test_a_damaged_file_is_named(folder, tmp_path):

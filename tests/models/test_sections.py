@@ -54,7 +54,7 @@ def test_a_cut_network_ends_at_its_exit():
     backbone = models.create("cifar_resnet8")
     network = Joined(backbone, {"exit1": Exit(1, (2, 2), 16, 5), "exit2": Exit(2, (2,), 16, 5)})
     variables, images = drawn(network, 16)
-    cut = Cut(network, {"logits": "exit1_logits"})
+    cut = Cut(network.backbone, network.parts, ends={"logits": "exit1_logits"})
     kept = Section(network, 16, ("exit1_logits",)).keep(variables)
     assert set(kept["params"]) == {"backbone", "exit1"}
     assert set(kept["params"]["backbone"]) == {"conv1", "bn1", "layer1_0"}
