@@ -30,6 +30,7 @@ COMMANDS = {
         "seed_jax.analysis.__main__",
         "attention, flatness, gradients, separability of runs as a page: WORKDIR…",
     ),
+    "exits": ("seed_jax.exits.__main__", "accuracy and cost of each exit, and of leaving early: WORKDIR"),
     "data": ("seed_jax.data.__main__", "look at images before training, pack them: inspect|pack"),
     "config": ("seed_jax.config.__main__", "the packaged configs, and every key: list|show|keys"),
 }

@@ -1,6 +1,7 @@
 """The methods by name: `config.method.name` is a key of `METHODS` and the name of a file here."""
 
 from seed_jax.methods.attention_transfer import AttentionTransfer
+from seed_jax.methods.byot import BYOT
 from seed_jax.methods.cs_kd import CSKD
 from seed_jax.methods.ddgsd import DDGSD
 from seed_jax.methods.frskd import FRSKD
@@ -13,6 +14,7 @@ from seed_jax.methods.supervised import Supervised
 
 METHODS = {
     "attention_transfer": AttentionTransfer,
+    "byot": BYOT,
     "cs_kd": CSKD,
     "ddgsd": DDGSD,
     "frskd": FRSKD,
