@@ -4,7 +4,7 @@ Run:      python main.py --config=configs/digits_byot.py --workdir=runs/byot
           python -m seed_jax.exits runs/byot
 Hardware: two CPU cores, a few minutes.
 Expected: test accuracies of one run, seed 0: exits 97.9, 98.9 and 99.4 %, ensemble 99.0 %.
-Variants: `:smoke`; `:deep` is deep supervision, the baseline; `:journal` has the exits and losses of the
+Variants: `:smoke`; `:deep_supervision` is the baseline; `:journal` has the exits and losses of the
           journal's code.
 """
 
@@ -17,7 +17,7 @@ EPOCHS = 12.0  # about 500 steps
 def get_config(variant: str = ""):
     c = recipe("byot", EPOCHS)
     c.student.model = "cifar_resnet20"
-    if variant == "deep":
+    if variant == "deep_supervision":
         c.method.alpha = c.method.feature = 0.0
     elif variant == "journal":
         c.method.form, c.method.alpha, c.method.feature = "journal", 0.3, 0.03
