@@ -26,6 +26,11 @@ COMMANDS = {
         "seed_jax.rank_augmentations.__main__",
         "which augmentation to distil with, before training: TEACHER DATA",
     ),
+    "analysis": (
+        "seed_jax.analysis.__main__",
+        "attention, flatness, gradients, separability of runs as a page: WORKDIR…",
+    ),
+    "exits": ("seed_jax.exits.__main__", "accuracy and cost of each exit, and of leaving early: WORKDIR"),
     "data": ("seed_jax.data.__main__", "look at images before training, pack them: inspect|pack"),
     "config": ("seed_jax.config.__main__", "the packaged configs, and every key: list|show|keys"),
 }

@@ -28,19 +28,25 @@ def student(
     *,
     method: str = "kd",
     epochs: float = digits_kd.EPOCHS,
+    probes: float = 0.0,
     **fields,
 ) -> Trained:
-    """A row that the teacher of the same seed teaches; `fields` are those of the method."""
-    c = _config(method, data, model, epochs, quick)
+    """A row that the teacher of the same seed teaches, if the method has one.
+
+    Args:
+      probes: epochs between checkpoints with a probe; 0 for the end alone.
+      fields: of the method.
+    """
+    c = _config(method, data, model, epochs, quick, probes)
     for key, value in fields.items():
         c.method[key] = value
-    return Trained(name, c, teacher=TEACHER if method == "kd" else "")
+    return Trained(name, c, teacher=TEACHER if config.resolve(c).method.needs_teacher else "")
 
 
-def _config(method: str, data: str, model: str, epochs: float, quick: bool):
+def _config(method: str, data: str, model: str, epochs: float, quick: bool, probes: float = 0.0):
     c = digits_classifier.recipe(method, epochs)
     for key, value in DATA[data].items():
         c.data[key] = value
     c.student.model = model
-    c.train.checkpoint_epochs = c.evals.every_epochs = epochs  # a probe takes as long as two epochs
+    c.train.checkpoint_epochs = c.evals.every_epochs = probes or epochs  # one takes as long as two epochs
     return config.variant(c, "smoke") if quick else c

@@ -1,6 +1,13 @@
-"""What papers measure to explain themselves: pure functions of what networks return."""
+"""What papers measure to explain themselves: pure functions of arrays and of what networks return.
+
+`sections` and the command (`__main__.py`) apply them to runs; they are not imported here, since they need the
+trainer.
+"""
 
 from seed_jax.analysis.covariance import probability_covariance, risk_covariance
+from seed_jax.analysis.magnitudes import gradient_magnitudes
+from seed_jax.analysis.overlay import overlay
+from seed_jax.analysis.separability import separability
 from seed_jax.analysis.t_stddev import (
     ChunkMeans,
     released_t_stddev,
@@ -9,12 +16,18 @@ from seed_jax.analysis.t_stddev import (
     t_stddev_difference,
     t_stddev_interval,
 )
+from seed_jax.analysis.weight_noise import noisy, recomputed_statistics
 
 __all__ = [
     "ChunkMeans",
+    "gradient_magnitudes",
+    "noisy",
+    "overlay",
     "probability_covariance",
+    "recomputed_statistics",
     "released_t_stddev",
     "risk_covariance",
+    "separability",
     "stddev_of_means",
     "t_stddev",
     "t_stddev_difference",

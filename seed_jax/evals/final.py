@@ -78,6 +78,18 @@ def score_run(
     directory: str | os.PathLike, *, best: bool = False, dir: str = "", split: str = "test"
 ) -> Scores:
     """The scores of a run, image by image; arguments and errors as `evaluate`."""
+    run, config = open_run(directory, best=best, dir=dir)
+    scores = score_network(run.network, run.variables, config, split)
+    if scores.note:
+        logging.warning("%s", scores.note)
+    return dataclasses.replace(scores, step=run.step)
+
+
+def open_run(directory: str | os.PathLike, *, best: bool, dir: str) -> tuple[workdir.Run, Config]:
+    """A run and its config, which says where its data is now; the data is that of the run.
+
+    Arguments and errors as `evaluate`.
+    """
     run = workdir.load_run(directory, best=best)
     workdir.warn_of_resize(directory)
     d = _settled(run, dir or run.config.data.dir)
@@ -92,10 +104,7 @@ def score_run(
             f"{directory} was trained on different data from {d.dir or d.source} (fingerprint {then}, not "
             f"{now}): pass the folder of the run's images with --dir."
         )
-    scores = score_network(run.network, run.variables, config, split)
-    if scores.note:
-        logging.warning("%s", scores.note)
-    return dataclasses.replace(scores, step=run.step)
+    return run, config
 
 
 def _settled(run: workdir.Run, dir: str) -> Data:

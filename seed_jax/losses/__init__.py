@@ -1,5 +1,13 @@
 """Losses: pure functions of arrays that return one value per sample, or one for a batch that they compare."""
 
+from seed_jax.losses.attention import (
+    attention_map,
+    attention_transfer_loss,
+    fsp_loss,
+    fsp_matrix,
+    input_gradient_loss,
+    sad_loss,
+)
 from seed_jax.losses.contrastive import info_nce, seed_loss
 from seed_jax.losses.relation import (
     crd_constant,
@@ -11,22 +19,38 @@ from seed_jax.losses.relation import (
     similarity_rows,
     sp_loss,
 )
-from seed_jax.losses.response import dist_loss, dkd_loss, kd_loss, sskd_loss, standardise_logits
+from seed_jax.losses.response import (
+    aggregate,
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    sskd_loss,
+    standardise_logits,
+    virtual_teacher_loss,
+)
 
 __all__ = [
+    "aggregate",
+    "attention_map",
+    "attention_transfer_loss",
     "crd_constant",
     "crd_loss",
     "crd_queue_loss",
     "dist_loss",
     "dkd_loss",
     "fitnet_loss",
+    "fsp_loss",
+    "fsp_matrix",
     "info_nce",
+    "input_gradient_loss",
     "kd_loss",
     "pkt_loss",
     "rkd_loss",
+    "sad_loss",
     "seed_loss",
     "similarity_rows",
     "sp_loss",
     "sskd_loss",
     "standardise_logits",
+    "virtual_teacher_loss",
 ]

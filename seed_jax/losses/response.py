@@ -1,4 +1,4 @@
-"""Losses of logits: KD, DKD, DIST, SSKD's selected rows; and the standardisation that any of them can take.
+"""Losses of logits: KD, DKD, DIST, SSKD's selected rows; standardisation, and the aggregate of views.
 
 The teacher is a constant: only the student's logits receive a gradient. Logits are finite, or -inf
 for a class that both exclude; log-sum-exps keep far-apart logits exact. Everything is float32.
@@ -48,6 +48,34 @@ def standardise_logits(logits):
     return deviations / (length[:, None] / math.sqrt(classes - 1) + 1e-7 / unit)
 
 
+def aggregate(logits):
+    """One answer from the joint logits of all views of an image (SLA, arXiv 1910.05872).
+
+    The mean over the views j of the columns y * M + j for the classes y; hankook/SLA, trainers.py. The label
+    of view j is y * M + j.
+
+    Args:
+      logits: float `[B, M, M * C]`, of the M views of each image.
+
+    Returns:
+      float32 `[B, C]`. All views receive a gradient.
+
+    Raises:
+      AssertionError: the shape or dtype is not the above. Checked while tracing.
+
+    Two views, two classes; columns are (class 0, view 0), (class 0, view 1), (class 1, view 0), ..:
+
+    >>> np.asarray(aggregate(jnp.array([[[1.0, 0.0, 2.0, 0.0], [0.0, 3.0, 0.0, 6.0]]])))
+    array([[2., 4.]], dtype=float32)
+    """
+    chex.assert_rank(logits, 3, custom_message="logits")
+    chex.assert_type(logits, float, custom_message="logits")
+    batch, views, columns = logits.shape
+    assert columns % views == 0, f"logits have shape {logits.shape}: the columns are a multiple of the views."
+    columns_of_views = logits.astype(jnp.float32).reshape(batch, views, columns // views, views)
+    return jnp.diagonal(columns_of_views, axis1=1, axis2=3).mean(axis=2)
+
+
 def kd_loss(student_logits, teacher_logits, *, temperature: float = 4.0):
     """T^2 * KL(teacher || student) of the softmaxes at temperature T (Hinton et al., arXiv 1503.02531).
 
@@ -75,6 +103,41 @@ def kd_loss(student_logits, teacher_logits, *, temperature: float = 4.0):
     check_temperatures(temperature=temperature)
     student, teacher = _pair(student_logits, teacher_logits)
     return temperature**2 * _kl(teacher / temperature, student / temperature)
+
+
+def virtual_teacher_loss(logits, label, *, correct: float = 0.99, temperature: float = 20.0):
+    """KL(softmax(p / T) || softmax(logits)) of a teacher by design, p (Yuan et al., arXiv 1909.11723).
+
+    p is `correct` at the label and shares the rest out evenly. As the released Tf-KD_reg
+    (yuanli2333/Teacher-free-Knowledge-Distillation, my_loss_function.py) it softens probabilities, not
+    logits, and the teacher alone: of 100 classes at T = 20 the label has 0.0105 and the others 0.01 each.
+    The released one averages over classes and multiplies by a constant of each network: 100 for ResNet-18
+    on CIFAR-100, which makes it this sum. Its weight there is 0.1, with 0.9 for the cross entropy.
+
+    Args:
+      logits: float `[B, C]`, at least 2 classes.
+      label: int `[B]`, 0 to C - 1.
+      correct: the teacher's probability of the label.
+      temperature: T.
+
+    Returns:
+      float32 `[B]`, a loss for each sample.
+
+    Raises:
+      AssertionError: the shape or dtype of an argument is not the above, or a number is out of range. Checked
+        while tracing.
+
+    >>> round(float(virtual_teacher_loss(jnp.array([[4.0, 0.0]]), jnp.array([0]))[0]), 3)
+    1.276
+    """
+    check_temperatures(temperature=temperature)
+    assert 0 <= correct <= 1, f"correct is {correct}: it must be from 0 to 1."
+    _check_logits(logits=logits)
+    _check_label(label=label, logits=logits)
+    classes = logits.shape[1]
+    assert classes > 1, f"logits have shape {logits.shape}: the loss needs at least 2 classes."
+    teacher = jnp.where(_of(label, classes), correct, (1 - correct) / (classes - 1))
+    return _kl(teacher / temperature, logits.astype(jnp.float32))
 
 
 def dkd_loss(

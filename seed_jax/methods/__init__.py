@@ -1,8 +1,27 @@
 """The methods by name: `config.method.name` is a key of `METHODS` and the name of a file here."""
 
+from seed_jax.methods.attention_transfer import AttentionTransfer
+from seed_jax.methods.byot import BYOT
+from seed_jax.methods.cs_kd import CSKD
+from seed_jax.methods.ddgsd import DDGSD
+from seed_jax.methods.frskd import FRSKD
 from seed_jax.methods.kd import KD
 from seed_jax.methods.moco import MoCo
+from seed_jax.methods.sad import SAD
 from seed_jax.methods.seed import Seed
+from seed_jax.methods.sla import SLA
 from seed_jax.methods.supervised import Supervised
 
-METHODS = {"kd": KD, "moco": MoCo, "seed": Seed, "supervised": Supervised}
+METHODS = {
+    "attention_transfer": AttentionTransfer,
+    "byot": BYOT,
+    "cs_kd": CSKD,
+    "ddgsd": DDGSD,
+    "frskd": FRSKD,
+    "kd": KD,
+    "moco": MoCo,
+    "sad": SAD,
+    "seed": Seed,
+    "sla": SLA,
+    "supervised": Supervised,
+}

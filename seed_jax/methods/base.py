@@ -195,6 +195,13 @@ def unit(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
+def feature_shapes(network: Network, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a fresh network's features of one square image."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    return jax.eval_shape(lambda v, x: network.apply(v, x, False)[0], variables, image)
+
+
 def base_view(data, count: int = 1) -> ViewSpec:
     """`count` views of the kind that the `data` section of the config describes."""
     return ViewSpec(

@@ -255,6 +255,26 @@ def step_of(workdir: Path, *, best: bool = False) -> int:
         return step
 
 
+def kept_steps(workdir: Path) -> list[int]:
+    """The steps of the checkpoints in a workdir, ascending; raises `UserError` if there are none."""
+    with _opened(workdir, best=False) as (orbax, _, _):
+        return [saved.step for saved in orbax.checkpoints]
+
+
+def load_state(workdir: Path, like: TrainState, step: int) -> TrainState:
+    """The whole state of a run at one of its `kept_steps`; nothing in the workdir changes.
+
+    Args:
+      like: arrays or abstract arrays with the shapes, dtypes and shardings to load.
+
+    Raises:
+      UserError: the checkpoint cannot be read.
+    """
+    with _opened(workdir, best=False) as (orbax, directory, _):
+        trees = _load(orbax.load_checkpointables, step, directory, model=_model(like), train=_train(like))
+    return TrainState(**trees["model"], **trees["train"])
+
+
 @contextlib.contextmanager
 def _opened(workdir: Path, best: bool):
     """A context with the open checkpoints of a run, their folder, and the step of the newest or best one."""

@@ -79,6 +79,24 @@ def make_step(
     return step
 
 
+def make_gradient(
+    method: Method, student: Network, teacher: Network | None, given: Given, views, *, seed: int
+):
+    """Return the pure `(state, teacher_variables, batch) -> gradients` of the loss, those of a step.
+
+    Arguments are those of `make_step`; the batch is computed at once.
+    """
+
+    def gradient(state: TrainState, teacher_variables, batch):
+        frozen_teacher = None if teacher is None else Frozen(teacher, teacher_variables)
+        loss_of = objective(method, student, frozen_teacher, given, seed)
+        projected, seen = method.project(state.params, _clock(state.step, given)), _seen(batch, views, seed)
+        grads, _ = jax.grad(loss_of, has_aux=True)(projected, state.model_state, state.aux, seen, state.step)
+        return grads
+
+    return gradient
+
+
 def objective(method: Method, student: Network, teacher: Teacher | None, given: Given, seed: int):
     """Return the loss of a batch, to differentiate by its first argument.
 

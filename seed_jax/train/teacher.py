@@ -13,6 +13,7 @@ from seed_jax.errors import UserError
 from seed_jax.models.fold import fold
 from seed_jax.models.heads import PooledEmbedding, ProjectionHead
 from seed_jax.models.network import Features, Joined, Network
+from seed_jax.models.sections import Cut
 from seed_jax.weights import pretrained
 
 
@@ -83,7 +84,15 @@ def prepare(loaded: Loaded, image_size: int) -> Loaded:
 
     What is constant in eval mode is folded into its kernels (`models/fold.py`). A teacher without a head gets
     its pooled feature as its embedding.
+
+    Raises:
+      UserError: it is one exit of a network.
     """
+    if isinstance(loaded.network, Cut):
+        raise UserError(
+            f"teacher.weights: {loaded.provenance['source']} has one exit of a network, which cannot teach: "
+            "use the workdir of its run."
+        )
     variables = fold(loaded.network, loaded.variables, _images(2, image_size))
     loaded = dataclasses.replace(loaded, variables=variables)
     if "embedding" in loaded.features(2, image_size):

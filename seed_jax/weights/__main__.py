@@ -11,7 +11,17 @@ from absl import logging
 from seed_jax import models, parallel
 from seed_jax.errors import UserError, command
 from seed_jax.report.tables import Table
-from seed_jax.weights import export, loading, naming, parity, provenance, recognition, source, state_dict
+from seed_jax.weights import (
+    exits,
+    export,
+    loading,
+    naming,
+    parity,
+    provenance,
+    recognition,
+    source,
+    state_dict,
+)
 from seed_jax.weights.cases import CASES
 
 LARGEST_ERROR = 1e-4
@@ -37,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     write.add_argument(
         "--best", action="store_true", help="the checkpoint with the best probe, not the last one"
     )
+    write.add_argument(
+        "--exit", type=int, default=0, help="of a run with exits, this one alone, without the later stages"
+    )
     check = commands.add_parser(
         "parity", help="compare our networks with the outputs of reference implementations"
     )
@@ -56,6 +69,8 @@ def _add_network(parser):
 
 def _inspect(options) -> int:
     path = source.find(options.spec)
+    if exits.holds(path):
+        return _inspect_exit(path)
     state = recognition.read(path, options.part)
     network = recognition.recognise(
         path, arch=options.arch, form=options.form, part=options.part, flags=FLAGS
@@ -97,6 +112,19 @@ def _inspect(options) -> int:
     return 0 if known and not faults else 1
 
 
+def _inspect_exit(path) -> int:
+    early = exits.read(path)
+    (part,) = early.network.parts
+    about = {
+        "network": f"{part} of {early.recognised}",
+        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(early.variables['params'])):,}",
+        "images": f"{early.recognised.size} px, mean {early.recognised.mean}, std {early.recognised.std}",
+    }
+    for what, value in about.items():
+        print(f"{what + ':':<20}{value}")
+    return 0
+
+
 def _both(state):
     """For a file with a student and a teacher: which of them `state` is, and how to see the other."""
     name = state.names[next(iter(state.tensors))]
@@ -107,13 +135,24 @@ def _both(state):
 
 def _export(options) -> int:
     exported = export.write(
-        options.spec, options.out, options.names, options.best, options.arch, options.form, FLAGS
+        options.spec,
+        options.out,
+        options.names,
+        options.best,
+        options.arch,
+        options.form,
+        (*FLAGS, "--exit"),
+        options.exit,
     )
-    print(f"{exported.path}: {exported.arch} under {exported.names}'s names")
+    of = f"exit {options.exit} of " if options.exit else ""
+    print(f"{exported.path}: {of}{exported.arch} under {exported.names}'s names")
     if exported.left_out:
         print(f"left out, because {exported.names} has no names for them: {', '.join(exported.left_out)}")
     if exported.caution:
         print(f"caution: {exported.caution}")
+    if options.exit:
+        print(f'to load it: seed_jax.load("{exported.path}")')
+        return 0
     reader = exported.names if exported.names in ("torchvision", "timm") else "plain-pytorch"
     print(f"to load it: docs/weights.md#load-it-with-{reader}")
     return 0

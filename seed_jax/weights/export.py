@@ -3,7 +3,8 @@
 import dataclasses
 import os
 
-from seed_jax.weights import loading, provenance, recognition, saving, source
+from seed_jax.errors import UserError
+from seed_jax.weights import exits, loading, provenance, recognition, saving, source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ def export(
     best: bool = False,
     model: str = "",
     form: str = "",
+    exit: int = 0,
 ) -> Exported:
     """Write a network to a safetensors file in the tensor names and layouts of PyTorch code.
 
@@ -48,11 +50,15 @@ def export(
         the network has them, else the first that it has.
       best: export a run's checkpoint with the best probe, not its newest.
       model, form: the architecture and the form of a vision transformer, if a weights file fits several.
+      exit: of a run with exits, write this one alone, numbered from 1: the backbone up to its stage and its
+        own part, whose tensors are `exit1.conv1.weight` and so on. `seed_jax.load` reads the file. 0 writes
+        the network with its deepest classifier.
 
     Raises:
-      UserError: the weights cannot be read, the network has no such names, or `out` cannot be written.
+      UserError: the weights cannot be read, the network has no such names or exit, or `out` cannot be
+        written.
     """
-    return write(spec, out, names, best, model, form, flags=("model", "form"))
+    return write(spec, out, names, best, model, form, flags=("model", "form", "exit"), exit=exit)
 
 
 def write(
@@ -62,21 +68,28 @@ def write(
     best: bool,
     model: str,
     form: str,
-    flags: tuple[str, str],
+    flags: tuple[str, str, str],
+    exit: int = 0,
 ) -> Exported:
-    """Write a network as `export` does; `flags`: what error messages call `model` and `form`."""
+    """Write a network as `export` does; `flags`: what messages call `model`, `form` and `exit`."""
     path = source.find(spec)
     if path.is_dir():
         run = _run(path, best)
         network, variables = recognition.of_run(run), run.variables
         facts = provenance.made_from(run.manifest)
         provenance.warn({"source": os.fspath(spec), **facts})
+    elif exit:
+        raise UserError(f"{flags[2]} is {exit}, and {spec} is a file: use the workdir of a run.")
     else:
-        network = recognition.recognise(path, arch=model, form=form, flags=flags)
+        network = recognition.recognise(path, arch=model, form=form, flags=flags[:2])
         variables = loading.load(path, network.network())
         facts = {"origin": provenance.describe_source(path)}
     names = names or _default_names(list(saving.offered(network, variables)))
-    left_out = saving.save(variables, network, out, names=names, provenance=facts)
+    left_out = []
+    if exit:
+        exits.write(run, network, out, exit, names, facts, flags[2])
+    else:
+        left_out = saving.save(variables, network, out, names=names, provenance=facts)
     caution = ""
     if network.options.get("small_stem"):
         caution = (

@@ -16,6 +16,7 @@ from seed_jax.data import images as pictures
 from seed_jax.errors import UserError
 from seed_jax.models.network import Features, Joined
 from seed_jax.train import workdir
+from seed_jax.weights import exits
 from seed_jax.weights.preparation import Preparation, of_run
 
 
@@ -24,7 +25,7 @@ class Pretrained:
     """A network with its weights, called as `features = network(images)`.
 
     Attributes:
-      network: backbone and head.
+      network: backbone and head, or one that was cut after an exit.
       variables: `{collection: tree}` of float32 arrays.
       size: side of the images that the weights were made for, pixels.
       provenance: where the weights come from, for manifests.
@@ -177,6 +178,11 @@ def load_named(
         native = run.config.student.image_size or run.config.data.image_size
         preparation = of_run(run.config.data)
         provenance = weights.provenance.of_run(spec, run)
+    elif exits.holds(path):
+        early = exits.read(path, precision=precision, size=size, **(options or {}))
+        facts = {"source": spec, **weights.describe_source(path)}
+        found = early.recognised
+        return Pretrained(early.network, early.variables, found.size, facts, found.preparation)
     else:
         options = dict(options or {})
         form = options.get("form", "")

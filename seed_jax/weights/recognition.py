@@ -185,7 +185,7 @@ def candidates(path: Path, state: StateDict, teacher: provenance.Teacher | None)
     if state.own_names:  # another naming of the family may have no such network
         fits = [r for r in fits if r.arch in models.MODELS] or fits
     if path.suffix == ".safetensors" and "seed_jax" in (metadata := array_files.safetensors_metadata(path)):
-        return [_with_metadata(path, metadata, fits[0])]
+        return [with_metadata(path, metadata, fits[0])]
     return fits
 
 
@@ -223,8 +223,12 @@ def _recognised(path, state, shapes, teacher, arch, options, called) -> Recognis
     return Recognised(family, arch, options, head, name, mean, std, size, prepared, assumed, called)
 
 
-def _with_metadata(path, metadata, recognised) -> Recognised:
-    """Replace what the tensors show by what the metadata of our own export state."""
+def with_metadata(path, metadata, recognised: Recognised) -> Recognised:
+    """Replace what the tensors show by what the metadata of our own export state.
+
+    Raises:
+      UserError: the metadata are damaged.
+    """
     try:
         values = {name: json.loads(metadata[name]) for name in ("options", "mean", "std", "size")}
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (values["mean"], values["std"]))

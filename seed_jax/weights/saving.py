@@ -76,7 +76,7 @@ def save(
     naming, prefix = namings[names]
     named = _names(naming, prefix, arrays)
     tensors = {prefix + name: naming_lib.to_torch(naming, leaf, arrays[leaf]) for leaf, name in named.items()}
-    array_files.write_safetensors(Path(path), tensors, _metadata(network, arrays, names, provenance or {}))
+    array_files.write_safetensors(Path(path), tensors, metadata(network, arrays, names, provenance or {}))
     return [leaf for leaf in arrays if leaf not in named]
 
 
@@ -136,12 +136,13 @@ def _names(naming, prefix, arrays) -> dict[str, str]:
     return {leaf: name for leaf, name in names.items() if name}
 
 
-def _metadata(network, arrays, names, provenance):
+def metadata(network: Recognised, arrays: Mapping, names: str, provenance: Mapping) -> dict[str, str]:
+    """What a file says about itself; `arrays`: the leaves that are written under `names`."""
     options = {key: value for key, value in network.options.items() if key != "num_classes"}
     for leaf, array in arrays.items():
         if CLASSIFIER.match(leaf) and names not in TRAINING:
             options["num_classes"] = array.shape[-1]
-    metadata = {
+    facts = {
         "seed_jax": seed_jax.__version__,
         "arch": network.arch,
         "options": options,
@@ -153,4 +154,4 @@ def _metadata(network, arrays, names, provenance):
         "layout": LAYOUT,
         **provenance,
     }
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from numeric import (
     assert_equals_float64,
     assert_finite,
@@ -17,9 +18,17 @@ from numeric import (
     value_and_gradient,
     wave,
 )
+from torch.nn import functional as F
 
 from seed_jax.errors import UserError
-from seed_jax.losses import dist_loss, dkd_loss, kd_loss, sskd_loss, standardise_logits
+from seed_jax.losses import (
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    sskd_loss,
+    standardise_logits,
+    virtual_teacher_loss,
+)
 
 LABEL = np.array([0, 3, 1, 1, 2])
 sskd = functools.partial(sskd_loss, keep_wrong=0.75, temperature=0.5)
@@ -280,3 +289,30 @@ def test_settings_that_do_not_fit_are_refused():
         standardise_logits(jnp.zeros((4, 1)))
     with pytest.raises(AssertionError, match="logits"):
         standardise_logits(jnp.zeros(4))
+
+
+def test_the_virtual_teacher_is_the_released_one():
+    """The mean over classes and samples of Tf-KD_reg, times the number of classes, in torch."""
+    logits = wave(5, 4, 0.0).astype(np.float32)
+    p = torch.full((5, 4), 0.01 / 3, dtype=torch.float64)
+    p[torch.arange(5), torch.tensor(LABEL)] = 0.99
+    x = torch.tensor(np.float64(logits), requires_grad=True)
+    want = 4 * F.kl_div(F.log_softmax(x, 1), F.softmax(p / 20, 1), reduction="none").mean(1)
+    want.sum().backward()
+    value, gradient = value_and_gradient(lambda s: virtual_teacher_loss(s, LABEL), logits)
+    np.testing.assert_allclose(value, want.detach(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, x.grad, rtol=1e-4, atol=1e-6)
+    with pytest.raises(AssertionError, match="label"):
+        virtual_teacher_loss(logits, LABEL[:3])
+    with pytest.raises(AssertionError, match="correct is 99"):
+        virtual_teacher_loss(logits, LABEL, correct=99)
+
+
+def test_the_virtual_teacher_by_hand():
+    """Of 100 classes: e^(0.99 / 20) against 99 that are close to 1."""
+    logits = np.log(np.r_[0.505, np.full(99, 0.005)])[None].astype(np.float32)
+    p = np.exp(0.0495) / (np.exp(0.0495) + 99 * np.exp(0.01 / 99 / 20))
+    assert round(p, 4) == 0.0105
+    rest = (1 - p) / 99
+    want = p * np.log(p / 0.505) + 99 * rest * np.log(rest / 0.005)
+    np.testing.assert_allclose(virtual_teacher_loss(logits, np.array([0])), want, rtol=1e-5)

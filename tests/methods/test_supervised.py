@@ -31,6 +31,23 @@ def test_cross_entropy_and_accuracy():
     np.testing.assert_array_equal(out.metrics["accuracy"], logits.argmax(axis=1) == label)
 
 
+def test_soft_targets():
+    """Smoothed labels and the virtual teacher of Tf-KD_reg, in float64."""
+    x, logits = batch(8), np.random.default_rng(1).standard_normal((8, 4)).astype(np.float32) * 3
+
+    def loss(**fields):
+        nets = Nets(Logits(logits), None)
+        return Supervised(**fields).loss(nets, {}, {}, {}, x, CLOCK, jax.random.key(0))[0]
+
+    log_p, label = log_softmax64(logits.astype(np.float64)), np.asarray(x.label)
+    targets = np.full((8, 4), 0.1 / 4) + 0.9 * np.eye(4)[label]
+    np.testing.assert_allclose(loss(smoothing=0.1), -(targets * log_p).sum(axis=1).mean(), rtol=1e-5)
+    p = np.where(np.eye(4)[label] > 0, 0.99, 0.01 / 3) / 20
+    p = np.exp(p) / np.exp(p).sum(axis=1, keepdims=True)
+    taught = (p * (np.log(p) - log_p)).sum(axis=1).mean()
+    np.testing.assert_allclose(loss(virtual_teacher=0.1), 0.9 * loss() + 0.1 * taught, rtol=1e-5)
+
+
 def test_what_is_frozen():
     backbone, classifier = ("backbone", "conv1", "kernel"), ("classifier", "fc", "kernel")
     assert Supervised(freeze="backbone").frozen(backbone)
@@ -41,3 +58,5 @@ def test_what_is_frozen():
 def test_bad_input():
     with pytest.raises(UserError, match="method.freeze is 'head': use 'backbone' or an empty string"):
         Supervised(freeze="head")
+    with pytest.raises(UserError, match="method.smoothing is 1.5: use a share, 0 to 1"):
+        Supervised(smoothing=1.5)

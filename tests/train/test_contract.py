@@ -17,6 +17,8 @@ from seed_jax import config
 from seed_jax.data.sources import Arrays
 from seed_jax.errors import UserError
 from seed_jax.methods.base import LossOut, Method
+from seed_jax.methods.cs_kd import CSKD
+from seed_jax.methods.ddgsd import DDGSD
 from seed_jax.models.heads import Classifier, ProjectionHead
 from seed_jax.models.network import Joined
 from seed_jax.report import metrics
@@ -281,7 +283,10 @@ def test_a_teacher_without_what_the_method_needs_is_named(toy):
         assembled(toy(NeedsTokens))
 
 
-@pytest.mark.parametrize("method", [Timed, Projected, Averaged, Matching, Regression, TwoClassifiers, Locate])
+TOYS = [Timed, Projected, Averaged, Matching, Regression, TwoClassifiers, Locate]
+
+
+@pytest.mark.parametrize("method", [*TOYS, CSKD, DDGSD])
 def test_every_toy_is_planned_and_resumes_bitwise(toy, tmp_path, monkeypatch, method):
     raw = toy(method, train__ema=0.9, evals__names=("top1",), evals__batch_size=64)
     if method is Locate:

@@ -1,0 +1,46 @@
+"""What the comparisons of `fashion` and `scattered` share: everything but the images."""
+
+from experiments.da_ranking import setting
+from seed_jax.compare import Comparison
+
+MODEL, EPOCHS = setting.STUDENTS[0], 24.0
+PROBES = 4.0  # epochs between the checkpoints of which the best one is reported, too
+PLAIN, ENSEMBLE = "plain", "ensemble_top1"
+# As published for CIFAR-100, except SAD's weight, published for lanes, and gradients, for NINs.
+METHODS = {
+    PLAIN: {"method": "supervised"},
+    "label smoothing": {"method": "supervised", "smoothing": 0.1},
+    "virtual teacher": {"method": "supervised", "virtual_teacher": 0.1},
+    "deep supervision": {"method": "byot", "alpha": 0.0, "feature": 0.0},
+    "BYOT": {"method": "byot"},
+    "BYOT, journal": {"method": "byot", "form": "journal", "alpha": 0.3, "feature": 0.03},
+    "FRSKD": {"method": "frskd"},
+    "FRSKD\\F": {"method": "frskd", "beta": 0.0},
+    "FRSKD, code": {"method": "frskd", "detach": "code"},
+    "FRSKD + SLA": {"method": "frskd", "rotations": 4},
+    "SLA": {"method": "sla"},
+    "SLA-SD": {"method": "sla", "distil": True},
+    "SAD": {"method": "sad"},
+    "CS-KD": {"method": "cs_kd"},
+    "DDGSD": {"method": "ddgsd"},
+    "AT, maps": {"method": "attention_transfer"},
+    "AT, gradients": {"method": "attention_transfer", "beta": 0.0, "gradient": 0.1},
+    "AT, symmetry": {"method": "attention_transfer", "beta": 0.0, "symmetry": 0.1},
+}
+
+
+def of(data: str, quick: bool) -> Comparison:
+    rows = [setting.teacher(data, quick)]
+    for name, fields in METHODS.items():
+        rows.append(setting.student(name, data, MODEL, quick, epochs=EPOCHS, probes=PROBES, **fields))
+    return Comparison(
+        title=f"Networks that teach themselves: {data}",
+        rows=tuple(rows),
+        baseline=PLAIN,
+        seeds=(0,) if quick else (0, 1, 2),
+        evals=("top1", "exit1_top1", "exit2_top1", ENSEMBLE, "aggregated_top1"),
+        notes=(
+            "Weights are those that their authors publish for CIFAR-100; no row was tuned.",
+            "SLA's top1 sees the image alone, its aggregated_top1 all four rotations of it.",
+        ),
+    )

@@ -1,0 +1,7 @@
+"""./run.sh compare experiments/self_distillation/fashion"""
+
+from experiments.self_distillation import comparison
+
+
+def get_comparison(quick: bool = False):
+    return comparison.of("fashion", quick)

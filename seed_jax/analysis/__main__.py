@@ -1,0 +1,149 @@
+"""`python -m seed_jax.analysis WORKDIR…`: what runs learned and how, side by side on one page."""
+
+import argparse
+import logging as python_logging
+import os
+import sys
+from pathlib import Path
+
+from absl import logging
+
+from seed_jax import parallel
+from seed_jax.analysis.runs import SPLITS, Lacking, Opened, Options, open_run
+from seed_jax.analysis.sections import SECTIONS
+from seed_jax.errors import UserError, command, unknown
+from seed_jax.report import html
+from seed_jax.report.tables import Table
+
+EPILOG = f"""\
+Sections: {", ".join(SECTIONS)}. One that the runs cannot have is left out with a sentence, unless --sections
+names it.
+
+  python -m seed_jax.analysis runs/plain runs/self_distilled
+  python -m seed_jax.analysis runs/mine --sections attention --images 8
+
+A run shows more of its training if it keeps more checkpoints (train.keep).
+"""
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    options, names, workdirs = _parse(arguments)
+    logging.set_verbosity(logging.WARNING)
+    python_logging.getLogger().setLevel(python_logging.WARNING)
+    _claim(options.out)
+    parallel.start()
+    print("Reading the runs.", flush=True)
+    runs = [open_run(workdir) for workdir in workdirs]
+    blocks, left_out = [], []
+    for name in names or SECTIONS:
+        print(f"{name}: measuring, which begins with a compilation.", flush=True)
+        try:
+            blocks += SECTIONS[name](runs, options)
+        except Lacking as error:
+            if names:
+                raise
+            left_out.append(f"{name} is left out: {error}")
+    notes = [*left_out, *(note for run in runs for note in run.notes)]
+    if notes:
+        blocks += [html.Heading("Notes"), html.Notes(notes)]
+    header = ["run", "method", "student", "steps that are shown"]
+    rows = [_described(run) for run in runs]
+    page = html.compose(options.out / "report.html", "What the runs learned", [Table(header, rows), *blocks])
+    print("\n".join([*notes, str(page)]))
+    return 0
+
+
+def _described(run: Opened) -> list[str]:
+    return [run.name, run.config.method_name, run.config.student.model, ", ".join(map(str, run.steps))]
+
+
+def _parse(arguments) -> tuple[Options, list[str], list[str]]:
+    """The options, the sections that were named, and the workdirs."""
+    usual = Options(Path("runs/analysis"))
+    parser = argparse.ArgumentParser(
+        prog="python -m seed_jax.analysis",
+        description=__doc__.split(": ", 1)[1],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("workdir", nargs="+", metavar="WORKDIR", help="the --workdir of a run")
+    parser.add_argument(
+        "--sections",
+        default=[],
+        type=lambda names: names.split(","),
+        metavar="NAME,NAME",
+        help=f"of {', '.join(SECTIONS)} (default: all)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=usual.out,
+        help=f"folder of the page and PNG files (default: {usual.out})",
+    )
+    parser.add_argument(
+        "--split", choices=SPLITS, default=usual.split, help=f"of the images (default: {usual.split})"
+    )
+    parser.add_argument(
+        "--images", type=int, default=usual.images, help=f"images to draw (default: {usual.images})"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=usual.samples,
+        help=f"images to measure, 0 for all (default: {usual.samples})",
+    )
+    parser.add_argument(
+        "--sigmas",
+        type=_numbers,
+        default=usual.sigmas,
+        metavar="S,S",
+        help=f"of the noise (default: {','.join(f'{sigma:g}' for sigma in usual.sigmas)})",
+    )
+    parser.add_argument(
+        "--absolute",
+        action="store_true",
+        help="sigmas are in the unit of the weights (default: shares of each tensor's standard deviation)",
+    )
+    parser.add_argument(
+        "--draws", type=int, default=usual.draws, help=f"of the noise for each sigma (default: {usual.draws})"
+    )
+    parser.add_argument("--seed", type=int, default=usual.seed, help=f"of the noise (default: {usual.seed})")
+    given = vars(parser.parse_args(arguments))
+    names, workdirs = given.pop("sections"), given.pop("workdir")
+    options = Options(**given)
+    for name in names:
+        if name not in SECTIONS:
+            raise unknown("section in --sections", name, SECTIONS)
+        if names.count(name) > 1:
+            raise UserError(f"--sections names {name} twice: name each once.")
+    for workdir in workdirs:
+        if [Path(other).resolve() for other in workdirs].count(Path(workdir).resolve()) > 1:
+            raise UserError(f"WORKDIR names {workdir} twice: name each run once.")
+    for name, least in (("images", 1), ("samples", 0), ("draws", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name} is {getattr(options, name)}: use {least} or more.")
+    if options.absolute and options.sigmas == usual.sigmas:
+        raise UserError("--absolute needs --sigmas in the unit of the weights, such as 0,0.01,0.02.")
+    if list(options.sigmas) != sorted({*options.sigmas}) or options.sigmas[0] < 0:
+        raise UserError("--sigmas must ascend from 0 or more, such as 0,0.1,0.2.")
+    return options, names, workdirs
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """For argparse, which names the option if this fails."""
+    return tuple(float(number) for number in text.split(","))
+
+
+def _claim(out: Path) -> None:
+    """Refuse a folder that cannot be written to, before minutes are spent."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be created ({error.strerror}): use another folder.") from error
+    if not os.access(out, os.W_OK):
+        raise UserError(f"--out: {out} cannot be written to: use another folder.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

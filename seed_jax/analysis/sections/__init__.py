@@ -1,0 +1,18 @@
+"""The sections of the page of `python -m seed_jax.analysis`: each is a function of runs, in its own file.
+
+A section is `section(runs, options) -> blocks of report/html.py`. It raises `Lacking` if no run has what it
+needs. A new one is one file and one line here.
+"""
+
+from collections.abc import Callable, Sequence
+
+from seed_jax.analysis.runs import Opened, Options
+from seed_jax.analysis.sections import attention, gradients, noise, separability
+from seed_jax.report.html import Block
+
+SECTIONS: dict[str, Callable[[Sequence[Opened], Options], list[Block]]] = {
+    "attention": attention.section,
+    "noise": noise.section,
+    "gradients": gradients.section,
+    "separability": separability.section,
+}

@@ -1,0 +1,141 @@
+"""Where each stage looks: overlays of student and teacher, from the start of the run to its end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from seed_jax.analysis import overlay
+from seed_jax.analysis.runs import Opened, Options, at_most, having, short_names
+from seed_jax.analysis.sections.figures import STAGE
+from seed_jax.data import files
+from seed_jax.errors import UserError
+from seed_jax.losses import attention_map
+from seed_jax.report import html
+from seed_jax.report.pictures import COLUMNS, pictures
+
+STEPS = 4  # rows of a picture: the first and the last step, and two between them
+SIDE = 128  # pixels; smaller pictures are enlarged by a whole factor
+IMAGE, TEACHER = "image", "teacher"
+LEAD = (
+    "The attention map of a stage is the sum of the squares of its channels (Zagoruyko and Komodakis, arXiv "
+    "1612.03928), enlarged to the image and scaled to its own range: bright is where the stage is most "
+    "active. Compare places, not brightness."
+)
+
+
+def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
+    """Overlays of every stage, as figures and as PNG files in `options.out / "attention"`.
+
+    The rows are steps of the run and its teacher. Maps that the method adds, such as those of a self-teacher,
+    are next to those of the stages.
+
+    Raises:
+      Lacking: no run has a network of maps.
+      UserError: a file cannot be written.
+    """
+    names = short_names([run.name for run in runs])
+    runs, notes = having(runs, _lacks)
+    figures = []
+    for number, run in enumerate(runs):
+        name = names[run.name]
+        images = run.images(options.split, options.images).image
+        for i, tiles in enumerate(tiles_of(run, images)):
+            _write(options.out / "attention" / name, i, tiles)
+            first = next(iter(tiles))
+            tiles[first] = {IMAGE: images[i]} | tiles[first]
+            figures += _figures(tiles, f"{name}, image {i}", f"attention{number}_{i}_")
+    blocks = [html.Heading("Attention"), html.Lead(LEAD), html.Figures(figures)]
+    return [*blocks, *([html.Notes(notes)] if notes else [])]
+
+
+def tiles_of(run: Opened, images: np.ndarray) -> list[dict[str, dict[str, np.ndarray]]]:
+    """The overlays of each image, uint8 `[H, W, 3]` by row ('step 78', 'teacher') and entry.
+
+    Args:
+      images: uint8 `[N, H, W, 3]`.
+    """
+    maps, steps = {}, at_most(run.steps, STEPS)
+    student = _program(run.network, _maps(run))
+    for step in tqdm(steps, f"{run.name}: attention", unit="step", delay=1):
+        maps[f"step {step}"] = student(run.variables(step), images)
+    if run.teacher is not None:
+        found = run.entries(run.teacher.network, run.teacher.variables)
+        maps[TEACHER] = _program(run.teacher.network, _stages(found))(run.teacher.variables, images)
+    return [
+        {
+            row: {entry: overlay(image, of_row[entry][i]) for entry in of_row}
+            for row, of_row in maps.items()
+            if of_row
+        }
+        for i, image in enumerate(images)
+    ]
+
+
+def _lacks(run: Opened) -> str:
+    return "" if _maps(run) else "has a network without maps [B, H, W, C], so there is no attention to show"
+
+
+def _maps(run: Opened) -> list[str]:
+    """The stages, and the maps that the parts of the method add."""
+    shapes = {"params": run.training.abstract.params, **run.training.abstract.model_state}
+    found = run.entries(run.network, shapes)
+    backbone = {name: trees["backbone"] for name, trees in shapes.items() if "backbone" in trees}
+    own = run.entries(run.network.backbone, backbone)
+    return _stages(found) + [name for name, x in found.items() if name not in own and len(x.shape) == 4]
+
+
+def _stages(entries) -> list[str]:
+    return [name for name, x in entries.items() if STAGE.fullmatch(name) and len(x.shape) == 4]
+
+
+def _program(network, entries: list[str]):
+    """`(variables, images) -> {entry: maps [N, h, w]}`, compiled once for all steps."""
+
+    @jax.jit
+    def maps(variables, images):
+        features, _ = network.apply(variables, images.astype(jnp.float32) / 255, False)
+        return {entry: attention_map(features[entry]) for entry in entries}
+
+    def in_order(variables, images):
+        found = jax.device_get(maps(variables, images))
+        return {entry: found[entry] for entry in entries}
+
+    return in_order
+
+
+def _figures(tiles, title: str, name: str) -> list:
+    """One figure of the image and its stages, and further ones of what the method adds."""
+    entries = {entry for row in tiles.values() for entry in row}
+    stages = sorted(filter(STAGE.fullmatch, entries), key=lambda entry: (entry != "stem", entry))
+    added = [entry for row in tiles.values() for entry in row if entry not in (IMAGE, *stages)]
+    added = list(dict.fromkeys(added))
+    groups = [[IMAGE, *stages], *(added[begin : begin + COLUMNS] for begin in range(0, len(added), COLUMNS))]
+    return [
+        pictures(
+            {row: of_row for row, of_row in tiles.items() if of_row.keys() & {*group}},
+            group,
+            title=title,
+            name=f"{name}{i}",
+        )
+        for i, group in enumerate(groups)
+    ]
+
+
+def _write(folder: Path, number: int, tiles) -> None:
+    for row, of_row in tiles.items():
+        for entry, picture in of_row.items():
+            path = folder / f"image{number}-{row.replace(' ', '')}-{entry}.png"
+            factor = max(1, -(-SIDE // len(picture)))
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with files.whole(path) as file:
+                    Image.fromarray(picture.repeat(factor, 0).repeat(factor, 1)).save(file, "png")
+            except OSError as error:
+                raise UserError(
+                    f"--out: {path} cannot be written ({error.strerror}): use another folder."
+                ) from error

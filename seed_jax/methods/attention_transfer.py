@@ -1,0 +1,169 @@
+"""Attention transfer (Zagoruyko and Komodakis, "Paying more attention to attention", arXiv 1612.03928)."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from seed_jax import losses
+from seed_jax.errors import UserError, unknown
+from seed_jax.methods.base import LossOut, Method, feature_shapes
+from seed_jax.models.heads import Classifier
+from seed_jax.models.network import Joined
+
+WEIGHTS = ("gamma", "alpha", "beta", "gradient", "symmetry")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionTransfer(Method):
+    """gamma CE + alpha KD + beta (activation maps) + gradient |J_s - J_t| / 2 + symmetry |J_s - J_s'| / 2.
+
+    Activation maps (section 3.1) are compared at each stage by `attention_transfer_loss`, and added up.
+
+    J (section 3.2) is the derivative of a sample's cross entropy by its pixels: of the student, of the
+    teacher, and (J_s') of the student on the mirrored image, mirrored back. The authors have not released
+    code for it. Both networks are in eval mode for J: their running statistics and no dropout, so that J
+    of a sample does not depend on the batch. (The paper's networks have no BatchNorm there.) The
+    cross entropy comes from another forward pass, in train mode. Pixels are those in [0, 1], which both
+    networks share, and not those that each has normalised: J is larger by 1 / std. The gradient stops at
+    J_t; both J_s and J_s' receive one.
+
+    Attributes:
+      gamma: weight of the cross entropy: 1 in the paper. The released code has 1 - alpha.
+      alpha: weight of `kd_loss`. The released code has 0 for attention transfer alone and 0.9 for KD alone.
+      temperature: T of KD.
+      beta: weight of the activation maps of each stage. 1000 is the released code's, for the form
+        'mean_square'; for 'norm' it is the paper's beta (equation 2).
+      stages: the maps, by their names in both networks, such as 'stage2,stage3'; () for every `stageN` that
+        both have. These are the released code's: in WRN before the last norm and ReLU, in ResNet after the
+        ReLU. For the maps before the last ReLU, name 'preact1' and so on. Of two sides the larger one must
+        be a multiple of the smaller one.
+      form: 'mean_square', the released code's, or 'norm', the paper's.
+      power: p of the maps: 2 is the paper's choice.
+      reduce: 'sum' over channels, the paper's choice, or 'max'.
+      gradient: the paper's beta for the gradients of student and teacher; 0 leaves them out.
+      symmetry: the paper's beta for the gradients of an image and of its mirror image. It needs no teacher.
+    """
+
+    gamma: float = 1.0
+    alpha: float = 0.0
+    temperature: float = 4.0
+    beta: float = 1000.0
+    stages: tuple[str, ...] = ()
+    form: str = "mean_square"
+    power: float = 2.0
+    reduce: str = "sum"
+    gradient: float = 0.0
+    symmetry: float = 0.0
+
+    needs_labels: ClassVar = True
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.alpha > 0 or self.beta > 0 or self.gradient > 0
+
+    def check(self, data, train):
+        for name in WEIGHTS:
+            if getattr(self, name) < 0:
+                raise UserError(f"method.{name} is {getattr(self, name)}: use 0 or more.")
+        if not any(getattr(self, name) for name in WEIGHTS):
+            raise UserError(f"method.{', '.join(WEIGHTS)} are all 0: use more than 0 for one of them.")
+        if self.temperature <= 0:
+            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+        if self.power < 1:
+            raise UserError(f"method.power is {self.power}: use 1 or more.")
+        if len({*self.stages}) < len(self.stages):
+            raise UserError(f"method.stages is {self.stages}: name each map once.")
+        for name, known in (("form", losses.attention.FORMS), ("reduce", losses.attention.REDUCTIONS)):
+            if getattr(self, name) not in known:
+                raise unknown(f"method.{name}", getattr(self, name), known)
+
+    def network(self, backbone, given):
+        if self.alpha or self.gradient:
+            classes = given.teacher["logits"].shape[-1]
+            if given.num_classes != classes:
+                raise UserError(
+                    f"The teacher has {classes} classes and the data {given.num_classes}: use a teacher of "
+                    "the data's classes, or set method.alpha and method.gradient to 0."
+                )
+        if self.beta:
+            self._check_maps(feature_shapes(backbone, given.image_size), given.teacher)
+        return Joined(backbone, {"classifier": Classifier(given.num_classes)})
+
+    def loss(self, nets, params, model_state, aux, batch, clock, rng):
+        def apply(x, train, keys=None):
+            return nets.student.apply({"params": params, **model_state}, x, train, keys)
+
+        def gradient(logits_of, x):
+            """J, `[B, H, W, 3]`: no sample's logits depend on another sample, so one sum has all of them."""
+            return jax.grad(lambda x: _cross_entropy(logits_of(x), batch.label).sum())(x)
+
+        def gradient_of_student(x):
+            return gradient(lambda x: apply(x, False)[0]["logits"], x)
+
+        x = batch.views[0][:, 0]
+        student, new_state = apply(x, True, batch.keys)
+        terms = {"ce": (self.gamma, _cross_entropy(student["logits"], batch.label))}
+        if self.alpha or self.beta:
+            teacher = nets.teacher(x, (0,))
+        if self.alpha:
+            kd = losses.kd_loss(student["logits"], teacher["logits"], temperature=self.temperature)
+            terms["kd"] = self.alpha, kd
+        if self.beta:
+            options = {"power": self.power, "reduce": self.reduce, "form": self.form}
+            for name in self._maps(student, teacher):
+                maps = losses.attention_transfer_loss(student[name], teacher[name], **options)
+                terms[f"attention_{name}"] = self.beta, maps
+        if self.gradient or self.symmetry:
+            of_student = gradient_of_student(x)
+        if self.gradient:
+            of_teacher = jax.lax.stop_gradient(gradient(lambda x: nets.teacher(x)["logits"], x))
+            terms["gradient"] = self.gradient, losses.input_gradient_loss(of_student, of_teacher)
+        if self.symmetry:
+            mirrored = _mirrored(gradient_of_student(_mirrored(x)))
+            terms["symmetry"] = self.symmetry, losses.input_gradient_loss(of_student, mirrored)
+
+        accuracy = (student["logits"].argmax(axis=1) == batch.label).astype(jnp.float32)
+        metrics = {"accuracy": accuracy, **{name: term for name, (_, term) in terms.items()}}
+        total = sum(weight * term.mean() for weight, term in terms.values())
+        return total, LossOut(new_state, aux, metrics)
+
+    def _maps(self, student, teacher) -> list[str]:
+        """The names of the maps to compare, from the features of both networks or their shapes."""
+        return list(self.stages) or sorted(
+            name
+            for name in student.keys() & teacher.keys()
+            if name.startswith("stage") and student[name].ndim == teacher[name].ndim == 4
+        )
+
+    def _check_maps(self, student, teacher):
+        names = self._maps(student, teacher)
+        if not names:
+            raise UserError(
+                "method.stages is empty, and student and teacher share no stage that is a map: use other "
+                "networks."
+            )
+        for name in names:
+            for who, features in (("student", student), ("teacher", teacher)):
+                if name not in features or features[name].ndim != 4:
+                    maps = sorted(key for key, x in features.items() if x.ndim == 4)
+                    raise UserError(
+                        f"method.stages: the {who} has no map {name!r}: it has {', '.join(maps) or 'none'}."
+                    )
+            sides = student[name].shape[1:3], teacher[name].shape[1:3]
+            if any(max(pair) % min(pair) for pair in zip(*sides, strict=True)):
+                own, other = ("x".join(map(str, side)) for side in sides)
+                raise UserError(
+                    f"method.stages: the student's {name} is {own} and the teacher's {other}, and neither "
+                    "divides the other: name other stages, or set student.image_size or teacher.image_size."
+                )
+
+
+def _cross_entropy(logits, label):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+def _mirrored(x):
+    return x[:, :, ::-1]

@@ -1,0 +1,75 @@
+"""DDGSD: two views of an image teach each other (Xu and Liu, "Data-distortion guided self-distillation for
+deep neural networks", AAAI 2019).
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+import optax
+
+from seed_jax import losses
+from seed_jax.data import rng as rng_lib
+from seed_jax.errors import UserError
+from seed_jax.methods.base import LossOut, Method, base_view
+from seed_jax.models.heads import Classifier
+from seed_jax.models.network import Joined, for_views
+
+
+@dataclasses.dataclass(frozen=True)
+class DDGSD(Method):
+    """CE + weight [KD(1, 2) + KD(2, 1)] + features |m_1 - m_2|^2, m a view's mean of the pooled features.
+
+    Views 1 and 2 are drawn alike and go through the network in one batch. CE is the mean over both. In each
+    KD the other view's logits are a constant target. m is the mean over the batch. A step costs as much as
+    one of plain training with twice the images.
+
+    The weights and the temperature are those of winycg/Self-KD-Lib, methods/ddsgd.py: we know of no code by
+    the authors. We differ from it in two points. It halves CE. Its third term is the square of one number,
+    the difference of the means over batch and channels; ours is a sum over channels.
+
+    Attributes:
+      weight: of the two KD terms.
+      temperature: T of KD.
+      features: weight of the third term; with 0 the loss is a mean over its images.
+    """
+
+    weight: float = 1.0
+    temperature: float = 4.0
+    features: float = 5e-4
+
+    needs_labels: ClassVar = True
+
+    def check(self, data, train):
+        for name in ("weight", "features"):
+            if getattr(self, name) < 0:
+                raise UserError(f"method.{name} is {getattr(self, name)}: use 0 or more.")
+        if self.temperature <= 0:
+            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+
+    def whole_batch(self):
+        return "method.features compares means over the batch" if self.features else ""
+
+    def views(self, data):
+        return (base_view(data, count=2),)
+
+    def network(self, backbone, given):
+        return Joined(backbone, {"classifier": Classifier(given.num_classes)})
+
+    def loss(self, nets, params, model_state, aux, batch, clock, rng):
+        x = batch.views[0]
+        rows = x.reshape(-1, *x.shape[2:])  # the views of an image are adjacent, as `for_views` wants them
+        keys = jnp.stack([rng_lib.fold(batch.keys, view) for view in range(2)], axis=1).reshape(-1)
+        student = for_views(nets.student, 2)
+        features, model_state = student.apply({"params": params, **model_state}, rows, True, keys)
+        logits, label = features["logits"], jnp.repeat(batch.label, 2)
+        ce = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        ce, right = (of_rows.reshape(-1, 2).mean(axis=1) for of_rows in (ce, logits.argmax(axis=1) == label))
+        first, second = logits[::2], logits[1::2]
+        kd = losses.kd_loss(first, second, temperature=self.temperature)
+        kd += losses.kd_loss(second, first, temperature=self.temperature)
+        means = features["pooled"].reshape(len(x), 2, -1).mean(axis=0)
+        distance = jnp.square(means[0] - means[1]).sum()
+        total = ce.mean() + self.weight * kd.mean() + self.features * distance
+        metrics = {"ce": ce, "accuracy": right, "kd": kd, "features": distance}
+        return total, LossOut(model_state, aux, metrics)

@@ -1,0 +1,176 @@
+"""FRSKD: refine myself by teaching myself (Ji et al., CVPR 2021, arXiv 2103.08273).
+
+A self-teacher (`models/bifpn.py`) refines the stages of the backbone and is trained with it. The backbone
+learns from its logits and from where its maps are active. Source of the code's choices: MingiJi/FRSKD,
+classification.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from seed_jax import losses
+from seed_jax.data import transforms
+from seed_jax.errors import UserError, unknown
+from seed_jax.methods import mixed
+from seed_jax.methods.base import LossOut, Method
+from seed_jax.methods.sla import JOINT, joint_cross_entropy
+from seed_jax.models.all_views import apply_views
+from seed_jax.models.bifpn import UPSAMPLING, SelfTeacher
+from seed_jax.models.heads import Classifier
+from seed_jax.models.network import Joined
+
+DETACH = ("paper", "code")
+TEACHER, TEACHER_JOINT = "self_teacher", "self_teacher_joint"
+
+
+@dataclasses.dataclass(frozen=True)
+class FRSKD(Method):
+    """CE(student) + CE(self-teacher) + alpha KD + beta sum over stages of the distance of attention maps.
+
+    KD is T^2 KL(self-teacher || student). The attention maps are those of the backbone's stages after a ReLU,
+    which the self-teacher reads, and those of its own maps. Their distance is the code's mean of squares
+    (`attention_transfer_loss`), for which beta is meant; the paper writes a norm. KD and maps train the
+    backbone alone. The plain network is served.
+
+    The stages are those of our backbones. Of a wide ResNet they are sums, where the released one ends each
+    stage with a norm.
+
+    With several views (FRSKD+SLA) a second forward pass sees all views of each image. Student and
+    self-teacher have a classifier of joint labels each (`methods/sla.py`). Their cross entropies are added,
+    and lambda times the KD of each one's logits from its own aggregate. The KD between the two is then the
+    mean over logits and aggregates, and the attention maps are compared on the image and on each view, all
+    with the same weight. This is the code's form.
+
+    Attributes:
+      alpha: weight of KD. As published 2 for CIFAR-100, 3 for other data.
+      beta: weight of the attention maps, as published 100, and 200 for fine-grained data. 0 is FRSKD\\F.
+      temperature: T of KD; 4 in both, paper and code.
+      detach: 'paper': the self-teacher trains the backbone by KD and maps alone. 'code': also by its cross
+        entropy, since there its input is not detached.
+      width: channels of the self-teacher as a multiple of the backbone's (BiFPNc); 2 in the paper.
+      channels: above 0, as many on every level instead (BiFPN); 256 in the paper.
+      depth: convolutions of a node; 2 in the paper.
+      upsample: 'nearest' is the code's, 'bilinear' the paper's.
+      mix: 'mixup' or 'cutmix' mixes the images of a batch and their labels (`methods/mixed.py`); '' does not.
+        The code does not mix where it has several views; here the mixed images are turned.
+      rotations, colours: as for the method `sla`; FRSKD+SLA has 4 and 1, FRSKD has no further view.
+      sla: lambda of FRSKD+SLA; 1 as published.
+    """
+
+    alpha: float = 2.0
+    beta: float = 100.0
+    temperature: float = 4.0
+    detach: str = "paper"
+    width: int = 2
+    channels: int = 0
+    depth: int = 2
+    upsample: str = "nearest"
+    mix: str = ""
+    rotations: int = 1
+    colours: int = 1
+    sla: float = 1.0
+
+    needs_labels: ClassVar = True
+
+    def check(self, data, train):
+        for name in ("alpha", "beta", "channels", "sla"):
+            if getattr(self, name) < 0:
+                raise UserError(f"method.{name} is {getattr(self, name)}: use 0 or more.")
+        for name in ("width", "depth"):
+            if getattr(self, name) < 1:
+                raise UserError(f"method.{name} is {getattr(self, name)}: use 1 or more.")
+        if self.temperature <= 0:
+            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+        if self.detach not in DETACH:
+            raise unknown("method.detach", self.detach, DETACH)
+        if self.upsample not in UPSAMPLING:
+            raise unknown("method.upsample", self.upsample, UPSAMPLING)
+        transforms.check(self.rotations, self.colours)
+        mixed.check(self.mix, data)
+
+    def whole_batch(self):
+        return mixed.reason(self.mix)
+
+    def network(self, backbone, given):
+        teacher = SelfTeacher(
+            given.num_classes,
+            width=self.width,
+            channels=self.channels,
+            depth=self.depth,
+            upsample=self.upsample,
+            detach=self.detach == "paper",
+            bn_group=given.bn_group,
+            dtype=given.dtype,
+        )
+        parts = {"classifier": Classifier(given.num_classes), TEACHER: teacher}
+        if self._views > 1:
+            joint = given.num_classes * self._views
+            parts[JOINT] = Classifier(joint, out="joint_logits")
+            parts[TEACHER_JOINT] = Classifier(joint, of="teacher_pooled", out="teacher_joint_logits")
+        return Joined(backbone, parts)
+
+    def served(self, variables, aux):
+        return {
+            collection: {name: tree for name, tree in trees.items() if name in ("backbone", "classifier")}
+            for collection, trees in variables.items()
+        }
+
+    @property
+    def _views(self) -> int:
+        return self.rotations * self.colours
+
+    def loss(self, nets, params, model_state, aux, batch, clock, rng):
+        x, over_labels = mixed.mix(self.mix, batch.views[0][:, 0], batch.label, rng)
+        features, model_state = nets.student.apply({"params": params, **model_state}, x, True, batch.keys)
+        student, teacher = features["logits"], features["teacher_logits"]
+
+        def accuracy(logits):
+            return over_labels(lambda y: (logits.argmax(axis=1) == y).astype(jnp.float32))
+
+        def cross_entropy(logits):
+            return over_labels(lambda y: optax.softmax_cross_entropy_with_integer_labels(logits, y))
+
+        terms = {
+            "ce": cross_entropy(student),
+            "teacher_ce": cross_entropy(teacher),
+            "kd": self._kd(student, teacher),
+            "attention": attention(features),
+        }
+        weights = {"kd": self.alpha, "attention": self.beta, "sla": self.sla}
+        if self._views > 1:
+            views = transforms.transform(x, self.rotations, self.colours)
+            turned, model_state = apply_views(
+                nets.student, {"params": params, **model_state}, views, True, batch.keys
+            )
+            ours, theirs = turned["joint_logits"], turned["teacher_joint_logits"]
+            terms["joint_ce"] = over_labels(lambda y: joint_cross_entropy(ours, y))
+            terms["teacher_joint_ce"] = over_labels(lambda y: joint_cross_entropy(theirs, y))
+            ours, theirs = losses.aggregate(ours), losses.aggregate(theirs)
+            terms["sla"] = self._kd(student, ours) + self._kd(teacher, theirs)
+            terms["kd"] = (terms["kd"] + self._kd(ours, theirs)) / 2
+            of_views = jax.vmap(attention, in_axes=1, out_axes=1)(turned).sum(axis=1)
+            terms["attention"] = (terms["attention"] + of_views) / (1 + self._views)
+        total = sum(weights.get(name, 1.0) * term for name, term in terms.items())
+        metrics = terms | {"accuracy": accuracy(student), "teacher_accuracy": accuracy(teacher)}
+        return total.mean(), LossOut(model_state, aux, metrics)
+
+    def _kd(self, student, teacher):
+        return losses.kd_loss(student, teacher, temperature=self.temperature)
+
+
+def attention(features) -> jax.Array:
+    """The distances of the attention maps of all stages, backbone to self-teacher, float32 `[B]`, summed up.
+
+    Args:
+      features: of a backbone with a `SelfTeacher`.
+    """
+    return sum(
+        losses.attention_transfer_loss(nn.relu(features[name.removeprefix("teacher_")]), target)
+        for name, target in features.items()
+        if name.startswith("teacher_stage")
+    )

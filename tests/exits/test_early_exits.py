@@ -1,0 +1,225 @@
+"""A run with exits: the command's report, a network that leaves early, an exit on its own in a file."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import seed_jax
+from seed_jax import config, parallel
+from seed_jax.data.sources import open_source
+from seed_jax.errors import UserError
+from seed_jax.evals.base import SharedFeatures
+from seed_jax.evals.final import open_run
+from seed_jax.evals.top1 import Top1
+from seed_jax.exits import adaptive, confidence, sweep
+from seed_jax.exits.__main__ import main
+from seed_jax.exits.adaptive import sections
+from seed_jax.exits.cost import flops
+from seed_jax.models.exits import classifiers
+from seed_jax.models.sections import Section
+from seed_jax.train import loop, teacher, workdir
+from seed_jax.weights import array_files
+from seed_jax.weights.__main__ import main as weights_main
+
+SIDE = 16
+
+
+def settings(method):
+    raw = config.default(method)
+    raw.data.source, raw.data.batch_size, raw.data.image_size = "digits", 16, SIDE
+    raw.data.resize = 1.0  # images of this side are not cut
+    raw.data.photometric, raw.data.flip = "digits", 0.0
+    raw.student.model = "cifar_resnet8"
+    raw.train.steps, raw.train.bn_group = 3, 8
+    raw.log.every_steps, raw.log.tensorboard = 1, False
+    raw.evals.names, raw.evals.batch_size = (), 64
+    return raw
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    loop.run(settings("byot"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return workdir.load_run(folder)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.stack([open_source("digits", "test")[i].image for i in range(37)])[:, ::2, ::2]
+
+
+@pytest.fixture(scope="module")
+def whole(run, images):
+    """All features of the images."""
+    features, _ = jax.jit(lambda v, x: run.network.apply(v, x, False))(
+        run.variables, images / jnp.float32(255)
+    )
+    return {name: np.asarray(x) for name, x in features.items()}
+
+
+def test_the_command(folder, run, capsys):
+    assert main([str(folder), "--thresholds", "0,0.11,0.2,1"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n| {name} | " in printed for name in ("exit1", "exit2", "deepest", "ensemble"))
+    results = json.loads((folder / "exits" / "results.json").read_text())
+    exits = {row["name"]: row for row in results["exits"]}
+    parameters = {name: exits[name]["parameters"] for name in exits}
+    size = {
+        name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in run.variables["params"].items()
+    }
+    assert parameters["deepest"] == size["backbone"] + size["classifier"]
+    assert parameters["ensemble"] == sum(size.values())
+    stage1 = {name: run.variables["params"]["backbone"][name] for name in ("conv1", "bn1", "layer1_0")}
+    assert parameters["exit1"] == size["exit1"] + sum(x.size for x in jax.tree.leaves(stage1))
+    assert exits["exit1"]["flops"] < exits["exit2"]["flops"] < exits["ensemble"]["flops"]
+    assert all(
+        low <= exits[name]["accuracy"] <= high for name in exits for low, high in [exits[name]["interval"]]
+    )
+    assert all(row["seconds"] > 0 for row in exits.values())
+    assert exits["ensemble"]["separability"] is None and exits["exit1"]["separability"] > 0
+    first, *_, last = results["thresholds"]
+    assert first["accuracy"] == exits["exit1"]["accuracy"] and first["leave"] == [1, 0, 0]
+    assert last["accuracy"] == exits["deepest"]["accuracy"] and last["leave"] == [0, 0, 1]
+    np.testing.assert_allclose(first["flops"], exits["exit1"]["flops"], rtol=1e-6)
+    np.testing.assert_allclose(last["flops"], exits["ensemble"]["flops"], rtol=1e-3)  # it has paid for all
+    page = (folder / "exits" / "report.html").read_text()
+    assert "<svg" in page and "by confidence" in page
+
+
+def test_the_accuracy_is_that_of_the_final_evaluation(folder):
+
+    run, c = open_run(folder, best=False, dir="")
+    features = SharedFeatures(
+        run.network, run.variables, parallel.make_mesh(), c, {"queries": open_source("digits", "test")}
+    )
+    scores = Top1(features, c.evals).run(run.variables)
+    results = json.loads((folder / "exits" / "results.json").read_text())
+    reported = {row["name"]: row["accuracy"] for row in results["exits"]}
+    for name, score in (("exit1", "exit1_top1"), ("deepest", "top1"), ("ensemble", "ensemble_top1")):
+        assert reported[name] == scores[score].mean()
+
+
+def test_flops_of_an_exit_by_hand(run):
+    """Its convolutions, two operations for a product: 1x1 to 16, 4x4 with stride 4, 1x1 to 64, a Linear."""
+    part = Section(run.network, SIDE, ("exit1_logits",), "stage1")
+    positions, left = SIDE**2, (SIDE // 4) ** 2
+    by_hand = 2 * (positions * 16 * 16 + left * (16 * 16) * 16 + left * 16 * 64 + 64 * 10)
+    own = jax.tree.map(jnp.zeros_like, part.keep(run.variables))
+    assert set(own["params"]) == {"exit1"}
+    start = jax.ShapeDtypeStruct((1, SIDE, SIDE, 16), jnp.float32)
+    counted = jax.jit(part).lower(own, start).cost_analysis()["flops"]
+    assert by_hand <= counted <= 1.25 * by_hand  # norms, ReLUs and the average on top
+    np.testing.assert_allclose(flops(part, run.variables), counted)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_leaving_early_answers_as_the_sweep_predicts(run, images, whole, share):
+    names = classifiers(whole)
+    sure = np.sort(confidence(whole[names[0]]))
+    middle = int(share * (len(sure) - 2))
+    threshold = {0.0: 0.0, 1.0: 1.0}.get(share, (sure[middle] + sure[middle + 1]) / 2)
+    (policy,) = sweep([whole[name] for name in names], np.zeros(len(images), int), [1, 2, 3], [threshold])
+    answer = adaptive(run.network, run.variables, size=SIDE, threshold=threshold)
+    got = answer(images)
+    np.testing.assert_array_equal(got.exits, policy.exits)
+    want = np.stack([whole[name] for name in names])[policy.exits, np.arange(len(images))]
+    np.testing.assert_allclose(got.logits, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(answer(images[:1]).exits, policy.exits[:1])
+    as_float = answer(images / np.float32(255))
+    np.testing.assert_array_equal(as_float.exits, got.exits)
+    assert (len(set(got.exits)) > 1) == (share == 0.4)
+
+
+def test_each_section_starts_where_the_last_one_ended(run, whole):
+    parts = sections(run.network, whole, SIDE)
+    assert [part.start for part in parts] == ["", "stage1", "stage2"]
+    assert [part.ends[0] for part in parts] == ["exit1_logits", "exit2_logits", "logits"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_exit_on_its_own(folder, run, images, whole, tmp_path, capsys, number):
+    file = tmp_path / "exit.safetensors"
+    assert weights_main(["export", str(folder), str(file), "--exit", str(number)]) == 0
+    assert f"exit {number} of cifar_resnet8" in capsys.readouterr().out
+    loaded = seed_jax.load(file)
+    features = loaded(images)
+    np.testing.assert_allclose(features["logits"], whole[f"exit{number}_logits"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(features["pooled"], whole[f"exit{number}_pooled"], rtol=1e-6, atol=1e-6)
+    left = {name: set(tree) for name, tree in loaded.variables["params"].items()}
+    assert set(left) == {"backbone", f"exit{number}"}
+    assert left["backbone"] == {"conv1", "bn1"} | {f"layer{stage}_0" for stage in range(1, number + 1)}
+    count = sum(x.size for x in jax.tree.leaves(loaded.variables["params"]))
+    assert count < sum(x.size for x in jax.tree.leaves(run.variables["params"]))
+    assert weights_main(["inspect", str(file)]) == 0
+    assert f"{count:,}" in capsys.readouterr().out
+
+
+def test_the_file_has_pytorchs_names_and_layouts(folder, run, tmp_path):
+    file = tmp_path / "exit.safetensors"
+    exported = seed_jax.export(folder, file, exit=1)
+    assert (exported.names, exported.left_out) == ("crd", ())
+    tensors = array_files.read_safetensors(file)
+    kernel = run.variables["params"]["exit1"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(tensors["exit1.conv2.weight"], np.asarray(kernel).transpose(3, 2, 0, 1))
+    assert tensors["layer1.0.conv1.weight"].shape == (16, 16, 3, 3)
+    assert "exit1.bn1.running_var" in tensors and not any(name.startswith("layer2") for name in tensors)
+
+
+def test_the_deepest_is_exported_without_exits(folder, tmp_path):
+    exported = seed_jax.export(folder, tmp_path / "deepest.safetensors")
+    assert all(name.startswith("exit") for name in exported.left_out)
+    loaded = seed_jax.load(tmp_path / "deepest.safetensors", model="cifar_resnet8")
+    assert set(loaded.variables["params"]) == {"backbone"}
+
+
+def test_mistakes_are_one_sentence(folder, tmp_path, capsys):
+    out = str(tmp_path / "x.safetensors")
+    assert weights_main(["export", str(folder), out, "--exit", "3"]) == 1
+    assert "--exit is 3, and the network has the exits 1, 2: use one" in capsys.readouterr().err
+    assert weights_main(["export", str(folder), out, "--exit", "1", "--names", "timm"]) == 1
+    assert "exits cannot be written under names 'timm': choose from crd" in capsys.readouterr().err
+    assert main([str(folder), "--thresholds", "0.5,2"]) == 1
+    assert "--thresholds has 2: use values from 0 to 1" in capsys.readouterr().err
+    seed_jax.export(folder, out, exit=1)
+    with pytest.raises(UserError, match="exit is 1, and .* is a file: use the workdir of a run"):
+        seed_jax.export(out, tmp_path / "y.safetensors", exit=1)
+
+
+def test_what_an_exit_on_its_own_can_do(folder, images, whole, tmp_path):
+    """It gives features of images; it is no teacher."""
+    file = tmp_path / "exit.safetensors"
+    seed_jax.export(folder, file, exit=2)
+    found = seed_jax.embed(file, images)
+    np.testing.assert_allclose(found["pooled"], whole["exit2_pooled"], rtol=1e-5, atol=1e-6)
+    loaded = seed_jax.load(file)
+    with pytest.raises(UserError, match="exit.safetensors has one exit of a network, which cannot teach"):
+        teacher.prepare(teacher.Loaded(loaded.network, loaded.variables, loaded.provenance), SIDE)
+
+
+def test_a_damaged_file_is_named(folder, tmp_path):
+    file = tmp_path / "exit.safetensors"
+    seed_jax.export(folder, file, exit=1)
+    tensors, metadata = dict(array_files.read_safetensors(file)), array_files.safetensors_metadata(file)
+    tensors = {name: np.array(x) for name, x in tensors.items() if name != "exit1.fc.bias"}
+    array_files.write_safetensors(file, tensors, metadata)
+    with pytest.raises(UserError, match="has no exit1/fc/bias of shape .*: export it again"):
+        seed_jax.load(file)
+    array_files.write_safetensors(file, tensors, {**metadata, "exit": "{}"})
+    with pytest.raises(UserError, match="has damaged metadata .*: export it again"):
+        seed_jax.load(file)
+
+
+def test_a_run_without_exits_is_named(tmp_path, capsys):
+    loop.run(settings("supervised"), tmp_path)
+    assert main([str(tmp_path)]) == 1
+    assert "has no exits, as a run of supervised: use a run of byot" in capsys.readouterr().err
+    assert weights_main(["export", str(tmp_path), str(tmp_path / "x.safetensors"), "--exit", "1"]) == 1
+    assert "--exit is 1, and the network has no exits: use a run of byot" in capsys.readouterr().err

@@ -1,0 +1,244 @@
+"""The command `analysis` on small runs: its sections, what is left out, and what users get wrong."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import numpy as np
+import optax
+import pytest
+import tiny
+from PIL import Image
+
+from seed_jax import config, models
+from seed_jax.analysis import runs as runs_lib
+from seed_jax.analysis import separability
+from seed_jax.analysis.__main__ import main
+from seed_jax.analysis.sections import attention, gradients, noise
+from seed_jax.analysis.sections import separability as section_of_classes
+from seed_jax.errors import UserError
+from seed_jax.methods import METHODS
+from seed_jax.methods.supervised import Supervised
+from seed_jax.models.heads import Classifier, Regressor
+from seed_jax.models.network import Joined
+from seed_jax.report import metrics
+from seed_jax.train import loop
+
+SIGMAS = (0.0, 0.5, 2.0)
+
+
+class Staged(tiny.Tiny):
+    """`Tiny` with its map as `stage1`."""
+
+    def __call__(self, x, train, keys=None):
+        return {"stage1": x[:, ::2, ::2] - 0.5, **super().__call__(x, train, keys)}
+
+
+def trained(folder, variant="supervised", model="staged"):
+    raw = tiny.get_config("seed" if variant == "seed" else "supervised")
+    raw.method = config.default(variant).method
+    raw.student.model = model
+    raw.train.steps, raw.evals.names = 6, ()
+    if variant == "seed":
+        raw.teacher.model, raw.method.queue_size = "staged", 64
+    loop.run(raw, folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def architectures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "tiny", tiny.Tiny)
+        patch.setitem(models.MODELS, "staged", Staged)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("taught"), "seed")
+
+
+@pytest.fixture
+def opened(run):
+    return runs_lib.open_run(run)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfTaught(Supervised):
+    """Adds maps as a self-teacher does, and serves the classifier alone."""
+
+    def network(self, backbone, given):
+        joined = super().network(backbone, given)
+        return dataclasses.replace(
+            joined, parts={**joined.parts, "own": Regressor(4, 8, of="stage1", out="own_map")}
+        )
+
+    def served(self, variables, aux):
+        return {
+            collection: {name: tree for name, tree in trees.items() if name != "own"}
+            for collection, trees in variables.items()
+        }
+
+
+def options(folder, **given):
+    return runs_lib.Options(folder, **{"images": 2, "samples": 40, "sigmas": SIGMAS, "draws": 2} | given)
+
+
+def test_the_page_has_every_section(run, taught, tmp_path, capsys):
+    arguments = [
+        "--samples",
+        "40",
+        "--images",
+        "2",
+        "--sigmas",
+        "0,1",
+        "--draws",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([run, taught, *arguments]) == 0
+    page = (tmp_path / "report.html").read_text()
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings == ["Attention", "Noise on the weights", "Gradients", "Class separability"]
+    assert not re.search(r'(src|href)="(?!#|data:)', page)  # self-contained
+    assert f"{taught} has no classifier of its data" in page
+    assert str(tmp_path / "report.html") in capsys.readouterr().out
+    files = {path.name for path in (tmp_path / "attention").rglob("*.png")}
+    assert {"image0-step0-stage1.png", "image1-step6-stage1.png", "image0-teacher-stage1.png"} <= files
+
+
+def test_sections_that_cannot_be_had(taught, tmp_path, capsys):
+    only = ["--samples", "40", "--images", "1", "--out", str(tmp_path)]
+    assert main([taught, "--sections", "noise", *only]) == 1
+    assert "has no classifier of its data's classes" in capsys.readouterr().err
+    assert main([taught, *only]) == 0
+    out = capsys.readouterr().out
+    assert f"noise is left out: {taught} has no classifier of its data's classes" in out
+    assert "noise is left out" in (tmp_path / "report.html").read_text()
+
+
+def test_steps_are_those_of_the_run(opened):
+    assert opened.steps == (0, 3, 6)
+    kernels = [np.asarray(opened.variables(step)["params"]["backbone"]["conv1"]["kernel"]) for step in (0, 6)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
+    fresh = opened.training.fresh(None).params["backbone"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernels[0], fresh)
+    _, served = opened.served
+    np.testing.assert_array_equal(kernels[1], served["params"]["backbone"]["conv1"]["kernel"])
+
+
+def test_overlays_of_a_stage(opened, tmp_path):
+    images = opened.images("val", 2).image
+    tiles = attention.tiles_of(opened, images)
+    assert [list(row) for row in tiles[0].values()] == [["stage1"]] * 3
+    assert list(tiles[0]) == ["step 0", "step 3", "step 6"]
+    attention.section([opened], options(tmp_path))
+    (path,) = tmp_path.rglob("image1-step3-stage1.png")
+    large = np.asarray(Image.open(path))
+    assert large.shape == (128, 128, 3)
+    np.testing.assert_array_equal(large[::8, ::8], tiles[1]["step 3"]["stage1"])
+
+
+def test_maps_of_a_self_teacher_that_is_not_served(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "self_taught", SelfTaught)
+    self_taught = runs_lib.open_run(trained(tmp_path / "run", "self_taught"))
+    assert "own" not in self_taught.served[1]["params"]
+    (tiles,) = attention.tiles_of(self_taught, self_taught.images("val", 1).image)
+    assert {row: list(of_row) for row, of_row in tiles.items()} == {
+        f"step {step}": ["stage1", "own_map"] for step in (0, 3, 6)
+    }
+    *_, shown = attention.section([self_taught], options(tmp_path))
+    assert len(shown.figures) == 4  # of each of two images its stages, and what the method adds
+
+
+def test_a_start_that_is_gone_and_other_data(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    change(copy / "config.json", "student", "init", "nowhere.npz")
+    opened = runs_lib.open_run(copy)
+    assert opened.steps == (3, 6)
+    assert "the weights it began with are left out" in opened.notes[0]
+    change(copy / "manifest.json", "data", "fingerprint", "0123")
+    with pytest.raises(UserError, match="was trained on other data"):
+        runs_lib.open_run(copy)
+
+
+def change(path, section, key, value):
+    content = json.loads(path.read_text())
+    content[section][key] = value
+    path.write_text(json.dumps(content))
+
+
+def test_accuracy_without_noise_is_that_of_the_network(opened, tmp_path):
+    found = noise.accuracies(opened, options(tmp_path))
+    assert found.keys() == {noise.KEPT, noise.RECOMPUTED}
+    network, variables = opened.served
+    seen = opened.images("val", 40)
+    logits = network.apply(variables, seen.image.astype(np.float32) / 255, False)[0]["logits"]
+    np.testing.assert_allclose(found[noise.KEPT][0], (logits.argmax(axis=1) == seen.label).mean())
+    assert found[noise.KEPT].shape == found[noise.RECOMPUTED].shape == (3, 2)
+
+
+def test_gradients_are_those_of_a_step(opened, run, monkeypatch):
+    found = gradients.magnitudes(opened)
+    assert list(found) == [0, 3, 6]
+    kernels = ["backbone/conv1/kernel", "backbone/conv2/kernel", "classifier/fc/kernel"]
+    assert list(found[0]) == kernels
+    assert all(value > 0 for of_step in found.values() for value in of_step.values())
+    assert found[0] != found[6]
+
+    def norm(gradients):
+        return dict.fromkeys(kernels, optax.tree.norm(gradients))
+
+    monkeypatch.setattr(gradients, "gradient_magnitudes", norm)
+    first = next(row for row in metrics.read(run) if row["step"] == 1)
+    np.testing.assert_allclose(gradients.magnitudes(opened)[0][kernels[0]], first["grad_norm"], rtol=1e-4)
+
+
+def test_layers_are_in_the_order_of_the_network():
+    network = Joined(models.create("mobilenetv3_small"), {"classifier": Classifier(10)})
+    layers = gradients.layers_of(network, 32)
+    blocks = [int(found[1]) for layer in layers if (found := re.search(r"/block(\d+)/", layer))]
+    assert blocks == sorted(blocks) and blocks[-1] == 11
+    assert layers[0] == "backbone/stem_conv/kernel" and layers[-1] == "classifier/fc/kernel"
+
+
+def test_separability_of_stages(opened, tmp_path):
+    values = section_of_classes.values_of(opened, options(tmp_path))
+    assert list(values) == ["stage1", "pooled"]
+    seen = opened.images("val", 40)
+    mean, std = (np.array(x) for x in (opened.network.backbone.mean, opened.network.backbone.std))
+    pooled = ((seen.image / 255 - mean) / std - 0.5)[:, ::2, ::2].mean(axis=(1, 2))
+    np.testing.assert_allclose(values["stage1"], separability(pooled, seen.label), rtol=1e-4)
+
+
+def test_exits_come_before_the_last_feature(opened, tmp_path, monkeypatch):
+    values = {"stem": 4.0, "stage1": 3.0, "pooled": 1.0, "exit1_pooled": 2.0}
+    monkeypatch.setattr(section_of_classes, "values_of", lambda run, options: values)
+    *_, shown, table = section_of_classes.section([opened], options(tmp_path))
+    assert [row[0] for row in table.rows] == ["stem", "stage1", "exit1_pooled", "pooled"]
+    assert ["ends at 3" in shown.figures[0].svg, "ends at 1" in shown.figures[1].svg] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere is not the workdir of a run"),
+        (["a", "a/../a"], "WORKDIR names a twice"),
+        (["a", "--sections", "atention"], "did you mean 'attention'?"),
+        (["a", "--sections", "noise,noise"], "--sections names noise twice"),
+        (["a", "--images", "0"], "--images is 0: use 1 or more."),
+        (["a", "--sigmas", "0.2,0.1"], "--sigmas must ascend"),
+        (["a", "--absolute"], "--absolute needs --sigmas in the unit of the weights"),
+        (["a", "--out", "/proc/seed_jax"], "--out: /proc/seed_jax cannot be created"),
+    ],
+)
+def test_wrong_arguments(arguments, message, tmp_path, capsys):
+    assert main(["--out", str(tmp_path), *arguments]) == 1
+    assert message in capsys.readouterr().err
