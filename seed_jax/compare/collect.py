@@ -1,5 +1,6 @@
 """From finished cells, or from workdirs that exist, to a `Result`."""
 
+import collections
 import dataclasses
 import os
 import re
@@ -259,10 +260,13 @@ def _result(title, baseline, evals, rows, values, notes) -> Result:
             differences.append(Difference(row.name, score, points, low, high, *pairs[0].shape))
     if any(difference.seeds == 2 for difference in differences):
         notes.append(TWO_SEEDS)
+    taught = collections.defaultdict(list)
     for row in rows:
         if row.needs and row.cost:
-            teachers = " and ".join(f"'{name}'" for name in dict.fromkeys(row.needs))
-            notes.append(f"Costs of '{row.name}' are without the training of {teachers}.")
+            taught[" and ".join(f"'{name}'" for name in dict.fromkeys(row.needs))].append(row.name)
+    for teachers, names in taught.items():
+        whose = f"{len(names)} rows" if len(names) > 2 else " and ".join(f"'{name}'" for name in names)
+        notes.append(f"Costs of {whose} are without the training of {teachers}.")
     first = scored[0][2]
     images = max(len(v) for v in first["values"].values() if isinstance(v, list))
     return Result(

@@ -132,6 +132,10 @@ def test_the_teacher_among_the_runs_is_known_and_costs_are_without_its_training(
     result = collect.of_workdirs([Path("student"), Path("teacher")], "")
     assert {row.name: row.needs for row in result.rows} == {"student": ("teacher",), "teacher": ()}
     assert result.notes == ("Costs of 'student' are without the training of 'teacher'.",)
+    for i, lr in enumerate((0.3, 0.4)):
+        make(place, f"student{i}", 0, lr=lr, teacher=facts, weights=facts["source"])
+    result = collect.of_workdirs([Path(name) for name in ("student", "student0", "student1", "teacher")], "")
+    assert "Costs of 3 rows are without the training of 'teacher'." in result.notes
 
 
 def test_two_seeds_have_a_note_and_three_have_none(place):
