@@ -145,11 +145,15 @@ def test_loss(run: Path) -> float:
 def _correlation(x: np.ndarray, y: np.ndarray) -> dict:
     """Coefficients of the means over seeds, and 95 % intervals by a bootstrap over seeds and augmentations.
 
+    'between' leaves out the augmentations of the lowest and the highest x, which alone could make a
+    coefficient.
+
     Args:
       x, y: `[augmentations, seeds]`.
     """
     random, result = np.random.default_rng(0), {}
     rows, seeds = x.shape
+    between = x.mean(axis=1).argsort()[1:-1]
     draws = [(random.integers(0, rows, rows), random.integers(0, seeds, seeds)) for _ in range(RESAMPLES)]
     for name, of in COEFFICIENTS.items():
         found = of(x.mean(axis=1), y.mean(axis=1))
@@ -164,6 +168,7 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> dict:
             "value": float(found.statistic),
             "p": float(found.pvalue),
             "interval": [float(low), float(high)],
+            "between": float(of(x[between].mean(axis=1), y[between].mean(axis=1)).statistic),
             "each seed": each,
         }
     return result
@@ -182,7 +187,8 @@ def _markdown(data: str, result: dict) -> str:
         cells = [model]
         for of in result["students"][model]["correlation"].values():
             low, high = of["interval"]
-            cells.append(f"{of['value']:.2f} (p {of['p']:.3f}; {low:.2f} to {high:.2f})")
+            p = f"p {of['p']:.3f}" if of["p"] >= 0.001 else "p < 0.001"
+            cells.append(f"{of['value']:.2f} ({p}; {low:.2f} to {high:.2f}); {of['between']:.2f} between")
         coefficients.append(cells)
     lines.append(Table(["student", *COEFFICIENTS], coefficients).markdown())
     for pair, value in result["between students"].items():

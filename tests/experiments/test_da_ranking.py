@@ -16,6 +16,14 @@ def test_coefficients_of_a_line_with_noise():
         assert coefficient["value"] > 0.9 and coefficient["p"] < 0.01
         assert len(coefficient["each seed"]) == 3
     assert found["Spearman"]["value"] == pytest.approx(1.0)
+    assert found["Spearman"]["between"] == pytest.approx(1.0)
+
+
+def test_two_extremes_do_not_make_a_correlation_of_what_lies_between():
+    x = np.array([0.0, 4.0, 5.0, 6.0, 7.0, 20.0])[:, None]
+    y = np.array([0.0, 7.0, 5.0, 5.0, 4.0, 20.0])[:, None]
+    found = correlate._correlation(x, y)["Pearson"]
+    assert found["value"] > 0.9 and found["between"] < -0.9
 
 
 def test_noise_has_an_interval_around_0():
