@@ -11,7 +11,7 @@ from seed_jax import losses
 from seed_jax.errors import UserError, unknown
 from seed_jax.methods.base import LossOut, Method, feature_shapes
 from seed_jax.models.heads import Classifier
-from seed_jax.models.network import Joined
+from seed_jax.models.network import Joined, stage_maps
 
 WEIGHTS = ("gamma", "alpha", "beta", "gradient", "symmetry")
 
@@ -132,11 +132,8 @@ class AttentionTransfer(Method):
 
     def _maps(self, student, teacher) -> list[str]:
         """The names of the maps to compare, from the features of both networks or their shapes."""
-        return list(self.stages) or sorted(
-            name
-            for name in student.keys() & teacher.keys()
-            if name.startswith("stage") and student[name].ndim == teacher[name].ndim == 4
-        )
+        shared = stage_maps(teacher)
+        return list(self.stages) or [name for name in stage_maps(student) if name in shared]
 
     def _check_maps(self, student, teacher):
         names = self._maps(student, teacher)
