@@ -35,7 +35,8 @@ class AttentionTransfer(Method):
       alpha: weight of `kd_loss`. The released code has 0 for attention transfer alone and 0.9 for KD alone.
       temperature: T of KD.
       beta: weight of the activation maps of each stage. 1000 is the released code's, for the form
-        'mean_square'; for 'norm' it is the paper's beta (equation 2).
+        'mean_square'; for 'norm' it is the paper's beta (equation 2): set it, since the default is not
+        meant for that form.
       stages: the maps, by their names in both networks, such as 'stage2,stage3'; () for every `stageN` that
         both have. These are the released code's: in WRN before the last norm and ReLU, in ResNet after the
         ReLU. For the maps before the last ReLU, name 'preact1' and so on. Of two sides the larger one must
