@@ -172,6 +172,14 @@ def test_statistics_are_recomputed_on_a_bounded_number_of_images(opened, tmp_pat
     assert ("train", 48) in asked and ("val", 0) in asked
 
 
+def test_noise_says_that_it_sees_the_image_alone(opened, tmp_path, monkeypatch):
+    entries = dict.fromkeys(("logits", "aggregated_logits"), np.zeros((2, 10)))
+    monkeypatch.setattr(runs_lib.Opened, "entries", lambda self, network, variables: entries)
+    monkeypatch.setattr(noise, "accuracies", lambda run, options: {noise.KEPT: np.ones((3, 2))})
+    (note,) = noise.section([opened], options(tmp_path))[-1].items
+    assert note.startswith(f"{opened.name} also answers by all views of an image")
+
+
 def test_data_that_moved(tmp_path):
     here, there = tmp_path / "here.npz", tmp_path / "there.npz"
     pixels = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8)
