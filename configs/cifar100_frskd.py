@@ -19,9 +19,9 @@ Expected: top-1. Compare with `:plain` of the same schedule: published baselines
           (1) From memory of the paper's table 1, not read again.
           (2) ResNet-18 also in an earlier readme of Self-KD-Lib; WRN-16-2 as (1).
 Variants: `:smoke` runs anywhere; `:wrn_16_2` is the other backbone of the paper; `:without_features` is
-          FRSKD\\F; `:cutmix` mixes images; `:sla` adds rotations; `:plain` is the network alone and
-          `:plain_cutmix` the same with CutMix; `:official_code` lets the self-teacher's cross entropy train
-          the backbone, as MingiJi/FRSKD does.
+          FRSKD\\F; `:mixup` and `:cutmix` mix images; `:sla` adds rotations; `:plain`, `:plain_wrn_16_2`,
+          `:plain_mixup` and `:plain_cutmix` are the network alone; `:official_code` lets the
+          self-teacher's cross entropy train the backbone, as MingiJi/FRSKD does.
 """
 
 from seed_jax import config
@@ -36,13 +36,13 @@ def get_config(variant: str = ""):
 
 def varied(c, variant: str):
     """The variants of the header, for every data set."""
-    if variant == "wrn_16_2":
+    if variant in ("wrn_16_2", "plain_wrn_16_2"):
         c.student.model = "wrn_16_2"
         c.student.options = {name: c.student.options[name] for name in ("mean", "std")}
     elif variant == "without_features":
         c.method.beta = 0.0
-    elif variant in ("cutmix", "plain_cutmix"):
-        c.method.mix = "cutmix"
+    elif variant in ("mixup", "cutmix", "plain_mixup", "plain_cutmix"):
+        c.method.mix = variant.removeprefix("plain_")
     elif variant == "sla":
         c.method.rotations = 4
     elif variant == "official_code":

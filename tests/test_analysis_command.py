@@ -35,10 +35,11 @@ class Staged(tiny.Tiny):
         return {"stage1": x[:, ::2, ::2] - 0.5, **super().__call__(x, train, keys)}
 
 
-def trained(folder, variant="supervised", model="staged"):
+def trained(folder, variant="supervised", model="staged", data=None):
     raw = tiny.get_config("seed" if variant == "seed" else "supervised")
     raw.method = config.default(variant).method
     raw.student.model = model
+    raw.data.update(data or {})
     raw.train.steps, raw.evals.names = 6, ()
     if variant == "seed":
         raw.teacher.model, raw.method.queue_size = "staged", 64
@@ -124,6 +125,73 @@ def test_sections_that_cannot_be_had(taught, tmp_path, capsys):
     assert "noise is left out" in (tmp_path / "report.html").read_text()
 
 
+def test_a_section_that_was_measured_is_kept_when_another_one_is_refused(taught, tmp_path, capsys):
+    only = ["--samples", "40", "--images", "1", "--out", str(tmp_path)]
+    assert main([taught, "--sections", "separability,noise", *only]) == 1
+    told = capsys.readouterr()
+    assert "has no classifier of its data's classes" in told.err
+    page = (tmp_path / "report.html").read_text()
+    assert re.findall("<h2>(.*?)</h2>", page) == ["Class separability", "Notes"]
+
+
+def test_a_run_without_enough_classes_leaves_the_others(run, tmp_path, monkeypatch):
+    """One image has one class; the other run is measured all the same."""
+    plain, few = runs_lib.open_run(run), dataclasses.replace(runs_lib.open_run(run), name="few")
+    whole = runs_lib.Opened.source
+
+    def source(self, split, count):
+        return whole(self, split, 1 if self.name == "few" and split == "val" else count)
+
+    monkeypatch.setattr(runs_lib.Opened, "source", source)
+    for section in (noise.section, section_of_classes.section):
+        blocks = section([plain, few], options(tmp_path, sigmas=(0.0,), draws=1))
+        (note,) = blocks[-1].items
+        assert note.startswith("few has images of fewer than two classes among the 1 of `val`")
+
+
+def test_a_teacher_is_read_only_for_the_sections_that_ask(taught, tmp_path, monkeypatch):
+    copy = shutil.copytree(taught, tmp_path / "copy")
+    change(copy / "config.json", "teacher", "weights", "gone.pth")
+    opened = runs_lib.open_run(copy)
+    assert section_of_classes.values_of(opened, options(tmp_path))
+    for section in (attention.section, gradients.section):
+        with pytest.raises(runs_lib.Lacking, match="has a teacher that cannot be read .*gone.pth"):
+            section([opened], options(tmp_path))
+
+
+def test_statistics_are_recomputed_on_a_bounded_number_of_images(opened, tmp_path, monkeypatch):
+    asked, images = [], runs_lib.Opened.images
+
+    def noted(self, split, count):
+        asked.append((split, count))
+        return images(self, split, count)
+
+    monkeypatch.setattr(runs_lib.Opened, "images", noted)
+    monkeypatch.setattr(noise, "SEEN", 48)
+    noise.accuracies(opened, options(tmp_path, samples=0, sigmas=(0.0,), draws=1))
+    assert ("train", 48) in asked and ("val", 0) in asked
+
+
+def test_noise_says_that_it_sees_the_image_alone(opened, tmp_path, monkeypatch):
+    entries = dict.fromkeys(("logits", "aggregated_logits"), np.zeros((2, 10)))
+    monkeypatch.setattr(runs_lib.Opened, "entries", lambda self, network, variables: entries)
+    monkeypatch.setattr(noise, "accuracies", lambda run, options: {noise.KEPT: np.ones((3, 2))})
+    (note,) = noise.section([opened], options(tmp_path))[-1].items
+    assert note.startswith(f"{opened.name} also answers by all views of an image")
+
+
+def test_data_that_moved(tmp_path):
+    here, there = tmp_path / "here.npz", tmp_path / "there.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8)
+    np.savez(here, image=pixels, label=np.arange(64) % 4)
+    npz = {"source": "npz", "dir": str(here), "train": "all", "val": "all", "test": "all"}
+    name = trained(tmp_path / "run", data=npz)
+    here.rename(there)
+    with pytest.raises(UserError, match="pass its new folder with --dir"):
+        runs_lib.open_run(name)
+    assert len(runs_lib.open_run(name, dir=str(there)).images("val", 0).label) == 64
+
+
 def test_steps_are_those_of_the_run(opened):
     assert opened.steps == (0, 3, 6)
     kernels = [np.asarray(opened.variables(step)["params"]["backbone"]["conv1"]["kernel"]) for step in (0, 6)]
@@ -199,6 +267,18 @@ def test_gradients_are_those_of_a_step(opened, run, monkeypatch):
     monkeypatch.setattr(gradients, "gradient_magnitudes", norm)
     first = next(row for row in metrics.read(run) if row["step"] == 1)
     np.testing.assert_allclose(gradients.magnitudes(opened)[0][kernels[0]], first["grad_norm"], rtol=1e-4)
+
+
+def test_gradients_are_of_a_part_of_a_large_batch(opened, monkeypatch):
+    monkeypatch.setattr(gradients, "IMAGES", 5)  # one group of BatchNorm has 8
+    assert gradients._count(opened) == 8
+    part = gradients.magnitudes(opened)[0]
+    monkeypatch.setattr(gradients, "IMAGES", 64)
+    assert part != gradients.magnitudes(opened)[0]
+    method = dataclasses.replace(opened.config.method, mix="mixup")
+    mixing = dataclasses.replace(opened, config=dataclasses.replace(opened.config, method=method))
+    monkeypatch.setattr(gradients, "IMAGES", 5)
+    assert gradients._count(mixing) == 16
 
 
 def test_layers_are_in_the_order_of_the_network():

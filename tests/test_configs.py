@@ -13,6 +13,7 @@ import pytest
 
 from seed_jax import config, models
 from seed_jax.errors import UserError
+from seed_jax.methods import METHODS
 from seed_jax.report import metrics
 from seed_jax.train import build, optim
 
@@ -177,6 +178,41 @@ def test_the_weight_decay_of_funmatch_is_the_released_one():
     assert not c.method.needs_labels
     steps_per_epoch = 1_281_167 // c.data.batch_size
     assert round(c.optim.warmup_epochs * steps_per_epoch, -3) == 5_000
+
+
+OF_FRSKD = (
+    "wrn_16_2 without_features mixup cutmix sla official_code plain plain_wrn_16_2 plain_mixup plain_cutmix"
+)
+VARIANTS = {
+    "cifar100_byot": "deep_supervision journal plain",
+    "cifar100_frskd": OF_FRSKD,
+    "cifar100_sad": "plain",
+    "cifar100_sla": "sd plain",
+    "cifar_attention_transfer": "gradient symmetry teacher plain",
+    "digits_byot": "deep_supervision journal",
+    "imagenet_attention_transfer": "official_code plain",
+    "imagenet_frskd": "resnet34 plain plain_resnet34",
+    "tiny_imagenet_frskd": f"px64 {OF_FRSKD}",
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_variants_of_self_distillation(name):
+    """Each one in the header resolves and differs from the others; the plain ones are the network alone."""
+    variants = ["", *VARIANTS[name].split()]
+    resolved = {v: config.resolve(config.load(f"{name}:{v}" if v else name)) for v in variants}
+    for variant, c in resolved.items():
+        alone = variant.startswith("plain") or variant == "teacher"
+        assert isinstance(c.method, METHODS["supervised"]) == alone
+        assert [other for other, same in resolved.items() if same == c] == [variant]
+        if "_wrn" in f"_{variant}":
+            assert (c.student.model, set(c.student.options)) == ("wrn_16_2", {"mean", "std"})
+        if "mix" in variant:
+            assert c.method.mix == variant.removeprefix("plain_")
+    header = importlib.import_module(f"seed_jax.configs.{name}").__doc__.partition("Variants:")[2]
+    assert {*re.findall(r"`:(\w+)`", header)} - {"smoke"} <= {*variants}
+    with pytest.raises(UserError, match="Unknown config variant 'other'"):
+        config.load(f"{name}:other")
 
 
 @pytest.mark.parametrize("name", ["cifar100_kd", "tiny_imagenet_kd"])

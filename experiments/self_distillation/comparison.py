@@ -6,7 +6,7 @@ from seed_jax.compare import Comparison
 MODEL, EPOCHS = setting.STUDENTS[0], 24.0
 PROBES = 4.0  # epochs between the checkpoints of which the best one is reported, too
 PLAIN, ENSEMBLE = "plain", "ensemble_top1"
-# As published for CIFAR-100, except SAD's weight, published for lanes, and gradients, for NINs.
+# Weights: README.md says where each is from.
 METHODS = {
     PLAIN: {"method": "supervised"},
     "label smoothing": {"method": "supervised", "smoothing": 0.1},
@@ -40,7 +40,8 @@ def of(data: str, quick: bool) -> Comparison:
         seeds=(0,) if quick else (0, 1, 2),
         evals=("top1", "exit1_top1", "exit2_top1", ENSEMBLE, "aggregated_top1"),
         notes=(
-            "Weights are those that their authors publish for CIFAR-100; no row was tuned.",
+            "No row was tuned. Weights are those that papers or codes publish, SAD's for lanes; those of AT"
+            " by gradients and by symmetry have no source.",
             "SLA's top1 sees the image alone, its aggregated_top1 all four rotations of it.",
         ),
     )

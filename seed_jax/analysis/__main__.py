@@ -16,8 +16,8 @@ from seed_jax.report import html
 from seed_jax.report.tables import Table
 
 EPILOG = f"""\
-Sections: {", ".join(SECTIONS)}. One that the runs cannot have is left out with a sentence, unless --sections
-names it.
+Sections: {", ".join(SECTIONS)}. One that the runs cannot have is left out with a sentence; if --sections
+names it, that is an error, after the others were measured.
 
   python -m seed_jax.analysis runs/plain runs/self_distilled
   python -m seed_jax.analysis runs/mine --sections attention --images 8
@@ -28,22 +28,24 @@ A run shows more of its training if it keeps more checkpoints (train.keep).
 
 @command
 def main(arguments: list[str] | None = None) -> int:
-    options, names, workdirs = _parse(arguments)
+    options, names, workdirs, dir = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     python_logging.getLogger().setLevel(python_logging.WARNING)
     _claim(options.out)
     parallel.start()
     print("Reading the runs.", flush=True)
-    runs = [open_run(workdir) for workdir in workdirs]
-    blocks, left_out = [], []
+    runs = [open_run(workdir, dir=dir) for workdir in workdirs]
+    blocks, lacking = [], {}
     for name in names or SECTIONS:
         print(f"{name}: measuring, which begins with a compilation.", flush=True)
         try:
             blocks += SECTIONS[name](runs, options)
         except Lacking as error:
-            if names:
-                raise
-            left_out.append(f"{name} is left out: {error}")
+            lacking[name] = error
+    refused = UserError("\n".join(map(str, lacking.values()))) if names and lacking else None
+    if refused and not blocks:
+        raise refused
+    left_out = [f"{name} is left out: {error}" for name, error in lacking.items()]
     notes = [*left_out, *(note for run in runs for note in run.notes)]
     if notes:
         blocks += [html.Heading("Notes"), html.Notes(notes)]
@@ -51,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [_described(run) for run in runs]
     page = html.compose(options.out / "report.html", "What the runs learned", [Table(header, rows), *blocks])
     print("\n".join([*notes, str(page)]))
+    if refused:
+        raise refused
     return 0
 
 
@@ -58,8 +62,8 @@ def _described(run: Opened) -> list[str]:
     return [run.name, run.config.method_name, run.config.student.model, ", ".join(map(str, run.steps))]
 
 
-def _parse(arguments) -> tuple[Options, list[str], list[str]]:
-    """The options, the sections that were named, and the workdirs."""
+def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
+    """The options, the sections that were named, the workdirs, and the folder of moved data."""
     usual = Options(Path("runs/analysis"))
     parser = argparse.ArgumentParser(
         prog="python -m seed_jax.analysis",
@@ -75,6 +79,7 @@ def _parse(arguments) -> tuple[Options, list[str], list[str]]:
         metavar="NAME,NAME",
         help=f"of {', '.join(SECTIONS)} (default: all)",
     )
+    parser.add_argument("--dir", default="", help="the new folder of the data, if it has moved")
     parser.add_argument(
         "--out",
         type=Path,
@@ -110,7 +115,7 @@ def _parse(arguments) -> tuple[Options, list[str], list[str]]:
     )
     parser.add_argument("--seed", type=int, default=usual.seed, help=f"of the noise (default: {usual.seed})")
     given = vars(parser.parse_args(arguments))
-    names, workdirs = given.pop("sections"), given.pop("workdir")
+    names, workdirs, dir = given.pop("sections"), given.pop("workdir"), given.pop("dir")
     options = Options(**given)
     for name in names:
         if name not in SECTIONS:
@@ -127,7 +132,7 @@ def _parse(arguments) -> tuple[Options, list[str], list[str]]:
         raise UserError("--absolute needs --sigmas in the unit of the weights, such as 0,0.01,0.02.")
     if list(options.sigmas) != sorted({*options.sigmas}) or options.sigmas[0] < 0:
         raise UserError("--sigmas must ascend from 0 or more, such as 0,0.1,0.2.")
-    return options, names, workdirs
+    return options, names, workdirs, dir
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from seed_jax import parallel
 from seed_jax.config import Config
 from seed_jax.data.pipeline import eval_batches
-from seed_jax.data.sources import Source, open_source
+from seed_jax.data.sources import Source, listed_once, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals.online import evenly
 from seed_jax.methods.base import Given
@@ -70,6 +70,7 @@ class Opened:
     Attributes:
       name: the path as the user wrote it.
       mesh: of one device.
+      training: its `step` has no teacher.
       steps: those of `state`, ascending: 0 if the start can be drawn again, and the kept checkpoints.
       notes: sentences about what is left out.
     """
@@ -80,7 +81,6 @@ class Opened:
     mesh: jax.sharding.Mesh
     given: Given
     training: Training
-    teacher: teacher.Loaded | None
     train: Source
     steps: tuple[int, ...]
     backbone: Any = None
@@ -90,6 +90,20 @@ class Opened:
     def network(self) -> Network:
         """The student with all the parts that it trained with."""
         return self.training.student
+
+    @functools.cached_property
+    def teacher(self) -> teacher.Loaded | None:
+        """The teacher, read when it is first asked for; None if the method needs none.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        c = self.config
+        if not c.method.needs_teacher:
+            return None
+        return teacher.load(
+            c.teacher, image_size=c.data.image_size, seed=c.train.seed, precision=c.train.precision
+        )
 
     def state(self, step: int) -> state.TrainState:
         """The state at one of `steps`."""
@@ -122,46 +136,61 @@ class Opened:
         shapes = jax.eval_shape(features, variables, images)
         return {name: shapes[name] for name in names}  # a tree of JAX has its keys sorted
 
-    def images(self, split: str, count: int) -> Images:
-        """`count` evenly spaced images of a split as the run evaluates them; all of it if `count` is 0.
+    def source(self, split: str, count: int) -> Source:
+        """`count` evenly spaced images of a split; all of it if `count` is 0.
 
         Raises:
           UserError: the data cannot be read.
         """
         d = self.config.data
-        if split == "train":
-            source = self.train
-        else:
-            source = open_source(d.source, getattr(d, split), dir=d.dir or None)
-        read = eval_batches(
-            evenly(source, count), d.image_size, READ, resize=d.resize, background=d.background
+        whole = (
+            self.train if split == "train" else open_source(d.source, getattr(d, split), dir=d.dir or None)
         )
+        return evenly(whole, count)
+
+    def images(self, split: str, count: int) -> Images:
+        """The images of `source` as the run evaluates them.
+
+        Raises:
+          UserError: the data cannot be read.
+        """
+        d, source = self.config.data, self.source(split, count)
+        read = eval_batches(source, d.image_size, READ, resize=d.resize, background=d.background)
         parts = [(batch["image"][batch["mask"]], batch["label"][batch["mask"]]) for batch in read]
         return Images(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def open_run(name: str | os.PathLike) -> Opened:
+def open_run(name: str | os.PathLike, *, dir: str = "") -> Opened:
     """Assemble a run from its workdir, on this process's first device.
 
+    Args:
+      dir: the new folder of the data, if it has moved.
+
     Raises:
-      UserError: the folder is not the workdir of a run or has no checkpoint, or its data or its teacher is
-        missing or has changed.
+      UserError: the folder is not the workdir of a run or has no checkpoint, or its data is missing or has
+        changed.
     """
     folder = Path(name)
     loaded = workdir.load_run(folder)
     config, manifest = loaded.config, loaded.manifest
-    sources, taught = inputs.open_all(config)
+    if dir:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=dir))
+    try:
+        with listed_once():
+            sources = inputs.open_sources(config)
+    except UserError as error:
+        raise UserError(f"{error} If the data has moved, pass its new folder with --dir.") from None
     then, now = manifest["data"].get("fingerprint"), sources.train.fingerprint()
     if then not in (None, now):
         raise UserError(
-            f"{folder} was trained on other data (fingerprint {then}, not {now}): restore the images of "
-            "the run in data.dir."
+            f"{folder} was trained on other data (fingerprint {then}, not {now}): pass the folder of the "
+            "run's images with --dir."
         )
     config = dataclasses.replace(config, data=sources.data)
     length = build.lengths(config, len(sources.train))
-    given = build.make_given(config, length, sources.train.num_classes, taught)
+    given = workdir.given_of(config, manifest)
     mesh = parallel.make_mesh(jax.local_devices()[:1])
-    training = build.assemble(config, mesh, given, taught and taught.network)
+    training = build.assemble(config, mesh, given)
     steps, backbone, notes = checkpoint.kept_steps(folder), None, []
     saved = sum(map(length.saves, range(steps[-1] + 1)))
     if len(steps) < saved:
@@ -181,7 +210,6 @@ def open_run(name: str | os.PathLike) -> Opened:
         mesh,
         given,
         training,
-        taught,
         sources.train,
         tuple(steps),
         backbone,
@@ -193,17 +221,31 @@ def labelled(run: Opened, options: Options) -> Images:
     """The images to measure that have a label.
 
     Raises:
-      Lacking: they have fewer than two classes.
       UserError: the data cannot be read.
     """
     images = run.images(options.split, options.samples)
     has = images.label >= 0
-    if len({*images.label[has].tolist()}) < 2:
-        raise Lacking(
-            f"{run.name} has images of fewer than two classes among the {len(has)} of `{options.split}` that "
-            "are measured: use a labelled --split, or more --samples."
-        )
     return Images(images.image[has], images.label[has])
+
+
+def lacks_classes(run: Opened, options: Options) -> str:
+    """What `having` says of a run if the images to measure have fewer than two classes."""
+    labels = run.source(options.split, options.samples).labels()
+    if len({*labels[labels >= 0].tolist()}) > 1:
+        return ""
+    return (
+        f"has images of fewer than two classes among the {len(labels)} of `{options.split}` that are "
+        "measured: use a labelled --split, or more --samples"
+    )
+
+
+def lacks_teacher(run: Opened) -> str:
+    """What `having` says of a run if its teacher cannot be read."""
+    try:
+        run.teacher  # noqa: B018
+    except UserError as error:
+        return f"has a teacher that cannot be read ({str(error).removesuffix('.')})"
+    return ""
 
 
 def having(runs: Sequence[Opened], lacks: Callable[[Opened], str]) -> tuple[list[Opened], list[str]]:

@@ -78,9 +78,8 @@ def _trial(comparison: Comparison, row: Trained) -> tuple[float, float]:
     if row.teacher:
         of_teacher = comparison.row(row.teacher).raw(comparison.seeds[0])
         options = of_teacher.student.options.to_dict()
-        if {"attention_transfer", "kd"} & {raw.method.name, of_teacher.method.name}:
-            # the random teacher needs a classifier, too
-            options["num_classes"] = _train_split(of_teacher).num_classes
+        if classes := _train_split(of_teacher).num_classes:
+            options["num_classes"] = classes  # the method may need logits
         raw.teacher.update(weights="random", model=of_teacher.student.model)
         raw.teacher.options = ml_collections.ConfigDict(options)
     if row.start:

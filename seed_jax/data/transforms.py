@@ -24,15 +24,16 @@ def transform(images: jax.Array, rotations: int, colours: int) -> jax.Array:
     come first. There the pixels are normalised before; here after, each colour by its place.
 
     Args:
-      images: float `[B, H, W, 3]`.
+      images: float `[B, H, W, C]`.
       rotations: 1, 2 (0 and 180 degrees) or 4.
       colours: 1, 3 (the cyclic ones) or 6.
 
     Returns:
-      `[B, M, H, W, 3]`, of the dtype of `images`.
+      `[B, M, H, W, C]`, of the dtype of `images`.
 
     Raises:
-      UserError: images that are not RGB; a quarter turn of images that are not square; another number.
+      UserError: colours of images that are not RGB; a quarter turn of images that are not square; another
+        number.
 
     >>> image = jnp.arange(12.0).reshape(1, 2, 2, 3)
     >>> views = transform(image, 4, 3)
@@ -40,13 +41,16 @@ def transform(images: jax.Array, rotations: int, colours: int) -> jax.Array:
     ((1, 12, 2, 2, 3), [1.0, 2.0, 0.0], [3.0, 4.0, 5.0])
     """
     check(rotations, colours)
-    check_rgb(images, "A permutation of colours")
+    if colours > 1:
+        check_rgb(images, "A permutation of colours")
     height, width = images.shape[1:3]
     if rotations == 4 and height != width:
         raise UserError(
             f"A quarter turn needs square images, and these have {height} x {width} pixels: use 2 rotations."
         )
     turned = [jnp.rot90(images, k, axes=(1, 2)) for k in ROTATIONS[rotations]]
+    if colours == 1:
+        return jnp.stack(turned, axis=1)
     return jnp.stack([x[..., jnp.array(order)] for x in turned for order in COLOURS[colours]], axis=1)
 
 

@@ -11,7 +11,7 @@ from seed_jax import losses
 from seed_jax.errors import UserError, unknown
 from seed_jax.methods.base import LossOut, Method, feature_shapes
 from seed_jax.models.heads import Classifier
-from seed_jax.models.network import Joined
+from seed_jax.models.network import Joined, stage_maps
 
 WEIGHTS = ("gamma", "alpha", "beta", "gradient", "symmetry")
 
@@ -35,7 +35,8 @@ class AttentionTransfer(Method):
       alpha: weight of `kd_loss`. The released code has 0 for attention transfer alone and 0.9 for KD alone.
       temperature: T of KD.
       beta: weight of the activation maps of each stage. 1000 is the released code's, for the form
-        'mean_square'; for 'norm' it is the paper's beta (equation 2).
+        'mean_square'; for 'norm' it is the paper's beta (equation 2): set it, since the default is not
+        meant for that form.
       stages: the maps, by their names in both networks, such as 'stage2,stage3'; () for every `stageN` that
         both have. These are the released code's: in WRN before the last norm and ReLU, in ResNet after the
         ReLU. For the maps before the last ReLU, name 'preact1' and so on. Of two sides the larger one must
@@ -132,11 +133,8 @@ class AttentionTransfer(Method):
 
     def _maps(self, student, teacher) -> list[str]:
         """The names of the maps to compare, from the features of both networks or their shapes."""
-        return list(self.stages) or sorted(
-            name
-            for name in student.keys() & teacher.keys()
-            if name.startswith("stage") and student[name].ndim == teacher[name].ndim == 4
-        )
+        shared = stage_maps(teacher)
+        return list(self.stages) or [name for name in stage_maps(student) if name in shared]
 
     def _check_maps(self, student, teacher):
         names = self._maps(student, teacher)

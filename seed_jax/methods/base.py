@@ -6,7 +6,7 @@ the state for the next step (`LossOut`).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -187,6 +187,18 @@ class Method:
     def frozen(self, path: tuple[str, ...]) -> bool:
         """Whether the parameter at this path is not trained; it gets no optimizer slots."""
         return False
+
+
+def without(variables: PyTree, names: Collection[str]) -> PyTree:
+    """Variables of a `Joined` without those of some of its parts, for `Method.served`.
+
+    >>> without({"params": {"backbone": 1, "head": 2}, "batch_stats": {"backbone": 3}}, ("head",))
+    {'params': {'backbone': 1}, 'batch_stats': {'backbone': 3}}
+    """
+    return {
+        collection: {name: tree for name, tree in trees.items() if name not in names}
+        for collection, trees in variables.items()
+    }
 
 
 def unit(x: jax.Array) -> jax.Array:

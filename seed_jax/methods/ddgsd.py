@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from seed_jax import losses
-from seed_jax.data import rng as rng_lib
 from seed_jax.errors import UserError
 from seed_jax.methods.base import LossOut, Method, base_view
+from seed_jax.models.all_views import apply_views
 from seed_jax.models.heads import Classifier
-from seed_jax.models.network import Joined, for_views
+from seed_jax.models.network import Joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +57,15 @@ class DDGSD(Method):
         return Joined(backbone, {"classifier": Classifier(given.num_classes)})
 
     def loss(self, nets, params, model_state, aux, batch, clock, rng):
-        x = batch.views[0]
-        rows = x.reshape(-1, *x.shape[2:])  # the views of an image are adjacent, as `for_views` wants them
-        keys = jnp.stack([rng_lib.fold(batch.keys, view) for view in range(2)], axis=1).reshape(-1)
-        student = for_views(nets.student, 2)
-        features, model_state = student.apply({"params": params, **model_state}, rows, True, keys)
-        logits, label = features["logits"], jnp.repeat(batch.label, 2)
-        ce = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        ce, right = (of_rows.reshape(-1, 2).mean(axis=1) for of_rows in (ce, logits.argmax(axis=1) == label))
-        first, second = logits[::2], logits[1::2]
+        variables = {"params": params, **model_state}
+        features, model_state = apply_views(nets.student, variables, batch.views[0], True, batch.keys)
+        logits, label = features["logits"], jnp.stack([batch.label, batch.label], axis=1)
+        ce = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean(axis=1)
+        right = (logits.argmax(axis=2) == label).mean(axis=1)
+        first, second = logits[:, 0], logits[:, 1]
         kd = losses.kd_loss(first, second, temperature=self.temperature)
         kd += losses.kd_loss(second, first, temperature=self.temperature)
-        means = features["pooled"].reshape(len(x), 2, -1).mean(axis=0)
+        means = features["pooled"].mean(axis=0)
         distance = jnp.square(means[0] - means[1]).sum()
         total = ce.mean() + self.weight * kd.mean() + self.features * distance
         metrics = {"ce": ce, "accuracy": right, "kd": kd, "features": distance}

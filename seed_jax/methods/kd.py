@@ -19,7 +19,7 @@ from seed_jax.data import mixing
 from seed_jax.data.augmentations import AUGMENTATIONS, augment
 from seed_jax.errors import UserError, unknown
 from seed_jax.methods import crd, queue
-from seed_jax.methods.base import LossOut, Method
+from seed_jax.methods.base import LossOut, Method, without
 from seed_jax.models.heads import Classifier, Regressor
 from seed_jax.models.network import Joined
 
@@ -196,10 +196,7 @@ class KD(Method):
         return crd.init(self.queue_size, given.batch_size, self.dim)
 
     def served(self, variables, aux):
-        return {
-            collection: {name: tree for name, tree in trees.items() if name not in (FITNET, crd.NAME)}
-            for collection, trees in variables.items()
-        }
+        return without(variables, (FITNET, crd.NAME))
 
     def loss(self, nets, params, model_state, aux, batch, clock, rng):
         def forward(x, model_state, keys):

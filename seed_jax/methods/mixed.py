@@ -45,7 +45,7 @@ def mix(kind: str, images, label, key) -> tuple[jax.Array, OfLabels]:
       The images to train on, and a function: for `of`, from labels `[B]` to values `[B]`, it returns
       w `of(label)` + (1 - w) `of(label[partner])`, where w is the share of the image itself.
     """
-    if not kind:
+    if not kind or len(images) == 1:  # a last batch of one image (data.last='keep') has nothing to mix
         return images, lambda of: of(label)
     how, alpha = MIXES[kind]
     mixed = how(images, key, alpha=alpha)

@@ -13,6 +13,7 @@ preact2, ..`, the stages before their last ReLU. `keys` are typed PRNG keys `[B]
 """
 
 import dataclasses
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -167,6 +168,20 @@ class Joined:
             added, states[name] = _apply(part, _of(variables, name), features, train, part_keys)
             features = _with(features, added, name, backbone)
         return features, _by_collection(states)
+
+
+def stage_maps(features: Mapping[str, Any]) -> list[str]:
+    """The names of the stages that are maps `[B, H, W, C]`, without `stem`, from the first stage to the last.
+
+    Args:
+      features: of a network, or their shapes.
+
+    >>> image, tokens = jnp.ones((1, 2, 2, 3)), jnp.ones((1, 4, 3))
+    >>> stage_maps({"stem": image, "stage10": image, "stage2": image, "stage1": tokens})
+    ['stage2', 'stage10']
+    """
+    names = [name for name, x in features.items() if re.fullmatch(r"stage\d+", name) and len(x.shape) == 4]
+    return sorted(names, key=lambda name: int(name.removeprefix("stage")))
 
 
 def for_views(network: Network, count: int) -> Network:

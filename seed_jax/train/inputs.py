@@ -52,7 +52,7 @@ def open_all(config: Config) -> tuple[Sources, teacher.Loaded | None]:
     problems, sources, loaded = [], None, None
     try:
         with listed_once():
-            sources = _open_sources(config)
+            sources = open_sources(config)
     except UserError as error:
         problems.append(str(error))
     if config.method.needs_teacher:
@@ -85,7 +85,12 @@ def settled(config: Config) -> Data:
     return d.settled()
 
 
-def _open_sources(config: Config) -> Sources:
+def open_sources(config: Config) -> Sources:
+    """The splits of a run.
+
+    Raises:
+      UserError: they cannot be read, or lack the labels that the run needs.
+    """
     d, labels = settled(config), config.method.needs_labels
     recognised = not config.data.source
     evaluators = [EVALUATORS[name] for name in config.evals.names]

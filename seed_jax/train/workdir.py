@@ -206,7 +206,7 @@ def load_run(workdir: str | os.PathLike, *, precision: str | None = None, best: 
         raise UserError(f"{workdir}/manifest.json is not of a run: restore the original file.")
     train = dataclasses.replace(config.train, precision=precision or config.train.precision)
     built = dataclasses.replace(config, train=train)
-    given = _given(built, manifest)
+    given = given_of(built, manifest)
     network, shapes = student.served(config.method, student.network(built, given), given)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
@@ -251,7 +251,7 @@ def _read_config(path: Path) -> dict:
     return raw
 
 
-def _given(config: config_lib.Config, manifest: dict) -> Given:
+def given_of(config: config_lib.Config, manifest: dict) -> Given:
     """The method's `Given`, from the manifest; older manifests have only the width of the embedding."""
     features = manifest.get("teacher_features")
     if features is None and manifest.get("teacher_dim"):

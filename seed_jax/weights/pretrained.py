@@ -172,6 +172,8 @@ def load_named(
     """
     spec = os.fspath(spec)
     path, assumed = weights.source.find(spec, where), False
+    section = where.partition(".")[0]
+    flags = flags or (f"--config.{section}.model", f"config.{section}.options.form")
     if path.is_dir():
         run = workdir.load_run(path, precision=precision)
         network, variables = run.network, run.variables
@@ -179,15 +181,23 @@ def load_named(
         preparation = of_run(run.config.data)
         provenance = weights.provenance.of_run(spec, run)
     elif exits.holds(path):
+        if where == "student.init":
+            raise UserError(
+                f"{where}: {spec} is one exit, without the stages after it: use the workdir of the run, or "
+                "an export without --exit."
+            )
         early = exits.read(path, precision=precision, size=size, **(options or {}))
         facts = {"source": spec, **weights.describe_source(path)}
         found = early.recognised
+        if model not in ("", found.arch):
+            raise UserError(
+                f"{weights.source.prefix(where)}{spec} has an exit of {found.arch}, not of {model}: leave "
+                f"{flags[0]} empty."
+            )
         return Pretrained(early.network, early.variables, found.size, facts, found.preparation)
     else:
         options = dict(options or {})
         form = options.get("form", "")
-        section = where.partition(".")[0]
-        flags = flags or (f"--config.{section}.model", f"config.{section}.options.form")
         recognised = weights.recognise(spec, arch=model, form=form, where=where, part=part, flags=flags)
         if recognised.advice:
             raise UserError(

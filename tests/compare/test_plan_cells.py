@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import tiny
 import toy_comparison
 from PIL import Image
 
+from seed_jax import config
 from seed_jax.compare import Comparison, Trained, Untrained, cells, plan, run
 from seed_jax.compare.__main__ import main
 from seed_jax.train import workdir
@@ -149,6 +151,28 @@ def test_the_plan_times_a_row_and_logs_nowhere(tmp_path):
     assert [line[:4] for line in table.cells()][0] == ["MoCo", "1", "1", "6"]
     assert seconds > 0
     assert not any(tmp_path.iterdir())
+
+
+def test_the_plan_gives_a_random_teacher_a_classifier(monkeypatch):
+    """Also a teacher whose own method needs no labels; one of unlabelled data has none."""
+    seen = []
+
+    def noted(raw, place, name):
+        seen.append(raw.teacher.options.to_dict())
+        raise InterruptedError
+
+    monkeypatch.setattr(plan.loop, "run", noted)
+    student, other = config.default("kd"), config.default("moco")
+    for raw in (student, other):
+        raw.data.source = "digits"
+        raw.student.model = "cifar_resnet8"
+    rows = (Trained("teacher", other), Trained("taught", student, teacher="teacher"))
+    of = Comparison("Toys", rows, baseline="taught", seeds=(0,))
+    for classes, want in ((10, {"num_classes": 10}), (0, {})):
+        monkeypatch.setattr(plan, "_train_split", lambda raw, n=classes: SimpleNamespace(num_classes=n))
+        with pytest.raises(InterruptedError):
+            plan._trial(of, of.row("taught"))
+        assert seen[-1] == want
 
 
 def test_several_processes_of_one_run_are_refused(monkeypatch, capsys):

@@ -54,3 +54,9 @@ def test_images_that_cannot_be_transformed(shape, settings, words):
 
 def test_half_turns_take_any_shape():
     assert transform(jnp.zeros((1, 4, 6, 3)), 2, 1).shape == (1, 2, 4, 6, 3)
+
+
+def test_grey_images_turn():
+    grey = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    turned = transform(grey, 4, 1)
+    assert turned[0, :, 0, 0, 0].tolist() == [0, 1, 3, 2]

@@ -21,7 +21,7 @@ from seed_jax.exits.cost import flops
 from seed_jax.models.exits import classifiers
 from seed_jax.models.sections import Section
 from seed_jax.train import loop, teacher, workdir
-from seed_jax.weights import array_files
+from seed_jax.weights import array_files, pretrained
 from seed_jax.weights.__main__ import main as weights_main
 
 SIDE = 16
@@ -202,6 +202,16 @@ def test_what_an_exit_on_its_own_can_do(folder, images, whole, tmp_path):
     loaded = seed_jax.load(file)
     with pytest.raises(UserError, match="exit.safetensors has one exit of a network, which cannot teach"):
         teacher.prepare(teacher.Loaded(loaded.network, loaded.variables, loaded.provenance), SIDE)
+
+
+def test_one_exit_is_no_start_and_has_one_architecture(folder, tmp_path):
+    file = tmp_path / "exit.safetensors"
+    seed_jax.export(folder, file, exit=1)
+    with pytest.raises(UserError, match="student.init: .* is one exit, without the stages after it"):
+        pretrained.load_named(file, where="student.init", model="cifar_resnet8")
+    with pytest.raises(UserError, match="has an exit of cifar_resnet8, not of resnet18: leave --arch empty"):
+        pretrained.load_named(file, flags=("--arch", "--form"), model="resnet18")
+    assert pretrained.load_named(file, model="cifar_resnet8").network.parts.keys() == {"exit1"}
 
 
 def test_a_damaged_file_is_named(folder, tmp_path):

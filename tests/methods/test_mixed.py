@@ -42,6 +42,14 @@ def test_without_mixing_nothing_is_drawn():
     np.testing.assert_array_equal(over_labels(lambda y: y), [3, 5])
 
 
+def test_a_last_batch_of_one_image_is_left_as_it_is():
+    image = jnp.full((1, 4, 4, 3), 0.25)
+    for kind in mixed.MIXES:
+        x, over_labels = mixed.mix(kind, image, jnp.array([3]), jax.random.key(0))
+        np.testing.assert_array_equal(x, image)
+        np.testing.assert_array_equal(over_labels(lambda y: y), [3])
+
+
 def test_supervised_training_mixes():
     seen, logits = batch(8, side=4), np.random.default_rng(1).standard_normal((8, 4)).astype(np.float32)
     key = jax.random.key(5)

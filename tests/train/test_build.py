@@ -73,10 +73,10 @@ def test_images_without_a_label_are_told_where_labels_are_used(tmp_path, variant
     raw.train.epochs, raw.evals.names = 1, ("knn",) if knn else ("top1",)
     raw.data.source, raw.data.dir = "npz", str(tmp_path / "x.npz")
     if not told:
-        assert inputs._open_sources(config.resolve(raw)).train.num_classes == 3
+        assert inputs.open_sources(config.resolve(raw)).train.num_classes == 3
         return
     with pytest.raises(UserError, match=r"data.source: \d+ of \d+ images have no label, such as x.npz"):
-        inputs._open_sources(config.resolve(raw))
+        inputs.open_sources(config.resolve(raw))
 
 
 def test_a_damaged_record_is_no_image_without_a_label():

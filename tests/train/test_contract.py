@@ -5,6 +5,7 @@ import json
 from typing import ClassVar
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +14,15 @@ import pytest
 import tiny
 from toys import Averaged, Timed, Toy, assembled, rows_of, steps
 
-from seed_jax import config
+from seed_jax import config, models
 from seed_jax.data.sources import Arrays
 from seed_jax.errors import UserError
 from seed_jax.methods.base import LossOut, Method
+from seed_jax.methods.byot import BYOT
 from seed_jax.methods.cs_kd import CSKD
 from seed_jax.methods.ddgsd import DDGSD
+from seed_jax.methods.frskd import FRSKD
+from seed_jax.models import layers
 from seed_jax.models.heads import Classifier, ProjectionHead
 from seed_jax.models.network import Joined
 from seed_jax.report import metrics
@@ -283,12 +287,33 @@ def test_a_teacher_without_what_the_method_needs_is_named(toy):
         assembled(toy(NeedsTokens))
 
 
+class Staged(tiny.Tiny):
+    """`Tiny` that also returns what its convolutions compute."""
+
+    @nn.compact
+    def __call__(self, x, train, keys=None):
+        features = {}
+        for i in (1, 2):
+            x = layers.Conv(self.features, 3, 2, dtype=self.dtype, name=f"conv{i}")(x)
+            x = nn.relu(layers.BatchNorm(self.bn_group, dtype=self.dtype, name=f"bn{i}")(x, train))
+            features[f"stage{i}"] = x
+        return features | {"pooled": layers.global_average(x)}
+
+
 TOYS = [Timed, Projected, Averaged, Matching, Regression, TwoClassifiers, Locate]
+OF_STAGES = {
+    BYOT: {"method__form": "journal"},
+    FRSKD: {"method__rotations": 4},
+}
 
 
-@pytest.mark.parametrize("method", [*TOYS, CSKD, DDGSD])
+@pytest.mark.parametrize("method", [*TOYS, CSKD, DDGSD, *OF_STAGES])
 def test_every_toy_is_planned_and_resumes_bitwise(toy, tmp_path, monkeypatch, method):
-    raw = toy(method, train__ema=0.9, evals__names=("top1",), evals__batch_size=64)
+    settings = OF_STAGES.get(method, {})
+    if settings:
+        monkeypatch.setitem(models.MODELS, "staged", Staged)
+        settings = {"student__model": "staged", **settings}
+    raw = toy(method, train__ema=0.9, evals__names=("top1",), evals__batch_size=64, **settings)
     if method is Locate:
         monkeypatch.setattr(Locate, "loss", without_targets)
     assert plan.make(config.resolve(raw), devices=8).student_parameters > 0

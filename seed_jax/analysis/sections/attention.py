@@ -10,11 +10,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from seed_jax.analysis import overlay
-from seed_jax.analysis.runs import Opened, Options, at_most, having, short_names
+from seed_jax.analysis.runs import Opened, Options, at_most, having, lacks_teacher, short_names
 from seed_jax.analysis.sections.figures import STAGE
 from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.losses import attention_map
+from seed_jax.models.network import stage_maps
 from seed_jax.report import html
 from seed_jax.report.pictures import COLUMNS, pictures
 
@@ -35,7 +36,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     are next to those of the stages.
 
     Raises:
-      Lacking: no run has a network of maps.
+      Lacking: no run has a network of maps and a teacher that can be read, if it needs one.
       UserError: a file cannot be written.
     """
     names = short_names([run.name for run in runs])
@@ -77,7 +78,9 @@ def tiles_of(run: Opened, images: np.ndarray) -> list[dict[str, dict[str, np.nda
 
 
 def _lacks(run: Opened) -> str:
-    return "" if _maps(run) else "has a network without maps [B, H, W, C], so there is no attention to show"
+    if not _maps(run):
+        return "has a network without maps [B, H, W, C], so there is no attention to show"
+    return lacks_teacher(run)
 
 
 def _maps(run: Opened) -> list[str]:
@@ -90,7 +93,8 @@ def _maps(run: Opened) -> list[str]:
 
 
 def _stages(entries) -> list[str]:
-    return [name for name, x in entries.items() if STAGE.fullmatch(name) and len(x.shape) == 4]
+    stem = [name for name in ("stem",) if name in entries and len(entries[name].shape) == 4]
+    return stem + stage_maps(entries)
 
 
 def _program(network, entries: list[str]):

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import gradient_magnitudes
-from seed_jax.analysis.runs import Opened, Options, at_most, short_names
+from seed_jax.analysis.runs import Opened, Options, at_most, having, lacks_teacher, short_names
 from seed_jax.analysis.sections.figures import curves
 from seed_jax.data.pipeline import train_batches
 from seed_jax.models.network import Network
@@ -17,19 +17,31 @@ from seed_jax.report.tables import Table
 from seed_jax.train import student
 from seed_jax.train.step import make_gradient
 
+IMAGES = 64  # that are differentiated at once, unless the loss needs its whole batch
 LEAD = (
     "Mean absolute gradient of each kernel, of the run's own loss, on the first batch of the run with the "
-    "augmentation it had then, in train mode, so that all steps see the same images. Losses of other weights "
+    f"augmentation it had then, in train mode, so that all steps see the same images: {IMAGES} of the batch, "
+    "or a few more to fill a group of BatchNorm. Losses of other weights "
     "and terms have gradients of another scale: of two runs, compare the shape over layers first. Zhang et "
     "al. (arXiv 1905.08094) compare networks so and released no code; loss and images are choices here."
 )
 
 
 def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
-    """Curves by layer, a line for each step, and the mean over the backbone's layers against the steps."""
+    """Curves by layer, a line for each step, and the mean over the backbone's layers against the steps.
+
+    Raises:
+      Lacking: no run has a teacher that can be read, if it needs one.
+    """
     del options
     figures, tables, means = [], [], {}
     names = short_names([run.name for run in runs])
+    runs, notes = having(runs, lacks_teacher)
+    notes += [
+        f"{run.name} is measured on all {run.config.data.batch_size} images of the batch: {why}."
+        for run in runs
+        if run.config.data.batch_size > IMAGES and (why := _whole(run))
+    ]
     for number, run in enumerate(runs):
         name, found = names[run.name], magnitudes(run)
         layers = list(next(iter(found.values())))
@@ -50,7 +62,8 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
         means[name] = [([*found], _logarithms(of_backbone))]
     title = "log10 of the mean |gradient| over the backbone's layers"
     figures = [*curves(means, title=title, name="gradients_mean"), *figures]
-    return [html.Heading("Gradients"), html.Lead(LEAD), html.Figures(figures), *tables]
+    blocks = [html.Heading("Gradients"), html.Lead(LEAD), html.Figures(figures), *tables]
+    return [*blocks, *([html.Notes(notes)] if notes else [])]
 
 
 def magnitudes(run: Opened) -> dict[int, dict[str, float]]:
@@ -66,6 +79,8 @@ def magnitudes(run: Opened) -> dict[int, dict[str, float]]:
             background=d.background,
         )
     )
+    count = _count(run)
+    batch = jax.tree.map(lambda rows: rows[:count], batch)
     gradient = make_gradient(
         run.config.method,
         run.network,
@@ -82,6 +97,18 @@ def magnitudes(run: Opened) -> dict[int, dict[str, float]]:
             values = jax.device_get(measured(run.state(step), of_teacher, batch))
             found[step] = {layer: float(values[layer]) for layer in layers}
     return found
+
+
+def _whole(run: Opened) -> str:
+    """Why the loss of a part of the batch is another loss; '' if it is not."""
+    carries = jax.tree.leaves(run.training.abstract.aux)
+    return run.config.method.whole_batch() or ("it carries state from batch to batch" if carries else "")
+
+
+def _count(run: Opened) -> int:
+    """How many images of the batch are differentiated: whole groups of BatchNorm."""
+    size, group = run.config.data.batch_size, run.given.bn_group or 1
+    return size if _whole(run) else min(size, -(-IMAGES // group) * group)
 
 
 def layers_of(network: Network, image_size: int) -> list[str]:

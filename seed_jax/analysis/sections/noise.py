@@ -1,5 +1,6 @@
 """Accuracy against Gaussian noise on the weights, with BatchNorm's statistics kept and recomputed."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -8,13 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import noisy, recomputed_statistics
-from seed_jax.analysis.runs import Opened, Options, having, labelled, short_names
+from seed_jax.analysis.runs import Opened, Options, having, labelled, lacks_classes, short_names
 from seed_jax.analysis.sections.figures import curves
 from seed_jax.analysis.weight_noise import STATISTICS
 from seed_jax.report import html
 from seed_jax.report.tables import Table
 
 KEPT, RECOMPUTED = "statistics kept", "statistics recomputed"
+SEEN = 2000  # images that statistics are recomputed on, at most: all draws keep them on the device
 
 
 def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
@@ -24,7 +26,12 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
       Lacking: no run has labels and a classifier.
     """
     names = short_names([run.name for run in runs])
-    runs, notes = having(runs, _lacks)
+    runs, notes = having(runs, functools.partial(_lacks, options=options))
+    notes += [
+        f"{run.name} also answers by all views of an image; noise is measured for the image alone."
+        for run in runs
+        if "aggregated_logits" in run.entries(*run.served)
+    ]
     lines, rows = {KEPT: {}, RECOMPUTED: {}}, []
     for run in runs:
         name = names[run.name]
@@ -37,8 +44,9 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
         f"Accuracy on `{options.split}` after Gaussian noise was added to every parameter; sigma is in "
         f"{unit}, and bands are ± one standard deviation over {options.draws} draws. A flatter minimum keeps "
         "its accuracy for longer. BatchNorm's statistics are kept as they were trained, or recomputed after "
-        "the noise on images of the training split, without augmentation. Zhang et al. (arXiv 1905.08094) "
-        "compare networks so and released no code; the unit of sigma and the statistics are choices here."
+        f"the noise on at most {SEEN:,} images of the training split, without augmentation. Zhang et al. "
+        "(arXiv 1905.08094) compare networks so and released no code; the unit of sigma and the "
+        "statistics are choices here."
     )
     figures = []
     for i, (kind, of_kind) in enumerate(lines.items()):
@@ -66,7 +74,7 @@ def accuracies(run: Opened, options: Options) -> dict[str, np.ndarray]:
     size = min(run.config.data.batch_size, len(run.train))
     scored = labelled(run, options)
     # Batches of the run's size, so that BatchNorm's groups divide them.
-    seen = run.images("train", max(options.samples, size) if options.samples else 0).image
+    seen = run.images("train", max(size, min(options.samples or SEEN, SEEN))).image
     batches = seen[: len(seen) // size * size].reshape(-1, size, *seen.shape[1:])
     labels = scored.label
     padding = -len(labels) % size
@@ -105,10 +113,10 @@ def accuracies(run: Opened, options: Options) -> dict[str, np.ndarray]:
     return dict(zip(kinds, counts / len(scored.label), strict=True))
 
 
-def _lacks(run: Opened) -> str:
+def _lacks(run: Opened, options: Options) -> str:
     if not run.given.num_classes:
         return "has data without labels, so there is no accuracy to measure"
     found = run.entries(*run.served)
     if "logits" not in found or found["logits"].shape[1] != run.given.num_classes:
         return "has no classifier of its data's classes, so there is no accuracy to measure"
-    return ""
+    return lacks_classes(run, options)

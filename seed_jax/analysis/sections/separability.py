@@ -1,5 +1,6 @@
 """How well the classes are apart after each stage and exit."""
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import separability
-from seed_jax.analysis.runs import READ, Images, Opened, Options, having, labelled, short_names
+from seed_jax.analysis.runs import READ, Images, Opened, Options, having, labelled, lacks_classes, short_names
 from seed_jax.analysis.sections.figures import STAGE, curves
 from seed_jax.evals.features import Extractor
 from seed_jax.report import html
@@ -21,7 +22,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
       Lacking: no run has labels, or the images to measure have fewer than two classes.
     """
     names = short_names([run.name for run in runs])
-    runs, notes = having(runs, _lacks)
+    runs, notes = having(runs, functools.partial(_lacks, options=options))
     found = {names[run.name]: values_of(run, options) for run in runs}
     entries = dict.fromkeys(entry for values in found.values() for entry in values)
     stages = [entry for entry in entries if STAGE.fullmatch(entry)]
@@ -94,7 +95,7 @@ def _batches(images: Images, title: str):
         }
 
 
-def _lacks(run: Opened) -> str:
+def _lacks(run: Opened, options: Options) -> str:
     if run.given.num_classes < 2:
         return "has data without labels, so there are no classes to separate"
-    return ""
+    return lacks_classes(run, options)
