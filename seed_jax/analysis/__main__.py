@@ -10,8 +10,8 @@ from absl import logging
 from seed_jax import parallel
 from seed_jax.analysis.runs import SPLITS, Lacking, Opened, Options, open_run
 from seed_jax.analysis.sections import SECTIONS
-from seed_jax.errors import UserError, command, unknown
-from seed_jax.options import claim, numbers
+from seed_jax.data import files
+from seed_jax.errors import UserError, command, numbers, unknown
 from seed_jax.report import html
 from seed_jax.report.tables import Table
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, names, workdirs = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     python_logging.getLogger().setLevel(python_logging.WARNING)
-    claim(options.out)
+    files.claim(options.out)
     parallel.start()
     print("Reading the runs.", flush=True)
     runs = [open_run(workdir) for workdir in workdirs]

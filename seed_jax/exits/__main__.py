@@ -14,7 +14,7 @@ from absl import logging
 from seed_jax import parallel
 from seed_jax.analysis import separability
 from seed_jax.data import files
-from seed_jax.errors import UserError, command
+from seed_jax.errors import UserError, command, numbers
 from seed_jax.evals import final
 from seed_jax.evals.base import SharedFeatures
 from seed_jax.evals.top1 import correct
@@ -23,7 +23,6 @@ from seed_jax.exits.adaptive import sections
 from seed_jax.exits.sweep import sweep
 from seed_jax.models.exits import ENSEMBLE, LOGITS, classifiers, pooled_of
 from seed_jax.models.sections import Section
-from seed_jax.options import claim, numbers
 
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 EPILOG = """\
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parallel.start()
     run, config = final.open_run(options.workdir, best=options.best, dir=options.dir)
     out = options.out or Path(options.workdir, "exits")
-    claim(out)
+    files.claim(out)
     features, labels, fingerprint = _features(run, config, options)
     size, names = config.data.image_size, classifiers(features)
 
