@@ -1,5 +1,6 @@
 """`UserError`, the only exception meant for users, and how commands end: errors, signals, closed output."""
 
+import argparse
 import contextlib
 import difflib
 import functools
@@ -35,6 +36,21 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(known)}."
     return UserError(f"Unknown {what} {name!r}: {hint}")
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """The numbers in a text such as '0.5,0.9'; the `type` of an option of argparse.
+
+    >>> numbers("0.5,0.9")
+    (0.5, 0.9)
+
+    Raises:
+      argparse.ArgumentTypeError: the text has something else; argparse names the option.
+    """
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers: write one as 0.5,0.9.") from None
 
 
 def end_on_signals() -> None:

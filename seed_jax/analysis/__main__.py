@@ -2,7 +2,6 @@
 
 import argparse
 import logging as python_logging
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from absl import logging
 from seed_jax import parallel
 from seed_jax.analysis.runs import SPLITS, Lacking, Opened, Options, open_run
 from seed_jax.analysis.sections import SECTIONS
-from seed_jax.errors import UserError, command, unknown
+from seed_jax.data import files
+from seed_jax.errors import UserError, command, numbers, unknown
 from seed_jax.report import html
 from seed_jax.report.tables import Table
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, names, workdirs, dir = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     python_logging.getLogger().setLevel(python_logging.WARNING)
-    _claim(options.out)
+    files.claim(options.out)
     parallel.start()
     print("Reading the runs.", flush=True)
     runs = [open_run(workdir, dir=dir) for workdir in workdirs]
@@ -100,7 +100,7 @@ def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
     )
     parser.add_argument(
         "--sigmas",
-        type=_numbers,
+        type=numbers,
         default=usual.sigmas,
         metavar="S,S",
         help=f"of the noise (default: {','.join(f'{sigma:g}' for sigma in usual.sigmas)})",
@@ -133,21 +133,6 @@ def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
     if list(options.sigmas) != sorted({*options.sigmas}) or options.sigmas[0] < 0:
         raise UserError("--sigmas must ascend from 0 or more, such as 0,0.1,0.2.")
     return options, names, workdirs, dir
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    """For argparse, which names the option if this fails."""
-    return tuple(float(number) for number in text.split(","))
-
-
-def _claim(out: Path) -> None:
-    """Refuse a folder that cannot be written to, before minutes are spent."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out: {out} cannot be created ({error.strerror}): use another folder.") from error
-    if not os.access(out, os.W_OK):
-        raise UserError(f"--out: {out} cannot be written to: use another folder.")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,20 @@ def write(path: Path, text: str) -> None:
         ) from error
 
 
+def claim(out: Path) -> None:
+    """Create the folder that the option --out names: a command that cannot write stops before it measures.
+
+    Raises:
+      UserError: the folder cannot be created or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be created ({error.strerror}): use another folder.") from error
+    if not os.access(out, os.W_OK):
+        raise UserError(f"--out: {out} cannot be written to: use another folder.")
+
+
 def read_json(path: Path) -> dict:
     """The JSON object in a file; raises `UserError` if it cannot be read or is not a JSON object."""
     try:

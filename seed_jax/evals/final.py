@@ -10,6 +10,7 @@ import numpy as np
 from seed_jax import parallel
 from seed_jax.config import Config, Data, check_splits
 from seed_jax.data.sources import open_source
+from seed_jax.data.sources.base import Source
 from seed_jax.errors import UserError
 from seed_jax.evals import EVALUATORS, linear
 from seed_jax.evals.base import SharedFeatures
@@ -118,6 +119,33 @@ def _settled(run: workdir.Run, dir: str) -> Data:
     return dataclasses.replace(d, train=d.train or manifest.get("train_split", "")).settled()
 
 
+def open_scored(config: Config, split: str) -> Source:
+    """The images that are scored: those of `data.test` or `data.val`, as `split` says.
+
+    Raises:
+      UserError: the data is missing or has no labels, or the run trained on all images.
+    """
+    source = _labelled(config, getattr(config.data.settled(), split))
+    if config.data.settled().train == "all":
+        raise UserError(
+            "The run trained on all images, so none is left to measure accuracy on: train another run with "
+            "--config.data.train=train."
+        )
+    return source
+
+
+def _labelled(config: Config, split: str) -> Source:
+    d = config.data.settled()
+    subset = d.subset if split == d.train else ""
+    source = open_source(d.source, split, dir=d.dir or None, subset=subset, seed=config.train.seed)
+    if not source.num_classes:
+        raise UserError(
+            f"{d.dir or d.source} has no labels, so there is nothing to measure accuracy with: put the "
+            "images of each class into a sub-folder of their own, and train another run."
+        )
+    return source
+
+
 def score_network(network: Network, variables, config: Config, split: str = "test") -> Scores:
     """The scores of a frozen network on `data.test` or `data.val`, image by image.
 
@@ -136,27 +164,17 @@ def score_network(network: Network, variables, config: Config, split: str = "tes
       `top1`, and `NAME_top1` for an entry `NAME_logits`: the network's own classifiers of these classes.
 
     Raises:
-      UserError: the data has no labels, the bank contains the images that are scored, or the network does not
+      UserError: as `open_scored`; the bank contains the images that are scored, or the network does not
         produce the feature that `evals.feature` names.
     """
     d, e = config.data.settled(), config.evals
-    reported = {"test": d.test, "val": d.val}[split]
+    reported = getattr(d, split)
     chosen_on = "queries" if reported == d.val else "val"
-    sources = {}
-    for name, data_split in (("bank", d.bank or d.train), (chosen_on, d.val), ("queries", reported)):
-        subset = d.subset if data_split == d.train else ""
-        source = open_source(d.source, data_split, dir=d.dir or None, subset=subset, seed=config.train.seed)
-        if not source.num_classes:
-            raise UserError(
-                f"{d.dir or d.source} has no labels, so there is nothing to measure accuracy with: put the "
-                "images of each class into a sub-folder of their own, and train another run."
-            )
-        sources[name] = evenly(source, e.bank_size) if name == "bank" else source
-    if (d.bank or d.train) == "all":
-        raise UserError(
-            "The run trained on all images, so none is left to measure accuracy on: train another run with "
-            "--config.data.train=train."
-        )
+    sources = {
+        chosen_on: _labelled(config, d.val),
+        "queries": open_scored(config, split),
+        "bank": evenly(_labelled(config, d.bank or d.train), e.bank_size),
+    }
     check_splits(d)
 
     features = SharedFeatures(network, variables, parallel.make_mesh(), config, sources)

@@ -14,8 +14,7 @@ from absl import logging
 from seed_jax import parallel
 from seed_jax.analysis import separability
 from seed_jax.data import files
-from seed_jax.data.sources import open_source
-from seed_jax.errors import UserError, command
+from seed_jax.errors import UserError, command, numbers
 from seed_jax.evals import final
 from seed_jax.evals.base import SharedFeatures
 from seed_jax.evals.top1 import correct
@@ -40,18 +39,21 @@ def main(arguments: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
     parallel.start()
     run, config = final.open_run(options.workdir, best=options.best, dir=options.dir)
+    out = options.out or Path(options.workdir, "exits")
+    files.claim(out)
     features, labels, fingerprint = _features(run, config, options)
     size, names = config.data.image_size, classifiers(features)
 
     print("Measuring each exit.", flush=True)
     entries = [*names, ENSEMBLE]
+    separable = len(np.unique(labels)) > 1
     costs = cost.costs([Section(run.network, size, (entry,)) for entry in entries], run.variables)
     *exits, ensemble = (
         page.Measured(
             "deepest" if entry == LOGITS else entry.removesuffix("_logits"),
             correct(features[entry], labels),
             one,
-            None if entry == ENSEMBLE else separability(features[pooled_of(entry)], labels),
+            separability(features[pooled_of(entry)], labels) if separable and entry != ENSEMBLE else None,
         )
         for entry, one in zip(entries, costs, strict=True)
     )
@@ -66,7 +68,6 @@ def main(arguments: list[str] | None = None) -> int:
         "size": size,
         "device": jax.local_devices()[0].device_kind,
     }
-    out = options.out or Path(options.workdir, "exits")
     _write(out, exits, ensemble, policies, facts)
     print(f"\n{page.exits_table([*exits, ensemble]).markdown()}\n")
     print(f"{page.sweep_table(policies, exits).markdown()}\n")
@@ -92,7 +93,7 @@ def _parse(arguments):
     )
     parser.add_argument(
         "--thresholds",
-        type=lambda text: tuple(map(float, text.split(","))),
+        type=numbers,
         default=THRESHOLDS,
         metavar="T,T",
         help="confidences above which an image leaves, from 0 to 1 (default: 13 of them)",
@@ -104,18 +105,13 @@ def _parse(arguments):
     for threshold in options.thresholds:
         if not 0 <= threshold <= 1:
             raise UserError(f"--thresholds has {threshold:g}: use values from 0 to 1.")
+    options.thresholds = sorted({*options.thresholds})
     return options
 
 
 def _features(run, config, options):
-    """Logits and features of all exits on the split, its labels, and its fingerprint."""
-    d = config.data
-    split = {"test": d.test, "val": d.val}[options.split]
-    source = open_source(d.source, split, dir=d.dir or None, seed=config.train.seed)
-    if not source.num_classes:
-        raise UserError(
-            f"{d.dir or d.source} has no labels, so there is no accuracy to measure: use labelled data."
-        )
+    """Logits and features of all exits on the labelled images of the split, labels, and its fingerprint."""
+    source = final.open_scored(config, options.split)
     shared = SharedFeatures(run.network, run.variables, parallel.make_mesh(), config, {"queries": source})
     logits = classifiers(shared.entries)
     if len(logits) < 2 or ENSEMBLE not in shared.entries:
@@ -124,7 +120,10 @@ def _features(run, config, options):
         )
     shared.want("queries", *logits, *map(pooled_of, logits), ENSEMBLE)
     features, labels = shared.get("queries")
-    return features, labels, source.fingerprint()
+    known = labels >= 0
+    if not known.any():
+        raise UserError(f"No image of --split {options.split} has a label: use the other split.")
+    return {name: x[known] for name, x in features.items()}, labels[known], source.fingerprint()
 
 
 def _write(out: Path, exits, ensemble, policies, facts) -> None:

@@ -71,6 +71,8 @@ def adaptive(
         logits, exits = np.zeros((len(x), classes), np.float32), np.zeros(len(x), int)
         rows, chosen = np.arange(len(x)), np.arange(len(x))
         for number, (run, arrays, ends) in enumerate(steps):
+            if not len(rows):
+                break
             features = run(arrays, x[_padded(chosen)])
             found = np.asarray(features[ends[0]])[: len(rows)]
             sure = confidence(found) > threshold
@@ -79,9 +81,7 @@ def adaptive(
             logits[rows[sure]], exits[rows[sure]] = found[sure], number
             chosen = np.flatnonzero(~sure)
             rows = rows[chosen]
-            if not len(rows):
-                break
-            x = features[ends[1]]
+            x = features[ends[-1]]
         return Answer(logits, exits)
 
     return answer

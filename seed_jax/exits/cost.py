@@ -10,6 +10,7 @@ import numpy as np
 
 from seed_jax.models.network import Variables
 from seed_jax.models.sections import Section
+from seed_jax.train import plan
 
 WARM, REPEATS = 5, 30
 
@@ -19,7 +20,7 @@ class Cost(NamedTuple):
 
     Attributes:
       parameters: that the section reads.
-      flops: as the compiler counts them, two for a multiplication and an addition.
+      flops: as `train.plan.flops` counts them.
       seconds: the median of 30 runs after 5, each awaited.
     """
 
@@ -51,9 +52,8 @@ def costs(sections: Sequence[Section], variables: Variables) -> list[Cost]:
 
 def flops(section: Section, variables: Variables) -> float:
     """FLOPs of a section for one image or one row of its start, without compiling it."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), section.keep(variables))
     x = jax.ShapeDtypeStruct((1, section.size, section.size, 3), jnp.float32)
     if section.start:
         x = jax.eval_shape(Section(section.network, section.size, (section.start,)), variables, x)
         x = x[section.start]
-    return jax.jit(section).lower(shapes, x).cost_analysis()["flops"]
+    return plan.flops(section, section.keep(variables), x)

@@ -30,7 +30,7 @@ class Measured(NamedTuple):
       name: such as 'exit1', 'deepest', 'ensemble'.
       correct: which images it classifies right, bool `[N]`.
       cost: of it alone.
-      separability: of its features; None for the ensemble.
+      separability: of its features; None for the ensemble, or if the images have one class.
     """
 
     name: str

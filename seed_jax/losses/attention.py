@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from seed_jax.losses.root import root
+
 REDUCTIONS = ("sum", "max")
 FORMS = ("mean_square", "norm")
 
@@ -83,7 +85,7 @@ def attention_transfer_loss(
     pair = _of_one_size(student, lax.stop_gradient(teacher))
     q_s, q_t = (_unit(attention_map(x, power=power, reduce=reduce)) for x in pair)
     squares = jnp.square(q_s - q_t).reshape(len(q_s), -1)
-    return squares.mean(axis=1) if form == "mean_square" else _root(squares.sum(axis=1)) / 2
+    return squares.mean(axis=1) if form == "mean_square" else root(squares.sum(axis=1)) / 2
 
 
 def input_gradient_loss(first, second):
@@ -108,7 +110,7 @@ def input_gradient_loss(first, second):
     chex.assert_rank([first, second], 4)
     chex.assert_type([first, second], float)
     chex.assert_equal_shape([first, second])
-    return _root(jnp.square(first - second).sum(axis=(1, 2, 3))) / 2
+    return root(jnp.square(first - second).sum(axis=(1, 2, 3))) / 2
 
 
 def sad_loss(shallow, deep, *, reduction: str = "sum"):
@@ -211,8 +213,3 @@ def _unit(maps):
 def _reciprocal(squares):
     above = squares > 1e-24
     return jnp.where(above, lax.rsqrt(jnp.where(above, squares, 1)), 0)
-
-
-def _root(squares):
-    zero = squares == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))

@@ -13,6 +13,7 @@ from jax import lax
 
 from seed_jax.errors import UserError
 from seed_jax.losses.contrastive import check_temperatures
+from seed_jax.losses.root import root
 
 
 def standardise_logits(logits):
@@ -346,8 +347,7 @@ def _deviations(x):
     deviations = x - x.mean(axis=1, keepdims=True)
     squares = jnp.square(deviations).sum(axis=1)
     varies = squares > 1e-12 * jnp.square(x).sum(axis=1)
-    length = jnp.where(varies, jnp.sqrt(jnp.where(varies, squares, 1)), 0)
-    return jnp.where(varies[:, None], deviations, 0), length
+    return jnp.where(varies[:, None], deviations, 0), root(jnp.where(varies, squares, 0))
 
 
 def _correlation(a, b):

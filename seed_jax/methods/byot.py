@@ -17,7 +17,8 @@ from jax import lax
 
 from seed_jax import losses
 from seed_jax.errors import UserError, unknown
-from seed_jax.methods.base import LossOut, Method, feature_shapes
+from seed_jax.losses.root import root
+from seed_jax.methods.base import LossOut, Method, feature_shapes, without
 from seed_jax.models.exits import FORMS, LOGITS, Ensemble, Exit, classifiers
 from seed_jax.models.heads import Classifier, ProjectionHead
 from seed_jax.models.network import Joined
@@ -30,7 +31,8 @@ class BYOT(Method):
     The deepest classifier is the target of every exit, and a constant; its own CE is not scaled (the paper's
     alpha = lambda = 0 for it; the ICCV code scales it by 1 - alpha too). KL is at temperature T; both codes
     have a cross entropy with soft targets in its place, of the same gradient. F is the average of a map, as
-    in both codes; the paper compares the maps.
+    in both codes; the paper compares the maps. Targets are what the training pass computes: a backbone
+    that drops units or blocks before `pooled` has them dropped in its targets too.
 
     `form` chooses the exits (`models.exits.Exit`) and two losses:
     - 'iccv': KL_i times T^2, and D the sum over batch and features of (F_i - F)^2 where one of them is
@@ -96,10 +98,7 @@ class BYOT(Method):
         return Joined(backbone, parts)
 
     def served(self, variables, aux):
-        return {
-            collection: {name: tree for name, tree in trees.items() if not name.startswith("adapt")}
-            for collection, trees in variables.items()
-        }
+        return without(variables, [name for name in variables["params"] if name.startswith("adapt")])
 
     def loss(self, nets, params, model_state, aux, batch, clock, rng):
         x = batch.views[0][:, 0]
@@ -108,36 +107,30 @@ class BYOT(Method):
         ce = optax.softmax_cross_entropy_with_integer_labels(features[deepest], batch.label)
         accuracy = (features[LOGITS].argmax(axis=1) == batch.label).astype(jnp.float32)
         total, metrics = ce.mean(), {"ce": ce, "accuracy": accuracy}
+        weights = {"ce": 1 - self.alpha, "kl": self.alpha, "feature": self.feature}
         for entry in shallow:
             name = entry.removesuffix("_logits")
             terms = self._terms(features, name, batch.label)
             metrics |= {f"{name}_{term}": value for term, value in terms.items()}
-            total += (1 - self.alpha) * terms["ce"].mean() + self.alpha * terms["kl"].mean()
-            total += self.feature * terms.get("feature", 0.0)
+            total += sum(weights[term] * value.mean() for term, value in terms.items())
         return total, LossOut(model_state, aux, metrics)
 
     def _terms(self, features, name, label) -> dict[str, jax.Array]:
-        """The three losses of an exit, unweighted; without a weight no distance of features."""
-        logits = features[f"{name}_logits"]
-        kl = losses.kd_loss(logits, features[LOGITS], temperature=self.temperature)
-        terms = {
-            "ce": optax.softmax_cross_entropy_with_integer_labels(logits, label),
-            "kl": kl if self.form == "iccv" else kl / self.temperature**2,
-        }
+        """The losses of an exit that have a weight, before it."""
+        logits, terms = features[f"{name}_logits"], {}
+        if self.alpha < 1:
+            terms["ce"] = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        if self.alpha:
+            kl = losses.kd_loss(logits, features[LOGITS], temperature=self.temperature)
+            terms["kl"] = kl if self.form == "iccv" else kl / self.temperature**2
         target = lax.stop_gradient(features["pooled"].astype(jnp.float32))
         if self.feature and self.form == "iccv":
             terms["feature"] = _positive_squares(features[f"{name}_pooled"], target)
         elif self.feature:
-            terms["feature"] = _length(features[f"{name}_adapted"] - target)
+            terms["feature"] = root(jnp.square(features[f"{name}_adapted"] - target).sum())
         return terms
 
 
 def _positive_squares(f, target):
     """Sum of (f - target)^2 where f or target is positive."""
-    return jnp.where((f > 0) | (target > 0), jnp.square(f - target), 0).sum()
-
-
-def _length(difference):
-    """The Euclidean length of all numbers together; its gradient at 0 is 0."""
-    squares = jnp.square(difference).sum()
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    return jnp.where((f <= 0) & (target <= 0), 0, jnp.square(f - target)).sum()  # NaN stays NaN

@@ -11,16 +11,15 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from seed_jax import losses
 from seed_jax.data import transforms
 from seed_jax.errors import UserError, unknown
 from seed_jax.methods import mixed
-from seed_jax.methods.base import LossOut, Method
+from seed_jax.methods.base import LossOut, Method, without
 from seed_jax.methods.sla import JOINT, joint_cross_entropy
 from seed_jax.models.all_views import apply_views
-from seed_jax.models.bifpn import UPSAMPLING, SelfTeacher
+from seed_jax.models.bifpn import UPSAMPLING, SelfTeacher, activated
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
 
@@ -32,13 +31,10 @@ TEACHER, TEACHER_JOINT = "self_teacher", "self_teacher_joint"
 class FRSKD(Method):
     """CE(student) + CE(self-teacher) + alpha KD + beta sum over stages of the distance of attention maps.
 
-    KD is T^2 KL(self-teacher || student). The attention maps are those of the backbone's stages after a ReLU,
-    which the self-teacher reads, and those of its own maps. Their distance is the code's mean of squares
-    (`attention_transfer_loss`), for which beta is meant; the paper writes a norm. KD and maps train the
-    backbone alone. The plain network is served.
-
-    The stages are those of our backbones. Of a wide ResNet they are sums, where the released one ends each
-    stage with a norm.
+    KD is T^2 KL(self-teacher || student). The attention maps are those of the backbone's stages that the
+    self-teacher reads (`models.bifpn.activated`), and those of its own maps. Their distance is the code's
+    mean of squares (`attention_transfer_loss`), for which beta is meant; the paper writes a norm. KD and maps
+    train the backbone alone. The plain network is served.
 
     With several views (FRSKD+SLA) a second forward pass sees all views of each image. Student and
     self-teacher have a classifier of joint labels each (`methods/sla.py`). Their cross entropies are added,
@@ -115,10 +111,7 @@ class FRSKD(Method):
         return Joined(backbone, parts)
 
     def served(self, variables, aux):
-        return {
-            collection: {name: tree for name, tree in trees.items() if name in ("backbone", "classifier")}
-            for collection, trees in variables.items()
-        }
+        return without(variables, (TEACHER, JOINT, TEACHER_JOINT))
 
     @property
     def _views(self) -> int:
@@ -138,9 +131,11 @@ class FRSKD(Method):
         terms = {
             "ce": cross_entropy(student),
             "teacher_ce": cross_entropy(teacher),
-            "kd": self._kd(student, teacher),
-            "attention": attention(features),
         }
+        if self.alpha:
+            terms["kd"] = self._kd(student, teacher)
+        if self.beta:
+            terms["attention"] = attention(features)
         weights = {"kd": self.alpha, "attention": self.beta, "sla": self.sla}
         if self._views > 1:
             views = transforms.transform(x, self.rotations, self.colours)
@@ -151,10 +146,13 @@ class FRSKD(Method):
             terms["joint_ce"] = over_labels(lambda y: joint_cross_entropy(ours, y))
             terms["teacher_joint_ce"] = over_labels(lambda y: joint_cross_entropy(theirs, y))
             ours, theirs = losses.aggregate(ours), losses.aggregate(theirs)
-            terms["sla"] = self._kd(student, ours) + self._kd(teacher, theirs)
-            terms["kd"] = (terms["kd"] + self._kd(ours, theirs)) / 2
-            of_views = jax.vmap(attention, in_axes=1, out_axes=1)(turned).sum(axis=1)
-            terms["attention"] = (terms["attention"] + of_views) / (1 + self._views)
+            if self.sla:
+                terms["sla"] = self._kd(student, ours) + self._kd(teacher, theirs)
+            if self.alpha:
+                terms["kd"] = (terms["kd"] + self._kd(ours, theirs)) / 2
+            if self.beta:
+                of_views = jax.vmap(attention, in_axes=1, out_axes=1)(turned).sum(axis=1)
+                terms["attention"] = (terms["attention"] + of_views) / (1 + self._views)
         total = sum(weights.get(name, 1.0) * term for name, term in terms.items())
         metrics = terms | {"accuracy": accuracy(student), "teacher_accuracy": accuracy(teacher)}
         return total.mean(), LossOut(model_state, aux, metrics)
@@ -170,7 +168,7 @@ def attention(features) -> jax.Array:
       features: of a backbone with a `SelfTeacher`.
     """
     return sum(
-        losses.attention_transfer_loss(nn.relu(features[name.removeprefix("teacher_")]), target)
+        losses.attention_transfer_loss(activated(features, name.removeprefix("teacher_")), target)
         for name, target in features.items()
         if name.startswith("teacher_stage")
     )

@@ -16,7 +16,7 @@ from seed_jax import losses
 from seed_jax.errors import UserError
 from seed_jax.methods.base import LossOut, Method, feature_shapes
 from seed_jax.models.heads import Classifier
-from seed_jax.models.network import Joined
+from seed_jax.models.network import Joined, stage_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,10 @@ class SAD(Method):
     The distance is a sum over positions, as the authors say; ports that take the mean have another weight.
     Sums of squares over many channels are large, so that a softmax over positions is close to one position,
     and most of the map gets no gradient. The paper names no temperature against this, and we have none.
-    Expect little in classification: ResNet-18 on CIFAR-100 has 76.24 without it and 76.40 with it
-    (winycg/Self-KD-Lib, README; its weight is 1000 of a mean, and it resizes features before squaring them).
+    Expect little in classification. That ResNet-18 on CIFAR-100 has 76.24 without it and 76.40 with it
+    (winycg/Self-KD-Lib, README) is not the expectation for this loss: there features are resized before they
+    are squared, channels are averaged before the softmax, the weight is 1000 of a mean, and the term trains
+    from step 0.
 
     Attributes:
       weight: 0.1 is the paper's.
@@ -55,6 +57,11 @@ class SAD(Method):
         for name in ("start", "ramp"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"method.{name} is {getattr(self, name)}: use a share of the run, 0 to 1.")
+        if self.start == 1 or self.start + self.ramp > 1:
+            raise UserError(
+                f"method.start is {self.start} and method.ramp is {self.ramp}: use a start below 1 and a sum "
+                "of at most 1, so that the run reaches the whole weight."
+            )
         for path in self.paths:
             stages = re.fullmatch(r"(\d+)-(\d+)", path)
             if not stages or len({*stages.groups()}) < 2:
@@ -88,7 +95,7 @@ class SAD(Method):
 
     def _stages(self, features) -> list[tuple[str, str]]:
         """The names of the two maps of each path, from the features or their shapes."""
-        maps = sorted(name for name, x in features.items() if re.fullmatch(r"stage\d+", name) and x.ndim == 4)
+        maps = stage_maps(features)
         if not self.paths:
             maps = maps[-3:]
             if len(maps) < 2:

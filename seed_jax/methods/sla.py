@@ -15,7 +15,7 @@ from seed_jax import losses
 from seed_jax.data import transforms
 from seed_jax.errors import UserError
 from seed_jax.methods import mixed
-from seed_jax.methods.base import LossOut, Method
+from seed_jax.methods.base import LossOut, Method, without
 from seed_jax.models.all_views import AllViews, SingleInference, apply_views
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
@@ -74,12 +74,7 @@ class SLA(Method):
         return AllViews(backbone, parts, rotations=self.rotations, colours=self.colours)
 
     def served(self, variables, aux):
-        if not self.distil:
-            return variables
-        return {
-            collection: {name: tree for name, tree in trees.items() if name != JOINT}
-            for collection, trees in variables.items()
-        }
+        return without(variables, (JOINT,)) if self.distil else variables
 
     def loss(self, nets, params, model_state, aux, batch, clock, rng):
         x, over_labels = mixed.mix(self.mix, batch.views[0][:, 0], batch.label, rng)

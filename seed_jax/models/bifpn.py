@@ -4,7 +4,6 @@ Ji et al., CVPR 2021, section 3.1; MingiJi/FRSKD, models/bifpnc.py and bifpn.py.
 docstring of `SelfTeacher` says which one a default follows.
 """
 
-import re
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from seed_jax.errors import UserError
-from seed_jax.models import layers
+from seed_jax.models import conv, layers
+from seed_jax.models.network import stage_maps
 
 UPSAMPLING = {"nearest": "nearest", "bilinear": "linear"}
 SMALL = 1e-6  # added to the sum of the fusion weights (EfficientDet, Tan et al. 2020, section 3.3)
@@ -22,10 +22,10 @@ SMALL = 1e-6  # added to the sum of the fusion weights (EfficientDet, Tan et al.
 class SelfTeacher(nn.Module):
     """Refine the stages of a backbone top-down, then bottom-up, and classify the last refined map.
 
-    It reads ReLU(`stage1`), ReLU(`stage2`), .. and writes refined maps of the same sides, after a ReLU, as
-    `teacher_stage1`, `teacher_stage2`, .., the average of the last one as `teacher_pooled`, float32 `[B, D]`,
-    and `teacher_logits`, float32 `[B, num_classes]`. With L_i a lateral 1x1 convolution of stage i, and
-    weights w that are learnt, not negative, and sum up to 1:
+    It reads the stages of the backbone as `activated` gives them, and writes refined maps of the same sides,
+    after a ReLU, as `teacher_stage1`, `teacher_stage2`, .., the average of the last one as `teacher_pooled`,
+    float32 `[B, D]`, and `teacher_logits`, float32 `[B, num_classes]`. With L_i a lateral 1x1 convolution of
+    stage i, and weights w that are learnt, not negative, and sum up to 1:
 
     - top-down: P_n = L_n, and P_i = node(w1 L_i + w2 up(P_{i+1}))
     - bottom-up: T_1 = P_1, T_i = node(w1 L'_i + w2 P_i + w3 down(T_{i-1})), and T_n = node(w1 L'_n +
@@ -64,7 +64,7 @@ class SelfTeacher(nn.Module):
     def __call__(self, features, train: bool, keys=None):
         del keys
         names = _stages(features)
-        maps = [nn.relu(features[name]).astype(self.dtype) for name in names]
+        maps = [activated(features, name).astype(self.dtype) for name in names]
         if self.detach:
             maps = lax.stop_gradient(maps)
 
@@ -108,8 +108,7 @@ class SelfTeacher(nn.Module):
         refined = top_down[:1]
         for i in range(1, last + 1):
             stride = 1 if maps[i].shape[1:3] == maps[i - 1].shape[1:3] else 2
-            below = nn.max_pool(refined[-1], (3, 3), (stride, stride), "SAME")
-            below = resampled(f"down{i + 1}", below, widths[i])
+            below = resampled(f"down{i + 1}", _pooled(refined[-1], stride), widths[i])
             again = lateral(f"second_lateral{i + 1}", maps[i], widths[i])
             between = [top_down[i]] if i < last else []
             refined.append(node(f"bottom_up{i + 1}", [again, *between, below]))
@@ -126,9 +125,27 @@ class SelfTeacher(nn.Module):
         return sum(weight * x for weight, x in zip(weights, inputs, strict=True))
 
 
+def activated(features, name: str) -> jax.Array:
+    """The stage that `name` names, such as 'stage1', after its ReLU: `[.., H, W, C]`, of its dtype.
+
+    It is the ReLU of `preact1`, if the backbone has that. In a wide ResNet this is the stage after the norm
+    that comes next, as MingiJi/FRSKD, models/wrn.py, ends each stage with a norm.
+    """
+    return nn.relu(features.get(name.replace("stage", "preact"), features[name]))
+
+
+def _pooled(x, stride: int):
+    """The maximum over 3x3, of a map that is not negative, to 1 / stride of its sides, rounded up.
+
+    Zeros pad it, on the far sides alone if one is enough, as in the released code.
+    """
+    pads = lax.padtype_to_pads(x.shape[1:3], (3, 3), (stride, stride), "SAME")
+    return conv.max_pool(jnp.pad(x, ((0, 0), *pads, (0, 0))), 3, stride, pad=(0, 0))
+
+
 def _stages(features) -> list[str]:
     """The names of the stages that are maps, in order."""
-    names = sorted(name for name, x in features.items() if re.fullmatch(r"stage\d", name) and x.ndim == 4)
+    names = stage_maps(features)
     if len(names) < 2:
         raise UserError(
             "student.model: a self-teacher needs two stages or more that are maps [B, H, W, C], and the "

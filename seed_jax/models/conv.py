@@ -35,9 +35,9 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad | None
     return _by_platform(_cpu_depthwise, _xla_conv, (stride, pad or symmetric(kernel.shape[0])), x, kernel)
 
 
-def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-    """Maximum over windows of `[B, H, W, C]`, padded by -inf, `(window - 1) // 2` on every side."""
-    return _by_platform(_cpu_max_pool, _xla_max_pool, (stride, symmetric(window), window), x)
+def max_pool(x: jax.Array, window: int, stride: int, pad: Pad | None = None) -> jax.Array:
+    """Maximum over windows of `[B, H, W, C]`, padded by -inf as `pad` says; None is `symmetric(window)`."""
+    return _by_platform(_cpu_max_pool, _xla_max_pool, (stride, pad or symmetric(window), window), x)
 
 
 def symmetric(k: int) -> Pad:

@@ -27,8 +27,9 @@ class Exit(nn.Module):
     have a bias, which the norms take away again: ours have none. The paper gives no sizes.
 
     `journal` is that of the authors, ArchipLab-LinfengZhang/pytorch-self-distillation-final, resnet.py: the
-    map is multiplied by an attention map, then a separable convolution for each later stage halves its sides
-    if that stage does and doubles the channels. D is what these give.
+    map is multiplied by an attention map, the sigmoid of a separable convolution with stride 2, a norm, a
+    ReLU and bilinear resizing, so at least a half. Then a separable convolution for each later stage halves
+    the sides if that stage does and doubles the channels. D is what these give.
 
     Attributes:
       stage: N, the stage that is read, `[B, H, W, C]`.
@@ -75,7 +76,8 @@ class Exit(nn.Module):
         def separable(channels, stride, name):
             return SeparableConv(channels, stride, self.bn_group, self.dtype, name=name)
 
-        weights = separable(x.shape[-1], 2, "attention")(x, train)
+        norm = layers.BatchNorm(self.bn_group, dtype=self.dtype, name="attention_bn")
+        weights = nn.relu(norm(separable(x.shape[-1], 2, "attention")(x, train), train))
         x = x * nn.sigmoid(jax.image.resize(weights, x.shape, "linear", antialias=False))
         for number, stride in enumerate(self.strides, start=1):
             x = separable(2 * x.shape[-1], stride, f"separable{number}")(x, train)

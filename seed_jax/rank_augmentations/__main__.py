@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import json
 import logging as python_logging
-import os
 import sys
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     python_logging.getLogger().setLevel(python_logging.WARNING)
-    _claim(options.out)
+    files.claim(options.out)
     print("Reading the teacher and the data.", flush=True)
     parallel.start()
     loaded, data, seed, notes = _read(options)
@@ -167,16 +166,6 @@ def _parse(arguments):
     if (options.arch or options.form) and (not options.teacher or Path(options.teacher).is_dir()):
         raise UserError("--arch and --form are for a TEACHER that is a file: leave them out.")
     return options
-
-
-def _claim(out: Path) -> None:
-    """Refuse a folder that cannot be written to, before minutes are spent."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out: {out} cannot be created ({error.strerror}): use another folder.") from error
-    if not os.access(out, os.W_OK):
-        raise UserError(f"--out: {out} cannot be written to: use another folder.")
 
 
 def _read(options) -> tuple[teacher.Loaded, Data, int, list[str]]:

@@ -173,15 +173,35 @@ def _one_step(c: Config, training: build.Training, given: Given, loaded: teacher
     arguments = (shapes.params, shapes.model_state, shapes.aux, variables, seen, step)
     residuals = jax.eval_shape(kept, *arguments)
     questions.clear()
-    everything = _flops(jax.grad(loss, has_aux=True), *arguments)
-    of_teacher = sum(_flops(features, variables, x) for x in questions)
+    everything = flops(jax.grad(loss, has_aux=True), *arguments)
+    of_teacher = sum(flops(features, variables, x) for x in questions)
     pixels = sum(x.size for x in seen.views)
     asked = count * sum(x.shape[0] for x in questions)
     return count * of_teacher, count * everything, asked, _bytes(residuals), pixels
 
 
-def _flops(function, *arguments) -> float:
-    return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+def flops(function, *arguments) -> float:
+    """FLOPs of a program as written, in XLA's count: two for a multiplication and an addition.
+
+    The program is lowered for a CPU, on every machine: accelerators count compiled programs alone, where a
+    convolution may be a call of a library, which counts as nothing.
+
+    Args:
+      arguments: arrays or shapes.
+
+    Raises:
+      UserError: JAX_PLATFORMS leaves out the CPU.
+    """
+    try:
+        (cpu, *_) = jax.local_devices(backend="cpu")
+    except RuntimeError:
+        raise UserError(
+            f"FLOPs are counted on the CPU, and JAX_PLATFORMS={jax.config.jax_platforms} leaves it out: use "
+            f"JAX_PLATFORMS={jax.config.jax_platforms},cpu."
+        ) from None
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    with jax.default_device(cpu):
+        return jax.jit(function).lower(*shapes).cost_analysis()["flops"]
 
 
 def _is_queue(x) -> bool:

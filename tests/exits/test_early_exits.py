@@ -1,6 +1,11 @@
 """A run with exits: the command's report, a network that leaves early, an exit on its own in a file."""
 
+import contextlib
+import dataclasses
+import io
 import json
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +15,9 @@ import pytest
 import seed_jax
 from seed_jax import config, parallel
 from seed_jax.data.sources import open_source
+from seed_jax.data.sources.arrays import Arrays
 from seed_jax.errors import UserError
+from seed_jax.evals import final
 from seed_jax.evals.base import SharedFeatures
 from seed_jax.evals.final import open_run
 from seed_jax.evals.top1 import Top1
@@ -20,7 +27,7 @@ from seed_jax.exits.adaptive import sections
 from seed_jax.exits.cost import flops
 from seed_jax.models.exits import classifiers
 from seed_jax.models.sections import Section
-from seed_jax.train import loop, teacher, workdir
+from seed_jax.train import loop, plan, teacher, workdir
 from seed_jax.weights import array_files, pretrained
 from seed_jax.weights.__main__ import main as weights_main
 
@@ -65,11 +72,21 @@ def whole(run, images):
     return {name: np.asarray(x) for name, x in features.items()}
 
 
-def test_the_command(folder, run, capsys):
-    assert main([str(folder), "--thresholds", "0,0.11,0.2,1"]) == 0
-    printed = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def printed(folder):
+    """What the command prints of the run, whose results are then in the folder."""
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        assert main([str(folder), "--thresholds", "1,0.11,0,0.2,0.2"]) == 0
+    return text.getvalue()
+
+
+@pytest.fixture(scope="module")
+def results(folder, printed):
+    return json.loads((folder / "exits" / "results.json").read_text())
+
+
+def test_the_command(folder, run, printed, results):
     assert all(f"\n| {name} | " in printed for name in ("exit1", "exit2", "deepest", "ensemble"))
-    results = json.loads((folder / "exits" / "results.json").read_text())
     exits = {row["name"]: row for row in results["exits"]}
     parameters = {name: exits[name]["parameters"] for name in exits}
     size = {
@@ -85,6 +102,7 @@ def test_the_command(folder, run, capsys):
     )
     assert all(row["seconds"] > 0 for row in exits.values())
     assert exits["ensemble"]["separability"] is None and exits["exit1"]["separability"] > 0
+    assert [row["threshold"] for row in results["thresholds"]] == [0, 0.11, 0.2, 1]
     first, *_, last = results["thresholds"]
     assert first["accuracy"] == exits["exit1"]["accuracy"] and first["leave"] == [1, 0, 0]
     assert last["accuracy"] == exits["deepest"]["accuracy"] and last["leave"] == [0, 0, 1]
@@ -94,14 +112,12 @@ def test_the_command(folder, run, capsys):
     assert "<svg" in page and "by confidence" in page
 
 
-def test_the_accuracy_is_that_of_the_final_evaluation(folder):
-
+def test_the_accuracy_is_that_of_the_final_evaluation(folder, results):
     run, c = open_run(folder, best=False, dir="")
     features = SharedFeatures(
         run.network, run.variables, parallel.make_mesh(), c, {"queries": open_source("digits", "test")}
     )
     scores = Top1(features, c.evals).run(run.variables)
-    results = json.loads((folder / "exits" / "results.json").read_text())
     reported = {row["name"]: row["accuracy"] for row in results["exits"]}
     for name, score in (("exit1", "exit1_top1"), ("deepest", "top1"), ("ensemble", "ensemble_top1")):
         assert reported[name] == scores[score].mean()
@@ -120,6 +136,25 @@ def test_flops_of_an_exit_by_hand(run):
     np.testing.assert_allclose(flops(part, run.variables), counted)
 
 
+def test_flops_are_counted_on_the_cpu(monkeypatch):
+    """No accelerator's backend counts a program that is not compiled."""
+    where = []
+
+    def product(a):
+        where.append(jax.config.jax_default_device)
+        return a @ a
+
+    assert plan.flops(product, jnp.ones((4, 4))) == 2 * 4**3
+    assert [device.platform for device in where] == ["cpu"]
+
+    def missing(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", missing)
+    with pytest.raises(UserError, match="FLOPs are counted on the CPU, .* leaves it out: use"):
+        plan.flops(product, jnp.ones((4, 4)))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_leaving_early_answers_as_the_sweep_predicts(run, images, whole, share):
     names = classifiers(whole)
@@ -136,6 +171,16 @@ def test_leaving_early_answers_as_the_sweep_predicts(run, images, whole, share):
     as_float = answer(images / np.float32(255))
     np.testing.assert_array_equal(as_float.exits, got.exits)
     assert (len(set(got.exits)) > 1) == (share == 0.4)
+    nobody = answer(images[:0])
+    assert nobody.logits.shape == (0, 10) and nobody.exits.shape == (0,)
+
+
+def test_the_documented_lines_run(folder, images, capsys):
+    page = Path(__file__, "../../../docs/weights.md").resolve().read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "adaptive(" in block)
+    names = {"images": images[:3]}
+    exec(code.replace("runs/byot", str(folder)), names)
+    assert re.fullmatch(r"\[\d \d \d\]\n", capsys.readouterr().out)
 
 
 def test_each_section_starts_where_the_last_one_ended(run, whole):
@@ -188,6 +233,13 @@ def test_mistakes_are_one_sentence(folder, tmp_path, capsys):
     assert "exits cannot be written under names 'timm': choose from crd" in capsys.readouterr().err
     assert main([str(folder), "--thresholds", "0.5,2"]) == 1
     assert "--thresholds has 2: use values from 0 to 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(folder), "--thresholds", "0.5,a"])
+    assert "--thresholds: '0.5,a' is no list of numbers: write one as 0.5,0.9" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main([str(folder), "--out", str(tmp_path / "file" / "exits")]) == 1
+    said = capsys.readouterr()
+    assert "--out: " in said.err and "cannot be created" in said.err and "Measuring" not in said.out
     seed_jax.export(folder, out, exit=1)
     with pytest.raises(UserError, match="exit is 1, and .* is a file: use the workdir of a run"):
         seed_jax.export(out, tmp_path / "y.safetensors", exit=1)
@@ -225,6 +277,33 @@ def test_a_damaged_file_is_named(folder, tmp_path):
     array_files.write_safetensors(file, tensors, {**metadata, "exit": "{}"})
     with pytest.raises(UserError, match="has damaged metadata .*: export it again"):
         seed_jax.load(file)
+
+
+def labelled_as(labels):
+    """The source of the digits, whose images have these labels in turn."""
+    images = np.stack([open_source("digits", "test")[i].image for i in range(12)])
+    return Arrays("digits", images, np.resize(labels, 12), class_names=[str(i) for i in range(10)])
+
+
+@pytest.mark.parametrize(("labels", "count", "known"), [([3], 12, False), ([1, 2, -1], 8, True)])
+def test_one_class_and_images_without_a_label(folder, tmp_path, monkeypatch, labels, count, known):
+    monkeypatch.setattr(final, "open_scored", lambda config, split: labelled_as(labels))
+    assert main([str(folder), "--out", str(tmp_path), "--thresholds", "0.5"]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["images"] == count
+    assert (results["exits"][0]["separability"] is not None) == known
+
+
+def test_data_that_cannot_be_scored_is_named(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(final, "open_scored", lambda config, split: labelled_as([-1]))
+    assert main([str(folder), "--out", str(tmp_path), "--split", "val"]) == 1
+    assert "No image of --split val has a label: use the other split" in capsys.readouterr().err
+
+
+def test_a_run_on_all_images_has_none_to_measure_on(run):
+    c = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, train="all"))
+    with pytest.raises(UserError, match="trained on all images, so none is left"):
+        final.open_scored(c, "test")
 
 
 def test_a_run_without_exits_is_named(tmp_path, capsys):

@@ -78,8 +78,15 @@ def test_deep_supervision_is_the_sum_of_cross_entropies():
     method = BYOT(alpha=0.0, feature=0.0)
     value, out, _, (e1, e2, deepest, *_), label = run(method)
     np.testing.assert_allclose(value, sum(ce64(e, label).mean() for e in (e1, e2, deepest)), rtol=1e-5)
-    assert "exit1_feature" not in out.metrics
+    assert set(out.metrics) == {"ce", "accuracy", "exit1_ce", "exit2_ce"}
     assert method.whole_batch() == ""
+
+
+def test_the_answers_of_the_deepest_alone():
+    value, out, _, (e1, e2, deepest, *_), label = run(BYOT(alpha=1.0, feature=0.0))
+    want = ce64(deepest, label).mean() + sum(9 * kl64(e, deepest, 3).mean() for e in (e1, e2))
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    assert set(out.metrics) == {"ce", "accuracy", "exit1_kl", "exit2_kl"}
 
 
 @pytest.mark.parametrize(("form", "rises"), [("iccv", True), ("journal", False)])
@@ -117,6 +124,15 @@ def test_equal_features_have_a_finite_gradient():
     np.testing.assert_array_equal(jax.grad(length)(jnp.ones((2, 5))), 0)
 
 
+@pytest.mark.parametrize("form", ["iccv", "journal"])
+def test_a_difference_that_is_not_a_number_stays_so(form):
+    logits = jnp.zeros((2, 3))
+    entries = {"exit1_logits": logits, "logits": logits, "pooled": -jnp.ones((2, 5))}
+    entries |= dict.fromkeys(("exit1_pooled", "exit1_adapted"), jnp.full((2, 5), jnp.nan))
+    terms = BYOT(form=form)._terms(entries, "exit1", jnp.zeros(2, jnp.int32))
+    assert jnp.isnan(terms["feature"])
+
+
 def sizes(model, method, side=32, classes=100, **options):
     """Parameters of each part, without building an array."""
     backbone = models.create(model, **options)
@@ -146,7 +162,7 @@ def test_the_journals_exits_have_the_size_of_its_layers():
     linear, adapt = 512 * 100 + 100, 512 * 512 + 512
     for number, channels in enumerate((64, 128, 256), start=1):
         chain = sum(separable(channels * 2**i, channels * 2 ** (i + 1)) for i in range(4 - number))
-        assert parts[f"exit{number}"] == separable(channels, channels) + chain + linear
+        assert parts[f"exit{number}"] == separable(channels, channels) + 2 * channels + chain + linear
         assert parts[f"adapt{number}"] == adapt
 
 
@@ -199,6 +215,14 @@ def test_the_journals_attention_against_torch():
     p, s = variables["params"], variables["batch_stats"]
     functional = torch.nn.functional
 
+    def norm(y, params, stats):
+        mean, var, weight, bias = (
+            torch.tensor(tree[leaf])
+            for tree, leaves in ((stats, ("mean", "var")), (params, ("scale", "bias")))
+            for leaf in leaves
+        )
+        return torch.relu(functional.batch_norm(y, mean, var, weight, bias))
+
     def separable(y, name, stride):
         for i in (1, 2):
             depthwise, pointwise = (
@@ -208,13 +232,12 @@ def test_the_journals_attention_against_torch():
             step = stride if i == 1 else 1
             y = functional.conv2d(y, depthwise, stride=step, padding=1, groups=y.shape[1])
             y = functional.conv2d(y, pointwise)
-            stats = [torch.tensor(s[name][f"bn{i}"][leaf]) for leaf in ("mean", "var")]
-            scale = [torch.tensor(p[name][f"bn{i}"][leaf]) for leaf in ("scale", "bias")]
-            y = torch.relu(functional.batch_norm(y, *stats, *scale))
+            y = norm(y, p[name][f"bn{i}"], s[name][f"bn{i}"])
         return y
 
     y = torch.tensor(x.transpose(0, 3, 1, 2))
-    weights = functional.interpolate(separable(y, "attention", 2), scale_factor=2, mode="bilinear")
+    weights = norm(separable(y, "attention", 2), p["attention_bn"], s["attention_bn"])
+    weights = functional.interpolate(weights, scale_factor=2, mode="bilinear")
     pooled = separable(y * torch.sigmoid(weights), "separable1", 2).mean(dim=(2, 3))
     np.testing.assert_allclose(ours, pooled, rtol=1e-3)
 

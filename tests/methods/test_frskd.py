@@ -57,7 +57,7 @@ def released(features, label, alpha, beta):
     return total, {name: value.grad for name, value in x.items() if value.grad is not None}
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(2.0, 100.0), (3.0, 0.0)])
+@pytest.mark.parametrize(("alpha", "beta"), [(2.0, 100.0), (3.0, 0.0), (0.0, 100.0)])
 def test_the_released_loss_and_its_gradients(alpha, beta):
     features, seen = answers(), batch(8)
     features["teacher_stage1"], features["teacher_stage2"] = (  # as the self-teacher writes them
@@ -72,18 +72,29 @@ def test_the_released_loss_and_its_gradients(alpha, beta):
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6, err_msg=name)
     right = features["logits"].argmax(axis=1) == np.asarray(seen.label)
     np.testing.assert_array_equal(out.metrics["accuracy"], right)
-    assert set(out.metrics) == {"ce", "teacher_ce", "kd", "attention", "accuracy", "teacher_accuracy"}
+    weighted = {name for name, weight in (("kd", alpha), ("attention", beta)) if weight}
+    assert set(out.metrics) == weighted | {"ce", "teacher_ce", "accuracy", "teacher_accuracy"}
+
+
+def test_maps_before_the_last_relu_come_first():
+    """A wide ResNet's stage is a sum; its map after the next norm is what the released code compares."""
+    features = answers()
+    normed = {f"preact{i}": np.flip(features[f"stage{i}"], axis=1) for i in (1, 2)}
+    replaced = {f"stage{i}": normed[f"preact{i}"] for i in (1, 2)}
+    got, want = (loss(FRSKD(), features | other)[0] for other in (normed, replaced))
+    assert got == want != loss(FRSKD(), features)[0]
 
 
 class TwoPasses:
-    """Answers a pass over images, and one over the views of all images."""
+    """Answers a pass over images, and one over the views of all images; its state counts them."""
 
     def __init__(self):
         self.seen = []
 
     def apply(self, variables, x, train, keys=None):
         self.seen.append(x)
-        return variables["params"]["image" if len(self.seen) == 1 else "views"], {}
+        state = {"batch_stats": {"passes": variables["batch_stats"]["passes"] + 1}}
+        return variables["params"]["image" if len(self.seen) == 1 else "views"], state
 
 
 def test_several_views_are_the_released_frskd_with_sla():
@@ -99,7 +110,8 @@ def test_several_views_are_the_released_frskd_with_sla():
 
     def ours(params):
         network.seen = []
-        return method.loss(Nets(network, None), params, {}, {}, seen, CLOCK, jax.random.key(0))
+        state = {"batch_stats": {"passes": jnp.zeros(())}}
+        return method.loss(Nets(network, None), params, state, {}, seen, CLOCK, jax.random.key(0))
 
     (value, out), gradients = jax.value_and_grad(ours, has_aux=True)(params)
     x = jax.tree.map(lambda a: torch.tensor(np.array(a), requires_grad=True), params)
@@ -133,6 +145,11 @@ def test_several_views_are_the_released_frskd_with_sla():
     rows = network.seen[1].reshape(8, n, 2, 2, 3)
     np.testing.assert_array_equal(rows[:, 3], np.rot90(seen.views[0][:, 0], 3, axes=(1, 2)))
     assert {"joint_ce", "teacher_joint_ce", "sla"} < set(out.metrics)
+    assert out.model_state["batch_stats"]["passes"] == 2
+    weightless = FRSKD(alpha=0.0, beta=0.0, rotations=4, sla=0.0)
+    network.seen, state = [], {"batch_stats": {"passes": jnp.zeros(())}}
+    _, out = weightless.loss(Nets(network, None), params, state, {}, seen, CLOCK, jax.random.key(0))
+    assert not {"kd", "attention", "sla"} & set(out.metrics)
 
 
 def test_mixed_images_have_mixed_labels():

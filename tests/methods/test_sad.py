@@ -133,6 +133,8 @@ def test_parts():
         ({"weight": -1.0}, "method.weight is -1.0"),
         ({"start": 40_000.0}, "method.start is 40000.0: use a share of the run"),
         ({"ramp": -0.5}, "method.ramp is -0.5"),
+        ({"start": 1.0}, "method.start is 1.0 and method.ramp is 0.0: use a start below 1"),
+        ({"start": 0.75, "ramp": 0.5}, "method.start is 0.75 and method.ramp is 0.5: .*a sum of at most 1"),
         ({"paths": ("23",)}, "method.paths has '23': name two stages, such as '2-3'"),
         ({"paths": ("2-2",)}, "method.paths has '2-2'"),
         ({"paths": ("1-2", "1-2")}, "name each path once"),

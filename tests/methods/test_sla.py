@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from fake import CLOCK, FakeNetwork, batch
+from fake import CLOCK, FakeNetwork, batch, log_softmax64
 from torch.nn import functional as F
 
 from seed_jax import config
+from seed_jax.data import mixing
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Nets
 from seed_jax.methods.sla import SLA, joint_cross_entropy
@@ -82,8 +83,21 @@ def test_mixed_images_have_mixed_joint_labels():
     variables = student.init(jax.random.key(0), seen.views[0][:, 0])
     state = {"batch_stats": variables["batch_stats"]}
     method = SLA(mix="mixup")
-    _, out = method.loss(Nets(student, None), variables["params"], state, {}, seen, CLOCK, jax.random.key(1))
+    key = jax.random.key(1)
+    value, out = method.loss(Nets(student, None), variables["params"], state, {}, seen, CLOCK, key)
     rows = student.calls[-1]["x"].reshape(8, 4, 2, 2, 3)
+    drawn = mixing.mixup(seen.views[0][:, 0], key, alpha=0.2)
+    joint = np.asarray(rows, np.float64).reshape(8, 4, -1) @ np.asarray(variables["params"]["w"], np.float64)
+    log_p = log_softmax64(joint[..., :-CLASSES].reshape(32, -1)).reshape(8, 4, -1)
+    label, weight = np.asarray(seen.label), np.asarray(drawn.weight, np.float64)
+    want = np.zeros(8)
+    for i in range(8):
+        for y, share in ((label[i], weight[i]), (label[drawn.partner[i]], 1 - weight[i])):
+            want[i] -= share * np.mean([log_p[i, j, 4 * y + j] for j in range(4)])
+    np.testing.assert_allclose(out.metrics["joint_ce"], want, rtol=1e-5)
+    np.testing.assert_allclose(value, want.mean(), rtol=1e-5)
+    other = label != label[np.asarray(drawn.partner)]
+    assert other.any() and 0.01 < weight[0] < 0.99  # so that both labels count
     assert np.abs(rows[:, 0] - seen.views[0][:, 0]).max() > 0
     np.testing.assert_array_equal(rows[:, 1], np.rot90(rows[:, 0], axes=(1, 2)))
     assert "mixes" in method.whole_batch() and SLA().whole_batch() == ""

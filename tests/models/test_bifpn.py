@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen as nn
 from torch.nn import functional as F
 
 from seed_jax import models
 from seed_jax.errors import UserError
-from seed_jax.models.bifpn import SelfTeacher
+from seed_jax.models.bifpn import SelfTeacher, _pooled
 
 
 def count(tree):
@@ -107,6 +108,26 @@ def test_values_are_those_of_the_released_layer(channels, upsample):
         )
     np.testing.assert_allclose(got["teacher_logits"], logits, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(got["teacher_pooled"], want[-1].mean((2, 3)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("sides", [(8, 8), (7, 7), (7, 8), (1, 2)])
+def test_pooling_and_its_gradient_against_flax(sides, stride):
+    x = jnp.asarray(np.random.default_rng(2).random((2, *sides, 3)), jnp.float32)
+    want, pull = jax.vjp(lambda x: nn.max_pool(x, (3, 3), (stride, stride), "SAME"), x)
+    got, pull_ours = jax.vjp(lambda x: _pooled(x, stride), x)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(*(np.asarray(f(1 + want)[0]) for f in (pull_ours, pull)), rtol=1e-6)
+
+
+def test_it_reads_the_maps_before_the_last_relu():
+    features = maps()
+    part = SelfTeacher(7)
+    variables = part.init(jax.random.key(0), features, train=False)
+    normed = {name.replace("stage", "preact"): -x for name, x in features.items()}
+    got = part.apply(variables, features | normed, train=False)
+    want = part.apply(variables, {name: -x for name, x in features.items()}, train=False)
+    np.testing.assert_array_equal(got["teacher_logits"], want["teacher_logits"])
 
 
 @pytest.mark.parametrize("detach", [True, False])

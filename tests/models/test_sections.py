@@ -1,4 +1,4 @@
-"""Sections of every family compute what the whole network computes, and read only their own parameters."""
+"""Sections of convolutional networks compute what the whole computes, and read only their own parameters."""
 
 import jax
 import jax.numpy as jnp

@@ -97,7 +97,7 @@ def test_resnet50_has_the_published_flops():
     network = models.create("resnet50")
     variables = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((2, 224, 224, 3)))
     x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    flops = plan._flops(lambda v, x: network.apply(v, x, False)[0]["pooled"], variables, x)
+    flops = plan.flops(lambda v, x: network.apply(v, x, False)[0]["pooled"], variables, x)
     assert 7.8e9 < flops < 8.3e9
 
 
