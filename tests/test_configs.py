@@ -1,4 +1,4 @@
-"""Every file in configs/ runs its smoke form through the real main.py, or in the test of its experiment."""
+"""Smoke forms of every method and student run through the real main.py, or in an experiment's test."""
 
 import importlib
 import math
@@ -22,6 +22,19 @@ NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 IN_EXPERIMENTS = {"digits_teacher", "digits_baseline", "digits_seed", "seed_lite0_to_mbv3s"}
 
 
+def loaded(name, variant=""):
+    return config.resolve(importlib.import_module(f"seed_jax.configs.{name}").get_config(variant))
+
+
+def one_of_each():
+    """The first config of each method and student: others differ in their smoke forms by settings alone."""
+    first = {}
+    for name in sorted({*NAMES} - IN_EXPERIMENTS):
+        c = loaded(name, "smoke")
+        first.setdefault((c.method_name, c.student.model), name)
+    return list(first.values())
+
+
 def smoke(name, workdir):
     return subprocess.run(
         [sys.executable, "main.py", f"--config=configs/{name}.py:smoke", f"--workdir={workdir}"],
@@ -43,7 +56,7 @@ def started(request, tmp_path_factory):
         yield {name: (workdir, pool.submit(smoke, name, workdir)) for name, workdir in workdirs.items()}
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - IN_EXPERIMENTS))
+@pytest.mark.parametrize("name", one_of_each())
 def test_smoke(name, started):
     workdir, future = started[name]
     result = future.result()
@@ -57,7 +70,8 @@ def test_smoke(name, started):
 @pytest.mark.parametrize("name", NAMES)
 def test_full_form_resolves_and_says_how_it_is_run(name):
     module = importlib.import_module(f"seed_jax.configs.{name}")
-    config.resolve(module.get_config())
+    for variant in ("", "smoke"):
+        loaded(name, variant)
     assert f"python main.py --config=configs/{name}.py" in module.__doc__
     assert "Hardware:" in module.__doc__
 

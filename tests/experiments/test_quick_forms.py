@@ -17,7 +17,9 @@ EXPERIMENTS = {
 
 
 def comparisons(quick):
-    return [pytest.param(spec.load(path, quick), id=name) for name, path in EXPERIMENTS.items()]
+    """All of them; of quick forms not those on Fashion-MNIST, which are the ones beside them on digits."""
+    names = [name for name in EXPERIMENTS if not (quick and name.endswith("/fashion"))]
+    return [pytest.param(spec.load(EXPERIMENTS[name], quick), id=name) for name in names]
 
 
 def test_there_are_experiments():
@@ -34,10 +36,12 @@ def test_the_full_form_resolves(comparison):
 
 @pytest.mark.parametrize("comparison", comparisons(quick=True))
 def test_the_first_taught_row_of_the_quick_form_runs(comparison, tmp_path, monkeypatch):
-    """And its teacher, or else the first row; with networks that compile in seconds."""
+    """And its teacher, or else the first row; with tiny networks unless stages are read."""
     monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
-    rows = tuple(_tiny(row) if isinstance(row, Trained) else row for row in comparison.rows)
-    comparison = dataclasses.replace(comparison, rows=rows)
+    comparison = dataclasses.replace(comparison, evals=comparison.evals[:1])  # no other row has the rest
+    if "AT, maps" not in {row.name for row in comparison.rows}:
+        rows = tuple(_tiny(row) if isinstance(row, Trained) else row for row in comparison.rows)
+        comparison = dataclasses.replace(comparison, rows=rows)
     made = cells.make(comparison, tmp_path)
     trained = [cell for cell in made if isinstance(comparison.row(cell.row), Trained)]
     first = next((cell for cell in trained if cell.needs), trained[0])

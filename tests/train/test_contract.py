@@ -301,10 +301,7 @@ class Staged(tiny.Tiny):
 
 
 TOYS = [Timed, Projected, Averaged, Matching, Regression, TwoClassifiers, Locate]
-OF_STAGES = {
-    BYOT: {"method__form": "journal"},
-    FRSKD: {"method__rotations": 4},
-}
+OF_STAGES = {BYOT: {"method__form": "journal"}, FRSKD: {"method__rotations": 2}}
 
 
 @pytest.mark.parametrize("method", [*TOYS, CSKD, DDGSD, *OF_STAGES])
