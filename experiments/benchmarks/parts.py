@@ -22,7 +22,7 @@ from seed_jax.losses import info_nce, seed_loss
 from seed_jax.methods import queue as queues
 from seed_jax.methods.base import Method
 from seed_jax.methods.moco import MoCo
-from seed_jax.train import build, optim
+from seed_jax.train import build, optim, plan
 from seed_jax.train import teacher as teachers
 from seed_jax.train.state import TrainState
 
@@ -227,16 +227,9 @@ def loss_flops(method: Method, batch: int, dim: int, size: int) -> float:
 
 
 def flops(function, *arguments) -> float:
-    """XLA's count for the program as written, before any optimisation, lowered for a CPU.
-
-    An accelerator's plugin counts only its compiled program, in which a convolution may be a library call.
-
-    Args:
-      arguments: arrays or shapes.
-    """
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    """As `plan.flops`, also inside a mesh of other devices."""
     with jax.set_mesh(parallel.make_mesh(jax.devices("cpu")[:1])):
-        return jax.jit(function).lower(*shapes).cost_analysis()["flops"]
+        return plan.flops(function, *arguments)
 
 
 def program_bytes(program: jax.stages.Compiled) -> int:

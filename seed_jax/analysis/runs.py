@@ -1,4 +1,4 @@
-"""Runs as the sections see them: every kept checkpoint with all its parts, the teacher, and images."""
+"""Open runs for the analysis: their kept checkpoints, also parts that are not served, teacher and images."""
 
 import dataclasses
 import functools
@@ -65,7 +65,7 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A run assembled from its workdir; nothing is trained or written.
+    """An open run: its config, networks and kept checkpoints. Opening it trains and writes nothing.
 
     Attributes:
       name: the path as the user wrote it.

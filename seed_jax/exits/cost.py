@@ -30,7 +30,7 @@ class Cost(NamedTuple):
 
 
 def costs(sections: Sequence[Section], variables: Variables) -> list[Cost]:
-    """The costs of sections that start at the image, at batch 1 on the first device.
+    """What each section costs for one image, measured on the first device; sections begin at the image.
 
     They run in turn, so that whatever else the machine does slows all of them.
     """

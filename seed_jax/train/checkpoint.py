@@ -256,7 +256,7 @@ def step_of(workdir: Path, *, best: bool = False) -> int:
 
 
 def kept_steps(workdir: Path) -> list[int]:
-    """The steps of the checkpoints in a workdir, ascending; raises `UserError` if there are none."""
+    """The steps of the checkpoints in a workdir, lowest first; raises `UserError` if there are none."""
     with _opened(workdir, best=False) as (orbax, _, _):
         return [saved.step for saved in orbax.checkpoints]
 

@@ -1,4 +1,4 @@
-"""The sweep against a loop over images, and its ends."""
+"""The sweep of thresholds equals a loop over images; at 0 and 1 all images leave first or last."""
 
 import numpy as np
 import pytest

@@ -49,7 +49,7 @@ def drawn(part, features):
 
 
 class Restated:
-    """The released layer in torch, in train mode, with our parameters; maps are NCHW."""
+    """The released layer, written in torch with our parameters and batch statistics; maps are NCHW."""
 
     def __init__(self, params, mode):
         self.params = jax.tree.map(lambda x: torch.tensor(np.array(x)), params)

@@ -113,7 +113,7 @@ def _program(network, entries: list[str]):
 
 
 def _figures(tiles, title: str, name: str) -> list:
-    """One figure of the image and its stages, and further ones of what the method adds."""
+    """A figure of the image and its stages; then, if the method adds maps of its own, figures of those."""
     entries = {entry for row in tiles.values() for entry in row}
     stages = sorted(filter(STAGE.fullmatch, entries), key=lambda entry: (entry != "stem", entry))
     added = [entry for row in tiles.values() for entry in row if entry not in (IMAGE, *stages)]

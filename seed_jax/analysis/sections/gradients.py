@@ -31,7 +31,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     """Curves by layer, a line for each step, and the mean over the backbone's layers against the steps.
 
     Raises:
-      Lacking: no run has a teacher that can be read, if it needs one.
+      Lacking: every run needs a teacher, and none of the teachers can be read.
     """
     del options
     figures, tables, means = [], [], {}
