@@ -37,7 +37,7 @@ from seed_jax.train import teacher, workdir
 
 COEFFICIENTS = {"Pearson": stats.pearsonr, "Spearman": stats.spearmanr, "Kendall": stats.kendalltau}
 RESAMPLES = 2000
-RESULTS, JSON = Path(__file__).parent / "results", "correlation.json"
+RESULTS, JSON, FOLDER = Path(__file__).parent / "results", "correlation.json", "da_ranking"
 
 
 @command
@@ -50,10 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="default: results beside this file, RUNS with --quick")
     parser.add_argument("--chunks", type=int, default=50, help="of T.stddev; default: 50")
     options = parser.parse_args(arguments)
-    out = options.out or (options.runs / "da_ranking-quick" if options.quick else RESULTS)
+    out = options.out or (options.runs / FOLDER / "correlation-quick" if options.quick else RESULTS)
     parallel.start()
     results = json.loads((out / JSON).read_text()) if (out / JSON).exists() else {}
-    measured = [data for data in setting.DATA if (options.runs / _name(data, options.quick)).is_dir()]
+    measured = [data for data in setting.DATA if _folder(options.runs, data, options.quick).is_dir()]
     if not measured:
         quick = " --quick" if options.quick else ""
         raise UserError(
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"`./run.sh compare experiments/da_ranking/scattered{quick}` first."
         )
     for data in measured:
-        folder = options.runs / _name(data, options.quick)
+        folder = _folder(options.runs, data, options.quick)
         results[data] = _of_data(data, folder, options.quick, 2 if options.quick else options.chunks)
     files.write(out / JSON, json.dumps(results, indent=1) + "\n")
     text = "\n\n".join(_markdown(data, result) for data, result in results.items())
@@ -73,9 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _name(data: str, quick: bool) -> str:
+def _folder(runs: Path, data: str, quick: bool) -> Path:
     """The folder of a comparison, as `compare` names it."""
-    return f"{data}-quick" if quick else data
+    return runs / FOLDER / (f"{data}-quick" if quick else data)
 
 
 def _of_data(data: str, folder: Path, quick: bool, chunks: int) -> dict:

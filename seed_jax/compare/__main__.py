@@ -49,6 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _name(file: Path, quick: bool) -> Path:
+    """Of a comparison's folder in `runs`: its path below `experiments`, or the last part alone elsewhere."""
+    whole = file.parent if file.name == "compare.py" else file.with_suffix("")
+    *_, name = str(whole).rpartition("/experiments/")
+    name = Path(name if name != str(whole) else whole.name)
+    return name.with_name(f"{name.name}-quick") if quick else name
+
+
 def _file(options, arguments: list[str]) -> int:
     path = options.what[0]
     path = path / "compare.py" if path.is_dir() else path
@@ -61,8 +69,7 @@ def _file(options, arguments: list[str]) -> int:
     for name in options.again:
         if name not in {row.name for row in comparison.rows}:
             raise unknown("row in --again", name, [row.name for row in comparison.rows])
-    name = path.resolve().parent.name if path.name == "compare.py" else path.stem
-    out = options.out or Path("runs") / (f"{name}-quick" if options.quick else name)
+    out = options.out or Path("runs") / _name(path.resolve(), options.quick)
     cells = cells_lib.make(comparison, out)
     wanted = tuple(cell for cell in cells if cell.seed is None or cell.seed in chosen.seeds)
     # An unfinished cell goes on: it may be one that an interrupted --again has begun.
@@ -152,7 +159,9 @@ def _parse(arguments):
         metavar="ROW",
         help="run a row again, and those that need it; old cells are kept aside",
     )
-    parser.add_argument("--out", type=Path, help="folder of cells and page (default: runs/NAME)")
+    parser.add_argument(
+        "--out", type=Path, help="folder of cells and page (default: runs/ and the path below experiments/)"
+    )
     return parser.parse_args(arguments)
 
 

@@ -194,7 +194,8 @@ def scatter(
 ) -> svg.Figure:
     """Draw labelled points; long names become numbers with a key above the plot.
 
-    The horizontal axis is logarithmic if the largest x is more than 20 times the smallest.
+    The horizontal axis is logarithmic if the largest x is more than 20 times the smallest, and starts at 0
+    if it is more than twice the smallest.
 
     Args:
       points: at least one; x positive.
@@ -237,10 +238,12 @@ def scatter(
             axes.margins(x=0.1, y=0.15)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5))
-            axes.set_xlim(0, 1.12 * max(xs))
-            axes.margins(y=0.15)
+            if max(xs) > 2 * min(xs):
+                axes.set_xlim(0, 1.12 * max(xs))
+            axes.margins(x=0.12, y=0.15)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(axis, loc="right", labelpad=1, color=svg.INK)
+        axes.autoscale_view()  # or the places would be those of other limits
         _place(axes, points, labels)
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
     description = f"{title} against {axis}: " + ", ".join(f"{p.label} {p.y:.4g} at {p.x:.4g}" for p in points)

@@ -4,10 +4,11 @@ import contextlib
 import io
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
-from seed_jax.compare.__main__ import main
+from seed_jax.compare.__main__ import _name, main
 
 FILE = """
 import toy_comparison
@@ -49,6 +50,21 @@ def trained(file):
     code, printed, wrong = call(*arguments)
     assert (code, wrong) == (0, "")
     return arguments, printed, out
+
+
+@pytest.mark.parametrize(
+    "file, quick, name",
+    [
+        ("/home/me/experiments/da_ranking/fashion/compare.py", False, "da_ranking/fashion"),
+        ("/home/me/experiments/da_ranking/fashion/compare.py", True, "da_ranking/fashion-quick"),
+        ("/home/me/experiments/quickstart/compare.py", False, "quickstart"),
+        ("/home/me/experiments/lr.py", True, "lr-quick"),
+        ("/home/me/mine/compare.py", False, "mine"),
+        ("/home/me/mine/v1.5.py", False, "v1.5"),
+    ],
+)
+def test_folders_of_two_comparisons_differ(file, quick, name):
+    assert str(_name(Path(file), quick)) == name
 
 
 def test_quick_seeds_and_baseline_are_used(trained):

@@ -107,6 +107,14 @@ def test_labels_of_points_at_one_place_are_apart():
     assert len({*places}) == 5
 
 
+@pytest.mark.parametrize("low, starts_at_0", [(12.0, False), (7.0, True)])
+def test_a_scatter_of_near_values_leaves_out_0(low, starts_at_0):
+    points = [plots.Point("a", low, 1.0), plots.Point("b", 17.0, 2.0)]
+    places = re.findall(r'<use [^>]*x="([\d.]+)"', plots.scatter(points, title="t", axis="x").svg)
+    apart = abs(float(places[0]) - float(places[-1]))
+    assert (apart < 200) == starts_at_0
+
+
 def test_the_band_is_mean_and_deviation_over_common_steps():
     values = np.random.default_rng(0).normal(size=(3, 4))
     steps, mean, deviation = plots.summarise(
