@@ -5,14 +5,13 @@ import json
 from typing import ClassVar
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import tiny
-from toys import Averaged, Timed, Toy, assembled, rows_of, steps
+from toys import Averaged, Staged, Timed, Toy, assembled, rows_of, steps
 
 from seed_jax import config, models
 from seed_jax.data.sources import Arrays
@@ -22,7 +21,6 @@ from seed_jax.methods.byot import BYOT
 from seed_jax.methods.cs_kd import CSKD
 from seed_jax.methods.ddgsd import DDGSD
 from seed_jax.methods.frskd import FRSKD
-from seed_jax.models import layers
 from seed_jax.models.heads import Classifier, ProjectionHead
 from seed_jax.models.network import Joined
 from seed_jax.report import metrics
@@ -285,19 +283,6 @@ class NeedsTokens(Regression):
 def test_a_teacher_without_what_the_method_needs_is_named(toy):
     with pytest.raises(UserError, match="teacher.weights: the method needs the teacher's 'tokens', and"):
         assembled(toy(NeedsTokens))
-
-
-class Staged(tiny.Tiny):
-    """`Tiny` that also returns what its convolutions compute."""
-
-    @nn.compact
-    def __call__(self, x, train, keys=None):
-        features = {}
-        for i in (1, 2):
-            x = layers.Conv(self.features, 3, 2, dtype=self.dtype, name=f"conv{i}")(x)
-            x = nn.relu(layers.BatchNorm(self.bn_group, dtype=self.dtype, name=f"bn{i}")(x, train))
-            features[f"stage{i}"] = x
-        return features | {"pooled": layers.global_average(x)}
 
 
 TOYS = [Timed, Projected, Averaged, Matching, Regression, TwoClassifiers, Locate]
