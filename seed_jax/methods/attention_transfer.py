@@ -4,12 +4,11 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from seed_jax import losses
 from seed_jax.errors import UserError, unknown
-from seed_jax.methods.base import LossOut, Method, feature_shapes
+from seed_jax.methods.base import LossOut, Method, bound, correct, feature_shapes
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined, stage_maps
 
@@ -66,15 +65,11 @@ class AttentionTransfer(Method):
         return self.alpha > 0 or self.beta > 0 or self.gradient > 0
 
     def check(self, data, train):
-        for name in WEIGHTS:
-            if getattr(self, name) < 0:
-                raise UserError(f"method.{name} is {getattr(self, name)}: use 0 or more.")
+        bound(self, *WEIGHTS, least=0)
         if not any(getattr(self, name) for name in WEIGHTS):
             raise UserError(f"method.{', '.join(WEIGHTS)} are all 0: use more than 0 for one of them.")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
-        if self.power < 1:
-            raise UserError(f"method.power is {self.power}: use 1 or more.")
+        bound(self, "temperature", above=0)
+        bound(self, "power", least=1)
         if len({*self.stages}) < len(self.stages):
             raise UserError(f"method.stages is {self.stages}: name each map once.")
         for name, known in (("form", losses.attention.FORMS), ("reduce", losses.attention.REDUCTIONS)):
@@ -126,7 +121,7 @@ class AttentionTransfer(Method):
             mirrored = _mirrored(gradient_of_student(_mirrored(x)))
             terms["symmetry"] = self.symmetry, losses.input_gradient_loss(of_student, mirrored)
 
-        accuracy = (student["logits"].argmax(axis=1) == batch.label).astype(jnp.float32)
+        accuracy = correct(student["logits"], batch.label)
         metrics = {"accuracy": accuracy, **{name: term for name, (_, term) in terms.items()}}
         total = sum(weight * term.mean() for weight, term in terms.values())
         return total, LossOut(new_state, aux, metrics)

@@ -189,6 +189,29 @@ class Method:
         return False
 
 
+def bound(
+    method: Method,
+    *names: str,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+) -> None:
+    """Raise `UserError` for the first of these fields that is not in its bounds; NaN is in none."""
+    for name in names:
+        value = getattr(method, name)
+        if above is not None and not value > above:
+            raise UserError(f"method.{name} is {value}: use a value above {above:g}.")
+        if most is not None and not least <= value <= most:
+            raise UserError(f"method.{name} is {value}: use {least:g} to {most:g}.")
+        if least is not None and not value >= least:
+            raise UserError(f"method.{name} is {value}: use {least:g} or more.")
+
+
+def correct(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Whether the largest logit, of `[..., C]`, is that of the label, `[...]`: float32 `[...]`, 0 or 1."""
+    return (logits.argmax(axis=-1) == label).astype(jnp.float32)
+
+
 def without(variables: PyTree, names: Collection[str]) -> PyTree:
     """Variables of a `Joined` without those of some of its parts, for `Method.served`.
 

@@ -18,7 +18,7 @@ from jax import lax
 from seed_jax import losses
 from seed_jax.errors import UserError, unknown
 from seed_jax.losses.root import root
-from seed_jax.methods.base import LossOut, Method, feature_shapes, without
+from seed_jax.methods.base import LossOut, Method, bound, correct, feature_shapes, without
 from seed_jax.models.exits import FORMS, LOGITS, Ensemble, Exit, classifiers
 from seed_jax.models.heads import Classifier, ProjectionHead
 from seed_jax.models.network import Joined
@@ -58,12 +58,9 @@ class BYOT(Method):
     needs_labels: ClassVar = True
 
     def check(self, data, train):
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f"method.alpha is {self.alpha}: use 0 to 1.")
-        if self.feature < 0:
-            raise UserError(f"method.feature is {self.feature}: use 0 or more.")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+        bound(self, "alpha", least=0, most=1)
+        bound(self, "feature", least=0)
+        bound(self, "temperature", above=0)
         if self.form not in FORMS:
             raise unknown("method.form", self.form, FORMS)
 
@@ -94,7 +91,7 @@ class BYOT(Method):
             )
         if self.form == "journal" and self.feature:
             parts |= adapted
-        parts |= {"classifier": Classifier(given.num_classes, dtype=given.dtype), "ensemble": Ensemble()}
+        parts |= {"classifier": Classifier(given.num_classes), "ensemble": Ensemble()}
         return Joined(backbone, parts)
 
     def served(self, variables, aux):
@@ -105,7 +102,7 @@ class BYOT(Method):
         features, model_state = nets.student.apply({"params": params, **model_state}, x, True, batch.keys)
         *shallow, deepest = classifiers(features)
         ce = optax.softmax_cross_entropy_with_integer_labels(features[deepest], batch.label)
-        accuracy = (features[LOGITS].argmax(axis=1) == batch.label).astype(jnp.float32)
+        accuracy = correct(features[LOGITS], batch.label)
         total, metrics = ce.mean(), {"ce": ce, "accuracy": accuracy}
         weights = {"ce": 1 - self.alpha, "kl": self.alpha, "feature": self.feature}
         for entry in shallow:

@@ -9,7 +9,7 @@ import optax
 
 from seed_jax import losses
 from seed_jax.errors import UserError
-from seed_jax.methods.base import LossOut, Method
+from seed_jax.methods.base import LossOut, Method, bound, correct
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
 
@@ -37,10 +37,8 @@ class CSKD(Method):
     needs_labels: ClassVar = True
 
     def check(self, data, train):
-        if self.weight < 0:
-            raise UserError(f"method.weight is {self.weight}: use 0 or more.")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+        bound(self, "weight", least=0)
+        bound(self, "temperature", above=0)
         if data.batch_size < 2:
             raise UserError(
                 "method.name is 'cs_kd', which pairs images of a batch, and data.batch_size is "
@@ -61,7 +59,7 @@ class CSKD(Method):
         partner, paired = partners(rng, batch.label)
         kd = losses.kd_loss(logits, logits[partner], temperature=self.temperature)
         kd = jnp.where(paired, kd, 0).sum() / jnp.maximum(paired.sum(), 1)
-        accuracy = (logits.argmax(axis=1) == batch.label).astype(jnp.float32)
+        accuracy = correct(logits, batch.label)
         metrics = {"ce": ce, "accuracy": accuracy, "kd": kd, "paired": paired.astype(jnp.float32)}
         return ce.mean() + self.weight * kd, LossOut(model_state, aux, metrics)
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from seed_jax import losses
-from seed_jax.errors import UserError
-from seed_jax.methods.base import LossOut, Method, base_view
+from seed_jax.methods.base import LossOut, Method, base_view, bound, correct
 from seed_jax.models.all_views import apply_views
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
@@ -41,11 +40,8 @@ class DDGSD(Method):
     needs_labels: ClassVar = True
 
     def check(self, data, train):
-        for name in ("weight", "features"):
-            if getattr(self, name) < 0:
-                raise UserError(f"method.{name} is {getattr(self, name)}: use 0 or more.")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+        bound(self, "weight", "features", least=0)
+        bound(self, "temperature", above=0)
 
     def whole_batch(self):
         return "method.features compares means over the batch" if self.features else ""
@@ -61,12 +57,12 @@ class DDGSD(Method):
         features, model_state = apply_views(nets.student, variables, batch.views[0], True, batch.keys)
         logits, label = features["logits"], jnp.stack([batch.label, batch.label], axis=1)
         ce = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean(axis=1)
-        right = (logits.argmax(axis=2) == label).mean(axis=1)
+        accuracy = correct(logits, label).mean(axis=1)
         first, second = logits[:, 0], logits[:, 1]
         kd = losses.kd_loss(first, second, temperature=self.temperature)
         kd += losses.kd_loss(second, first, temperature=self.temperature)
         means = features["pooled"].mean(axis=0)
         distance = jnp.square(means[0] - means[1]).sum()
         total = ce.mean() + self.weight * kd.mean() + self.features * distance
-        metrics = {"ce": ce, "accuracy": right, "kd": kd, "features": distance}
+        metrics = {"ce": ce, "accuracy": accuracy, "kd": kd, "features": distance}
         return total, LossOut(model_state, aux, metrics)

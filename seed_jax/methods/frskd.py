@@ -9,14 +9,13 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from seed_jax import losses
 from seed_jax.data import transforms
-from seed_jax.errors import UserError, unknown
+from seed_jax.errors import unknown
 from seed_jax.methods import mixed
-from seed_jax.methods.base import LossOut, Method, without
+from seed_jax.methods.base import LossOut, Method, bound, correct, without
 from seed_jax.methods.sla import JOINT, joint_cross_entropy
 from seed_jax.models.all_views import apply_views
 from seed_jax.models.bifpn import UPSAMPLING, SelfTeacher, activated
@@ -74,14 +73,9 @@ class FRSKD(Method):
     needs_labels: ClassVar = True
 
     def check(self, data, train):
-        for name in ("alpha", "beta", "channels", "sla"):
-            if getattr(self, name) < 0:
-                raise UserError(f"method.{name} is {getattr(self, name)}: use 0 or more.")
-        for name in ("width", "depth"):
-            if getattr(self, name) < 1:
-                raise UserError(f"method.{name} is {getattr(self, name)}: use 1 or more.")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+        bound(self, "alpha", "beta", "channels", "sla", least=0)
+        bound(self, "width", "depth", least=1)
+        bound(self, "temperature", above=0)
         if self.detach not in DETACH:
             raise unknown("method.detach", self.detach, DETACH)
         if self.upsample not in UPSAMPLING:
@@ -123,7 +117,7 @@ class FRSKD(Method):
         student, teacher = features["logits"], features["teacher_logits"]
 
         def accuracy(logits):
-            return over_labels(lambda y: (logits.argmax(axis=1) == y).astype(jnp.float32))
+            return over_labels(lambda y: correct(logits, y))
 
         def cross_entropy(logits):
             return over_labels(lambda y: optax.softmax_cross_entropy_with_integer_labels(logits, y))

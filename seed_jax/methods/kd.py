@@ -19,7 +19,7 @@ from seed_jax.data import mixing
 from seed_jax.data.augmentations import AUGMENTATIONS, augment
 from seed_jax.errors import UserError, unknown
 from seed_jax.methods import crd, queue
-from seed_jax.methods.base import LossOut, Method, without
+from seed_jax.methods.base import LossOut, Method, bound, correct, without
 from seed_jax.models.heads import Classifier, Regressor
 from seed_jax.models.network import Joined
 
@@ -117,10 +117,8 @@ class KD(Method):
                 raise UserError(f"method.losses: the weight of {name} is {weight!r}: use 0 or more.")
         if not self.losses:
             raise UserError("method.losses is empty: name a loss and its weight, such as {'kd': 0.9}.")
-        if self.gamma < 0:
-            raise UserError(f"method.gamma is {self.gamma}: use 0 or more.")
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+        bound(self, "gamma", least=0)
+        bound(self, "temperature", above=0)
         if self.draw not in ("batch", "image"):
             raise unknown("method.draw", self.draw, ("batch", "image"))
         if self.augment not in ("", PICKED, *AUGMENTATIONS):
@@ -136,8 +134,7 @@ class KD(Method):
             self._check_picks(data)
         if crd.NAME in self.losses:
             queue.check_batches(data)
-            if self.dim < 1:
-                raise UserError(f"method.dim is {self.dim}: use 1 or more.")
+            bound(self, "dim", least=1)
             if not self.both:
                 raise UserError("method.losses has crd, which sees x alone: use --config.method.both=True.")
             if self.augment and len(self.losses) == 1:
@@ -149,8 +146,7 @@ class KD(Method):
     def _check_picks(self, data):
         if self.criterion not in mixing.CRITERIA:
             raise unknown("method.criterion", self.criterion, mixing.CRITERIA)
-        if self.runs < 1:
-            raise UserError(f"method.runs is {self.runs}: use 1 or more.")
+        bound(self, "runs", least=1)
         pool = self.runs * data.batch_size
         if not 0 <= self.n_pick <= pool:
             raise UserError(
@@ -208,7 +204,7 @@ class KD(Method):
             student, model_state = forward(x, model_state, batch.keys)
         if self.gamma:
             ce = optax.softmax_cross_entropy_with_integer_labels(student["logits"], batch.label)
-            accuracy = (student["logits"].argmax(axis=1) == batch.label).astype(jnp.float32)
+            accuracy = correct(student["logits"], batch.label)
             total, metrics = self.gamma * ce.mean(), {"ce": ce, "accuracy": accuracy}
         share = 0.5 if self.average and self.both and self.augment else 1.0
         if self.both:

@@ -12,7 +12,7 @@ from seed_jax.data import rng as rng_lib
 from seed_jax.errors import UserError
 from seed_jax.losses import info_nce
 from seed_jax.methods import queue
-from seed_jax.methods.base import LossOut, Method, base_view, unit
+from seed_jax.methods.base import LossOut, Method, base_view, bound, unit
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined
 
@@ -46,10 +46,8 @@ class MoCo(Method):
 
     def check(self, data, train):
         queue.check_batches(data)
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature is {self.temperature}: it must be above 0.")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"method.momentum is {self.momentum}: it must be 0 to 1.")
+        bound(self, "temperature", above=0)
+        bound(self, "momentum", least=0, most=1)
         if self.dim <= 0 or self.hidden < 0:
             raise UserError(
                 f"method.dim is {self.dim} and method.hidden is {self.hidden}: use a width above 0, and 0 or "

@@ -14,7 +14,7 @@ from absl import logging
 
 from seed_jax import losses
 from seed_jax.errors import UserError
-from seed_jax.methods.base import LossOut, Method, feature_shapes
+from seed_jax.methods.base import LossOut, Method, bound, correct, feature_shapes
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined, stage_maps
 
@@ -52,11 +52,8 @@ class SAD(Method):
     needs_labels: ClassVar = True
 
     def check(self, data, train):
-        if self.weight < 0:
-            raise UserError(f"method.weight is {self.weight}: use 0 or more.")
-        for name in ("start", "ramp"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"method.{name} is {getattr(self, name)}: use a share of the run, 0 to 1.")
+        bound(self, "weight", least=0)
+        bound(self, "start", "ramp", least=0, most=1)  # shares of the run
         if self.start == 1 or self.start + self.ramp > 1:
             raise UserError(
                 f"method.start is {self.start} and method.ramp is {self.ramp}: use a start below 1 and a sum "
@@ -79,7 +76,7 @@ class SAD(Method):
         x = batch.views[0][:, 0]
         features, model_state = nets.student.apply({"params": params, **model_state}, x, True, batch.keys)
         ce = optax.softmax_cross_entropy_with_integer_labels(features["logits"], batch.label)
-        accuracy = (features["logits"].argmax(axis=1) == batch.label).astype(jnp.float32)
+        accuracy = correct(features["logits"], batch.label)
         paths = {}
         for own, other in self._stages(features):
             target = jax.lax.stop_gradient(features[other]) if self.detach else features[other]

@@ -15,7 +15,7 @@ from seed_jax import losses
 from seed_jax.data import transforms
 from seed_jax.errors import UserError
 from seed_jax.methods import mixed
-from seed_jax.methods.base import LossOut, Method, without
+from seed_jax.methods.base import LossOut, Method, bound, correct, without
 from seed_jax.models.all_views import AllViews, SingleInference, apply_views
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
@@ -58,8 +58,7 @@ class SLA(Method):
                 "method.rotations and method.colours are 1, and one view has nothing to tell: use "
                 "--config.method.rotations=4."
             )
-        if self.temperature <= 0:
-            raise UserError(f"method.temperature is {self.temperature}: use a value above 0.")
+        bound(self, "temperature", above=0)
         mixed.check(self.mix, data)
 
     def whole_batch(self):
@@ -86,7 +85,7 @@ class SLA(Method):
         aggregated = losses.aggregate(joint)
 
         def accuracy(logits):
-            return over_labels(lambda y: (logits.argmax(axis=1) == y).astype(jnp.float32))
+            return over_labels(lambda y: correct(logits, y))
 
         terms = {"joint_ce": over_labels(lambda y: joint_cross_entropy(joint, y))}
         if self.distil:

@@ -4,13 +4,12 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from seed_jax import losses
 from seed_jax.errors import UserError
 from seed_jax.methods import mixed
-from seed_jax.methods.base import LossOut, Method
+from seed_jax.methods.base import LossOut, Method, bound, correct
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
 
@@ -40,9 +39,7 @@ class Supervised(Method):
     def __post_init__(self):
         if self.freeze not in ("", "backbone"):
             raise UserError(f"method.freeze is '{self.freeze}': use 'backbone' or an empty string.")
-        for name in ("smoothing", "virtual_teacher"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"method.{name} is {getattr(self, name)}: use a share, 0 to 1.")
+        bound(self, "smoothing", "virtual_teacher", least=0, most=1)
 
     def check(self, data, train):
         mixed.check(self.mix, data)
@@ -65,7 +62,7 @@ class Supervised(Method):
         if self.virtual_teacher:
             taught = over_labels(lambda y: losses.virtual_teacher_loss(logits, y))
             loss = (1 - self.virtual_teacher) * loss + self.virtual_teacher * taught
-        accuracy = over_labels(lambda y: (logits.argmax(axis=1) == y).astype(jnp.float32))
+        accuracy = over_labels(lambda y: correct(logits, y))
         return loss.mean(), LossOut(model_state, aux, {"accuracy": accuracy})
 
     def frozen(self, path):

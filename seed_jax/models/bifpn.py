@@ -114,9 +114,8 @@ class SelfTeacher(nn.Module):
             refined.append(node(f"bottom_up{i + 1}", [again, *between, below]))
 
         pooled = layers.global_average(refined[-1])
-        linear = layers.torch_linear(self.num_classes, pooled.shape[-1], "fc", self.dtype)
         outputs = {f"teacher_{name}": x for name, x in zip(names, refined, strict=True)}
-        logits = linear(pooled).astype(jnp.float32)
+        logits = layers.torch_linear(self.num_classes, pooled.shape[-1], "fc")(pooled)
         return outputs | {"teacher_pooled": pooled, "teacher_logits": logits}
 
     def _fused(self, name, inputs):

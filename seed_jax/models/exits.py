@@ -37,7 +37,7 @@ class Exit(nn.Module):
       width: of the backbone's `pooled`.
       form: 'iccv' or 'journal'.
       bn_group: as for `layers.BatchNorm`.
-      dtype: of the convolutions and the classifier.
+      dtype: of the convolutions.
 
     >>> part = Exit(1, (2, 2), 32, num_classes=10)
     >>> features = {"stage1": jnp.ones((2, 16, 16, 8))}
@@ -60,8 +60,8 @@ class Exit(nn.Module):
         x = features[f"stage{self.stage}"]
         x = self._bottleneck(x, train) if self.form == "iccv" else self._attended(x, train)
         x = layers.global_average(x)
-        logits = layers.torch_linear(self.num_classes, x.shape[-1], "fc", self.dtype)(x)
-        return {f"exit{self.stage}_pooled": x, f"exit{self.stage}_logits": logits.astype(jnp.float32)}
+        logits = layers.torch_linear(self.num_classes, x.shape[-1], "fc")(x)
+        return {f"exit{self.stage}_pooled": x, f"exit{self.stage}_logits": logits}
 
     def _bottleneck(self, x, train):
         stride, middle = math.prod(self.strides), max(1, self.width // 4)

@@ -10,6 +10,7 @@ from absl import logging
 
 from seed_jax import models, parallel
 from seed_jax.errors import UserError, command
+from seed_jax.models.exits import Exit
 from seed_jax.report.tables import Table
 from seed_jax.weights import (
     exits,
@@ -48,7 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--best", action="store_true", help="the checkpoint with the best probe, not the last one"
     )
     write.add_argument(
-        "--exit", type=int, default=0, help="of a run with exits, this one alone, without the later stages"
+        "--exit",
+        type=lambda text: text if text == exits.ALL else int(text),
+        default=0,
+        metavar="N",
+        help="of a run with exits, this one alone, without the later stages; 'all' keeps all of them",
     )
     check = commands.add_parser(
         "parity", help="compare our networks with the outputs of reference implementations"
@@ -113,12 +118,12 @@ def _inspect(options) -> int:
 
 
 def _inspect_exit(path) -> int:
-    early = exits.read(path)
-    (part,) = early.network.parts
+    network, variables, recognised = exits.read(path)
+    names = [name for name, part in network.parts.items() if isinstance(part, Exit)]
     about = {
-        "network": f"{part} of {early.recognised}",
-        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(early.variables['params'])):,}",
-        "images": f"{early.recognised.size} px, mean {early.recognised.mean}, std {early.recognised.std}",
+        "network": f"{', '.join(names)} of {recognised}",
+        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(variables['params'])):,}",
+        "images": f"{recognised.size} px, mean {recognised.mean}, std {recognised.std}",
     }
     for what, value in about.items():
         print(f"{what + ':':<20}{value}")
@@ -144,7 +149,7 @@ def _export(options) -> int:
         (*FLAGS, "--exit"),
         options.exit,
     )
-    of = f"exit {options.exit} of " if options.exit else ""
+    of = {0: "", exits.ALL: "all exits of "}.get(options.exit, f"exit {options.exit} of ")
     print(f"{exported.path}: {of}{exported.arch} under {exported.names}'s names")
     if exported.left_out:
         print(f"left out, because {exported.names} has no names for them: {', '.join(exported.left_out)}")

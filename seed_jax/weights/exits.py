@@ -1,4 +1,4 @@
-"""Write and read one exit of a network: the backbone up to its stage, and the exit's own part."""
+"""Write and read a network with its exits, or one of them: the backbone up to its stage and its own part."""
 
 import json
 import os
@@ -13,7 +13,8 @@ from flax import traverse_util
 
 from seed_jax import models
 from seed_jax.errors import UserError
-from seed_jax.models.exits import Exit
+from seed_jax.models.exits import Ensemble, Exit
+from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
 from seed_jax.models.sections import Cut
 from seed_jax.weights import array_files, recognition, saving
@@ -22,55 +23,58 @@ from seed_jax.weights.families import NAMINGS
 from seed_jax.weights.naming import Naming
 from seed_jax.weights.recognition import Recognised
 
-FIELDS = ("stage", "strides", "width", "num_classes", "form")  # of the part, in the metadata
+ALL = "all"
+FIELDS = ("stage", "strides", "width", "num_classes", "form")  # of an exit, in the metadata
 
 
-class Early(NamedTuple):
-    """A network that ends at an exit; `pooled` and `logits` are the exit's.
+class Loaded(NamedTuple):
+    """What `read` returns.
 
-    `network`: in eval mode alone. `variables`: float32 arrays. `recognised`: of the whole backbone.
+    Attributes:
+      network: a `Joined` with all exits; or a `Cut`, in eval mode alone, whose `pooled` and `logits` are
+        those of its exit.
+      variables: float32 arrays.
+      recognised: of the whole backbone.
     """
 
-    network: Cut
+    network: Joined
     variables: dict
     recognised: Recognised
 
 
-def cut(run_network: Joined, number: int, where: str = "exit") -> Cut:
-    """The network that ends at an exit, numbered from 1; `where`: what messages call the number.
-
-    Raises:
-      UserError: the network has no such exit.
-    """
-    part = run_network.parts.get(f"exit{number}")
-    if part is None:
-        known = [name.removeprefix("exit") for name in run_network.parts if name.startswith("exit")]
-        if not known:
-            raise UserError(f"{where} is {number}, and the network has no exits: use a run of byot.")
-        raise UserError(
-            f"{where} is {number}, and the network has the exits {', '.join(known)}: use one, or leave "
-            "it out for the deepest."
-        )
-    return _cut(run_network.backbone, part)
-
-
 def write(
-    run, recognised: Recognised, path: str | os.PathLike, number: int, names: str, facts: Mapping, where: str
+    run,
+    recognised: Recognised,
+    path: str | os.PathLike,
+    exit: int | str,
+    names: str,
+    facts: Mapping,
+    where: str,
 ) -> None:
-    """Write an exit of a `workdir.Run`. Its part has our names, such as `exit1.conv1.weight`.
+    """Write a `workdir.Run` with its exits. Their parts have our names, such as `exit1.conv1.weight`.
 
     Args:
       recognised: of the backbone.
       path: the `.safetensors` file to write.
-      number: of the exit, from 1.
-      names: of the backbone's tensors, as for `saving.save`, but none of a training file.
+      exit: the number of one exit, from 1, or 'all'.
+      names: of the other tensors, as for `saving.save`, but none of a training file.
       facts: the provenance.
-      where: what messages call `number`.
+      where: what messages call `exit`.
 
     Raises:
       UserError: the network has no such exit, or no such names, or the file cannot be written.
     """
-    network = cut(run.network, number, where)
+    parts = {name: part for name, part in run.network.parts.items() if isinstance(part, Exit)}
+    known = ", ".join(name.removeprefix("exit") for name in parts)
+    if not parts:
+        raise UserError(f"{where} is {exit}, and the network has no exits: use a run of byot.")
+    if exit != ALL and f"exit{exit}" not in parts:
+        raise UserError(
+            f"{where} is {exit}, and the network has the exits {known}: use one, 'all', or leave it out for "
+            "the deepest."
+        )
+    kept = [*parts.values()] if exit == ALL else [parts[f"exit{exit}"]]
+    network = run.network if exit == ALL else _cut(run.network.backbone, *kept)
     offered = saving.offered(recognised, run.variables)
     namings = {name: naming for name, (naming, prefix) in offered.items() if not prefix}
     if names not in namings:
@@ -86,18 +90,20 @@ def write(
         _name(namings[names], leaf, arrays): naming_lib.to_torch(namings[names], leaf, array)
         for leaf, array in arrays.items()
     }
-    part = run.network.parts[f"exit{number}"]
     metadata = saving.metadata(recognised, {}, names, facts)
-    metadata["exit"] = json.dumps({field: getattr(part, field) for field in FIELDS})
+    fields = [{field: getattr(part, field) for field in FIELDS} for part in kept]
+    metadata |= {"exits": json.dumps(fields)} if exit == ALL else {"exit": json.dumps(*fields)}
     array_files.write_safetensors(Path(path), tensors, metadata)
 
 
 def holds(path: Path) -> bool:
     """Whether a file is one that `write` wrote."""
-    return path.suffix == ".safetensors" and "exit" in array_files.safetensors_metadata(path)
+    return path.suffix == ".safetensors" and not array_files.safetensors_metadata(path).keys().isdisjoint(
+        ("exit", "exits")
+    )
 
 
-def read(path: Path, *, precision: str = "fp32", size: int = 0, **options) -> Early:
+def read(path: Path, *, precision: str = "fp32", size: int = 0, **options) -> Loaded:
     """Read what `write` wrote.
 
     Args:
@@ -114,11 +120,15 @@ def read(path: Path, *, precision: str = "fp32", size: int = 0, **options) -> Ea
         recognised = recognition.with_metadata(path, metadata, Recognised(family, arch, {}, None, names))
         settings = {"mean": recognised.mean, "std": recognised.std, **recognised.options, **options}
         backbone = models.create(arch, size=size or None, precision=precision, **settings)
-        fields = json.loads(metadata["exit"])
-        fields["strides"] = tuple(fields["strides"])
-        network = _cut(backbone, Exit(**fields, dtype=models.DTYPES[precision]))
+        dtype = models.DTYPES[precision]
+        if "exits" in metadata:
+            parts = [_part(fields, dtype) for fields in json.loads(metadata["exits"])]
+            last = {"classifier": Classifier(parts[0].num_classes), "ensemble": Ensemble()}
+            network = Joined(backbone, {f"exit{part.stage}": part for part in parts} | last)
+        else:
+            network = _cut(backbone, _part(json.loads(metadata["exit"]), dtype))
         (naming,) = (naming for naming in NAMINGS if (naming.family, naming.name) == (family, names))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, IndexError) as error:
         raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from error
     sample = jax.ShapeDtypeStruct((1, recognised.size, recognised.size, 3), jnp.float32)
     shapes = traverse_util.flatten_dict(jax.eval_shape(network.init, jax.random.key(0), sample), sep="/")
@@ -130,7 +140,11 @@ def read(path: Path, *, precision: str = "fp32", size: int = 0, **options) -> Ea
         if array is None or array.shape != shape.shape or not np.isfinite(array).all():
             raise UserError(f"{path} has no {leaf} of shape {list(shape.shape)}: export it again.")
         arrays[name] = np.array(array, np.float32, order="C")
-    return Early(network, traverse_util.unflatten_dict(arrays, sep="/"), recognised)
+    return Loaded(network, traverse_util.unflatten_dict(arrays, sep="/"), recognised)
+
+
+def _part(fields, dtype) -> Exit:
+    return Exit(**fields | {"strides": tuple(fields["strides"])}, dtype=dtype)
 
 
 def _cut(backbone, part: Exit) -> Cut:
@@ -140,7 +154,8 @@ def _cut(backbone, part: Exit) -> Cut:
 
 
 def _name(naming: Naming, leaf: str, leaves) -> str:
-    """The tensor name of a leaf of the backbone or of the exit."""
+    """The tensor name of a leaf of the backbone, of the deepest classifier or of an exit."""
+    leaf = saving.CLASSIFIER.sub("backbone/fc/", leaf)
     if leaf.startswith("backbone/"):
         return naming.to_torch(leaf, leaves)
     module, _, last = leaf.rpartition("/")

@@ -34,7 +34,7 @@ def export(
     best: bool = False,
     model: str = "",
     form: str = "",
-    exit: int = 0,
+    exit: int | str = 0,
 ) -> Exported:
     """Write a network to a safetensors file in the tensor names and layouts of PyTorch code.
 
@@ -51,8 +51,9 @@ def export(
       best: export a run's checkpoint with the best probe, not its newest.
       model, form: the architecture and the form of a vision transformer, if a weights file fits several.
       exit: of a run with exits, write this one alone, numbered from 1: the backbone up to its stage and its
-        own part, whose tensors are `exit1.conv1.weight` and so on. `seed_jax.load` reads the file. 0 writes
-        the network with its deepest classifier.
+        own part, whose tensors are `exit1.conv1.weight` and so on. 'all' writes the whole network with all
+        exits, as `seed_jax.exits.adaptive` needs it. `seed_jax.load` reads both. 0 writes the network with
+        its deepest classifier.
 
     Raises:
       UserError: the weights cannot be read, the network has no such names or exit, or `out` cannot be
@@ -69,7 +70,7 @@ def write(
     model: str,
     form: str,
     flags: tuple[str, str, str],
-    exit: int = 0,
+    exit: int | str = 0,
 ) -> Exported:
     """Write a network as `export` does; `flags`: what messages call `model`, `form` and `exit`."""
     path = source.find(spec)

@@ -15,6 +15,7 @@ from seed_jax import weights
 from seed_jax.data import images as pictures
 from seed_jax.errors import UserError
 from seed_jax.models.network import Features, Joined
+from seed_jax.models.sections import Cut
 from seed_jax.train import workdir
 from seed_jax.weights import exits
 from seed_jax.weights.preparation import Preparation, of_run
@@ -181,20 +182,19 @@ def load_named(
         preparation = of_run(run.config.data)
         provenance = weights.provenance.of_run(spec, run)
     elif exits.holds(path):
-        if where == "student.init":
+        network, variables, found = exits.read(path, precision=precision, size=size, **(options or {}))
+        if where == "student.init" and isinstance(network, Cut):
             raise UserError(
                 f"{where}: {spec} is one exit, without the stages after it: use the workdir of the run, or "
                 "an export without --exit."
             )
-        early = exits.read(path, precision=precision, size=size, **(options or {}))
         facts = {"source": spec, **weights.describe_source(path)}
-        found = early.recognised
         if model not in ("", found.arch):
             raise UserError(
-                f"{weights.source.prefix(where)}{spec} has an exit of {found.arch}, not of {model}: leave "
+                f"{weights.source.prefix(where)}{spec} has exits of {found.arch}, not of {model}: leave "
                 f"{flags[0]} empty."
             )
-        return Pretrained(early.network, early.variables, found.size, facts, found.preparation)
+        return Pretrained(network, variables, found.size, facts, found.preparation)
     else:
         options = dict(options or {})
         form = options.get("form", "")

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,11 +176,12 @@ def test_leaving_early_answers_as_the_sweep_predicts(run, images, whole, share):
     assert nobody.logits.shape == (0, 10) and nobody.exits.shape == (0,)
 
 
-def test_the_documented_lines_run(folder, images, capsys):
+def test_the_documented_lines_run(folder, images, tmp_path, capsys):
     page = Path(__file__, "../../../docs/weights.md").resolve().read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "adaptive(" in block)
     names = {"images": images[:3]}
-    exec(code.replace("runs/byot", str(folder)), names)
+    seed_jax.export(folder, tmp_path / "all.safetensors", exit="all")
+    exec(code.replace("all.safetensors", str(tmp_path / "all.safetensors")), names)
     assert re.fullmatch(r"\[\d \d \d\]\n", capsys.readouterr().out)
 
 
@@ -205,6 +207,25 @@ def test_an_exit_on_its_own(folder, run, images, whole, tmp_path, capsys, number
     assert count < sum(x.size for x in jax.tree.leaves(run.variables["params"]))
     assert weights_main(["inspect", str(file)]) == 0
     assert f"{count:,}" in capsys.readouterr().out
+
+
+def test_all_exits_in_one_file(folder, run, images, whole, tmp_path, capsys):
+    file = tmp_path / "all.safetensors"
+    assert weights_main(["export", str(folder), str(file), "--exit", "all"]) == 0
+    assert "all exits of cifar_resnet8" in capsys.readouterr().out
+    tensors = array_files.read_safetensors(file)
+    deepest = seed_jax.export(folder, tmp_path / "deepest.safetensors")
+    for name, tensor in array_files.read_safetensors(deepest.path).items():
+        np.testing.assert_array_equal(tensors.pop(name), tensor)
+    assert {name.partition(".")[0] for name in tensors} == {"exit1", "exit2"}
+    loaded = seed_jax.load(file)
+    chex.assert_trees_all_equal(loaded.variables, jax.device_get(run.variables))
+    features = loaded(images)
+    for name in (*classifiers(whole), "ensemble_logits", "pooled"):
+        np.testing.assert_allclose(features[name], whole[name], rtol=1e-6, atol=1e-6)
+    assert weights_main(["inspect", str(file)]) == 0
+    assert "exit1, exit2 of " in capsys.readouterr().out
+    pretrained.load_named(file, where="student.init", model="cifar_resnet8")
 
 
 def test_the_file_has_pytorchs_names_and_layouts(folder, run, tmp_path):
@@ -261,7 +282,7 @@ def test_one_exit_is_no_start_and_has_one_architecture(folder, tmp_path):
     seed_jax.export(folder, file, exit=1)
     with pytest.raises(UserError, match="student.init: .* is one exit, without the stages after it"):
         pretrained.load_named(file, where="student.init", model="cifar_resnet8")
-    with pytest.raises(UserError, match="has an exit of cifar_resnet8, not of resnet18: leave --arch empty"):
+    with pytest.raises(UserError, match="has exits of cifar_resnet8, not of resnet18: leave --arch empty"):
         pretrained.load_named(file, flags=("--arch", "--form"), model="resnet18")
     assert pretrained.load_named(file, model="cifar_resnet8").network.parts.keys() == {"exit1"}
 

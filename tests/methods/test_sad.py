@@ -131,7 +131,7 @@ def test_parts():
     ("fields", "message"),
     [
         ({"weight": -1.0}, "method.weight is -1.0"),
-        ({"start": 40_000.0}, "method.start is 40000.0: use a share of the run"),
+        ({"start": 40_000.0}, "method.start is 40000.0: use 0 to 1"),
         ({"ramp": -0.5}, "method.ramp is -0.5"),
         ({"start": 1.0}, "method.start is 1.0 and method.ramp is 0.0: use a start below 1"),
         ({"start": 0.75, "ramp": 0.5}, "method.start is 0.75 and method.ramp is 0.5: .*a sum of at most 1"),

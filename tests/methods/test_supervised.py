@@ -58,5 +58,5 @@ def test_what_is_frozen():
 def test_bad_input():
     with pytest.raises(UserError, match="method.freeze is 'head': use 'backbone' or an empty string"):
         Supervised(freeze="head")
-    with pytest.raises(UserError, match="method.smoothing is 1.5: use a share, 0 to 1"):
+    with pytest.raises(UserError, match="method.smoothing is 1.5: use 0 to 1"):
         Supervised(smoothing=1.5)
