@@ -4,7 +4,9 @@
 trainer.
 """
 
+from seed_jax.analysis.attention import attention_distance, attention_nmi, diagonal_mass, head_cosine
 from seed_jax.analysis.covariance import probability_covariance, risk_covariance
+from seed_jax.analysis.landscape import filter_normalised_direction, landscape
 from seed_jax.analysis.magnitudes import gradient_magnitudes
 from seed_jax.analysis.overlay import overlay
 from seed_jax.analysis.separability import separability
@@ -20,7 +22,13 @@ from seed_jax.analysis.weight_noise import noisy, recomputed_statistics
 
 __all__ = [
     "ChunkMeans",
+    "attention_distance",
+    "attention_nmi",
+    "diagonal_mass",
+    "filter_normalised_direction",
     "gradient_magnitudes",
+    "head_cosine",
+    "landscape",
     "noisy",
     "overlay",
     "probability_covariance",

@@ -9,6 +9,7 @@ from seed_jax.losses.attention import (
     sad_loss,
 )
 from seed_jax.losses.contrastive import info_nce, seed_loss
+from seed_jax.losses.feature import fd_loss
 from seed_jax.losses.relation import (
     crd_constant,
     crd_loss,
@@ -38,6 +39,7 @@ __all__ = [
     "crd_queue_loss",
     "dist_loss",
     "dkd_loss",
+    "fd_loss",
     "fitnet_loss",
     "fsp_loss",
     "fsp_matrix",
