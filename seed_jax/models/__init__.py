@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from seed_jax.errors import UserError, unknown
 from seed_jax.models import cifar_resnet, efficientnet, wrn
+from seed_jax.models.fd_vit import fd_vit_base, fd_vit_large, fd_vit_small
 from seed_jax.models.mobilenetv2 import MobileNetV2, mobilenetv2_half
 from seed_jax.models.mobilenetv3 import (
     mobilenetv3_large,
@@ -35,6 +36,9 @@ MODELS = {
     "vit_small": vit_small,
     "vit_base": vit_base,
     "vit_large": vit_large,
+    "fd_vit_small": fd_vit_small,
+    "fd_vit_base": fd_vit_base,
+    "fd_vit_large": fd_vit_large,
     **cifar_resnet.ARCHITECTURES,
     **wrn.ARCHITECTURES,
     "vgg8": vgg8,

@@ -19,6 +19,7 @@ Parameter names follow timm's: `cls_token`, `pos_embed`, `patch_embed`, `norm` (
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -176,25 +177,30 @@ class VisionTransformer(layers.Architecture):
 
 
 class PatchEmbed(nn.Module):
-    """`[B, H, W, C]` -> float32 `[B, H / patch * W / patch, dim]`: a convolution of stride `patch`."""
+    """`[B, H, W, C]` -> float32 `[B, H / patch * W / patch, dim]`: a convolution of stride `patch`.
+
+    `kernel_init`: of the kernel, with a bias of 0; None for PyTorch's initial values.
+    """
 
     dim: int
     patch: int
     bias: bool
     dtype: Any
+    kernel_init: Callable | None = None
 
     @nn.compact
     def __call__(self, x):
         p, channels = self.patch, x.shape[-1]
-        bound = 1 / math.sqrt(p * p * channels)
-        kernel = self.param("kernel", _uniform, (p, p, channels, self.dim), bound)
+        uniform = functools.partial(_uniform, bound=1 / math.sqrt(p * p * channels))
+        kernel = self.param("kernel", self.kernel_init or uniform, (p, p, channels, self.dim))
         grid = (x.shape[1] // p, x.shape[2] // p)
         x = x.astype(self.dtype).reshape(-1, grid[0], p, grid[1], p, channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(-1, grid[0] * grid[1], p * p * channels)
         x = (x @ kernel.reshape(-1, self.dim).astype(self.dtype)).astype(jnp.float32)
         if not self.bias:
             return x
-        return x + self.param("bias", _uniform, (self.dim,), bound).reshape(1, 1, -1)
+        zeros_or_uniform = nn.initializers.zeros if self.kernel_init else uniform
+        return x + self.param("bias", zeros_or_uniform, (self.dim,)).reshape(1, 1, -1)
 
 
 class Block(nn.Module):

@@ -1,0 +1,325 @@
+"""The vision transformer that feature distillation trains (Wei et al., arXiv 2205.14141).
+
+It is BEiT's: relative positions instead of absolute ones, query and value with a bias and key without, and a
+learnt factor on what each block adds. Source of the choices: SwinTransformer/Feature-Distillation,
+models/vision_transformer.py and config.py.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.interpolate import make_interp_spline
+
+from seed_jax.errors import UserError, unknown
+from seed_jax.models import layers
+from seed_jax.models.vit import PatchEmbed
+
+POSITIONS = ("shared", "layer", "absolute", "none")
+POOLS = ("tokens", "mean")
+EPSILON = 1e-6
+EXTRA = 3  # rows of a table for pairs with the cls token: cls to patch, patch to cls, cls to cls
+
+
+class FDVisionTransformer(layers.Architecture):
+    """Normalised images `[B, H, W, 3]` -> tokens and `pooled`. `H` and `W` are any multiples of `patch`.
+
+    There are T = 1 + H / patch * W / patch tokens: cls, then patches in reading order. The features are
+
+      stem             `[B, T, D]`, the input of the first block
+      stage1 .. stage4 `[B, T, D]`, the output of each quarter of the blocks
+      tokens           `[B, T, D]`, the output of the last block after the final layer norm
+      pooled           `[B, D]`, the mean over the patches of `tokens`
+      logits           `[B, num_classes]`, if `num_classes` is not None
+      attention1 ..    `[B, heads, T, T]` of each block, if `attention`
+
+    All of them are float32, and so are layer norms, softmax and residual sums.
+
+    Attributes:
+      dim: D.
+      depth: number of blocks.
+      heads: attention heads per block.
+      patch: side of a patch, pixels.
+      image_size: side of the square images for which positions are stored. For other images the tables of
+        relative positions are resized (`resize_table`); absolute positions are not.
+      positions: 'shared': one table of relative positions for all blocks, as FD distils; 'layer': one for
+        each block, as it fine-tunes; 'absolute': an embedding that is added to the tokens; or 'none'.
+      layer_scale: the learnt factor's initial value.
+      truncated: draw initial weights from N(0, 0.02) cut at 0.02, as FD does for distillation, and not at
+        2.0, which cuts nothing. The last Linear of each branch is then divided by sqrt(2 i) in block i, from
+        1.
+      pool: 'tokens', or 'mean' as FD and MAE fine-tune: then `tokens` are not normalised, and `pooled` is the
+        normalised mean over the patches.
+      drop_path: stochastic depth; the rate grows linearly from 0 in the first block to this in the last.
+      attention: return the attention weights, too.
+      remat: compute each block again in the backward pass instead of keeping its activations.
+      dtype: of matrix products and GELU.
+
+    Raises:
+      UserError: `positions` or `pool` is unknown, or `patch` does not divide a size.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    patch: int = 16
+    image_size: int = 224
+    num_classes: int | None = None
+    positions: str = "shared"
+    layer_scale: float = 0.1
+    truncated: bool = True
+    pool: str = "tokens"
+    drop_path: float = 0.0
+    attention: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    undecayed: ClassVar = frozenset({"cls_token", "pos_embed"})
+    stem: ClassVar = frozenset({"patch_embed", "cls_token", "pos_embed"})
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys=None):
+        for name, known in (("positions", POSITIONS), ("pool", POOLS)):
+            if getattr(self, name) not in known:
+                raise unknown(f"{name} of a vision transformer", getattr(self, name), known)
+        x, grid = self._embed(x)
+        stored = self.image_size // self.patch
+        bias = None
+        if self.positions == "shared":
+            bias = RelativePositions(self.heads, stored, name="rel_pos_bias")(grid)
+        features = {"stem": x}
+        block_class = layers.block_class(Block, self.remat, train)
+        for i in range(self.depth):
+            block = block_class(
+                self.heads,
+                i + 1,
+                stored if self.positions == "layer" else 0,
+                grid,
+                self.truncated,
+                self.layer_scale,
+                self.drop_path * i / max(1, self.depth - 1),
+                self.dtype,
+                name=f"block{i}",
+            )
+            x, weights = block(x, train, keys, bias)
+            if self.attention:
+                features[f"attention{i + 1}"] = weights
+            if (i + 1) % max(1, self.depth // 4) == 0:
+                features[f"stage{4 * (i + 1) // self.depth}"] = x
+        if self.pool == "mean":
+            features["tokens"] = x
+            features["pooled"] = layers.LayerNorm(EPSILON, name="fc_norm")(x[:, 1:].mean(axis=1))
+        else:
+            features["tokens"] = layers.LayerNorm(EPSILON, name="norm")(x)
+            features["pooled"] = features["tokens"][:, 1:].mean(axis=1)
+        if self.num_classes is not None:
+            small = nn.initializers.normal(0.02 * 0.001)
+            fc = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=small, name="fc")
+            features["logits"] = fc(features["pooled"]).astype(jnp.float32)
+        return features
+
+    @nn.nowrap
+    def block_names(self):
+        return [f"block{i}" for i in range(self.depth)]
+
+    def _embed(self, x):
+        """The tokens that the first block gets, float32 `[B, T, D]`, and the grid of patches."""
+        for side in (self.image_size, *x.shape[1:3]):
+            if side % self.patch:
+                nearest = max(1, round(side / self.patch)) * self.patch
+                raise UserError(
+                    f"An image side is {side} pixels, which is not a multiple of patch={self.patch}: "
+                    f"use {nearest}."
+                )
+        init = initial(self.truncated)
+        grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
+        x = PatchEmbed(self.dim, self.patch, True, self.dtype, init, name="patch_embed")(x)
+        cls = self.param("cls_token", init, (1, 1, self.dim), jnp.float32)
+        x = jnp.concatenate([jnp.broadcast_to(cls, (len(x), 1, self.dim)), x], axis=1)
+        if self.positions == "absolute":
+            stored = 1 + (self.image_size // self.patch) ** 2
+            positions = self.param("pos_embed", init, (1, stored, self.dim), jnp.float32)
+            if stored != x.shape[1]:
+                raise UserError(
+                    f"Images have {x.shape[1] - 1} patches, and absolute positions are stored for "
+                    f"{stored - 1}: use image_size={self.image_size}, or relative positions."
+                )
+            x = x + positions
+        return x, grid
+
+
+class Block(nn.Module):
+    """Attention, then a perceptron of width 4 D, each on a layer norm of the stream and added to it.
+
+    `number`: of the block, from 1.
+    """
+
+    heads: int
+    number: int
+    stored: int
+    grid: tuple[int, int]
+    truncated: bool
+    layer_scale: float
+    drop_path: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train: bool, keys, bias):
+        inits = initial(self.truncated), initial(self.truncated, 1 / math.sqrt(2 * self.number))
+        attention = Attention(self.heads, self.stored, self.grid, *inits, self.dtype, name="attn")
+        y, weights = attention(layers.LayerNorm(EPSILON, name="norm1")(x), bias)
+        x = self._added(x, y, 1, train, keys)
+        y = MLP(*inits, self.dtype, name="mlp")(layers.LayerNorm(EPSILON, name="norm2")(x))
+        return self._added(x, y, 2, train, keys), weights
+
+    def _added(self, x, y, number, train, keys):
+        init = nn.initializers.constant(self.layer_scale)
+        gamma = self.param(f"gamma_{number}", init, (x.shape[-1],), jnp.float32)
+        y = y.astype(jnp.float32) * gamma[None, None]
+        return x + layers.DropPath(self.drop_path, name=f"drop_path{number}")(y, train, keys)
+
+
+class Attention(nn.Module):
+    """Softmax attention among the tokens of `[B, T, D]`; also returns its weights, `[B, heads, T, T]`.
+
+    `stored`: if not 0, the block has its own `RelativePositions`.
+    """
+
+    heads: int
+    stored: int
+    grid: tuple[int, int]
+    kernel_init: Callable
+    last_init: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, bias):
+        batch, tokens, dim = x.shape
+        qkv = nn.Dense(3 * dim, False, self.dtype, kernel_init=self.kernel_init, name="qkv")(x)
+        q_bias, v_bias = (
+            self.param(name, nn.initializers.zeros, (dim,), jnp.float32) for name in ("q_bias", "v_bias")
+        )
+        added = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
+        qkv = (qkv + added[None, None]).reshape(batch, tokens, 3, self.heads, -1)
+        # Heads before tokens: with `bqhd,bkhd` both products take twice the time on a CPU.
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+        logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+        logits = logits / math.sqrt(dim // self.heads)
+        if self.stored:
+            bias = RelativePositions(self.heads, self.stored, name="rel_pos_bias")(self.grid)
+        if bias is not None:
+            logits = logits + bias[None]
+        weights = jax.nn.softmax(logits)
+        y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
+        y = y.transpose(0, 2, 1, 3).reshape(x.shape)
+        return nn.Dense(dim, True, self.dtype, kernel_init=self.last_init, name="proj")(y), weights
+
+
+class MLP(nn.Module):
+    """Linear to 4 D, exact GELU, Linear back."""
+
+    kernel_init: Callable
+    last_init: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.Dense(4 * x.shape[-1], True, self.dtype, kernel_init=self.kernel_init, name="fc1")(x)
+        y = jax.nn.gelu(y, approximate=False)
+        return nn.Dense(x.shape[-1], True, self.dtype, kernel_init=self.last_init, name="fc2")(y)
+
+
+class RelativePositions(nn.Module):
+    """What attention logits gain by where query and key are: float32 `[heads, T, T]`, of a table that starts
+    as 0.
+
+    The table has a row for each offset of two patches, rows of patches first, and three for pairs with the
+    cls token: as query, as key, and with itself.
+
+    Attributes:
+      heads: attention heads.
+      stored: rows and columns of patches for which the table is stored.
+    """
+
+    heads: int
+    stored: int
+
+    @nn.compact
+    def __call__(self, grid: tuple[int, int]):
+        rows = (2 * self.stored - 1) ** 2 + EXTRA
+        table = self.param("table", nn.initializers.zeros, (rows, self.heads), jnp.float32)
+        if grid != (self.stored, self.stored):
+            table = resize_table(table, (self.stored, self.stored), grid)
+        return table[pairs(grid)].transpose(2, 0, 1)
+
+
+@functools.cache
+def pairs(grid: tuple[int, int]) -> np.ndarray:
+    """The row of the table for each query and key, int `[T, T]`: the offset query minus key, or a cls row.
+
+    >>> pairs((1, 2))
+    array([[5, 3, 3],
+           [4, 1, 0],
+           [4, 2, 1]])
+    """
+    height, width = grid
+    places = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).reshape(-1, 2)
+    offsets = places[:, None] - places + [height - 1, width - 1]
+    offset_count = (2 * height - 1) * (2 * width - 1)
+    found = np.full((len(places) + 1,) * 2, offset_count + 2)
+    found[0, 1:], found[1:, 0] = offset_count, offset_count + 1
+    found[1:, 1:] = offsets[..., 0] * (2 * width - 1) + offsets[..., 1]
+    return found
+
+
+def resize_table(table, old: tuple[int, int], new: tuple[int, int]) -> jax.Array:
+    """Resize a table of relative positions to another grid of patches: `[rows, heads]`, float32.
+
+    As BEiT and FD do when they load weights (microsoft/unilm, beit/run_class_finetuning.py): the old offsets
+    are placed on an axis at distances that grow geometrically so that they reach the new largest offset, and
+    a cubic spline is read at whole distances. The ratio of the progression is 1.01 to 1.5; what lies outside
+    is the outermost value. The rows of the cls token are kept.
+
+    >>> resize_table(jnp.ones((12, 2)), (2, 2), (3, 3)).shape
+    (28, 2)
+    """
+    rows, columns = (jnp.asarray(spline(2 * a - 1, 2 * b - 1)) for a, b in zip(old, new, strict=True))
+    square = table[:-EXTRA].reshape(2 * old[0] - 1, 2 * old[1] - 1, -1)
+    resized = jnp.einsum("hi,wj,ijd->hwd", rows, columns, square, precision="highest")
+    return jnp.concatenate([resized.reshape(-1, table.shape[1]), table[-EXTRA:]])
+
+
+@functools.cache
+def spline(inputs: int, outputs: int) -> np.ndarray:
+    """The matrix `[outputs, inputs]` from values at old offsets to those at new ones, both odd; float32."""
+    if inputs == outputs:
+        return np.eye(inputs, dtype=np.float32)
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        reach = (1 - ratio ** (inputs // 2)) / (1 - ratio)
+        low, high = (low, ratio) if reach > outputs // 2 else (ratio, high)
+    distances = np.cumsum(ratio ** np.arange(inputs // 2))
+    old = np.concatenate([-distances[::-1], [0.0], distances])
+    new = np.clip(np.arange(outputs) - outputs // 2, old[0], old[-1])
+    return make_interp_spline(old, np.eye(inputs), k=min(3, inputs - 1))(new).astype(np.float32)
+
+
+def initial(truncated: bool, factor: float = 1.0):
+    """N(0, 0.02) times `factor`, cut at 0.02 before if `truncated`."""
+    init = (
+        nn.initializers.truncated_normal(0.02, lower=-1, upper=1)
+        if truncated
+        else nn.initializers.normal(0.02)
+    )
+    return lambda key, shape, dtype=jnp.float32: factor * init(key, shape, dtype)
+
+
+fd_vit_small = functools.partial(FDVisionTransformer, 384, 12, heads=6)
+fd_vit_base = functools.partial(FDVisionTransformer, 768, 12, heads=12)
+fd_vit_large = functools.partial(FDVisionTransformer, 1024, 24, heads=16)
