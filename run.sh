@@ -4,7 +4,7 @@
 #   ./run.sh                          the quick start: teacher, baseline and distilled student in five minutes
 #   ./run.sh test [pytest arguments]  the tests
 #   ./run.sh --config=… --workdir=…   main.py with these arguments
-#   ./run.sh COMMAND …                compare, evals, report, embed, weights, rank_augmentations, analysis, data, config:
+#   ./run.sh COMMAND …                compare, evals, report, embed, weights, rank_augmentations, analysis, exits, data, config:
 #                                     as `seed-jax COMMAND …`
 #   ./run.sh python …                 any command in the environment
 #   ./run.sh pod NAME ZONE [--dry-run] -- --config=…      main.py on every host of a Cloud TPU slice

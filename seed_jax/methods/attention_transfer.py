@@ -21,13 +21,13 @@ class AttentionTransfer(Method):
 
     Activation maps (section 3.1) are compared at each stage by `attention_transfer_loss`, and added up.
 
-    J (section 3.2) is the derivative of a sample's cross entropy by its pixels: of the student, of the
-    teacher, and (J_s') of the student on the mirrored image, mirrored back. The authors have not released
-    code for it. Both networks are in eval mode for J: their running statistics and no dropout, so that J
-    of a sample does not depend on the batch. (The paper's networks have no BatchNorm there.) The
-    cross entropy comes from another forward pass, in train mode. Pixels are those in [0, 1], which both
-    networks share, and not those that each has normalised: J is larger by 1 / std. The gradient stops at
-    J_t; both J_s and J_s' receive one.
+    J (section 3.2) is the gradient of a sample's cross entropy with respect to its pixels: for the student
+    (J_s), for the teacher (J_t), and for the student on the mirrored image, mirrored back (J_s'). The authors
+    have not released code for it. For J both networks are in eval mode (running statistics, no dropout), so
+    that J of a sample does not depend on the batch; the paper's networks have no BatchNorm there. The cross
+    entropy in the loss comes from another forward pass, in train mode. Pixels are those in [0, 1], which both
+    networks share, not those that each has normalised, which makes J larger by 1 / std. The gradient stops
+    at J_t; both J_s and J_s' receive one.
 
     Attributes:
       gamma: weight of the cross entropy: 1 in the paper. The released code has 1 - alpha.
@@ -38,8 +38,8 @@ class AttentionTransfer(Method):
         meant for that form.
       stages: the maps, by their names in both networks, such as 'stage2,stage3'; () for every `stageN` that
         both have. These are the released code's: in WRN before the last norm and ReLU, in ResNet after the
-        ReLU. For the maps before the last ReLU, name 'preact1' and so on. Of two sides the larger one must
-        be a multiple of the smaller one.
+        ReLU. For the maps before the last ReLU, name 'preact1' and so on. If two maps differ in size, the
+        larger side must be a multiple of the smaller one.
       form: 'mean_square', the released code's, or 'norm', the paper's.
       power: p of the maps: 2 is the paper's choice.
       reduce: 'sum' over channels, the paper's choice, or 'max'.

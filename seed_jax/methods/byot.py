@@ -30,16 +30,17 @@ class BYOT(Method):
 
     The deepest classifier is the target of every exit, and a constant; its own CE is not scaled (the paper's
     alpha = lambda = 0 for it; the ICCV code scales it by 1 - alpha too). KL is at temperature T; both codes
-    have a cross entropy with soft targets in its place, of the same gradient. F is the average of a map, as
+    use a cross entropy with soft targets instead, which has the same gradient. F is the average of a map, as
     in both codes; the paper compares the maps. Targets are what the training pass computes: a backbone
     that drops units or blocks before `pooled` has them dropped in its targets too.
 
     `form` chooses the exits (`models.exits.Exit`) and two losses:
     - 'iccv': KL_i times T^2, and D the sum over batch and features of (F_i - F)^2 where one of them is
       positive: the code's sum, which is why lambda is so small.
-    - 'journal': KL_i without T^2, and D the length of the difference over the whole batch, not squared, of
-      a Linear of F_i, which is left behind after training. The code leaves out the exit before the deepest,
-      where its comment names the shallowest; we leave out none. It publishes alpha 0.3 and lambda 0.03.
+    - 'journal': KL_i without T^2, and D the length, not squared, of the difference over the whole batch
+      between a Linear of F_i and F. The Linear is dropped after training. The code leaves out the exit before
+      the deepest (its comment says the shallowest); we leave out none. It publishes alpha 0.3 and lambda
+      0.03.
 
     Deep supervision, the baseline, is alpha 0 and lambda 0.
 

@@ -20,7 +20,7 @@ NAME = "crd"
 
 
 class Maps(nn.Module):
-    """The parameters of the two linear maps that CRD learns, of both networks' pooled features.
+    """The parameters of the two linear maps that CRD learns, on both networks' pooled features.
 
     A part of the student's network that adds nothing to its features: `loss` applies the maps.
 

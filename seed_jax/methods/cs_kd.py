@@ -24,7 +24,7 @@ class CSKD(Method):
 
     The released code (alinlab/cs-kd, train.py and datasets.py) draws the partner from the whole class,
     perhaps the image itself, and computes it in a second forward pass, also in train mode. So it sees twice
-    the images in a step, where we need one pass, but have few partners if classes are many.
+    as many images per step. We need one pass, but with many classes few images have a partner.
 
     Attributes:
       weight: lambda: 1 for CIFAR-100 in the released code, 3 for fine-grained data.

@@ -36,23 +36,23 @@ class FRSKD(Method):
     train the backbone alone. The plain network is served.
 
     With several views (FRSKD+SLA) a second forward pass sees all views of each image. Student and
-    self-teacher have a classifier of joint labels each (`methods/sla.py`). Their cross entropies are added,
-    and lambda times the KD of each one's logits from its own aggregate. The KD between the two is then the
-    mean over logits and aggregates, and the attention maps are compared on the image and on each view, all
-    with the same weight. This is the code's form.
+    self-teacher each get a classifier of joint labels (`methods/sla.py`). Added to the loss are their cross
+    entropies, and lambda times the KD that teaches each one's logits by its own aggregate. The KD between the
+    two is then the mean over logits and aggregates, and the attention maps are compared on the image and on
+    each view, all with the same weight. This is the code's form.
 
     Attributes:
-      alpha: weight of KD. As published 2 for CIFAR-100, 3 for other data.
-      beta: weight of the attention maps, as published 100, and 200 for fine-grained data. 0 is FRSKD\\F.
-      temperature: T of KD; 4 in both, paper and code.
+      alpha: weight of KD; published: 2 for CIFAR-100, 3 for other data.
+      beta: weight of the attention maps; published: 100, and 200 for fine-grained data. 0 is FRSKD\\F.
+      temperature: T of KD; 4 in paper and code.
       detach: 'paper': the self-teacher trains the backbone by KD and maps alone. 'code': also by its cross
         entropy, since there its input is not detached.
       width: channels of the self-teacher as a multiple of the backbone's (BiFPNc); 2 in the paper.
-      channels: above 0, as many on every level instead (BiFPN); 256 in the paper.
+      channels: if above 0, this many on every level instead (BiFPN); 256 in the paper.
       depth: convolutions of a node; 2 in the paper.
       upsample: 'nearest' is the code's, 'bilinear' the paper's.
       mix: 'mixup' or 'cutmix' mixes the images of a batch and their labels (`methods/mixed.py`); '' does not.
-        The code does not mix where it has several views; here the mixed images are turned.
+        The code does not mix with several views; here the views are made of the mixed images.
       rotations, colours: as for the method `sla`; FRSKD+SLA has 4 and 1, FRSKD has no further view.
       sla: lambda of FRSKD+SLA; 1 as published.
     """

@@ -59,14 +59,14 @@ class KD(Method):
     """gamma CE(x) + sum of weight [L(x) + L(x')], where x' is an augmented x that the teacher labels.
 
     Student and teacher see the same x and the same x'. The student has a forward pass for each, so that
-    BatchNorm takes statistics of each and moves its running ones twice a step. CE sees x alone.
+    BatchNorm takes statistics of each and updates its running ones twice a step. CE sees x alone.
 
     Attributes:
       losses: the weight of each loss, by its name in `TERMS`, or 'crd', which sees x alone. As published for
-        CIFAR-100, with gamma 1 unless said: kd 0.9 with gamma 0.1; dkd 1 (beta 8; there it rises over 20
+        CIFAR-100, with gamma 1 unless stated: kd 0.9 with gamma 0.1; dkd 1 (beta 8; there it rises over 20
         epochs, here it does not); dist 2; fitnet 100; sp 3000; pkt 30000; rkd 1; crd 0.8, alone or with kd
-        1; kd 9 at temperature 2 with `standardise` and gamma 0.1. That of crd is of the form with memory
-        banks; ours has queues (`methods/crd.py`).
+        1; kd 9 at temperature 2 with `standardise` and gamma 0.1. The weight of crd is for its form with
+        memory banks; ours has queues (`methods/crd.py`).
       gamma: weight of the cross entropy; 0 needs no labels.
       temperature: T of kd, dkd and dist.
       hint: the stage whose map 'fitnet' regresses.
@@ -78,10 +78,11 @@ class KD(Method):
       draw: 'batch' draws an augmentation once for the whole batch, as the paper does; 'image' for each image.
       both: False leaves out L(x): with gamma 0 and 'mixup' this is FunMatch (Beyer et al., arXiv 2106.05237).
       average: weight L(x) and L(x') by a half each; the paper adds them up.
-      criterion: of the pick of 'cutmix_pick' (`mixing.CRITERIA`).
+      criterion: how 'cutmix_pick' chooses images (`mixing.CRITERIA`).
       runs: CutMix runs in the pool of 'cutmix_pick'.
-      n_pick: images that 'cutmix_pick' keeps, all of a smaller pool; 0 for a share `pick_ratio` of the pool.
-      pick_ratio: above 0 and up to 1.
+      n_pick: images that 'cutmix_pick' keeps (all of the smaller pool of a shorter batch); 0 keeps the share
+        `pick_ratio`.
+      pick_ratio: share of the pool that is kept if `n_pick` is 0; above 0 and up to 1.
       released: cut pixels to whole levels and use torchvision 0.10's rules, as the released code does.
     """
 

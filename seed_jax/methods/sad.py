@@ -26,10 +26,9 @@ class SAD(Method):
     The distance is a sum over positions, as the authors say; ports that take the mean have another weight.
     Sums of squares over many channels are large, so that a softmax over positions is close to one position,
     and most of the map gets no gradient. The paper names no temperature against this, and we have none.
-    Expect little in classification. That ResNet-18 on CIFAR-100 has 76.24 without it and 76.40 with it
-    (winycg/Self-KD-Lib, README) is not the expectation for this loss: there features are resized before they
-    are squared, channels are averaged before the softmax, the weight is 1000 of a mean, and the term trains
-    from step 0.
+    Expect little in classification. winycg/Self-KD-Lib's README has 76.24 without it and 76.40 with it, for
+    ResNet-18 on CIFAR-100, but its loss differs: features are resized before they are squared, channels are
+    averaged before the softmax, the weight is 1000 of a mean, and the term trains from step 0.
 
     Attributes:
       weight: 0.1 is the paper's.
