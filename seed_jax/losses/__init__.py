@@ -9,7 +9,7 @@ from seed_jax.losses.attention import (
     sad_loss,
 )
 from seed_jax.losses.contrastive import info_nce, seed_loss
-from seed_jax.losses.feature import fd_loss
+from seed_jax.losses.feature import fd_loss, normalise_tokens, token_distances
 from seed_jax.losses.relation import (
     crd_constant,
     crd_loss,
@@ -46,6 +46,7 @@ __all__ = [
     "info_nce",
     "input_gradient_loss",
     "kd_loss",
+    "normalise_tokens",
     "pkt_loss",
     "rkd_loss",
     "sad_loss",
@@ -54,5 +55,6 @@ __all__ = [
     "sp_loss",
     "sskd_loss",
     "standardise_logits",
+    "token_distances",
     "virtual_teacher_loss",
 ]

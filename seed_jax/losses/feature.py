@@ -5,11 +5,11 @@ arXiv 2205.14141, and "Improving CLIP Fine-tuning Performance", ICCV 2023.
 """
 
 import chex
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 NORMALISATIONS = ("layernorm", "l2", "none", "standardise")
+DISTANCES = ("smooth_l1", "mse", "cosine", "mix")
 EPSILON = 1e-5
 
 
@@ -75,13 +75,48 @@ def fd_loss(student, teacher, *, beta: float = 2.0, normalise: str = "layernorm"
     >>> float(fd_loss(student, teacher, normalise="none")[0])  # (1 / 4 + 3) / 2
     1.625
     """
-    chex.assert_type(student, float, custom_message="student")
-    chex.assert_equal_shape([student, teacher], custom_message="student and teacher")
-    assert beta >= 0, f"beta is {beta}: use 0 or more."
     target = normalise_tokens(lax.stop_gradient(teacher), normalise)
-    return _smooth_l1(student.astype(jnp.float32) - target, beta).mean(axis=(1, 2))
+    return token_distances(student, target, beta=beta).mean(axis=1)
 
 
-def _smooth_l1(d: jax.Array, beta: float) -> jax.Array:
-    size = jnp.abs(d)
-    return jnp.where(size < beta, jnp.square(d) / (2 * beta), size - beta / 2) if beta else size
+def token_distances(student, target, *, distance: str = "smooth_l1", beta: float = 2.0, mix: float = 0.9):
+    """The distance of each token to its target; those of the papers after FD beside FD's own.
+
+    - `smooth_l1`: as `fd_loss`, the mean over channels. MaskDistill has it too.
+    - `mse`: the mean over channels of the squared difference (Proteus).
+    - `cosine`: 1 minus the cosine; 1 where a token is 0 (EVA).
+    - `mix`: `mix` times `cosine` and 1 - `mix` times `smooth_l1` (0.9 and beta 1 in Theia and AM-RADIO, 0.5
+      in UNIC).
+
+    Args:
+      student: float `[B, T, C]`.
+      target: float `[B, T, C]`; it receives a gradient too.
+      distance, beta, mix: as above; `mix` from 0 to 1.
+
+    Returns:
+      float32 `[B, T]`.
+
+    Raises:
+      AssertionError: a shape or dtype is not the above, `beta` or `mix` is out of its range, or `distance` is
+        unknown. Checked while tracing.
+
+    >>> student, target = jnp.array([[[1.0, 4.0]]]), jnp.zeros((1, 1, 2))
+    >>> [float(token_distances(student, target, distance=name)[0, 0]) for name in ("smooth_l1", "mse")]
+    [1.625, 8.5]
+    """
+    chex.assert_rank(student, 3, custom_message="student")
+    chex.assert_type([student, target], float, custom_message="student and teacher")
+    chex.assert_equal_shape([student, target], custom_message="student and teacher")
+    assert beta >= 0, f"beta is {beta}: use 0 or more."
+    assert 0 <= mix <= 1, f"mix is {mix}: use 0 to 1."
+    assert distance in DISTANCES, f"distance is {distance!r}: use one of {', '.join(DISTANCES)}."
+    student, target = student.astype(jnp.float32), target.astype(jnp.float32)
+    if distance == "mse":
+        return jnp.square(student - target).mean(axis=2)
+    cosine = 1 - (normalise_tokens(student, "l2") * normalise_tokens(target, "l2")).sum(axis=2)
+    if distance == "cosine":
+        return cosine
+    size = jnp.abs(student - target)
+    smooth = jnp.where(size < beta, jnp.square(size) / (2 * beta), size - beta / 2) if beta else size
+    smooth = smooth.mean(axis=2)
+    return smooth if distance == "smooth_l1" else mix * cosine + (1 - mix) * smooth

@@ -1,0 +1,133 @@
+"""Feature distillation: which tokens are compared, with what weight, and what is refused."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from numeric import draw
+from torch.nn import functional as F
+
+from seed_jax import config, models
+from seed_jax.errors import UserError
+from seed_jax.methods.base import Batch, Clock, FeatureShapes, Given, Nets
+from seed_jax.methods.fd import FD, PROJECTED
+
+IMAGES = jnp.zeros((2, 16, 16, 3))
+
+
+def loss(method, projected, teacher):
+    """Value and metrics for features that are given."""
+    student = types.SimpleNamespace(apply=lambda *_: ({PROJECTED: jnp.asarray(projected)}, {}))
+    nets = Nets(student, lambda x, views: {name: jnp.asarray(x) for name, x in teacher.items()})
+    batch = Batch((IMAGES[:, None],), jnp.zeros(2, jnp.int32), jax.random.split(jax.random.key(0), 2))
+    value, out = method.loss(nets, {}, {}, {}, batch, Clock(jnp.int32(0), 1, 1), jax.random.key(1))
+    return value, out.metrics
+
+
+def whitened(x):
+    return F.layer_norm(torch.from_numpy(x), x.shape[-1:])
+
+
+def test_all_tokens_count_alike_as_in_the_released_code():
+    student, teacher = draw(2, 10, 6, seed=1), draw(2, 10, 6, seed=2)
+    value, metrics = loss(FD(), student, {"tokens": teacher})
+    target = whitened(teacher)
+    want = F.smooth_l1_loss(torch.from_numpy(student), target, beta=2.0)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    cosine = F.cosine_similarity(torch.from_numpy(student), target, dim=-1).mean(dim=1)
+    np.testing.assert_allclose(metrics["cosine"], cosine, rtol=1e-4, atol=1e-6)
+
+
+def test_the_weight_of_the_cls_token():
+    student, teacher = draw(2, 10, 6, seed=1), draw(2, 10, 6, seed=2)
+    each = F.smooth_l1_loss(torch.from_numpy(student), whitened(teacher), beta=2.0, reduction="none").mean(2)
+    for weight in (0.0, 3.0):
+        value, _ = loss(FD(cls_weight=weight), student, {"tokens": teacher})
+        want = (weight * each[:, 0] + each[:, 1:].sum(dim=1)) / (weight + 9)
+        np.testing.assert_allclose(value, want.mean(), rtol=1e-5)
+
+
+def test_registers_and_a_lone_cls_token_are_left_out():
+    student, teacher = draw(2, 9, 6, seed=1), draw(2, 14, 6, seed=2)  # a map of 3 x 3; cls and 4 registers
+    value, _ = loss(FD(), student.reshape(2, 3, 3, 6), {"tokens": teacher})
+    want = F.smooth_l1_loss(torch.from_numpy(student), whitened(teacher[:, 5:]), beta=2.0)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+
+
+def test_a_smaller_grid_of_the_student_is_resized():
+    student, teacher = draw(2, 2, 2, 6, seed=1), draw(2, 4, 4, 6, seed=2)
+    value, _ = loss(FD(), student, {"stage1": draw(2, 8, 8, 3), "stage2": teacher})
+    resized = F.interpolate(torch.from_numpy(student).permute(0, 3, 1, 2), (4, 4), mode="bilinear")
+    want = F.smooth_l1_loss(resized.permute(0, 2, 3, 1), whitened(teacher), beta=2.0)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["cls", "pooled", "logits"])
+def test_one_vector(target):
+    student, teacher = draw(2, 6, seed=1), draw(2, 10, 6, seed=2)
+    features = {"tokens": teacher, "pooled": teacher[:, 3], "logits": teacher[:, 4]}
+    value, _ = loss(FD(target=target, distance="mse", normalise="none"), student, features)
+    want = teacher[:, {"cls": 0, "pooled": 3, "logits": 4}[target]]
+    np.testing.assert_allclose(value, np.square(student - want).mean(), rtol=1e-5)
+
+
+def given(features):
+    return Given(2, 0, 16, 1, 1, FeatureShapes(features))
+
+
+def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "target", "entry", "width"),
+    [
+        ("fd_vit_small", {"patch": 4, "image_size": 16}, "tokens", "tokens", 8),
+        ("fd_vit_small", {"patch": 4, "image_size": 16}, "cls", "tokens", 8),
+        ("fd_vit_small", {"patch": 4, "image_size": 16}, "logits", "pooled", 5),
+        ("cifar_resnet8", {}, "tokens", "stage3", 8),
+        ("cifar_resnet8", {}, "cls", "pooled", 8),
+    ],
+)
+def test_the_projector(model, options, target, entry, width):
+    backbone = models.create(model, **options)
+    teacher = {"tokens": shape(2, 17, 8), "pooled": shape(2, 8), "logits": shape(2, 5)}
+    network = FD(target=target).network(backbone, given(teacher))
+    projector = network.parts["projector"]
+    assert (projector.of, projector.width) == (entry, width)
+    variables = jax.eval_shape(network.init, jax.random.key(0), IMAGES)
+    assert set(FD().served(variables, {})["params"]) == {"backbone"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "teacher", "message"),
+    [
+        ({"target": "cls"}, {"stage1": shape(2, 4, 4, 8)}, "the teacher has no cls token: use 'pooled'"),
+        ({"target": "logits"}, {"pooled": shape(2, 8)}, "the method needs the teacher's 'logits'"),
+        ({}, {"pooled": shape(2, 8)}, "the method needs the teacher's 'tokens'"),
+    ],
+)
+def test_teachers_that_lack_the_target(fields, teacher, message):
+    with pytest.raises(UserError, match=message):
+        FD(**fields).network(models.create("cifar_resnet8"), given(teacher))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"target": "token"}, "method.target 'token': did you mean 'tokens'"),
+        ({"normalise": "batch"}, "method.normalise"),
+        ({"distance": "l1"}, "method.distance"),
+        ({"beta": -1.0}, "method.beta is -1.0: use 0 or more"),
+        ({"cls_weight": -1.0}, "method.cls_weight is -1.0: use 0 or more"),
+        ({"mix": 1.5}, "method.mix is 1.5: use 0 to 1"),
+    ],
+)
+def test_mistakes_are_named(fields, message):
+    raw = config.default("fd")
+    raw.method.update(fields)
+    with pytest.raises(UserError, match=message):
+        config.resolve(raw)
