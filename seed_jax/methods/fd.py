@@ -41,9 +41,9 @@ class FD(Method):
     normalisation, UNIC and AM-RADIO 'mix'. Their masks and further teachers are not here.
 
     Attributes:
-      target: 'tokens': the map, and the cls token if both networks have one. 'cls', 'pooled' or 'logits': that
-        one vector of the teacher, imitated by the same vector of the student, its `pooled` for 'logits' or if
-        it has no cls token.
+      target: 'tokens': the map, and the cls token if both networks have one. 'cls', 'pooled' or 'logits':
+        that one vector of the teacher, imitated by the same vector of the student, its `pooled` for 'logits'
+        or if it has no cls token.
       normalise: of the teacher's tokens: 'layernorm', the paper's whitening; 'l2', 'standardise' or 'none'
         (`losses.normalise_tokens`).
       distance: 'smooth_l1', the paper's; 'mse', 'cosine' or 'mix' (`losses.token_distances`).
@@ -117,7 +117,7 @@ class FD(Method):
         return teacher["tokens"]
 
     def _pair(self, projected, teacher):
-        """Tokens of the student and of the teacher, float `[B, T, C]`, and the weight of each, `[T]`, sum 1."""
+        """Tokens of the student and of the teacher, `[B, T, C]`, and the weight of each, `[T]`, sum 1."""
         imitated = self._imitated(teacher)
         if self.target != "tokens":
             first = [x[:, :1] if x.ndim == 3 else x[:, None] for x in (projected, imitated)]
