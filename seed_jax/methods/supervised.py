@@ -20,8 +20,8 @@ class Supervised(Method):
 
     Attributes:
       freeze: '' trains everything. 'backbone' is the linear probe of MoCo and SEED: only the new classifier
-        is trained, and the backbone stays in eval mode, without dropout and with its running statistics
-        (jacobswan1/SEED, main_lincls.py).
+        is trained, and the backbone stays in eval mode, without dropout and with its running statistics. The
+        classifier starts as N(0, 0.01) (jacobswan1/SEED, main_lincls.py).
       smoothing: share of each target that is spread over all classes evenly, its own included: label
         smoothing (Szegedy et al., arXiv 1512.00567, section 7; 0.1 there).
       virtual_teacher: weight of `virtual_teacher_loss`, with 1 minus it for the cross entropy: Tf-KD_reg
@@ -48,7 +48,7 @@ class Supervised(Method):
         return mixed.reason(self.mix)
 
     def network(self, backbone, given):
-        parts = {"classifier": Classifier(given.num_classes)}
+        parts = {"classifier": Classifier(given.num_classes, narrow=bool(self.freeze))}
         return Joined(backbone, parts, backbone_train=self.freeze != "backbone")
 
     def loss(self, nets, params, model_state, aux, batch, clock, rng):

@@ -101,8 +101,12 @@ class PooledEmbedding(nn.Module):
 class Classifier(nn.Module):
     """Linear from the entry `of`, `[B, D]`, to `out`, float32 `[B, num_classes]`.
 
-    Weights start as N(0, 0.01) and biases as 0. `dtype`: of the matrix product; parameters and output are
-    float32.
+    Attributes:
+      of, out: names of the entry that is read and of the one that is added to the features.
+      narrow: weights start as N(0, 0.01) and biases as 0, and not as PyTorch's Linear does, which most
+        papers' codes leave as it is. Losses that divide by the spread of the logits (DIST, standardised KD)
+        start badly from narrow ones.
+      dtype: of the matrix product; parameters and output are float32.
 
     >>> classifier = Classifier(num_classes=10)
     >>> features = {"pooled": jnp.ones((2, 16))}
@@ -114,13 +118,17 @@ class Classifier(nn.Module):
     num_classes: int
     of: str = "pooled"
     out: str = "logits"
+    narrow: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features, train: bool, keys=None):
         x = features[self.of].astype(jnp.float32)
-        x = layers.narrow_linear(self.num_classes, "fc", self.dtype)(x)
-        return {self.out: x.astype(jnp.float32)}
+        if self.narrow:
+            linear = layers.narrow_linear(self.num_classes, "fc", self.dtype)
+        else:
+            linear = layers.torch_linear(self.num_classes, x.shape[-1], "fc", self.dtype)
+        return {self.out: linear(x).astype(jnp.float32)}
 
 
 class Regressor(nn.Module):
