@@ -37,7 +37,9 @@ def of(data: str, quick: bool) -> Comparison:
     for name, fields in METHODS.items():
         rows.append(setting.student(name, data, MODEL, quick, epochs=EPOCHS, probes=PROBES, **fields))
     if not quick:
-        rows = [dataclasses.replace(row, overrides={"data.subset": FEW[data]}) for row in rows]
+        rows = [
+            dataclasses.replace(row, overrides={**row.overrides, "data.subset": FEW[data]}) for row in rows
+        ]
     return Comparison(
         title=f"Networks that teach themselves: {data}",
         rows=tuple(rows),

@@ -50,7 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _name(file: Path, quick: bool) -> Path:
-    """Of a comparison's folder in `runs`: its path below `experiments`, or the last part alone elsewhere."""
+    """A comparison's folder in `runs`: its path below `experiments`, or the last part alone elsewhere.
+
+    `x.py` and `x/compare.py` are taken for one comparison.
+    """
     whole = file.parent if file.name == "compare.py" else file.with_suffix("")
     *_, name = str(whole).rpartition("/experiments/")
     name = Path(name if name != str(whole) else whole.name)

@@ -52,7 +52,7 @@ def adaptive(
     array([0, 2, 0, 1])
 
     Args:
-      network, variables: with exits, as `train.workdir.load_run` loads them.
+      network, variables: with exits: of a run, or of a file with all exits (`seed_jax.load`).
       size: side of the images, pixels.
       threshold: an image leaves at the first exit whose largest probability is above it.
 

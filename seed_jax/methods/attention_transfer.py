@@ -8,7 +8,7 @@ import optax
 
 from seed_jax import losses
 from seed_jax.errors import UserError, unknown
-from seed_jax.methods.base import LossOut, Method, bound, correct, feature_shapes
+from seed_jax.methods.base import LossOut, Method, bound, feature_shapes, hits
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined, stage_maps
 
@@ -121,7 +121,7 @@ class AttentionTransfer(Method):
             mirrored = _mirrored(gradient_of_student(_mirrored(x)))
             terms["symmetry"] = self.symmetry, losses.input_gradient_loss(of_student, mirrored)
 
-        accuracy = correct(student["logits"], batch.label)
+        accuracy = hits(student["logits"], batch.label)
         metrics = {"accuracy": accuracy, **{name: term for name, (_, term) in terms.items()}}
         total = sum(weight * term.mean() for weight, term in terms.values())
         return total, LossOut(new_state, aux, metrics)

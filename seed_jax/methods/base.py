@@ -196,7 +196,14 @@ def bound(
     most: float | None = None,
     above: float | None = None,
 ) -> None:
-    """Raise `UserError` for the first of these fields that is not in its bounds; NaN is in none."""
+    """Raise `UserError` for the first of these fields that is not in its bounds; NaN is in none.
+
+    Args:
+      method: has the fields.
+      names: of the fields.
+      least, most: the smallest value that is allowed, and the largest, if any.
+      above: instead of both, a value that is too small.
+    """
     for name in names:
         value = getattr(method, name)
         if above is not None and not value > above:
@@ -207,8 +214,8 @@ def bound(
             raise UserError(f"method.{name} is {value}: use {least:g} or more.")
 
 
-def correct(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Whether the largest logit, of `[..., C]`, is that of the label, `[...]`: float32 `[...]`, 0 or 1."""
+def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """1 where the largest logit, of `[..., C]`, is that of the label, `[...]`, else 0: float32 `[...]`."""
     return (logits.argmax(axis=-1) == label).astype(jnp.float32)
 
 

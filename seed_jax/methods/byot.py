@@ -18,7 +18,7 @@ from jax import lax
 from seed_jax import losses
 from seed_jax.errors import UserError, unknown
 from seed_jax.losses.root import root
-from seed_jax.methods.base import LossOut, Method, bound, correct, feature_shapes, without
+from seed_jax.methods.base import LossOut, Method, bound, feature_shapes, hits, without
 from seed_jax.models.exits import FORMS, LOGITS, Ensemble, Exit, classifiers
 from seed_jax.models.heads import Classifier, ProjectionHead
 from seed_jax.models.network import Joined
@@ -103,7 +103,7 @@ class BYOT(Method):
         features, model_state = nets.student.apply({"params": params, **model_state}, x, True, batch.keys)
         *shallow, deepest = classifiers(features)
         ce = optax.softmax_cross_entropy_with_integer_labels(features[deepest], batch.label)
-        accuracy = correct(features[LOGITS], batch.label)
+        accuracy = hits(features[LOGITS], batch.label)
         total, metrics = ce.mean(), {"ce": ce, "accuracy": accuracy}
         weights = {"ce": 1 - self.alpha, "kl": self.alpha, "feature": self.feature}
         for entry in shallow:

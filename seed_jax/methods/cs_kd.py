@@ -9,7 +9,7 @@ import optax
 
 from seed_jax import losses
 from seed_jax.errors import UserError
-from seed_jax.methods.base import LossOut, Method, bound, correct
+from seed_jax.methods.base import LossOut, Method, bound, hits
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
 
@@ -59,7 +59,7 @@ class CSKD(Method):
         partner, paired = partners(rng, batch.label)
         kd = losses.kd_loss(logits, logits[partner], temperature=self.temperature)
         kd = jnp.where(paired, kd, 0).sum() / jnp.maximum(paired.sum(), 1)
-        accuracy = correct(logits, batch.label)
+        accuracy = hits(logits, batch.label)
         metrics = {"ce": ce, "accuracy": accuracy, "kd": kd, "paired": paired.astype(jnp.float32)}
         return ce.mean() + self.weight * kd, LossOut(model_state, aux, metrics)
 

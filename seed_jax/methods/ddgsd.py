@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from seed_jax import losses
-from seed_jax.methods.base import LossOut, Method, base_view, bound, correct
+from seed_jax.methods.base import LossOut, Method, base_view, bound, hits
 from seed_jax.models.all_views import apply_views
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
@@ -57,7 +57,7 @@ class DDGSD(Method):
         features, model_state = apply_views(nets.student, variables, batch.views[0], True, batch.keys)
         logits, label = features["logits"], jnp.stack([batch.label, batch.label], axis=1)
         ce = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean(axis=1)
-        accuracy = correct(logits, label).mean(axis=1)
+        accuracy = hits(logits, label).mean(axis=1)
         first, second = logits[:, 0], logits[:, 1]
         kd = losses.kd_loss(first, second, temperature=self.temperature)
         kd += losses.kd_loss(second, first, temperature=self.temperature)

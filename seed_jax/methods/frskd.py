@@ -15,7 +15,7 @@ from seed_jax import losses
 from seed_jax.data import transforms
 from seed_jax.errors import unknown
 from seed_jax.methods import mixed
-from seed_jax.methods.base import LossOut, Method, bound, correct, without
+from seed_jax.methods.base import LossOut, Method, bound, hits, without
 from seed_jax.methods.sla import JOINT, joint_cross_entropy
 from seed_jax.models.all_views import apply_views
 from seed_jax.models.bifpn import UPSAMPLING, SelfTeacher, activated
@@ -117,7 +117,7 @@ class FRSKD(Method):
         student, teacher = features["logits"], features["teacher_logits"]
 
         def accuracy(logits):
-            return over_labels(lambda y: correct(logits, y))
+            return over_labels(lambda y: hits(logits, y))
 
         def cross_entropy(logits):
             return over_labels(lambda y: optax.softmax_cross_entropy_with_integer_labels(logits, y))

@@ -19,7 +19,7 @@ from seed_jax.data import mixing
 from seed_jax.data.augmentations import AUGMENTATIONS, augment
 from seed_jax.errors import UserError, unknown
 from seed_jax.methods import crd, queue
-from seed_jax.methods.base import LossOut, Method, bound, correct, without
+from seed_jax.methods.base import LossOut, Method, bound, hits, without
 from seed_jax.models.heads import Classifier, Regressor
 from seed_jax.models.network import Joined
 
@@ -205,7 +205,7 @@ class KD(Method):
             student, model_state = forward(x, model_state, batch.keys)
         if self.gamma:
             ce = optax.softmax_cross_entropy_with_integer_labels(student["logits"], batch.label)
-            accuracy = correct(student["logits"], batch.label)
+            accuracy = hits(student["logits"], batch.label)
             total, metrics = self.gamma * ce.mean(), {"ce": ce, "accuracy": accuracy}
         share = 0.5 if self.average and self.both and self.augment else 1.0
         if self.both:

@@ -14,7 +14,7 @@ from absl import logging
 
 from seed_jax import losses
 from seed_jax.errors import UserError
-from seed_jax.methods.base import LossOut, Method, bound, correct, feature_shapes
+from seed_jax.methods.base import LossOut, Method, bound, feature_shapes, hits
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined, stage_maps
 
@@ -75,7 +75,7 @@ class SAD(Method):
         x = batch.views[0][:, 0]
         features, model_state = nets.student.apply({"params": params, **model_state}, x, True, batch.keys)
         ce = optax.softmax_cross_entropy_with_integer_labels(features["logits"], batch.label)
-        accuracy = correct(features["logits"], batch.label)
+        accuracy = hits(features["logits"], batch.label)
         paths = {}
         for own, other in self._stages(features):
             target = jax.lax.stop_gradient(features[other]) if self.detach else features[other]

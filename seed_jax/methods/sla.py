@@ -15,7 +15,7 @@ from seed_jax import losses
 from seed_jax.data import transforms
 from seed_jax.errors import UserError
 from seed_jax.methods import mixed
-from seed_jax.methods.base import LossOut, Method, bound, correct, without
+from seed_jax.methods.base import LossOut, Method, bound, hits, without
 from seed_jax.models.all_views import AllViews, SingleInference, apply_views
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
@@ -85,7 +85,7 @@ class SLA(Method):
         aggregated = losses.aggregate(joint)
 
         def accuracy(logits):
-            return over_labels(lambda y: correct(logits, y))
+            return over_labels(lambda y: hits(logits, y))
 
         terms = {"joint_ce": over_labels(lambda y: joint_cross_entropy(joint, y))}
         if self.distil:

@@ -9,7 +9,7 @@ import optax
 from seed_jax import losses
 from seed_jax.errors import UserError
 from seed_jax.methods import mixed
-from seed_jax.methods.base import LossOut, Method, bound, correct
+from seed_jax.methods.base import LossOut, Method, bound, hits
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
 
@@ -62,7 +62,7 @@ class Supervised(Method):
         if self.virtual_teacher:
             taught = over_labels(lambda y: losses.virtual_teacher_loss(logits, y))
             loss = (1 - self.virtual_teacher) * loss + self.virtual_teacher * taught
-        accuracy = over_labels(lambda y: correct(logits, y))
+        accuracy = over_labels(lambda y: hits(logits, y))
         return loss.mean(), LossOut(model_state, aux, {"accuracy": accuracy})
 
     def frozen(self, path):

@@ -106,7 +106,6 @@ class Classifier(nn.Module):
       narrow: weights start as N(0, 0.01) and biases as 0, and not as PyTorch's Linear does, which most
         papers' codes leave as it is. Losses that divide by the spread of the logits (DIST, standardised KD)
         start badly from narrow ones.
-      dtype: of the matrix product; parameters and output are float32.
 
     >>> classifier = Classifier(num_classes=10)
     >>> features = {"pooled": jnp.ones((2, 16))}
@@ -119,16 +118,15 @@ class Classifier(nn.Module):
     of: str = "pooled"
     out: str = "logits"
     narrow: bool = False
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features, train: bool, keys=None):
         x = features[self.of].astype(jnp.float32)
         if self.narrow:
-            linear = layers.narrow_linear(self.num_classes, "fc", self.dtype)
+            linear = layers.narrow_linear(self.num_classes, "fc")
         else:
-            linear = layers.torch_linear(self.num_classes, x.shape[-1], "fc", self.dtype)
-        return {self.out: linear(x).astype(jnp.float32)}
+            linear = layers.torch_linear(self.num_classes, x.shape[-1], "fc")
+        return {self.out: linear(x)}
 
 
 class Regressor(nn.Module):

@@ -279,7 +279,7 @@ class SqueezeExcite(nn.Module):
 
 
 def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
-    """Linear layer that starts with weights N(0, 0.01) and bias 0: classifiers, Linears of MobileNetV3."""
+    """Linear layer that starts with weights N(0, 0.01) and bias 0: linear probes, MobileNet, VGG."""
     return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.01), name=name)
 
 

@@ -194,8 +194,8 @@ def scatter(
 ) -> svg.Figure:
     """Draw labelled points; long names become numbers with a key above the plot.
 
-    The horizontal axis is logarithmic if the largest x is more than 20 times the smallest, and starts at 0
-    if it is more than twice the smallest.
+    The horizontal axis is logarithmic if the largest x is more than 20 times the smallest. Otherwise it
+    starts at 0 if the largest x is more than twice the smallest.
 
     Args:
       points: at least one; x positive.

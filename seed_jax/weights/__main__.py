@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     write.add_argument(
         "--exit",
-        type=lambda text: text if text == exits.ALL else int(text),
+        type=_exit,
         default=0,
         metavar="N",
         help="of a run with exits, this one alone, without the later stages; 'all' keeps all of them",
@@ -70,6 +70,12 @@ def _add_network(parser):
     parser.add_argument(
         "--form", default="", help="the form of a vision transformer, if the file fits several"
     )
+
+
+def _exit(text: str) -> int | str:
+    if text != exits.ALL and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no exit: use a number or 'all'.")
+    return text if text == exits.ALL else int(text)
 
 
 def _inspect(options) -> int:

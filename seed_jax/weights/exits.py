@@ -51,7 +51,7 @@ def write(
     facts: Mapping,
     where: str,
 ) -> None:
-    """Write a `workdir.Run` with its exits. Their parts have our names, such as `exit1.conv1.weight`.
+    """Write a `workdir.Run` with one exit or all. An exit's part has our names, such as `exit1.conv1.weight`.
 
     Args:
       recognised: of the backbone.

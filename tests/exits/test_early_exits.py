@@ -252,6 +252,9 @@ def test_mistakes_are_one_sentence(folder, tmp_path, capsys):
     assert "--exit is 3, and the network has the exits 1, 2: use one" in capsys.readouterr().err
     assert weights_main(["export", str(folder), out, "--exit", "1", "--names", "timm"]) == 1
     assert "exits cannot be written under names 'timm': choose from crd" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        weights_main(["export", str(folder), out, "--exit", "last"])
+    assert "--exit: 'last' is no exit: use a number or 'all'" in capsys.readouterr().err
     assert main([str(folder), "--thresholds", "0.5,2"]) == 1
     assert "--thresholds has 2: use values from 0 to 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):

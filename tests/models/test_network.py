@@ -219,10 +219,18 @@ def test_groups_of_several_views_in_a_part():
     np.testing.assert_allclose(state["batch_stats"]["head"]["bn1"]["mean"], np.mean(means, 0), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "part", [heads.ProjectionHead(hidden=64, dim=32, batch_norm=True), heads.Classifier(32)]
-)
-def test_parts_in_bfloat16_keep_parameters_and_output_in_float32(part):
+def test_a_classifier_starts_as_pytorchs_linear_and_a_narrow_one_small():
+    features = {"pooled": jnp.ones((1, 400))}
+    for narrow, bound in ((False, 1 / 20), (True, 0.06)):
+        part = heads.Classifier(100, narrow=narrow)
+        linear = part.init(jax.random.key(0), features, train=False)["params"]["fc"]
+        assert np.abs(linear["kernel"]).max() <= bound
+        np.testing.assert_allclose(np.std(linear["kernel"]), 0.01 if narrow else 0.05 / np.sqrt(3), rtol=0.02)
+        assert np.any(linear["bias"]) != narrow
+
+
+def test_a_head_in_bfloat16_keeps_parameters_and_output_in_float32():
+    part = heads.ProjectionHead(hidden=64, dim=32, batch_norm=True)
     features = {"pooled": jax.random.normal(jax.random.key(1), (16, 48))}
     variables = part.init(jax.random.key(0), features, train=False)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
