@@ -136,7 +136,8 @@ def _patches(attention, prefix_tokens, grid=None):
     )
     rows = attention[:, :, prefix_tokens:, prefix_tokens:].astype(jnp.float32)
     mass = rows.sum(axis=-1, keepdims=True)
-    return jnp.where(mass > 0, rows / jnp.where(mass > 0, mass, 1), 0), mass[..., 0] > 0
+    some = mass != 0  # NaN stays NaN
+    return jnp.where(some, rows / jnp.where(some, mass, 1), 0), some[..., 0]
 
 
 def _between(grid):

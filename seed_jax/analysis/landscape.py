@@ -18,8 +18,8 @@ def filter_normalised_direction(key, params) -> Any:
 
     A filter is what makes one output: of a tensor called `kernel`, `[..., inputs, outputs]`, all weights of
     an output; of any other tensor, such as position embeddings or a table of biases, a slice of the first
-    axis. These are the rows of the same tensors in PyTorch, and scales and biases stay where they are, as
-    tomgoldstein/loss-landscape does with `--xnorm filter --xignore biasbn`.
+    axis. These are the rows of the same tensors in PyTorch, but for transposed convolutions. Scales and
+    biases stay where they are, as tomgoldstein/loss-landscape does with `--xnorm filter --xignore biasbn`.
 
     The direction of a tensor depends on `key` and on the path of the tensor, not on the other tensors.
 
@@ -56,17 +56,21 @@ def filter_normalised_direction(key, params) -> Any:
     return jax.tree_util.tree_map_with_path(draw, params)
 
 
-def landscape(evaluate: Callable[[Any], Any], params, directions: Sequence[Any], points) -> Any:
+def landscape(
+    evaluate: Callable[..., Any], params, directions: Sequence[Any], points, arguments: Sequence[Any] = ()
+) -> Any:
     """What `evaluate` returns at points of the plane that the directions span from the parameters.
 
-    All points are one compiled program, which computes them one after the other.
+    All points are one compiled program, which computes them one after the other. Several lines are one call
+    too: each point of a line is a row that is 0 but for the line's direction.
 
     Args:
-      evaluate: a function of parameters that jax can trace; returns a pytree of arrays, such as loss and
-        accuracy.
+      evaluate: a function of parameters and `arguments` that jax can trace; returns a pytree of arrays, such
+        as loss and accuracy.
       params: pytree of float arrays, at the point 0.
       directions: D trees like `params`.
       points: float `[N, D]`, how far each point lies along each direction.
+      arguments: further arguments of `evaluate`, such as images: pytrees of arrays.
 
     Returns:
       What `evaluate` returns, with an axis of N points before the others.
@@ -82,13 +86,13 @@ def landscape(evaluate: Callable[[Any], Any], params, directions: Sequence[Any],
     points = jnp.asarray(points, jnp.float32)
     chex.assert_shape(points, (None, len(directions)), custom_message="points")
 
-    def at(point, params, directions):
+    def at(point, params, directions, *arguments):
         for share, direction in zip(point, directions, strict=True):
             params = jax.tree.map(
                 lambda p, d, share=share: (p + share * d).astype(p.dtype), params, direction
             )
-        return evaluate(params)
+        return evaluate(params, *arguments)
 
     return jax.jit(lambda points, *trees: jax.lax.map(lambda point: at(point, *trees), points))(
-        points, params, [*directions]
+        points, params, [*directions], *arguments
     )

@@ -136,6 +136,8 @@ SMALLEST = {
     "mobilenetv3_large": "mobilenetv3_small",
     "vit_base": "vit_small",
     "vit_large": "vit_small",
+    "fd_vit_base": "fd_vit_small",
+    "fd_vit_large": "fd_vit_small",
     **{f"cifar_resnet{size}": "cifar_resnet8" for size in (14, 20, 32, 44, 56, 110, "8x4", "32x4")},
     **{f"wrn_{size}": "wrn_16_1" for size in ("16_2", "40_1", "40_2")},
     "vgg13": "vgg8",

@@ -4,9 +4,13 @@ Wei et al., "Contrastive Learning Rivals Masked Image Modeling in Fine-tuning vi
 arXiv 2205.14141, and "Improving CLIP Fine-tuning Performance", ICCV 2023.
 """
 
+import math
+
 import chex
 import jax.numpy as jnp
 from jax import lax
+
+from seed_jax.losses.root import root
 
 NORMALISATIONS = ("layernorm", "l2", "none", "standardise")
 DISTANCES = ("smooth_l1", "mse", "cosine", "mix")
@@ -85,7 +89,7 @@ def token_distances(student, target, *, distance: str = "smooth_l1", beta: float
     - `smooth_l1`: as `fd_loss`, the mean over channels. MaskDistill has it too.
     - `mse`: the mean over channels of the squared difference (Proteus).
     - `cosine`: 1 minus the cosine; 1 where a token is 0 (EVA).
-    - `mix`: `mix` times `cosine` and 1 - `mix` times `smooth_l1` (0.9 and beta 1 in Theia and AM-RADIO, 0.5
+    - `mix`: `mix` times `cosine` and 1 - `mix` times `smooth_l1` (0.9 in Theia and AM-RADIO; 0.5 with beta 1
       in UNIC).
 
     Args:
@@ -105,18 +109,23 @@ def token_distances(student, target, *, distance: str = "smooth_l1", beta: float
     [1.625, 8.5]
     """
     chex.assert_rank(student, 3, custom_message="student")
-    chex.assert_type([student, target], float, custom_message="student and teacher")
-    chex.assert_equal_shape([student, target], custom_message="student and teacher")
+    chex.assert_type([student, target], float, custom_message="student and target")
+    chex.assert_equal_shape([student, target], custom_message="student and target")
     assert beta >= 0, f"beta is {beta}: use 0 or more."
     assert 0 <= mix <= 1, f"mix is {mix}: use 0 to 1."
     assert distance in DISTANCES, f"distance is {distance!r}: use one of {', '.join(DISTANCES)}."
     student, target = student.astype(jnp.float32), target.astype(jnp.float32)
     if distance == "mse":
         return jnp.square(student - target).mean(axis=2)
-    cosine = 1 - (normalise_tokens(student, "l2") * normalise_tokens(target, "l2")).sum(axis=2)
     if distance == "cosine":
-        return cosine
+        return 1 - _cosine(student, target)
     size = jnp.abs(student - target)
     smooth = jnp.where(size < beta, jnp.square(size) / (2 * beta), size - beta / 2) if beta else size
     smooth = smooth.mean(axis=2)
-    return smooth if distance == "smooth_l1" else mix * cosine + (1 - mix) * smooth
+    return smooth if distance == "smooth_l1" else mix * (1 - _cosine(student, target)) + (1 - mix) * smooth
+
+
+def _cosine(a, b):
+    """`[B, T]`; lengths are at least 1e-8, as in torch's `cosine_similarity`."""
+    lengths = (jnp.maximum(root(jnp.square(x).sum(axis=2)), 1e-8) for x in (a, b))
+    return (a * b).sum(axis=2) / math.prod(lengths)

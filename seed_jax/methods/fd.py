@@ -28,22 +28,23 @@ PROJECTOR, PROJECTED = "projector", "projected"
 class FD(Method):
     """Mean over tokens of the distance of the student's projected tokens to the teacher's normalised ones.
 
-    Both networks see the same view. The teacher's tokens come after its own final norm and are normalised
-    once more; the student's go through one Linear, which is left behind. A user of a frozen network should
-    not expect a gain: the paper's students are better when they are fine-tuned, and its DINO student has a
-    linear probe of 76.1 where the teacher has 78.2.
+    Both networks see the same view. The teacher's tokens come after its own final norm (but not with
+    `pool='mean'`, which has none on tokens) and are normalised once more; the student's go through one
+    Linear, which is left behind. A user of a frozen network should not expect a gain: the paper's students
+    are better when they are fine-tuned, and its DINO student has a linear probe of 76.1 where the teacher
+    has 78.2.
 
     A convolutional network's last map is taken as the tokens of its grid, without a cls token. If the grids
     differ, the student's is resized to the teacher's (bilinear; antialiased where it shrinks). The released
     code has equal grids only.
 
-    The relatives differ in the fields below: Proteus has the distance 'mse', EVA 'cosine' and no
+    The relatives differ in the fields below: Proteus has the distance 'mse', EVA 'cosine', both without
     normalisation, UNIC and AM-RADIO 'mix'. Their masks and further teachers are not here.
 
     Attributes:
-      target: 'tokens': the map, and the cls token if both networks have one. 'cls', 'pooled' or 'logits':
-        that one vector of the teacher, imitated by the same vector of the student, its `pooled` for 'logits'
-        or if it has no cls token.
+      target: 'tokens': the map, and the cls token if both networks have one. 'cls' or 'pooled': that one
+        vector of both networks, where 'pooled' is the mean over patches, and a student without a cls token
+        has its `pooled` instead. 'logits': the teacher's, from the student's `pooled`.
       normalise: of the teacher's tokens: 'layernorm', the paper's whitening; 'l2', 'standardise' or 'none'
         (`losses.normalise_tokens`).
       distance: 'smooth_l1', the paper's; 'mse', 'cosine' or 'mix' (`losses.token_distances`).
@@ -88,40 +89,39 @@ class FD(Method):
         student, target, weights = self._pair(features[PROJECTED], teacher)
         target = losses.normalise_tokens(jax.lax.stop_gradient(target), self.normalise)
         options = {"distance": self.distance, "beta": self.beta, "mix": self.mix}
-        distances = losses.token_distances(student, target, **options) @ weights
-        cosine = 1 - losses.token_distances(student, target, distance="cosine") @ weights
-        return distances.mean(), LossOut(model_state, aux, {"fd": distances, "cosine": cosine})
+        distances, apart = (
+            (losses.token_distances(student, target, **of) * weights[None]).sum(axis=1)
+            for of in (options, {"distance": "cosine"})
+        )
+        return distances.mean(), LossOut(model_state, aux, {"fd": distances, "cosine": 1 - apart})
 
     def _entry(self, student) -> str:
         """The student's entry that is projected, from the shapes of its features."""
-        if self.target in ("pooled", "logits") or (self.target == "cls" and not _prefix(student)):
+        if self.target == "logits" or (self.target == "cls" and not _before(student)):
             return "pooled"
         if "tokens" in student:
             return "tokens"
         maps = stage_maps(student)
-        if not maps:
-            raise UserError(
-                "method.target is 'tokens', and the student has neither tokens nor a map: use 'pooled'."
-            )
+        if self.target == "pooled" or not maps:
+            return "pooled"
         return maps[-1]
 
     def _imitated(self, teacher):
         """The teacher's entry that is imitated, from its features or their shapes."""
-        if self.target in ("pooled", "logits"):
-            return teacher[self.target]
         maps = stage_maps(teacher)
-        if self.target == "tokens" and "tokens" not in teacher and maps:
-            return teacher[maps[-1]]
-        if self.target == "cls" and not _prefix(teacher):
+        if self.target == "logits" or (self.target == "pooled" and "tokens" not in teacher):
+            return teacher[self.target]
+        if self.target == "cls" and not _before(teacher):
             raise UserError("method.target is 'cls', and the teacher has no cls token: use 'pooled'.")
-        return teacher["tokens"]
+        return teacher[maps[-1]] if "tokens" not in teacher and maps else teacher["tokens"]
 
     def _pair(self, projected, teacher):
         """Tokens of the student and of the teacher, `[B, T, C]`, and the weight of each, `[T]`, sum 1."""
         imitated = self._imitated(teacher)
-        if self.target != "tokens":
-            first = [x[:, :1] if x.ndim == 3 else x[:, None] for x in (projected, imitated)]
-            return *first, jnp.ones(1)
+        if self.target == "pooled":
+            return *(_mean(x) for x in (projected, imitated)), jnp.ones(1)
+        if self.target != "tokens" or projected.ndim == 2:
+            return *(x[:, :1] if x.ndim == 3 else x[:, None] for x in (projected, imitated)), jnp.ones(1)
         own, theirs = _split(projected), _split(imitated)
         grid = theirs.patches.shape[1:3]
         if own.patches.shape[1:3] != grid:
@@ -130,10 +130,8 @@ class FD(Method):
         pair = [x.patches.reshape(len(projected), -1, projected.shape[-1]) for x in (own, theirs)]
         weights = jnp.ones(pair[0].shape[1])
         if own.cls is not None and theirs.cls is not None:
-            pair = [
-                jnp.concatenate([x.cls, patches], axis=1)
-                for x, patches in zip((own, theirs), pair, strict=True)
-            ]
+            tokens = zip((own, theirs), pair, strict=True)
+            pair = [jnp.concatenate([x.cls, patches], axis=1) for x, patches in tokens]
             weights = jnp.concatenate([jnp.array([self.cls_weight]), weights])
         return *pair, weights / weights.sum()
 
@@ -164,15 +162,28 @@ def _split(x) -> Tokens:
     """Of tokens `[B, T, C]`, of a square grid and what comes before it, or of a map `[B, H, W, C]`."""
     if x.ndim == 4:
         return Tokens(None, x)
-    side = math.isqrt(x.shape[1])
-    before = x.shape[1] - side**2
+    before, side = _grid(x.shape[1])
     patches = x[:, before:].reshape(len(x), side, side, -1)
     return Tokens(x[:, :1] if before else None, patches)
 
 
-def _prefix(features) -> int:
+def _mean(x):
+    """The mean over the patches of tokens, or the vector that `x` is: `[B, 1, C]`."""
+    return x[:, None] if x.ndim == 2 else _split(x).patches.mean(axis=(1, 2))[:, None]
+
+
+def _before(features) -> int:
     """How many tokens come before the patches, from the features or their shapes."""
-    if "tokens" not in features:
-        return 0
-    count = features["tokens"].shape[1]
-    return count - math.isqrt(count) ** 2
+    return _grid(features["tokens"].shape[1])[0] if "tokens" in features else 0
+
+
+def _grid(tokens: int) -> tuple[int, int]:
+    """The number of tokens before the patches, and the side of their square grid.
+
+    >>> _grid(197), _grid(201), _grid(49)
+    ((1, 14), (5, 14), (0, 7))
+    """
+    side = math.isqrt(tokens)
+    if side < 3:  # five tokens before 2 x 2 patches would be taken for 3 x 3
+        raise UserError(f"method.name is 'fd', and a network has {tokens} tokens: use larger images.")
+    return tokens - side**2, side

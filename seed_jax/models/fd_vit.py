@@ -14,11 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.interpolate import make_interp_spline
 
 from seed_jax.errors import UserError, unknown
 from seed_jax.models import layers
-from seed_jax.models.vit import PatchEmbed
+from seed_jax.models.vit import MLP, PatchEmbed, check_sides
 
 POSITIONS = ("shared", "layer", "absolute", "none")
 POOLS = ("tokens", "mean")
@@ -118,8 +117,7 @@ class FDVisionTransformer(layers.Architecture):
             features["tokens"] = layers.LayerNorm(EPSILON, name="norm")(x)
             features["pooled"] = features["tokens"][:, 1:].mean(axis=1)
         if self.num_classes is not None:
-            small = nn.initializers.normal(0.02 * 0.001)
-            fc = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=small, name="fc")
+            fc = layers.narrow_linear(self.num_classes, "fc", self.dtype)
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
 
@@ -129,13 +127,7 @@ class FDVisionTransformer(layers.Architecture):
 
     def _embed(self, x):
         """The tokens that the first block gets, float32 `[B, T, D]`, and the grid of patches."""
-        for side in (self.image_size, *x.shape[1:3]):
-            if side % self.patch:
-                nearest = max(1, round(side / self.patch)) * self.patch
-                raise UserError(
-                    f"An image side is {side} pixels, which is not a multiple of patch={self.patch}: "
-                    f"use {nearest}."
-                )
+        check_sides((self.image_size, *x.shape[1:3]), self.patch)
         init = initial(self.truncated)
         grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
         x = PatchEmbed(self.dim, self.patch, True, self.dtype, init, name="patch_embed")(x)
@@ -147,7 +139,8 @@ class FDVisionTransformer(layers.Architecture):
             if stored != x.shape[1]:
                 raise UserError(
                     f"Images have {x.shape[1] - 1} patches, and absolute positions are stored for "
-                    f"{stored - 1}: use image_size={self.image_size}, or relative positions."
+                    f"{stored - 1}: use images of {self.image_size} pixels, another image_size in the "
+                    "options, or relative positions."
                 )
             x = x + positions
         return x, grid
@@ -156,7 +149,11 @@ class FDVisionTransformer(layers.Architecture):
 class Block(nn.Module):
     """Attention, then a perceptron of width 4 D, each on a layer norm of the stream and added to it.
 
-    `number`: of the block, from 1.
+    Attributes:
+      number: of the block, from 1.
+      stored: side of the grid for which the block stores positions; 0 if it has none of its own.
+      grid: rows and columns of patches.
+      heads, truncated, layer_scale, drop_path, dtype: as for the network, `drop_path` of this block.
     """
 
     heads: int
@@ -174,20 +171,23 @@ class Block(nn.Module):
         attention = Attention(self.heads, self.stored, self.grid, *inits, self.dtype, name="attn")
         y, weights = attention(layers.LayerNorm(EPSILON, name="norm1")(x), bias)
         x = self._added(x, y, 1, train, keys)
-        y = MLP(*inits, self.dtype, name="mlp")(layers.LayerNorm(EPSILON, name="norm2")(x))
+        y = MLP(False, self.dtype, inits, name="mlp")(layers.LayerNorm(EPSILON, name="norm2")(x))
         return self._added(x, y, 2, train, keys), weights
 
     def _added(self, x, y, number, train, keys):
-        init = nn.initializers.constant(self.layer_scale)
-        gamma = self.param(f"gamma_{number}", init, (x.shape[-1],), jnp.float32)
-        y = y.astype(jnp.float32) * gamma[None, None]
+        y = layers.LayerScale(self.layer_scale, name=f"ls{number}")(y).astype(jnp.float32)
         return x + layers.DropPath(self.drop_path, name=f"drop_path{number}")(y, train, keys)
 
 
 class Attention(nn.Module):
     """Softmax attention among the tokens of `[B, T, D]`; also returns its weights, `[B, heads, T, T]`.
 
-    `stored`: if not 0, the block has its own `RelativePositions`.
+    Called with tokens and with what the logits gain, `[heads, T, T]` or None.
+
+    Attributes:
+      heads, stored, grid: as for `Block`.
+      kernel_init, last_init: of the weights of `qkv` and `proj`.
+      dtype: of the matrix products.
     """
 
     heads: int
@@ -220,20 +220,6 @@ class Attention(nn.Module):
         return nn.Dense(dim, True, self.dtype, kernel_init=self.last_init, name="proj")(y), weights
 
 
-class MLP(nn.Module):
-    """Linear to 4 D, exact GELU, Linear back."""
-
-    kernel_init: Callable
-    last_init: Callable
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        y = nn.Dense(4 * x.shape[-1], True, self.dtype, kernel_init=self.kernel_init, name="fc1")(x)
-        y = jax.nn.gelu(y, approximate=False)
-        return nn.Dense(x.shape[-1], True, self.dtype, kernel_init=self.last_init, name="fc2")(y)
-
-
 class RelativePositions(nn.Module):
     """What attention logits gain by where query and key are: float32 `[heads, T, T]`, of a table that starts
     as 0.
@@ -243,7 +229,8 @@ class RelativePositions(nn.Module):
 
     Attributes:
       heads: attention heads.
-      stored: rows and columns of patches for which the table is stored.
+      stored: rows and columns of patches for which the table, `[(2 stored - 1)^2 + 3, heads]`, is stored. For
+        another `grid` it is resized.
     """
 
     heads: int
@@ -274,6 +261,7 @@ def pairs(grid: tuple[int, int]) -> np.ndarray:
     found = np.full((len(places) + 1,) * 2, offset_count + 2)
     found[0, 1:], found[1:, 0] = offset_count, offset_count + 1
     found[1:, 1:] = offsets[..., 0] * (2 * width - 1) + offsets[..., 1]
+    found.setflags(write=False)  # the cache returns it again
     return found
 
 
@@ -297,6 +285,8 @@ def resize_table(table, old: tuple[int, int], new: tuple[int, int]) -> jax.Array
 @functools.cache
 def spline(inputs: int, outputs: int) -> np.ndarray:
     """The matrix `[outputs, inputs]` from values at old offsets to those at new ones, both odd; float32."""
+    from scipy.interpolate import make_interp_spline  # most networks do not need it
+
     if inputs == outputs:
         return np.eye(inputs, dtype=np.float32)
     low, high = 1.01, 1.5
@@ -307,7 +297,9 @@ def spline(inputs: int, outputs: int) -> np.ndarray:
     distances = np.cumsum(ratio ** np.arange(inputs // 2))
     old = np.concatenate([-distances[::-1], [0.0], distances])
     new = np.clip(np.arange(outputs) - outputs // 2, old[0], old[-1])
-    return make_interp_spline(old, np.eye(inputs), k=min(3, inputs - 1))(new).astype(np.float32)
+    matrix = make_interp_spline(old, np.eye(inputs), k=min(3, inputs - 1))(new).astype(np.float32)
+    matrix.setflags(write=False)  # the cache returns it again
+    return matrix
 
 
 def initial(truncated: bool, factor: float = 1.0):

@@ -196,11 +196,13 @@ class LayerNorm(nn.Module):
 class LayerScale(nn.Module):
     """A learnt factor per channel (Touvron et al. 2021), initially 1e-5 as in DINOv2."""
 
+    initial: float = 1e-5
+
     @nn.compact
     def __call__(self, x):
         if self.has_variable("params", FOLDED):
             return x
-        gamma = self.param("gamma", nn.initializers.constant(1e-5), (x.shape[-1],), jnp.float32)
+        gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],), jnp.float32)
         return x * _channels(gamma, x.ndim)
 
 

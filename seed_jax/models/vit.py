@@ -152,13 +152,7 @@ class VisionTransformer(layers.Architecture):
 
     def _embed(self, form, x):
         """The tokens that the first block gets: float32 `[B, T, D]`."""
-        for size in (self.image_size, *x.shape[1:3]):
-            if size % self.patch:
-                nearest = max(1, round(size / self.patch)) * self.patch
-                raise UserError(
-                    f"An image side is {size} pixels, which is not a multiple of patch={self.patch}: "
-                    f"use {nearest}."
-                )
+        check_sides((self.image_size, *x.shape[1:3]), self.patch)
         grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
         stored = self.image_size // self.patch
         cls = self.param("cls_token", token_init, (1, 1, self.dim), jnp.float32)
@@ -249,12 +243,24 @@ class MLP(nn.Module):
 
     quick_gelu: bool
     dtype: Any
+    kernel_inits: tuple[Callable, Callable] = (token_init, token_init)
 
     @nn.compact
     def __call__(self, x):
-        y = _linear(4 * x.shape[-1], "fc1", self.dtype)(x)
+        first, second = self.kernel_inits
+        y = nn.Dense(4 * x.shape[-1], dtype=self.dtype, kernel_init=first, name="fc1")(x)
         y = y * jax.nn.sigmoid(1.702 * y) if self.quick_gelu else jax.nn.gelu(y, approximate=False)
-        return _linear(x.shape[-1], "fc2", self.dtype)(y)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=second, name="fc2")(y)
+
+
+def check_sides(sides, patch: int) -> None:
+    """Raise `UserError` for the first side of an image, in pixels, that patches do not divide."""
+    for side in sides:
+        if side % patch:
+            nearest = max(1, round(side / patch)) * patch
+            raise UserError(
+                f"An image side is {side} pixels, which is not a multiple of patch={patch}: use {nearest}."
+            )
 
 
 def resize_positions(positions, grid: tuple[int, int], offset: float, antialias: bool) -> jax.Array:

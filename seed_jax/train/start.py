@@ -11,7 +11,8 @@ from seed_jax.models.network import LinenNetwork
 from seed_jax.weights import pretrained
 
 # Settings that describe other arrays, or matter to training alone.
-NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", "dropout", "drop_path", "bn_momentum", "remat"}
+TRAINING_ALONE = {"dropout", "drop_path", "bn_momentum", "remat", "truncated", "layer_scale", "attention"}
+NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", *TRAINING_ALONE}
 
 
 def load(config: Config, backbone: LinenNetwork):

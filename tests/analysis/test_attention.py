@@ -98,6 +98,13 @@ def test_a_query_that_looks_at_the_prefix_alone_is_left_out(attention):
         assert np.isnan(measured[1]) and np.isfinite([measured[0], measured[2]]).all()
 
 
+def test_nan_stays_nan(attention):
+    attention[0, 1] = np.nan
+    assert np.isnan(attention_distance(attention, grid=GRID, patch_size=1, prefix_tokens=2)[1])
+    assert np.isnan(attention_nmi(attention, prefix_tokens=2)[1])
+    assert np.isnan(head_cosine(attention, prefix_tokens=2)).all()
+
+
 def test_mistakes(attention):
     with pytest.raises(AssertionError, match="grid is 3 x 3, and attention has 6 patches and 2 before them"):
         attention_distance(attention, grid=(3, 3), patch_size=16, prefix_tokens=2)

@@ -57,15 +57,18 @@ def test_points_are_evaluated_as_one_by_one():
     points = np.array([[0, 0], [0.5, -1], [-1, 0.25]], np.float32)
     traced = []
 
-    def evaluate(params):
+    def evaluate(params, factor):
         traced.append(0)
-        return {"sum": sum(jnp.tanh(x).sum() for x in jax.tree.leaves(params)), "fc": params["fc"]["kernel"]}
+        return {
+            "sum": sum(jnp.tanh(x).sum() for x in jax.tree.leaves(params)),
+            "fc": factor * params["fc"]["kernel"],
+        }
 
-    got = landscape(evaluate, PARAMS, directions, points)
+    got = landscape(evaluate, PARAMS, directions, points, [np.float32(2)])
     assert len(traced) == 1
     for i, (a, b) in enumerate(points):
         params = jax.tree.map(lambda p, d, e, a=a, b=b: p + a * d + b * e, PARAMS, *directions)
-        want = evaluate(params)
+        want = evaluate(params, 2)
         np.testing.assert_allclose(got["sum"][i], want["sum"], rtol=1e-5)
         np.testing.assert_allclose(got["fc"][i], want["fc"], rtol=1e-5, atol=1e-6)
 

@@ -9,8 +9,8 @@ import torch
 from numeric import assert_equals_float64, assert_finite, assert_same_on_8_devices, draw
 from torch.nn import functional as F
 
-from seed_jax.losses import fd_loss
-from seed_jax.losses.feature import NORMALISATIONS, normalise_tokens
+from seed_jax.losses import fd_loss, normalise_tokens, token_distances
+from seed_jax.losses.feature import DISTANCES, NORMALISATIONS
 
 
 def target64(x, how):
@@ -45,6 +45,23 @@ def test_it_is_torchs_smooth_l1_of_torchs_layer_norm(beta):
     np.testing.assert_allclose(fd_loss(student, teacher, beta=beta).mean(), want, rtol=1e-5)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_distances_in_float64(distance):
+    student, target = draw(2, 3, 5, seed=1), draw(2, 3, 5, seed=2)
+
+    def direct(student):
+        d = np.abs(student - target)
+        smooth = np.where(d < 1, d**2 / 2, d - 0.5).mean(axis=2)
+        lengths = np.linalg.norm(student, axis=2) * np.linalg.norm(np.float64(target), axis=2)
+        cosine = 1 - (student * target).sum(axis=2) / lengths
+        mixed = 0.7 * cosine + 0.3 * smooth
+        return {"smooth_l1": smooth, "mse": (d**2).mean(axis=2), "cosine": cosine, "mix": mixed}[distance]
+
+    loss = functools.partial(token_distances, target=target, distance=distance, beta=1.0, mix=0.7)
+    assert_equals_float64(loss, direct, student)
+    assert_finite(loss, np.zeros_like(student))
+
+
 @pytest.mark.parametrize("how", ["layernorm", "standardise"])
 def test_tokens_far_from_0_are_normalised_as_exactly(how):
     tokens = draw(2, 4, 16, seed=3) + 1000
@@ -72,7 +89,7 @@ def test_the_same_on_8_devices(normalise):
 @pytest.mark.parametrize(
     ("student", "options", "message"),
     [
-        (draw(2, 3, 5), {}, "student and teacher"),
+        (draw(2, 3, 5), {}, "student and target"),
         (np.zeros((2, 3, 4), int), {}, "student"),
         (draw(2, 3, 4), {"beta": -1.0}, "beta is -1.0: use 0 or more"),
         (draw(2, 3, 4), {"normalise": "batch"}, "normalise is 'batch': use one of layernorm, l2"),

@@ -68,10 +68,22 @@ def test_a_smaller_grid_of_the_student_is_resized():
 @pytest.mark.parametrize("target", ["cls", "pooled", "logits"])
 def test_one_vector(target):
     student, teacher = draw(2, 6, seed=1), draw(2, 10, 6, seed=2)
-    features = {"tokens": teacher, "pooled": teacher[:, 3], "logits": teacher[:, 4]}
+    features = {"tokens": teacher, "pooled": teacher[:, 0], "logits": teacher[:, 4]}
     value, _ = loss(FD(target=target, distance="mse", normalise="none"), student, features)
-    want = teacher[:, {"cls": 0, "pooled": 3, "logits": 4}[target]]
+    want = {"cls": teacher[:, 0], "pooled": teacher[:, 1:].mean(axis=1), "logits": teacher[:, 4]}[target]
     np.testing.assert_allclose(value, np.square(student - want).mean(), rtol=1e-5)
+
+
+def test_pooled_is_the_mean_over_patches_of_both():
+    student, teacher = draw(2, 17, 6, seed=1), draw(2, 10, 6, seed=2)
+    value, _ = loss(FD(target="pooled", distance="mse", normalise="none"), student, {"tokens": teacher})
+    want = np.square(student[:, 1:].mean(axis=1) - teacher[:, 1:].mean(axis=1)).mean()
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+
+
+def test_what_compares_samples_says_so():
+    assert FD().whole_batch() == ""
+    assert FD(normalise="standardise").whole_batch() == "method.normalise standardises over the batch"
 
 
 def given(features):
@@ -128,6 +140,7 @@ def test_teachers_that_lack_the_target(fields, teacher, message):
 )
 def test_mistakes_are_named(fields, message):
     raw = config.default("fd")
+    raw.train.steps = 4
     raw.method.update(fields)
     with pytest.raises(UserError, match=message):
         config.resolve(raw)

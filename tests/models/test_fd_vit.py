@@ -72,10 +72,10 @@ def reference(params, images, positions, heads=3, patch=4):
             logits = logits + bias(b["attn"]["rel_pos_bias"]["table"])
         attention.append(logits.softmax(dim=-1))
         y = (attention[-1] @ v).transpose(1, 2).reshape(x.shape)
-        x = x + b["gamma_1"] * F.linear(y, b["attn"]["proj"]["kernel"].T, b["attn"]["proj"]["bias"])
+        x = x + b["ls1"]["gamma"] * F.linear(y, b["attn"]["proj"]["kernel"].T, b["attn"]["proj"]["bias"])
         y = F.layer_norm(x, (dim,), *norm[1], eps=1e-6)
         y = F.gelu(F.linear(y, b["mlp"]["fc1"]["kernel"].T, b["mlp"]["fc1"]["bias"]))
-        x = x + b["gamma_2"] * F.linear(y, b["mlp"]["fc2"]["kernel"].T, b["mlp"]["fc2"]["bias"])
+        x = x + b["ls2"]["gamma"] * F.linear(y, b["mlp"]["fc2"]["kernel"].T, b["mlp"]["fc2"]["bias"])
     return F.layer_norm(x, (dim,), p["norm"]["scale"], p["norm"]["bias"], eps=1e-6), attention
 
 
@@ -126,12 +126,13 @@ def test_published_sizes(name, options, size, count):
 def test_initial_values():
     network = FDVisionTransformer(64, 4, heads=4, patch=4, image_size=16)
     params = initialised(network)
-    last = params["block3"]["mlp"]["fc2"]["kernel"]
-    assert np.abs(last).max() <= 0.02 / math.sqrt(8)
+    for name, layer in (("mlp", "fc2"), ("attn", "proj")):
+        assert np.abs(params["block3"][name][layer]["kernel"]).max() <= 0.02 / math.sqrt(8)
+    assert not params["patch_embed"]["bias"].any() and params["cls_token"].any()
     std = np.std(np.asarray(params["block0"]["mlp"]["fc1"]["kernel"]))
     np.testing.assert_allclose(std, 0.0108, rtol=0.02)
     assert not params["rel_pos_bias"]["table"].any()
-    np.testing.assert_array_equal(params["block0"]["gamma_1"], np.float32(0.1))
+    np.testing.assert_array_equal(params["block0"]["ls1"]["gamma"], np.float32(0.1))
     wide = initialised(small())
     assert np.abs(wide["block0"]["attn"]["qkv"]["kernel"]).max() > 0.04
 
@@ -163,8 +164,14 @@ def test_tables_are_resized_as_fitpack_does(old, new):
 def test_images_of_another_size_use_a_resized_table():
     network = small()
     variables = random_variables(network, draw_images())
-    features = jax.eval_shape(lambda v, x: network.apply(v, x, False), variables, draw_images(24))
-    assert features["tokens"].shape == (2, 37, 12)
+    wide = np.random.default_rng(0).standard_normal((2, 16, 24, 3)).astype(np.float32)
+    table = fd_vit.resize_table(variables["params"]["rel_pos_bias"]["table"], (4, 4), (4, 6))
+    got = jax.jit(lambda v, x: network.apply(v, x, False))(variables, wide)["tokens"]
+    assert got.shape == (2, 25, 12)
+    bias = np.asarray(table)[fd_vit.pairs((4, 6))]
+    assert bias.shape == (25, 25, 3)
+    np.testing.assert_array_equal(bias[1, 2], table[3 * 11 + 4])  # one column to the right of the query
+    np.testing.assert_array_equal(bias[7, 1], table[4 * 11 + 5])  # one row above it
     with pytest.raises(UserError, match="36 patches, and absolute positions are stored for 16"):
         small(positions="absolute").init(jax.random.key(0), draw_images(24), False)
 
