@@ -95,8 +95,9 @@ def attention_nmi(attention, *, prefix_tokens: int = 1):
     both = of_query[..., None] * rows
     # log(row / of_key) in two terms, each of which is 0 where its probability is 0.
     information = _sum_of_logs(both, rows) - _sum_of_logs(of_key, of_key)
-    entropies = jnp.log(jnp.maximum(counts, 1)) * -_sum_of_logs(of_key, of_key)
-    nmi = jnp.where(entropies > 0, information / jnp.sqrt(jnp.where(entropies > 0, entropies, 1)), 0)
+    entropies = jnp.log(jnp.maximum(counts, 1)) * jnp.maximum(-_sum_of_logs(of_key, of_key), 0)
+    none = entropies == 0  # NaN stays NaN
+    nmi = jnp.where(none, 0, information / jnp.sqrt(jnp.where(none, 1, entropies)))
     return _mean(jnp.maximum(nmi, 0), counts > 0, axes=(0,))
 
 
@@ -156,5 +157,5 @@ def _mean(values, counted, axes=(0, 2)):
 
 def _sum_of_logs(weights, values):
     """The sum over all but `[B, H]` of weights * log(values), 0 where the value is 0."""
-    logs = jnp.log(jnp.where(values > 0, values, 1))
+    logs = jnp.log(jnp.where(values == 0, 1, values))
     return (weights * logs).sum(axis=tuple(range(2, values.ndim)))

@@ -1,0 +1,49 @@
+"""Feature distillation in a run: the same on 8 devices, a teacher that never drops, and what is left."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from toys import steps
+
+from seed_jax import config, models
+from seed_jax.models.fd_vit import FDVisionTransformer
+from seed_jax.models.vit import VisionTransformer
+from seed_jax.train import loop, workdir
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    sizes = {"patch": 4, "image_size": 16}
+    monkeypatch.setitem(models.MODELS, "small_vit", functools.partial(VisionTransformer, 12, 4, 3, **sizes))
+    student = functools.partial(FDVisionTransformer, 8, 4, 2, **sizes)
+    monkeypatch.setitem(models.MODELS, "small_fd_vit", student)
+
+    def make(**teacher):
+        raw = config.default("fd")
+        raw.data.source, raw.data.batch_size, raw.data.image_size = "digits", 16, 16
+        raw.data.photometric, raw.student.model = "digits", "small_fd_vit"
+        raw.student.options = {"drop_path": 0.5}
+        raw.teacher.weights, raw.teacher.model, raw.teacher.options = "random", "small_vit", teacher
+        raw.train.steps, raw.train.bn_group, raw.evals.names = 2, 0, ()
+        raw.log.every_steps, raw.log.tensorboard = 1, False
+        return raw
+
+    return make
+
+
+def test_the_same_on_8_devices_and_with_a_teacher_whose_blocks_could_drop(settings):
+    _, rows = steps(settings(), 2)
+    for other in (steps(settings(), 2, devices=8), steps(settings(drop_path=0.9), 2)):
+        for name in ("loss", "fd", "cosine", "grad_norm"):
+            got, want = ([row[name] for row in each] for each in (other[1], rows))
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_the_projector_is_left_behind(settings, tmp_path):
+    loop.run(settings(), tmp_path)
+    loaded = workdir.load_run(tmp_path)
+    assert set(loaded.variables["params"]) == {"backbone"}
+    features, _ = loaded.network.apply(loaded.variables, np.zeros((1, 16, 16, 3), np.float32), False)
+    assert jax.tree.map(np.shape, features["tokens"]) == (1, 17, 8)
