@@ -80,7 +80,7 @@ def write(
     if names not in namings:
         raise UserError(
             f"{recognised.arch}'s exits cannot be written under names {names!r}: choose from "
-            f"{', '.join(namings) or 'another network, since no code base that we know has this one'}."
+            f"{', '.join(namings) or 'another network, since we have no names of others for this one'}."
         )
     sample = jax.ShapeDtypeStruct((1, recognised.size, recognised.size, 3), jnp.float32)
     shapes = traverse_util.flatten_dict(jax.eval_shape(network.init, jax.random.key(0), sample), sep="/")

@@ -73,7 +73,7 @@ def save(
         fix = (
             f"choose from {', '.join(namings)} (docs/weights.md#export says which networks have which names)"
             if namings
-            else "no code base that we know computes the same function"
+            else "we have the names of no code base that computes the same function"
         )
         raise UserError(f"{network.arch} cannot be written under names {names!r}: {fix}.")
     naming, prefix = namings[names]
