@@ -25,14 +25,11 @@ flags.FLAGS.mark_as_parsed()  # grain reads an absl flag
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_cache(tmp_path_factory):
-    """A program that several tests need is compiled once, also for the processes that the tests start."""
-    shared = "PYTEST_XDIST_WORKER" in os.environ
-    cache = tmp_path_factory.getbasetemp().parent / "xla" if shared else tmp_path_factory.mktemp("xla")
+    """A program that several tests need is compiled once, also for the processes that tests start."""
+    cache = str(tmp_path_factory.mktemp("xla"))
+    jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    # Entries are locked, so that nobody reads half of one, only if they have a limit.
-    for name, value in (("jax_compilation_cache_dir", str(cache)), ("jax_compilation_cache_max_size", 2**34)):
-        jax.config.update(name, value)
-        os.environ[name.upper()] = str(value)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
 
 
 @pytest.fixture
