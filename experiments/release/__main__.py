@@ -90,8 +90,7 @@ def _timed(line: str, folder: Path, environment: Path | None = None) -> list[str
 
 def _run(line: str, folder: Path, environment: Path | None = None) -> int:
     """The exit code of a command, in an environment that knows nothing of the one that runs this check."""
-    ours = ("PYTHONPATH", "VENV", "JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE")
-    inherited = {key: value for key, value in os.environ.items() if key not in ours}
+    inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VENV")}
     if environment:
         inherited["PATH"] = f"{environment / 'bin'}:{inherited['PATH']}"
     return subprocess.run(["bash", "-c", line], cwd=folder, env=inherited, check=False).returncode

@@ -18,7 +18,7 @@ EPSILON = 1e-5
 
 
 def normalise_tokens(tokens, how: str = "layernorm"):
-    """The target of feature distillation, made of a teacher's tokens.
+    """Turn a teacher's tokens into the targets of feature distillation.
 
     - `layernorm`: each token has mean 0 and variance 1 over its channels, eps 1e-5, without affine terms. The
       paper calls it whitening; channels stay correlated.

@@ -101,9 +101,13 @@ class FD(Method):
             return "pooled"
         if "tokens" in student:
             return "tokens"
-        maps = stage_maps(student)
-        if self.target == "pooled" or not maps:
+        if self.target == "pooled":
             return "pooled"
+        maps = stage_maps(student)
+        if not maps:
+            raise UserError(
+                "method.target is 'tokens', and the student has neither tokens nor a map: use 'pooled'."
+            )
         return maps[-1]
 
     def _imitated(self, teacher):
@@ -120,7 +124,7 @@ class FD(Method):
         imitated = self._imitated(teacher)
         if self.target == "pooled":
             return *(_mean(x) for x in (projected, imitated)), jnp.ones(1)
-        if self.target != "tokens" or projected.ndim == 2:
+        if self.target != "tokens":
             return *(x[:, :1] if x.ndim == 3 else x[:, None] for x in (projected, imitated)), jnp.ones(1)
         own, theirs = _split(projected), _split(imitated)
         grid = theirs.patches.shape[1:3]
@@ -168,7 +172,7 @@ def _split(x) -> Tokens:
 
 
 def _mean(x):
-    """The mean over the patches of tokens, or the vector that `x` is: `[B, 1, C]`."""
+    """The mean over the patches of tokens, `[B, 1, C]`; a vector, `[B, C]`, is taken as it is."""
     return x[:, None] if x.ndim == 2 else _split(x).patches.mean(axis=(1, 2))[:, None]
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 import torch
-from numeric import draw
 from torch.nn import functional as F
 
 from seed_jax import config, models
@@ -16,6 +16,10 @@ from seed_jax.methods.base import Batch, Clock, FeatureShapes, Given, Nets
 from seed_jax.methods.fd import FD, PROJECTED
 
 IMAGES = jnp.zeros((2, 16, 16, 3))
+
+
+def draw(*shape, seed=0):
+    return (2 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
 def loss(method, projected, teacher):
@@ -125,6 +129,14 @@ def test_the_projector(model, options, target, entry, width):
 def test_teachers_that_lack_the_target(fields, teacher, message):
     with pytest.raises(UserError, match=message):
         FD(**fields).network(models.create("cifar_resnet8"), given(teacher))
+
+
+def test_a_student_without_tokens_and_maps_is_named():
+    network = models.LinenNetwork(tiny.Tiny())
+    with pytest.raises(UserError, match="the student has neither tokens nor a map: use 'pooled'"):
+        FD().network(network, given({"tokens": shape(2, 17, 8)}))
+    pooled = FD(target="pooled").network(network, given({"tokens": shape(2, 17, 8)}))
+    assert pooled.parts["projector"].of == "pooled"
 
 
 @pytest.mark.parametrize(

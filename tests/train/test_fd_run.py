@@ -1,4 +1,4 @@
-"""Feature distillation in a run: the same on 8 devices, a teacher that never drops, and what is left."""
+"""Feature distillation in a run: the same on 8 devices, a teacher that never drops, and what is served."""
 
 import functools
 
