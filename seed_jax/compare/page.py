@@ -55,8 +55,7 @@ def write(result: Result, folder: Path) -> Path:
     texts = {"md": table.markdown() + "\n", "csv": sheet.text(result), "tex": table.latex() + "\n"}
     for name, text in texts.items():
         files.write(folder / f"table.{name}", text)
-    for name, figure in {**scores, **curves, **costs}.items():
-        files.write(folder / f"{name}.svg", html.printable(figure))
+    html.save(folder, [*scores.values(), *curves.values(), *costs.values()])
     return html.compose(folder / PAGE, result.title, blocks)
 
 

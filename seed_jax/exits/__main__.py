@@ -29,7 +29,7 @@ EPILOG = """\
   python -m seed_jax.exits runs/byot
   python -m seed_jax.weights export runs/byot exit2.safetensors --exit 2
 
-It writes report.html and results.json into --out, and prints the tables.
+It writes report.html, results.json and exits.svg into --out, and prints the tables.
 """
 
 
@@ -98,9 +98,7 @@ def _parse(arguments):
         metavar="T,T",
         help="confidences above which an image leaves, from 0 to 1 (default: 13 of them)",
     )
-    parser.add_argument(
-        "--out", type=Path, help="folder of report.html and results.json (default: WORKDIR/exits)"
-    )
+    parser.add_argument("--out", type=Path, help="folder of the page and its files (default: WORKDIR/exits)")
     options = parser.parse_args(arguments)
     for threshold in options.thresholds:
         if not 0 <= threshold <= 1:

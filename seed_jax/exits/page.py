@@ -100,6 +100,7 @@ def write(
         caption="Each point is a threshold, or an exit.",
         name="exits",
     )
+    html.save(path.parent, [figure])
     html.compose(
         path,
         "What each exit costs and knows",

@@ -32,7 +32,7 @@ DATA     a folder of images or of tar shards; an official archive, such as cifar
   python -m seed_jax.rank_augmentations resnet32x4.pth cifar-100-python
   python -m seed_jax.rank_augmentations --config cifar100_kd resnet32x4.pth cifar-100-python
 
-It writes report.html and results.json into --out, and prints the ranking. No labels are needed.
+It writes report.html, results.json and ranking.svg into --out, and prints the ranking. No labels are needed.
 """
 
 
@@ -144,7 +144,7 @@ def _parse(arguments):
         "--out",
         type=Path,
         default=Path("runs/rank_augmentations"),
-        help="folder of report.html and results.json (default: runs/rank_augmentations)",
+        help="folder of the page and its files (default: runs/rank_augmentations)",
     )
     options = parser.parse_args(arguments)
     if not options.teacher and not options.config:

@@ -95,6 +95,7 @@ def write(path, ranked: Sequence[Measured], facts: Mapping[str, object], notes: 
         name="ranking",
     )
     sentences = [("Advice", advice(ranked), True), ("Mind", PREDICTION, False)]
+    html.save(path.parent, [figure])
     html.compose(
         path,
         "Which augmentation to distil with",

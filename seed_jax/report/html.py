@@ -104,6 +104,16 @@ def compose(path: str | os.PathLike, title: str, blocks: Sequence[Block]) -> Pat
     return Path(path)
 
 
+def save(folder: Path, figures: Sequence[Figure]) -> None:
+    """Write each figure as the file `NAME.svg`, for other pages and papers.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
+    for figure in figures:
+        files.write(folder / f"{figure.name}.svg", printable(figure))
+
+
 def _block(block: Block) -> str:
     match block:
         case Heading(text):

@@ -52,4 +52,4 @@ def pictures(
                     axes.axis("off")
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
     description = f"{title}: {', '.join(rows)}, each with {', '.join(columns)}."
-    return svg.Figure(svg.inline(output.getvalue(), name, description), caption)
+    return svg.Figure(svg.inline(output.getvalue(), name, description), name, caption)

@@ -81,7 +81,7 @@ def curves(
             _label_ends(axes, ends)
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
     return svg.Figure(
-        svg.inline(output.getvalue(), name, _describe(f"{title} against {axis}", ends)), caption
+        svg.inline(output.getvalue(), name, _describe(f"{title} against {axis}", ends)), name, caption
     )
 
 
@@ -138,7 +138,7 @@ def lanes(
             _lane(axes, row, text, begin, lane, line)
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
     description = f"{title}: {', '.join(f'{row.name} {row.text}' for row in rows)}."
-    return svg.Figure(svg.inline(output.getvalue(), name, description), caption)
+    return svg.Figure(svg.inline(output.getvalue(), name, description), name, caption)
 
 
 def _lane(axes, row: Lane, text: Sequence[str], top: float, lane: float, line: float | None) -> None:
@@ -247,7 +247,7 @@ def scatter(
         _place(axes, points, labels)
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
     description = f"{title} against {axis}: " + ", ".join(f"{p.label} {p.y:.4g} at {p.x:.4g}" for p in points)
-    return svg.Figure(svg.inline(output.getvalue(), name, f"{description}."), caption)
+    return svg.Figure(svg.inline(output.getvalue(), name, f"{description}."), name, caption)
 
 
 def _place(axes, points: Sequence[Point], labels: Sequence[str]) -> None:

@@ -38,9 +38,14 @@ STYLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """An `<svg>` element, which includes its alternative text, and the caption below it."""
+    """An `<svg>` element, which includes its alternative text, and the caption below it.
+
+    Attributes:
+      name: of its file; unique on a page.
+    """
 
     svg: str
+    name: str
     caption: str = ""
 
 

@@ -111,6 +111,7 @@ def test_the_command(folder, run, printed, results):
     np.testing.assert_allclose(last["flops"], exits["ensemble"]["flops"], rtol=1e-3)  # it has paid for all
     page = (folder / "exits" / "report.html").read_text()
     assert "<svg" in page and "by confidence" in page
+    assert (folder / "exits" / "exits.svg").read_text().startswith("<svg xmlns=")
 
 
 def test_the_accuracy_is_that_of_the_final_evaluation(folder, results):
@@ -226,6 +227,21 @@ def test_all_exits_in_one_file(folder, run, images, whole, tmp_path, capsys):
     assert weights_main(["inspect", str(file)]) == 0
     assert "exit1, exit2 of " in capsys.readouterr().out
     pretrained.load_named(file, where="student.init", model="cifar_resnet8")
+
+
+def test_the_journals_exits_of_a_run_in_bf16(images, tmp_path):
+    """The file has float32 parameters, and computes in float32 what the run's network computes in it."""
+    raw = settings("byot")
+    raw.method.form, raw.train.precision, raw.train.steps = "journal", "bf16", 1
+    loop.run(raw, tmp_path / "run")
+    file = tmp_path / "all.safetensors"
+    seed_jax.export(tmp_path / "run", file, exit="all")
+    loaded, run = seed_jax.load(file), workdir.load_run(tmp_path / "run", precision="fp32")
+    chex.assert_trees_all_equal(loaded.variables, jax.device_get(run.variables))
+    want, _ = run.network.apply(run.variables, images[:5] / jnp.float32(255), False)
+    features = loaded(images[:5])
+    for name in (*classifiers(want), "ensemble_logits"):
+        np.testing.assert_allclose(features[name], want[name], rtol=1e-5, atol=1e-6)
 
 
 def test_the_file_has_pytorchs_names_and_layouts(folder, run, tmp_path):

@@ -20,6 +20,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.long
 def test_the_tiny_form(tmp_path, monkeypatch, capsys):
     devices, computed = iter(jax.devices()), agreement.computed
     # Two devices, of which the second is not the default one, as the CPU beside an accelerator.

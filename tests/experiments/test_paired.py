@@ -18,6 +18,7 @@ def measured(losses, theirs, ms=2.0):
     return {"ours": side(losses, 1, 0.01), "theirs": side(theirs, 3, 0.2)}
 
 
+@pytest.mark.long
 def test_the_tiny_form(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # the threads of torch leave the cores to other tests

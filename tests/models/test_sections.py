@@ -30,8 +30,8 @@ def drawn(network, side):
         ("cifar_resnet8", {}),
         ("wrn_16_1", {}),
         ("vgg8", {}),
-        ("shufflenetv2", {}),
-        ("mobilenetv2_half", {}),
+        pytest.param("shufflenetv2", {}, marks=pytest.mark.long),
+        pytest.param("mobilenetv2_half", {}, marks=pytest.mark.long),
         ("mobilenetv3_small", {"width": 0.25}),
     ],
 )

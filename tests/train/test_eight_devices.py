@@ -12,14 +12,18 @@ from seed_jax.methods.frskd import FRSKD
 from seed_jax.methods.sad import SAD
 from seed_jax.methods.sla import SLA
 
+LONG = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("method", "settings", "terms"),
     [
         (CSKD, {"weight": 2.0}, ("ce", "kd")),
         (DDGSD, {"weight": 2.0}, ("ce", "kd")),
-        (BYOT, {"form": "journal"}, ("ce", "exit1_ce", "exit1_kl", "exit1_feature")),
-        (FRSKD, {"channels": 8, "mix": "cutmix"}, ("ce", "teacher_ce", "kd", "attention")),
+        pytest.param(BYOT, {"form": "journal"}, ("ce", "exit1_ce", "exit1_kl", "exit1_feature"), marks=LONG),
+        pytest.param(
+            FRSKD, {"channels": 8, "mix": "cutmix"}, ("ce", "teacher_ce", "kd", "attention"), marks=LONG
+        ),
         (SLA, {"distil": True, "rotations": 2, "mix": "mixup"}, ("ce", "joint_ce", "kd")),
         (SAD, {"start": 0.0, "weight": 1e3}, ("ce", "stage1_from_stage2")),
     ],

@@ -152,7 +152,7 @@ def best(directory):
     [
         (7, (2, 3, 4, 10)),  # within a window, two in the same; at a probe; at a checkpoint
         (5, (-7, 13, -14)),  # crashes too, with and without an unfinished window
-        (50, (8, 20)),
+        pytest.param(50, (8, 20), marks=pytest.mark.long),
     ],
 )
 def test_metrics_are_those_of_an_uninterrupted_run(tmp_path, send, crash, probed, capsys, every, stops):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file  # noqa: E402
 LABEL = np.array([1, 2])
 
 
+@pytest.mark.long
 def test_resnet_with_batch_norm_and_max_pooling(tmp_path):
     torch.manual_seed(0)
     net = torch_nets.randomise(torch_nets.ResNet(18, 8, fc=torch.nn.Linear(64, 3)))

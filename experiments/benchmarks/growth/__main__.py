@@ -24,7 +24,7 @@ from experiments.benchmarks.growth import page
 from experiments.benchmarks.growth.point import NETWORK, SIZE, Point
 from seed_jax.data import files
 from seed_jax.errors import UserError, command
-from seed_jax.report.html import printable
+from seed_jax.report import html
 
 ROOT = Path(__file__).parents[3]
 
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     said = page.page(results)
     files.write(options.out / "results.json", json.dumps(results, indent=1) + "\n")
     files.write(options.out / "table.md", said + "\n")
-    files.write(options.out / "growth.svg", printable(page.figure(results)))
+    html.save(options.out, [page.figure(results)])
     print(f"\n{said}\n\nWritten to {options.out}: results.json, table.md, growth.svg.")
     return 0
 

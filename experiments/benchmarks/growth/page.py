@@ -86,7 +86,7 @@ def figure(results: dict) -> svg.Figure:
             axes = drawing.add_axes((left, bottom, (width / 2 - 52) / width, 108 / height))
             described.append(_panel(axes, axis, points))
         drawing.savefig(output, format="svg", transparent=True, metadata={"Date": None})
-    return svg.Figure(svg.inline(output.getvalue(), "growth", " ".join(described)))
+    return svg.Figure(svg.inline(output.getvalue(), "growth", " ".join(described)), "growth")
 
 
 def _panel(axes, axis: str, points: list[dict]) -> str:

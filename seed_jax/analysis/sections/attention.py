@@ -42,14 +42,14 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     names = short_names([run.name for run in runs])
     runs, notes = having(runs, _lacks)
     figures = []
-    for number, run in enumerate(runs):
+    for number, run in enumerate(runs, 1):
         name = names[run.name]
         images = run.images(options.split, options.images).image
         for i, tiles in enumerate(tiles_of(run, images)):
             _write(options.out / "attention" / name, i, tiles)
             first = next(iter(tiles))
             tiles[first] = {IMAGE: images[i]} | tiles[first]
-            figures += _figures(tiles, f"{name}, image {i}", f"attention{number}_{i}_")
+            figures += _figures(tiles, f"{name}, image {i}", f"attention-run{number}-image{i}")
     blocks = [html.Heading("Attention"), html.Lead(LEAD), html.Figures(figures)]
     return [*blocks, *([html.Notes(notes)] if notes else [])]
 
@@ -124,7 +124,7 @@ def _figures(tiles, title: str, name: str) -> list:
             {row: of_row for row, of_row in tiles.items() if of_row.keys() & {*group}},
             group,
             title=title,
-            name=f"{name}{i}",
+            name=f"{name}-more{i}" if i else name,
         )
         for i, group in enumerate(groups)
     ]

@@ -13,6 +13,8 @@ def curves(lines: plots.Curves, *, name: str, **options) -> list[Figure]:
     names = list(lines)
     groups = [names[begin : begin + plots.MAX_SERIES] for begin in range(0, len(names), plots.MAX_SERIES)]
     return [
-        plots.curves({each: lines[each] for each in group}, name=f"{name}{i}", **options)
-        for i, group in enumerate(groups)
+        plots.curves(
+            {each: lines[each] for each in group}, name=name if len(groups) == 1 else f"{name}-{i}", **options
+        )
+        for i, group in enumerate(groups, 1)
     ]

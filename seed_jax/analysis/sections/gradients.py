@@ -42,7 +42,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
         for run in runs
         if run.config.data.batch_size > IMAGES and (why := _whole(run))
     ]
-    for number, run in enumerate(runs):
+    for number, run in enumerate(runs, 1):
         name, found = names[run.name], magnitudes(run)
         layers = list(next(iter(found.values())))
         at = np.arange(1, len(layers) + 1)
@@ -51,7 +51,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
             for step in at_most([*found], plots.MAX_SERIES)
         }
         title = f"{name}: log10 of the mean |gradient|"
-        figures += curves(lines, title=title, axis="layer", name=f"gradients{number}_")
+        figures += curves(lines, title=title, axis="layer", name=f"gradients-run{number}")
         header = ["layer", *(f"step {step}" for step in found)]
         rows = [[layer, *(f"{of_step[layer]:.3g}" for of_step in found.values())] for layer in layers]
         tables.append(html.Details(f"{name}: mean |gradient| of each layer", Table(header, rows)))
@@ -61,7 +61,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
         ]
         means[name] = [([*found], _logarithms(of_backbone))]
     title = "log10 of the mean |gradient| over the backbone's layers"
-    figures = [*curves(means, title=title, name="gradients_mean"), *figures]
+    figures = [*curves(means, title=title, name="gradients"), *figures]
     blocks = [html.Heading("Gradients"), html.Lead(LEAD), html.Figures(figures), *tables]
     return [*blocks, *([html.Notes(notes)] if notes else [])]
 

@@ -49,10 +49,10 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
         "statistics are choices here."
     )
     figures = []
-    for i, (kind, of_kind) in enumerate(lines.items()):
+    for kind, of_kind in lines.items():
         if of_kind:
             title = f"Accuracy, {kind}"
-            figures += curves(of_kind, title=title, axis=axis, percent=True, name=f"noise{i}_")
+            figures += curves(of_kind, title=title, axis=axis, percent=True, name=f"noise-{kind.split()[-1]}")
     header = ["accuracy, %, at sigma", *(f"{sigma:g}" for sigma in options.sigmas)]
     blocks = [
         html.Heading("Noise on the weights"),

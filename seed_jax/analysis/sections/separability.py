@@ -37,7 +37,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     for what, shown in (("stages", stages), ("exits", exits)):
         if len(shown) > 1:
             title, axis = f"SSE / SSB of {what}", f"{what}, as in the table"
-            figures += curves(_lines(found, shown), title=title, axis=axis, name=f"separability_{what}")
+            figures += curves(_lines(found, shown), title=title, axis=axis, name=f"separability-{what}")
     rows = [[entry, *(values.get(entry) for values in found.values())] for entry in (*stages, *exits)]
     table = Table(["SSE / SSB", *found], rows, digits=3)
     blocks = [html.Heading("Class separability"), html.Lead(lead), html.Figures(figures), table]
