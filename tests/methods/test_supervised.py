@@ -7,7 +7,7 @@ import pytest
 from fake import CLOCK, batch, log_softmax64
 
 from seed_jax.errors import UserError
-from seed_jax.methods.base import Nets
+from seed_jax.methods.base import Given, Nets
 from seed_jax.methods.supervised import Supervised
 
 
@@ -53,6 +53,16 @@ def test_what_is_frozen():
     assert Supervised(freeze="backbone").frozen(backbone)
     assert not Supervised(freeze="backbone").frozen(classifier)
     assert not Supervised().frozen(backbone)
+
+
+@pytest.mark.parametrize(("freeze", "spread"), [("backbone", 0.01), ("", 1 / np.sqrt(3 * 256))])
+def test_the_start_of_the_classifier(freeze, spread):
+    """N(0, 0.01) for a probe, as in its paper; else PyTorch's Linear, uniform within 1 / sqrt(256)."""
+    classifier = Supervised(freeze=freeze).network(None, Given(4, 100, 16, 6, 6)).parts["classifier"]
+    kernel = classifier.init(jax.random.key(0), {"pooled": jnp.ones((1, 256))}, False)["params"]["fc"][
+        "kernel"
+    ]
+    np.testing.assert_allclose(kernel.std(), spread, rtol=0.05)
 
 
 def test_bad_input():

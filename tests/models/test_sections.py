@@ -32,6 +32,7 @@ def drawn(network, side):
         ("vgg8", {}),
         pytest.param("shufflenetv2", {}, marks=pytest.mark.long),
         pytest.param("mobilenetv2_half", {}, marks=pytest.mark.long),
+        pytest.param("efficientnet_lite0", {}, marks=pytest.mark.long),
         ("mobilenetv3_small", {"width": 0.25}),
     ],
 )
