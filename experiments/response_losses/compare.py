@@ -2,13 +2,15 @@
 
 from experiments.da_ranking import setting
 from seed_jax.compare import Comparison
+from seed_jax.configs import digits_kd
 
 DATA, MODEL = "fashion", setting.STUDENTS[0]
-# Weights as their authors publish them for CIFAR-100; gamma is the weight of the cross entropy.
+# Weights as their authors publish them for CIFAR-100, and DKD's share of the run for its warm-up; gamma is the
+# weight of the cross entropy.
 LOSSES = {
     "KD": {"losses": {"kd": 0.9}, "gamma": 0.1},
     "KD, standardised": {"losses": {"kd": 9.0}, "gamma": 0.1, "temperature": 2.0, "standardise": True},
-    "DKD": {"losses": {"dkd": 1.0}, "gamma": 1.0},
+    "DKD": {"losses": {"dkd": 1.0}, "gamma": 1.0, "warmup_epochs": digits_kd.EPOCHS * 20 / 240},
     "DIST": {"losses": {"dist": 2.0}, "gamma": 1.0},
     "FitNet": {"losses": {"fitnet": 100.0}, "gamma": 1.0},
     "SP": {"losses": {"sp": 3000.0}, "gamma": 1.0},

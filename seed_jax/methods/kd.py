@@ -63,11 +63,13 @@ class KD(Method):
 
     Attributes:
       losses: the weight of each loss, by its name in `TERMS`, or 'crd', which sees x alone. As published for
-        CIFAR-100, with gamma 1 unless stated: kd 0.9 with gamma 0.1; dkd 1 (beta 8; there it rises over 20
-        epochs, here it does not); dist 2; fitnet 100; sp 3000; pkt 30000; rkd 1; crd 0.8, alone or with kd
+        CIFAR-100, with gamma 1 unless stated: kd 0.9 with gamma 0.1; dkd 1 (beta 8) with
+        `warmup_epochs` 20 of 240; dist 2; fitnet 100; sp 3000; pkt 30000; rkd 1; crd 0.8, alone or with kd
         1; kd 9 at temperature 2 with `standardise` and gamma 0.1. The weight of crd is for its form with
         memory banks; ours has queues (`methods/crd.py`).
       gamma: weight of the cross entropy; 0 needs no labels.
+      warmup_epochs: the weights of `losses` rise linearly for so long, at every step; in
+        megvii-research/mdistiller, which has this for dkd, once an epoch. 0 for whole weights from the start.
       temperature: T of kd, dkd and dist.
       hint: the stage whose map 'fitnet' regresses.
       queue_size: past embeddings that 'crd' compares with, a multiple of the batch size.
@@ -88,6 +90,7 @@ class KD(Method):
 
     losses: dict = dataclasses.field(default_factory=lambda: {"kd": 0.9})
     gamma: float = 0.1
+    warmup_epochs: float = 0.0
     temperature: float = 4.0
     hint: int = 2
     queue_size: int = 16_384
@@ -119,6 +122,7 @@ class KD(Method):
         if not self.losses:
             raise UserError("method.losses is empty: name a loss and its weight, such as {'kd': 0.9}.")
         bound(self, "gamma", least=0)
+        bound(self, "warmup_epochs", least=0)
         bound(self, "temperature", above=0)
         if self.draw not in ("batch", "image"):
             raise unknown("method.draw", self.draw, ("batch", "image"))
@@ -207,7 +211,7 @@ class KD(Method):
             ce = optax.softmax_cross_entropy_with_integer_labels(student["logits"], batch.label)
             accuracy = hits(student["logits"], batch.label)
             total, metrics = self.gamma * ce.mean(), {"ce": ce, "accuracy": accuracy}
-        share = 0.5 if self.average and self.both and self.augment else 1.0
+        share = self._rise(clock) * (0.5 if self.average and self.both and self.augment else 1.0)
         if self.both:
             teacher = nets.teacher(x, (0,))
             terms = self._terms(student, teacher, batch.label)
@@ -215,7 +219,7 @@ class KD(Method):
             total += share * self._sum(terms)
             if crd.NAME in self.losses:
                 metrics[crd.NAME], aux = crd.loss(params[crd.NAME], student, teacher, aux)
-                total += self.losses[crd.NAME] * metrics[crd.NAME].mean()
+                total += self._rise(clock) * self.losses[crd.NAME] * metrics[crd.NAME].mean()
         if self.augment:
             again, teacher, own, keys, model_state = self._augmented(
                 x, nets, forward, model_state, batch, rng
@@ -236,6 +240,11 @@ class KD(Method):
             teacher = {**teacher, "hint": teacher[f"stage{self.hint}"]}
         names = [name for name in self.losses if name in TERMS]
         return {name: TERMS[name].of(student, teacher, label, self.temperature) for name in names}
+
+    def _rise(self, clock) -> jax.Array | float:
+        if not self.warmup_epochs:
+            return 1.0
+        return jnp.minimum(1.0, (clock.step + 1) / (self.warmup_epochs * clock.steps_per_epoch))
 
     def _sum(self, terms: dict[str, jax.Array]) -> jax.Array:
         return sum(self.losses[name] * jnp.mean(term) for name, term in terms.items())

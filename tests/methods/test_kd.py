@@ -34,6 +34,7 @@ class Run:
         self.variables = self.student.init(jax.random.key(1), sample)
         self.teachers = self.teacher.init(jax.random.key(2), sample)
         self.asked = []
+        self.clock = CLOCK
 
     def loss(self, method, key=0):
         def ask(x, views=None):
@@ -47,7 +48,7 @@ class Run:
             state,
             {},
             self.batch,
-            CLOCK,
+            self.clock,
             jax.random.key(key),
         )
 
@@ -83,6 +84,17 @@ def test_an_augmented_view_has_its_own_pass_and_the_teachers_label(settings, pla
     np.testing.assert_allclose(loss, want, rtol=1e-5)
     np.testing.assert_array_equal(run.student.calls[1]["x"], again)
     assert out.model_state["batch_stats"]["seen"] == 2
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 0.1), (4, 0.5), (9, 1.0), (30, 1.0)])
+def test_the_weights_rise_in_the_warm_up_and_that_of_ce_does_not(step, share):
+    """Two epochs of five steps, for the plain and the augmented view."""
+    run = Run()
+    run.clock = CLOCK.replace(step=jnp.int32(step))
+    loss, _ = run.loss(KD(augment="identity", warmup_epochs=2.0))
+    x = run.batch.views[0][:, 0]
+    want = 0.1 * run.ce64(x).mean() + 1.8 * share * run.kd64(x).mean()
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
 
 
 def test_identity_doubles_the_weight_of_kd():
