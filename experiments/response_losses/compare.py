@@ -5,8 +5,8 @@ from seed_jax.compare import Comparison
 from seed_jax.configs import digits_kd
 
 DATA, MODEL = "fashion", setting.STUDENTS[0]
-# Weights as their authors publish them for CIFAR-100, and DKD's share of the run for its warm-up; gamma is the
-# weight of the cross entropy.
+# Weights, and the share of the run that is DKD's warm-up, as their authors publish them for CIFAR-100; gamma
+# is the weight of the cross entropy.
 LOSSES = {
     "KD": {"losses": {"kd": 0.9}, "gamma": 0.1},
     "KD, standardised": {"losses": {"kd": 9.0}, "gamma": 0.1, "temperature": 2.0, "standardise": True},
