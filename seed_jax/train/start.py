@@ -11,7 +11,9 @@ from seed_jax.models.network import LinenNetwork
 from seed_jax.weights import pretrained
 
 # Settings that describe other arrays, or matter to training alone.
-TRAINING_ALONE = {"dropout", "drop_path", "bn_momentum", "remat", "truncated", "layer_scale", "attention"}
+TRAINING_ALONE = {
+    *("dropout", "drop_path", "bn_momentum", "remat", "truncated", "layer_scale", "fd_init", "attention")
+}
 NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", *TRAINING_ALONE}
 
 

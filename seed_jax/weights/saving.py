@@ -31,6 +31,7 @@ NOT_COMPARED = {
     "remat",
     "truncated",
     "layer_scale",
+    "fd_init",
     "attention",
     "mean",
     "std",
