@@ -156,7 +156,7 @@ def places(window: int, pretrained: int) -> np.ndarray:
     An offset is divided by the largest one of the pre-trained windows and times 8; x becomes
     sign(x) log2(1 + |x|) / 3. The largest offsets of a pre-trained window are at +-1.057.
 
-    >>> places(2, 2)[:3].round(3).tolist()
+    >>> places(2, 2)[:3].astype(float).round(3).tolist()
     [[-1.057, -1.057], [-1.057, 0.0], [-1.057, 1.057]]
     """
     axis = 8 * np.arange(1 - window, window) / max(1, pretrained - 1)
