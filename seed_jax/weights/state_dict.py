@@ -14,8 +14,9 @@ from seed_jax.weights.heads import Head
 from seed_jax.weights.naming import Naming
 
 PREFIXES = re.compile(r"^((module|backbone|model|convnet)\.)+")
-# Prefixes of the networks in self-supervised training files: SEED and DINO; MoCo v1 and v2; MoCo v3.
-OWNER = re.compile(r"(module\.)*(student|teacher|encoder_q|base_encoder)\.")
+# Prefixes of the networks in self-supervised training files: SEED and DINO; MoCo v1 and v2; MoCo v3;
+# Feature-Distillation.
+OWNER = re.compile(r"(module\.)*(student|teacher|encoder_q|base_encoder|encoder)\.")
 # DINO's and EsViT's, which evaluate the teacher.
 DINO_TEACHER = re.compile(r"teacher\.(backbone\.|(module\.)?head\.(mlp|last_layer)\.)")
 IGNORED = re.compile(
@@ -24,6 +25,7 @@ IGNORED = re.compile(
     r"|(dino_head|head|head_dense)\.(mlp|last_layer)\..*"  # DINO's, EsViT's: they normalise features
     r"|.*\.(relative_position_index|relative_coords_table|attn_mask)"  # constants of Swin transformers
     r"|decoder_.*|mask_token"  # masked pre-training
+    r"|(decoder|feature_model)\..*"  # the projector and the teacher of Feature-Distillation
     r"|(transformer|token_embedding|ln_final)\..*|positional_embedding|text_projection|logit_scale"
     r"|input_resolution|context_length|vocab_size"  # CLIP's text tower
 )

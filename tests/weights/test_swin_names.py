@@ -141,6 +141,22 @@ def test_esvit(tmp_path, narrow):
     assert saving.offered(recognised, variables).keys() == {"esvit"}
 
 
+def test_feature_distillation(tmp_path, narrow):
+    """models/feature_distillation.py: the student, its projector, and the teacher in half precision."""
+    net, tensors = made_up(2, positions="rpe_mlp")
+    (_, teacher) = made_up()
+    files = {f"encoder.{name}": t for name, t in tensors.items() if not name.startswith("head.")}
+    files |= {"decoder.weight": torch.zeros(8, 64, 1), "decoder.bias": torch.zeros(8)}
+    files |= {f"feature_model.{name}": t.half() for name, t in teacher.items()}
+    torch.save({"model": files, "scaler": {"scale": 65536.0}}, tmp_path / "a.pth")
+    recognised = weights.recognise(tmp_path / "a.pth")
+    assert (recognised.naming, recognised.arch) == ("fd", "swinv2_narrow")
+    assert recognised.options == {"window": 3, "image_size": 64} and recognised.head is None
+    params = weights.load(tmp_path / "a.pth", recognised.network())["params"]["backbone"]
+    want = swin_torch.to_ours({name: p for name, p in net.named_parameters() if not name.startswith("head.")})
+    jax.tree.map(np.testing.assert_array_equal, params, want)
+
+
 @pytest.mark.parametrize(("old", "new"), [(3, 5), (5, 3), (7, 14)])
 def test_tables_are_resized_as_feature_distillation_does(old, new):
     """utils.py: a geometric axis, `interp2d` cubic."""
