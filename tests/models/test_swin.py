@@ -15,6 +15,7 @@ from seed_jax.models import layers, swin
 from seed_jax.models.network import LinenNetwork
 from seed_jax.models.swin import SwinTransformer
 from seed_jax.models.swinv2 import SwinTransformerV2
+from seed_jax.train import optim
 
 KINDS = {1: SwinTransformer, 2: SwinTransformerV2}
 SHAPE = {"dim": 8, "depths": (2, 1), "heads": (2, 4), "patch": 2, "num_classes": 5}
@@ -262,8 +263,6 @@ def test_attention_is_returned_on_request_alone():
 
 
 def test_weight_decay_leaves_positions_and_scales_alone():
-    from seed_jax.train import optim
-
     for name, alone in (("swin_tiny", {"rel_pos_bias"}), ("swinv2_tiny", {"rel_pos_bias", "logit_scale"})):
         undecayed = models.create(name).undecayed
         attention = optim._kernels(shapes_of(name), undecayed)["block1_0"]["attn"]
