@@ -17,6 +17,8 @@ from seed_jax.models.mobilenetv3 import (
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD, Joined, LinenNetwork, Network
 from seed_jax.models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
 from seed_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from seed_jax.models.swin import swin_base, swin_small, swin_tiny
+from seed_jax.models.swinv2 import swinv2_base, swinv2_small, swinv2_tiny
 from seed_jax.models.vgg import vgg8, vgg13
 from seed_jax.models.vit import vit_base, vit_large, vit_small
 
@@ -39,6 +41,12 @@ MODELS = {
     "fd_vit_small": fd_vit_small,
     "fd_vit_base": fd_vit_base,
     "fd_vit_large": fd_vit_large,
+    "swin_tiny": swin_tiny,
+    "swin_small": swin_small,
+    "swin_base": swin_base,
+    "swinv2_tiny": swinv2_tiny,
+    "swinv2_small": swinv2_small,
+    "swinv2_base": swinv2_base,
     **cifar_resnet.ARCHITECTURES,
     **wrn.ARCHITECTURES,
     "vgg8": vgg8,

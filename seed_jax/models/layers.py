@@ -178,9 +178,11 @@ class LayerNorm(nn.Module):
 
     Attributes:
       epsilon: added to the variance.
+      initial: value of the scale.
     """
 
     epsilon: float
+    initial: float = 1.0
 
     @nn.compact
     def __call__(self, x):
@@ -188,7 +190,7 @@ class LayerNorm(nn.Module):
         factor = lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
         if self.has_variable("params", FOLDED):
             return x * factor
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        scale = self.param("scale", nn.initializers.constant(self.initial), (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         return x * (factor * _channels(scale, x.ndim)) + _channels(bias, x.ndim)
 
@@ -347,7 +349,7 @@ class Architecture(nn.Module):
 
     Attributes:
       stem: names of the submodules and parameters before the first block.
-      undecayed: names of parameters that weight decay leaves alone although they are no vectors.
+      undecayed: names of parameters and modules that weight decay leaves alone although not all are vectors.
     """
 
     stem: ClassVar[frozenset[str]] = frozenset()

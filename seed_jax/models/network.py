@@ -95,8 +95,8 @@ class LinenNetwork:
 
     @property
     def undecayed(self) -> frozenset[str]:
-        """Names of the parameters that weight decay leaves alone although they are not vectors: position
-        tables and tokens.
+        """Names of the parameters and modules that weight decay leaves alone although they are not vectors:
+        positions and tokens.
         """
         return getattr(self.module, "undecayed", frozenset())
 

@@ -105,8 +105,8 @@ def optimizer(
       layer: the layer number of the parameter at a path, 0 to `layers`; None if the network has none. In a
         ViT: 0 for the patch embedding, tokens and position table, i + 1 for block i, depth + 1 for the rest.
       layers: the highest layer number, whose scale is 1; depth + 1 for a ViT.
-      undecayed: last keys of the paths that `optim.decay='kernels'` exempts from weight decay whatever their
-        shape, such as 'pos_embed'.
+      undecayed: keys of the parameters and modules that `optim.decay='kernels'` exempts from weight decay
+        whatever their shape, such as 'pos_embed'.
       milestones: from `milestone_steps`; only read with `optim.restart_momentum`.
 
     Raises:
@@ -155,8 +155,8 @@ def _map(function: Callable, tree):
 
 
 def _kernels(tree, undecayed: Collection[str] = frozenset()):
-    """Whether each parameter has more than one axis and a last key that is not in `undecayed`."""
-    return _map(lambda path, leaf: leaf.ndim > 1 and path[-1] not in undecayed, tree)
+    """Whether each parameter has more than one axis and no key of its path is in `undecayed`."""
+    return _map(lambda path, leaf: leaf.ndim > 1 and not set(path) & set(undecayed), tree)
 
 
 def _scaled(scale: Callable[[tuple[str, ...]], float]) -> optax.GradientTransformation:

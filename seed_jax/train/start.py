@@ -11,7 +11,10 @@ from seed_jax.models.network import LinenNetwork
 from seed_jax.weights import pretrained
 
 # Settings that describe other arrays, or matter to training alone.
-TRAINING_ALONE = {"dropout", "drop_path", "bn_momentum", "remat", "truncated", "layer_scale", "attention"}
+TRAINING_ALONE = {
+    *("dropout", "drop_path", "bn_momentum", "remat", "truncated", "layer_scale", "fd_init", "attention")
+}
+WINDOWS = ("window", "image_size", "pretrained_window")
 NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", *TRAINING_ALONE}
 
 
@@ -32,6 +35,8 @@ def load(config: Config, backbone: LinenNetwork):
         return None, None
     # Settings that the file states are not passed, so that they can be compared.
     untold = {key: s.options[key] for key in ("form", "small_stem") if key in s.options}
+    if "window" in s.options:  # of a Swin transformer, whose weights serve windows of any size
+        untold |= {key: s.options[key] for key in WINDOWS if key in s.options}
     loaded = pretrained.load_named(
         s.init,
         model=s.model,

@@ -37,6 +37,11 @@ def _clip(name, dim):
     return _vit(name, "openai_clip", "clip", {"dim": dim, "layers": 1, "bias": False})
 
 
+def _swin(name, code_base, **options):
+    arch = name.partition("-")[0]
+    return Case(name, arch, BY_NAME[arch.partition("_")[0], code_base], options)
+
+
 def _crd(name, family="", **options):
     """A network with CIFAR-100's classes."""
     arch = name.removesuffix("-crd")
@@ -82,6 +87,16 @@ CASES = (
     _vit("vit_s14-dinov2_registers", "timm", "dinov2_registers", image_size=518),
     _vit("vit_b14-dinov2", "timm", "dinov2", image_size=518),
     _vit("vit_l14-dinov2", "timm", "dinov2", image_size=518),
+    _swin("swin_tiny-microsoft", "microsoft", num_classes=1000),
+    _swin("swin_tiny-esvit", "esvit", window=14, epsilon=1e-6),
+    _swin("swinv2_tiny-microsoft", "microsoft", num_classes=1000),
+    _swin(
+        *("swinv2_tiny-microsoft_window12to16", "microsoft"),
+        window=16,
+        pretrained_window=12,
+        num_classes=1000,
+    ),
+    _swin("swinv2_tiny-fd", "fd", window=14, image_size=224, num_classes=1000),
     *(_crd(f"cifar_resnet{size}-crd") for size in ("8", "14", "20", "32", "44", "56", "110", "8x4", "32x4")),
     *(_crd(f"wrn_{size}-crd") for size in ("16_1", "16_2", "40_1", "40_2")),
     *(_crd(f"vgg{depth}-crd") for depth in (8, 13)),

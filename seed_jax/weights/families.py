@@ -1,6 +1,6 @@
 """All namings. When several fit a file, the first is used."""
 
-from seed_jax.weights import crd, efficientnet, mobilenetv3, mobilenetv3_torchvision, resnet, vit
+from seed_jax.weights import crd, efficientnet, mobilenetv3, mobilenetv3_torchvision, resnet, swin, vit
 
 NAMINGS = (
     *resnet.NAMINGS,
@@ -8,5 +8,6 @@ NAMINGS = (
     *mobilenetv3_torchvision.NAMINGS,
     *efficientnet.NAMINGS,
     *vit.NAMINGS,
+    *swin.NAMINGS,
     *crd.NAMINGS,
 )

@@ -26,7 +26,7 @@ def load(spec, network, *, where: str = "", part: str | None = None) -> dict:
       network: the `Joined` network to load.
       where: the config key that `spec` comes from, for messages; empty for an argument.
       part: which network to read from a file with two: `student` or `teacher`. By default the student of
-        SEED's files and the teacher of DINO's.
+        SEED's files and the teacher of DINO's and EsViT's.
 
     Raises:
       UserError: the file is missing or damaged, tensors are missing, unexpected or of another shape, or
@@ -75,8 +75,8 @@ def match(
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Match the tensors of a file with the leaves of a network, given as shapes by path.
 
-    Returns (arrays, faults). `arrays`: views in our layout, by leaf. `faults`: the names in the file that are
-    `missing`, `unexpected` and `of another shape`; empty lists are left out.
+    Returns (arrays, faults). `arrays`: in our layout, by leaf; views, unless resized. `faults`: the names in
+    the file that are `missing`, `unexpected` and `of another shape`; empty lists are left out.
     """
     names = heads.names(state.naming, state.head_style, leaves)
     arrays, missing, misshaped = {}, [], []
@@ -84,6 +84,8 @@ def match(
         if names[path] in state.tensors:
             tensor = state.tensors[names[path]]
             arrays[path] = naming.from_torch(state.naming, path, tensor, len(shape))
+            if arrays[path].shape != shape and state.naming.resize:
+                arrays[path] = state.naming.resize(path, arrays[path], shape)
             if arrays[path].shape != shape:
                 expected = naming.to_torch(state.naming, path, np.broadcast_to(np.float32(0), shape)).shape
                 misshaped.append(f"{state.name(names[path])} {tensor.shape} instead of {expected}")

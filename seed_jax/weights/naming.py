@@ -35,6 +35,8 @@ class Naming:
         length 1.
       alike: (arch, options) from `describe` -> all networks that have these names and shapes but compute
         different things, as (arch, options, name in the code base). None when names identify the network.
+      resize: (leaf, tensor in our layout, our shape) -> the tensor in our shape, if its shape depends on the
+        size of images or windows; else as it is. None if there are no such tensors.
     """
 
     family: str
@@ -44,6 +46,7 @@ class Naming:
     describe: Callable[[Mapping[str, tuple[int, ...]]], tuple[str, dict]]
     layouts: tuple[tuple[str, str], ...] = ()
     alike: Callable[[str, dict], tuple[Reading, ...]] | None = None
+    resize: Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray] | None = None
 
     def readings(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Reading, ...]:
         """Return every network that has tensors of these names and shapes."""

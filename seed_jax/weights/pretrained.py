@@ -137,7 +137,7 @@ def load(
       size: the network resizes images of another side to this one, pixels; 0: it takes them as they are.
       precision: `fp32` or `bf16`, for convolutions and matrix products.
       part: `student` or `teacher`, for a file with both. By default the student of SEED's files and the
-        teacher of DINO's.
+        teacher of DINO's and EsViT's.
 
     Returns:
       The network with its variables in float32, ready to be called on images.

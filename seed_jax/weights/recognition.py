@@ -40,8 +40,12 @@ SIZES = {
 # Mean and std of files that are not published ones, by the naming style of their head.
 BY_HEAD = {"projection_head": (IMAGENET_MEAN, provenance.SWAV_STD), "projection": ((0.0,) * 3, (1.0,) * 3)}
 
-# MoCo v3's ViT-S has 12 heads. Its classifier file has a DeiT's names and shapes, which mean 6 heads.
-OPTIONS_BY_FILE = {"linear-vit-s-300ep.pth.tar": {"heads": 12}}
+# What names and shapes do not show. MoCo v3's classifier file has those of a DeiT, which mean 6 heads.
+OPTIONS_BY_FILE = {
+    "linear-vit-s-300ep.pth.tar": {"heads": 12},
+    "swinv2_base_patch4_window12to16_192to256_22kto1k_ft.pth": {"pretrained_window": 12},
+    "swinv2_base_patch4_window12to24_192to384_22kto1k_ft.pth": {"pretrained_window": 12},
+}
 ARGUMENTS = ("arch", "form")
 
 

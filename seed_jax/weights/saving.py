@@ -31,12 +31,15 @@ NOT_COMPARED = {
     "remat",
     "truncated",
     "layer_scale",
+    "fd_init",
     "attention",
     "mean",
     "std",
     "num_classes",
     "small_stem",
 }
+# The tensors of Swin's second version are the same for all of these.
+NOT_SHOWN = {"swinv2": {"window", "image_size", "pretrained_window"}}
 CLASSIFIER = re.compile(r"(backbone|classifier)/fc/")
 LAYOUT = "NCHW, RGB in [0, 1], then (x - mean) / std"
 
@@ -127,7 +130,8 @@ def _settings(arch, options):
     settings = {key: parameter.default for key, parameter in defaults.items()} | dict(options)
     if settings.get("form") == "dino":
         settings["form"] = "deit"
-    return {key: value for key, value in settings.items() if key not in NOT_COMPARED}
+    left_out = NOT_COMPARED | NOT_SHOWN.get(arch.partition("_")[0], set())
+    return {key: value for key, value in settings.items() if key not in left_out}
 
 
 def _names(naming, prefix, arrays) -> dict[str, str]:

@@ -14,14 +14,18 @@ from seed_jax.weights.heads import Head
 from seed_jax.weights.naming import Naming
 
 PREFIXES = re.compile(r"^((module|backbone|model|convnet)\.)+")
-# Prefixes of the networks in self-supervised training files: SEED and DINO; MoCo v1 and v2; MoCo v3.
-OWNER = re.compile(r"(module\.)*(student|teacher|encoder_q|base_encoder)\.")
-DINO_TEACHER = re.compile(r"teacher\.backbone\.")
+# Prefixes of the networks in self-supervised training files: SEED and DINO; MoCo v1 and v2; MoCo v3;
+# Feature-Distillation.
+OWNER = re.compile(r"(module\.)*(student|teacher|encoder_q|base_encoder|encoder)\.")
+# DINO's and EsViT's, which evaluate the teacher.
+DINO_TEACHER = re.compile(r"teacher\.(backbone\.|(module\.)?head\.(mlp|last_layer)\.)")
 IGNORED = re.compile(
     r"(.*\.)?num_batches_tracked"
     r"|prototypes\..*|(small_)?queue(_ptr)?|(encoder_k|momentum_encoder|predictor)\..*"
-    r"|(dino_head|head)\.(mlp|last_layer)\..*"  # DINO's, which normalises features; ours does not
+    r"|(dino_head|head|head_dense)\.(mlp|last_layer)\..*"  # DINO's, EsViT's: they normalise features
+    r"|.*\.(relative_position_index|relative_coords_table|attn_mask)"  # constants of Swin transformers
     r"|decoder_.*|mask_token"  # masked pre-training
+    r"|(decoder|feature_model)\..*"  # the projector and the teacher of Feature-Distillation
     r"|(transformer|token_embedding|ln_final)\..*|positional_embedding|text_projection|logit_scale"
     r"|input_resolution|context_length|vocab_size"  # CLIP's text tower
 )
@@ -63,7 +67,7 @@ def of_torch(path: str, tensors: Mapping[str, np.ndarray], part: str | None) -> 
     """Extract one network from tensors under PyTorch's names.
 
     `path`: the file, for messages. `part`: `student` or `teacher`, for a file with both. None: the student of
-    SEED's files, the teacher of DINO's.
+    SEED's files, the teacher of DINO's and EsViT's.
 
     Raises:
       UserError: the tensors belong to no known family, or two of them have the same bare name.

@@ -1,16 +1,19 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
 from flax import traverse_util
 
-from seed_jax import config, weights
+from seed_jax import config, models, weights
 from seed_jax.data.images import BadImage
 from seed_jax.data.sources import Arrays
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Given
+from seed_jax.models.swinv2 import SwinTransformerV2
 from seed_jax.train import inputs, student
 from seed_jax.train import start as start_lib
-from seed_jax.weights import loading, parity
+from seed_jax.weights import loading, parity, swin
 
 NARROW = {"width": 0.125}
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -59,6 +62,15 @@ def test_a_start_with_another_epsilon_is_refused(start, given, epsilon):
 def test_what_only_training_differs_by_is_no_matter(start):
     held = weights.Recognised("mobilenetv3", "mobilenetv3_small", {}, None, "")
     start(held, "mobilenetv3_small", {"dropout": 0.5, "small_stem": True}, "seed")
+
+
+def test_a_swin_transformer_may_have_other_windows_than_its_start(start, monkeypatch):
+    narrow = functools.partial(SwinTransformerV2, 8, (2, 2, 2, 2), (1, 1, 2, 2))
+    monkeypatch.setitem(models.MODELS, "swinv2_narrow", narrow)
+    monkeypatch.setitem(swin.ARCHITECTURES, (8, 2), "narrow")
+    held = weights.Recognised("swinv2", "swinv2_narrow", {}, None, "")
+    windows = {"window": 16, "image_size": 512, "pretrained_window": 8}
+    start(held, "swinv2_narrow", windows, "microsoft")
 
 
 @pytest.mark.parametrize(

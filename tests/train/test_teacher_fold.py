@@ -19,6 +19,8 @@ from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.mobilenetv3 import SMALL, MobileNetV3
 from seed_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from seed_jax.models.shufflenet import ShuffleNetV1
+from seed_jax.models.swin import SwinTransformer
+from seed_jax.models.swinv2 import SwinTransformerV2
 from seed_jax.models.vgg import VGG
 from seed_jax.models.vit import VisionTransformer
 from seed_jax.models.wrn import WideResNet
@@ -46,9 +48,12 @@ CASES = {  # module, settings of its head
     "vit, mean": (partial(VisionTransformer, 32, 4, 2, 8, "deit", SIZE, pool="mean"), None),
     "vit, clip": (partial(VisionTransformer, 32, 4, 2, 8, "clip", SIZE), {"layers": 1, "bias": False}),
     "vit, dinov2": (partial(VisionTransformer, 32, 4, 2, 8, "dinov2", SIZE), NORM),
+    "swin": (partial(SwinTransformer, 8, (1, 1, 1), (2, 2, 2), 4, SIZE), {}),
+    "swinv2": (partial(SwinTransformerV2, 8, (1, 1, 1), (2, 2, 2), 4, SIZE), {}),
     "vit, registers": (partial(VisionTransformer, 32, 4, 2, 8, "dinov2_registers", SIZE), None),
 }
 KEPT = {"vit": {"norm"}, "vit, mean": {"fc_norm"}, "vit, clip": {"norm_pre", "norm"}}
+KEPT |= {"swin": {"norm1", "patch_norm", "norm"}, "swinv2": {"norm1", "norm2", "patch_norm", "norm"}}
 KEPT |= {"wrn": {"bn1", "last_bn"}}  # they read sums, and a map that is a feature
 KEPT |= {"vit, dinov2": {"norm"}, "vit, registers": {"norm"}}  # their outputs are features
 

@@ -1,0 +1,128 @@
+"""Tensor names of Swin transformers in microsoft/Swin-Transformer, in timm, and in Feature-Distillation.
+
+timm puts a merging at the start of the next stage and calls the classifier `head.fc`. EsViT's files have
+Microsoft's names, with `student.` or `teacher.` before them. Feature-Distillation calls the network of the
+positions `rpe_mlp`.
+
+The window of the first version is seen in its tables, that of the second version only in a constant that
+Microsoft's files have beside the weights, `relative_coords_table`. Without it a file is taken for the network
+with windows of 8 and images of 256 pixels, Feature-Distillation's for its own: 14 and 224.
+"""
+
+import functools
+import math
+import re
+
+import numpy as np
+
+from seed_jax.models.fd_vit import spline
+from seed_jax.weights.naming import Naming, tensor_name
+
+ARCHITECTURES = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base"}
+TABLE = "layers.0.blocks.0.attn.relative_position_bias_table"
+PLACES = "layers.{}.blocks.0.attn.relative_coords_table"
+HEAD_OF_ESVIT = re.compile(r".*\bhead(_dense)?\.(mlp|last_layer)\..*")
+
+
+def _to_torch(positions, timm, path, paths):
+    """The name of a leaf; `positions`: what the network of the positions is called."""
+    module, _, leaf = path.removeprefix("backbone/").rpartition("/")
+    if not path.startswith("backbone/"):
+        return None
+    if match := re.fullmatch(r"block(\d)_(\d+)/(.+)", module):
+        block, inner = f"layers.{int(match[1]) - 1}.blocks.{match[2]}", match[3].replace("/", ".")
+        if leaf == "table":
+            return f"{block}.attn.relative_position_bias_table"
+        if inner == "attn" and leaf in ("q_bias", "v_bias", "logit_scale"):
+            return f"{block}.attn.{leaf}"
+        if match := re.fullmatch(r"attn\.rel_pos_bias\.fc([12])", inner):
+            inner = f"attn.{positions}.{2 * int(match[1]) - 2}"
+        return tensor_name(f"{block}.{inner}", leaf)
+    if match := re.fullmatch(r"merge(\d)/(norm|reduction)", module):
+        return tensor_name(f"layers.{int(match[1]) - (not timm)}.downsample.{match[2]}", leaf)
+    outer = {
+        "patch_embed": "patch_embed.proj",
+        "patch_norm": "patch_embed.norm",
+        "norm": "norm",
+        "fc": "head.fc" if timm else "head",
+    }
+    return tensor_name(outer.get(module), leaf)
+
+
+def _arch(family, shapes):
+    dim = shapes["patch_embed.proj.weight"][0]
+    depths = [0] * 4
+    for name in shapes:
+        if match := re.fullmatch(r"layers\.(\d)\.blocks\.\d+\.norm1\.weight", name):
+            depths[int(match[1])] += 1
+    size = ARCHITECTURES.get((dim, depths[2]))
+    if size is None or depths[:2] + depths[3:] != [2, 2, 2]:
+        return f"{family} of {', '.join(map(str, depths))} blocks and {dim} channels"
+    return f"{family}_{size}"
+
+
+def describe(shapes):
+    """Return name and options for `models.create` of the first version.
+
+    If the windows of the last stage are as large as the others, its map is taken to be as large as a window.
+    """
+    window, last = (
+        (math.isqrt(shapes[name][0]) + 1) // 2 for name in (TABLE, TABLE.replace("layers.0", "layers.3"))
+    )
+    options = {"window": window, "image_size": 32 * last}
+    if any(map(HEAD_OF_ESVIT.fullmatch, shapes)):
+        options["epsilon"] = 1e-6
+    return _arch("swin", shapes), options
+
+
+def _describe_esvit(shapes):
+    arch, options = describe(shapes)
+    return arch, options | {"epsilon": 1e-6}
+
+
+def _describe_v2(window, image_size, shapes):
+    if PLACES.format(0) in shapes:
+        window, last = ((shapes[PLACES.format(stage)][1] + 1) // 2 for stage in (0, 3))
+        image_size = 32 * last
+    return _arch("swinv2", shapes), {"window": window, "image_size": image_size}
+
+
+def resize(path: str, table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A table of relative positions for windows of another size; any other array as it is.
+
+    As Feature-Distillation fine-tunes (utils.py, remap_pretrained_keys_swin): a cubic spline on an axis that
+    grows geometrically (`fd_vit.spline`). Microsoft's own loader resizes bicubically.
+
+    Args:
+      path: of our leaf.
+      table: float `[(2 old - 1)^2, heads]`.
+      shape: `[(2 new - 1)^2, heads]`, of our leaf.
+    """
+    if not path.endswith("/rel_pos_bias/table") or table.ndim != 2 or table.shape[1:] != shape[1:]:
+        return table
+    old, new = math.isqrt(len(table)), math.isqrt(shape[0])
+    if old == new or old % 2 == 0 or old**2 != len(table):
+        return table
+    matrix = spline(old, new)
+    return np.einsum("hi,wj,ijd->hwd", matrix, matrix, table.reshape(old, old, -1)).reshape(shape)
+
+
+def _naming(family, name, signature, describe, positions="cpb_mlp", timm=False):
+    # timm's first stage has no merging, and Microsoft's last.
+    signature = (*signature, f"layers.{3 if timm else 0}.downsample.reduction.weight")
+    to_torch = functools.partial(_to_torch, positions, timm)
+    return Naming(family, name, signature, to_torch, describe, resize=resize)
+
+
+V2 = ("layers.0.blocks.0.attn.logit_scale", "layers.0.blocks.0.attn.cpb_mlp.0.weight")
+FD = ("layers.0.blocks.0.attn.logit_scale", "layers.0.blocks.0.attn.rpe_mlp.0.weight")
+
+NAMINGS = (
+    _naming("swin", "microsoft", (TABLE,), describe),
+    # Chosen for writing alone: a file that has lost EsViT's heads looks like Microsoft's.
+    _naming("swin", "esvit", (TABLE,), _describe_esvit),
+    _naming("swin", "timm", (TABLE,), describe, timm=True),
+    _naming("swinv2", "microsoft", V2, functools.partial(_describe_v2, 8, 256)),
+    _naming("swinv2", "timm", V2, functools.partial(_describe_v2, 8, 256), timm=True),
+    _naming("swinv2", "fd", FD, functools.partial(_describe_v2, 14, 224), "rpe_mlp"),
+)
