@@ -12,7 +12,14 @@ from seed_jax.weights import pretrained
 
 # Settings that describe other arrays, or matter to training alone.
 TRAINING_ALONE = {
-    *("dropout", "drop_path", "bn_momentum", "remat", "truncated", "layer_scale", "fd_init", "attention")
+    "dropout",
+    "drop_path",
+    "bn_momentum",
+    "remat",
+    "truncated",
+    "layer_scale",
+    "fd_init",
+    "attention",
 }
 WINDOWS = ("window", "image_size", "pretrained_window")
 NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", *TRAINING_ALONE}
