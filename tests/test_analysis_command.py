@@ -114,7 +114,7 @@ def test_the_page_has_every_section(run, taught, tmp_path, capsys):
     files = {path.name for path in (tmp_path / "attention").rglob("*.png")}
     assert {"image0-step0-stage1.png", "image1-step6-stage1.png", "image0-teacher-stage1.png"} <= files
     figures = {path.stem for path in tmp_path.glob("*.svg")}
-    assert {"attention-run1-image0", "noise-kept", "gradients", "separability-stages"} <= figures
+    assert {"attention-run1-image0", "noise-kept", "gradients"} <= figures
 
 
 def test_sections_that_cannot_be_had(taught, tmp_path, capsys):
