@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seed_jax.errors import UserError, unknown
+from seed_jax.errors import unknown
 from seed_jax.models import layers
-from seed_jax.models.vit import MLP, PatchEmbed, check_sides
+from seed_jax.models.vit import MLP, PatchEmbed, check_sides, resize_positions
 
 POSITIONS = ("shared", "layer", "absolute", "none")
 POOLS = ("tokens", "mean")
@@ -44,8 +44,8 @@ class FDVisionTransformer(layers.Architecture):
       depth: number of blocks.
       heads: attention heads per block.
       patch: side of a patch, pixels.
-      image_size: side of the square images for which positions are stored. For other images the tables of
-        relative positions are resized (`resize_table`); absolute positions are not.
+      image_size: side of the square images for which positions are stored. For other images they are resized
+        (`resize_table`, `resize_absolute`); the released code does so when it loads weights.
       positions: 'shared': one table of relative positions for all blocks, as FD distils; 'layer': one for
         each block, as it fine-tunes; 'absolute': an embedding that is added to the tokens; or 'none'.
       layer_scale: the learnt factor's initial value.
@@ -134,14 +134,10 @@ class FDVisionTransformer(layers.Architecture):
         cls = self.param("cls_token", init, (1, 1, self.dim), jnp.float32)
         x = jnp.concatenate([jnp.broadcast_to(cls, (len(x), 1, self.dim)), x], axis=1)
         if self.positions == "absolute":
-            stored = 1 + (self.image_size // self.patch) ** 2
-            positions = self.param("pos_embed", init, (1, stored, self.dim), jnp.float32)
-            if stored != x.shape[1]:
-                raise UserError(
-                    f"Images have {x.shape[1] - 1} patches, and absolute positions are stored for "
-                    f"{stored - 1}: use images of {self.image_size} pixels, another image_size in the "
-                    "options, or relative positions."
-                )
+            stored = self.image_size // self.patch
+            positions = self.param("pos_embed", init, (1, 1 + stored**2, self.dim), jnp.float32)
+            if grid != (stored, stored):
+                positions = resize_absolute(positions, grid)
             x = x + positions
         return x, grid
 
@@ -280,6 +276,15 @@ def resize_table(table, old: tuple[int, int], new: tuple[int, int]) -> jax.Array
     square = table[:-EXTRA].reshape(2 * old[0] - 1, 2 * old[1] - 1, -1)
     resized = jnp.einsum("hi,wj,ijd->hwd", rows, columns, square, precision="highest")
     return jnp.concatenate([resized.reshape(-1, table.shape[1]), table[-EXTRA:]])
+
+
+def resize_absolute(positions, grid: tuple[int, int]) -> jax.Array:
+    """Resize absolute positions `[1, 1 + n * n, D]` to `[1, 1 + height * width, D]`: bicubic, float32.
+
+    As `remap_pretrained_keys_vit` of the released code, utils.py. The position of the cls token is kept.
+    """
+    resized = resize_positions(positions[0, 1:], grid, 0.0, False)
+    return jnp.concatenate([positions[:, :1], resized[None]], axis=1)
 
 
 @functools.cache
