@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seed_jax.errors import unknown
+from seed_jax.errors import UserError, unknown
 from seed_jax.models import layers
-from seed_jax.models.vit import MLP, PatchEmbed, check_sides, resize_positions
+from seed_jax.models.vit import MLP, PatchEmbed, adapt_norm, check_sides, resize_positions
 
 POSITIONS = ("shared", "layer", "absolute", "none")
 POOLS = ("tokens", "mean")
@@ -80,6 +80,7 @@ class FDVisionTransformer(layers.Architecture):
 
     undecayed: ClassVar = frozenset({"cls_token", "pos_embed"})
     stem: ClassVar = frozenset({"patch_embed", "cls_token", "pos_embed"})
+    adapts: ClassVar = frozenset({"positions", "pool", "image_size"})
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
@@ -124,6 +125,41 @@ class FDVisionTransformer(layers.Architecture):
     @nn.nowrap
     def block_names(self):
         return [f"block{i}" for i in range(self.depth)]
+
+    @nn.nowrap
+    def adapt(self, params, other):
+        """The parameters that this network starts with, as the released code fine-tunes (utils.py).
+
+        A shared table is copied into each block, positions are resized to `image_size`, and absolute
+        positions are dropped where this network has none. Tables that `other` lacks start as 0. The final
+        norm is dropped for a fresh one where this network normalises the mean.
+        """
+        relative = ("shared", "layer")
+        possible = {"shared": {"shared", "absolute", "none"}, "layer": {*POSITIONS}, "absolute": {"absolute"}}
+        if other.positions not in possible.get(self.positions, {"absolute", "none"}):
+            raise UserError(
+                f"student.options.positions is {self.positions!r}, and the network of student.init has "
+                f"{other.positions!r}, which do not become those: use {other.positions!r}."
+            )
+        side, old = (net.image_size // net.patch for net in (self, other))
+
+        def table(module):
+            if other.positions not in relative:
+                return jnp.zeros(((2 * side - 1) ** 2 + EXTRA, self.heads))
+            found = (params if other.positions == "shared" else module["attn"])["rel_pos_bias"]["table"]
+            return found if side == old else resize_table(found, (old, old), (side, side))
+
+        adapted = {name: tree for name, tree in params.items() if name not in ("pos_embed", "rel_pos_bias")}
+        if self.positions == "absolute":
+            kept = params["pos_embed"]
+            adapted["pos_embed"] = kept if side == old else resize_absolute(kept, (side, side))
+        if self.positions == "shared":
+            adapted["rel_pos_bias"] = {"table": table(None)}
+        if self.positions == "layer":
+            for name in self.block_names():
+                attention = params[name]["attn"] | {"rel_pos_bias": {"table": table(params[name])}}
+                adapted[name] = params[name] | {"attn": attention}
+        return adapt_norm(adapted, self, other)
 
     def _embed(self, x):
         """The tokens that the first block gets, float32 `[B, T, D]`, and the grid of patches."""
