@@ -41,6 +41,7 @@ class Given:
       steps, steps_per_epoch: length of the run and of an epoch, in steps.
       teacher: shape and dtype of each of the teacher's features for one batch; None without a teacher.
       bn_group, dtype: for the parts that the method adds, as the backbone has them.
+      teacher_prefix: the teacher's `prefix_tokens` (`Network`); 0 without a teacher.
     """
 
     batch_size: int
@@ -51,6 +52,7 @@ class Given:
     teacher: FeatureShapes | None = None
     bn_group: int | None = None
     dtype: Any = jnp.float32
+    teacher_prefix: int = 0
 
 
 @struct.dataclass
@@ -104,7 +106,12 @@ class LossOut:
 
 
 class Teacher(Protocol):
-    """The frozen network in eval mode. Gradients stop at its variables, not at its outputs."""
+    """The frozen network in eval mode. Gradients stop at its variables, not at its outputs.
+
+    `prefix_tokens`: of the network.
+    """
+
+    prefix_tokens: int
 
     def __call__(self, x: jax.Array, views: Sequence[int] | None = None) -> Features:
         """The teacher's features of `x`, float32 `[B * len(views), H, W, 3]`.

@@ -80,6 +80,7 @@ class FDVisionTransformer(layers.Architecture):
 
     undecayed: ClassVar = frozenset({"cls_token", "pos_embed"})
     stem: ClassVar = frozenset({"patch_embed", "cls_token", "pos_embed"})
+    prefix_tokens: ClassVar = 1
     adapts: ClassVar = frozenset({"positions", "pool", "image_size"})
 
     @nn.compact

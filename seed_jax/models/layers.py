@@ -350,11 +350,13 @@ class Architecture(nn.Module):
     Attributes:
       stem: names of the submodules and parameters before the first block.
       undecayed: names of parameters and modules that weight decay leaves alone although not all are vectors.
+      prefix_tokens: how many tokens come before the grid of patches in entries that are `[B, T, D]`.
       adapts: names of the settings in which a network may differ from the one that it starts from.
     """
 
     stem: ClassVar[frozenset[str]] = frozenset()
     undecayed: ClassVar[frozenset[str]] = frozenset()
+    prefix_tokens: ClassVar[int] = 0
     adapts: ClassVar[frozenset[str]] = frozenset()
 
     @nn.nowrap

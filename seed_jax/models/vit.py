@@ -147,6 +147,11 @@ class VisionTransformer(layers.Architecture):
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
 
+    @property
+    def prefix_tokens(self) -> int:
+        """The cls token and the registers."""
+        return 1 + _choice("form", self.form, FORMS).registers
+
     @nn.nowrap
     def block_names(self):
         return [f"block{i}" for i in range(self.depth)]
