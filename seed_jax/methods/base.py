@@ -106,12 +106,7 @@ class LossOut:
 
 
 class Teacher(Protocol):
-    """The frozen network in eval mode. Gradients stop at its variables, not at its outputs.
-
-    `prefix_tokens`: of the network.
-    """
-
-    prefix_tokens: int
+    """The frozen network in eval mode. Gradients stop at its variables, not at its outputs."""
 
     def __call__(self, x: jax.Array, views: Sequence[int] | None = None) -> Features:
         """The teacher's features of `x`, float32 `[B * len(views), H, W, 3]`.
@@ -128,10 +123,12 @@ class Nets:
     """The two networks that a loss calls, as often as its paper does.
 
     `student.apply({'params': p, **model_state}, x, train, keys)` returns features and the new model state.
+    `teacher_prefix`: as in `Given`.
     """
 
     student: Network
     teacher: Teacher | None
+    teacher_prefix: int = 0
 
 
 class Method:

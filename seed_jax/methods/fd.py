@@ -110,7 +110,7 @@ class FD(Method):
     def loss(self, nets, params, model_state, aux, batch, clock, rng):
         x = batch.views[0][:, 0]
         features, model_state = nets.student.apply({"params": params, **model_state}, x, True, batch.keys)
-        befores = nets.student.prefix_tokens, nets.teacher.prefix_tokens
+        befores = nets.student.prefix_tokens, nets.teacher_prefix
         imitated = self._imitated(nets.teacher(x, (0,)), befores[1])
         student, target, weights = self._pair(features[PROJECTED], imitated, befores)
         target = losses.normalise_tokens(jax.lax.stop_gradient(target), self.normalise)

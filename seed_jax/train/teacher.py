@@ -38,10 +38,6 @@ class Frozen:
     network: Network
     variables: Any
 
-    @property
-    def prefix_tokens(self) -> int:
-        return self.network.prefix_tokens
-
     def __call__(self, x: jax.Array, views: Sequence[int] | None = None) -> Features:
         with jax.named_scope("teacher"):
             return self.network.apply(jax.lax.stop_gradient(self.variables), x, False)[0]

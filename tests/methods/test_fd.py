@@ -25,22 +25,12 @@ def draw(*shape, seed=0):
     return (2 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
-class Answers:
-    """A teacher with these features."""
-
-    def __init__(self, features, prefix_tokens):
-        self.features, self.prefix_tokens = features, prefix_tokens
-
-    def __call__(self, x, views):
-        return {name: jnp.asarray(x) for name, x in self.features.items()}
-
-
 def loss(method, projected, teacher, befores=(1, 1)):
     """Value and metrics for features that are given; `befores`: tokens before the grid, of both networks."""
     student = types.SimpleNamespace(
         apply=lambda *_: ({PROJECTED: jnp.asarray(projected)}, {}), prefix_tokens=befores[0]
     )
-    nets = Nets(student, Answers(teacher, befores[1]))
+    nets = Nets(student, lambda x, views: {name: jnp.asarray(x) for name, x in teacher.items()}, befores[1])
     batch = Batch((IMAGES[:, None],), jnp.zeros(2, jnp.int32), jax.random.split(jax.random.key(0), 2))
     value, out = method.loss(nets, {}, {}, {}, batch, Clock(jnp.int32(0), 1, 1), jax.random.key(1))
     return value, out.metrics
