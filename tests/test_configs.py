@@ -206,6 +206,34 @@ def test_the_weight_decay_of_funmatch_is_the_released_one():
     assert round(c.optim.warmup_epochs * steps_per_epoch, -3) == 5_000
 
 
+@pytest.mark.parametrize(
+    ("name", "epochs", "drop_path", "peak", "lowest", "crop"),
+    [
+        ("fd_clip_b", 300, 0.2, 1.2e-3, 2e-5, 0.08),
+        ("fd_clip_b:epochs100", 100, 0.1, 1.2e-3, 2e-5, 0.08),
+        ("fd_clip_b:epochs100_official_code", 100, 0.1, 1.2e-3, 2e-5, 0.67),
+        ("fd_clip_l", 300, 0.3, 1.2e-3, 2e-5, 0.08),
+        ("fd_dino_b", 300, 0.3, 1.2e-3, 2e-5, 0.08),
+        ("fd_deit_b", 300, 0.3, 1.2e-3, 2e-5, 0.08),
+        ("fd_esvit_b", 300, 0.3, 8e-4, 4e-5, 0.08),
+        ("fd_esvit_b:official_code", 300, 0.3, 8e-4, 4e-5, 0.08),
+    ],
+)
+def test_feature_distillation_has_the_released_values(name, epochs, drop_path, peak, lowest, crop):
+    """SwinTransformer/Feature-Distillation, configs/pretrain: 16 GPUs with 128 images each."""
+    c = config.resolve(config.load(name))
+    assert (c.train.epochs, c.student.options["drop_path"]) == (epochs, drop_path)
+    assert (c.data.batch_size, c.data.crop_scale, c.data.photometric) == (2048, (crop, 1), "fd")
+    rate = optim.schedule(c.optim, batch_size=2048, steps=10 * epochs, steps_per_epoch=10)
+    assert math.isclose(rate(100), peak, rel_tol=1e-5) and math.isclose(rate(50), peak / 2, rel_tol=1e-5)
+    assert math.isclose(rate(10 * epochs), lowest, rel_tol=1e-5)
+    assert (c.optim.weight_decay, c.optim.clip_norm) == (0.05, 3)
+    assert c.method.parity == name.endswith("official_code")
+    if name.startswith("fd_esvit_b"):
+        assert c.teacher.options["epsilon"] == (1e-5 if c.method.parity else 1e-6)
+        assert (c.student.options["window"], c.student.options["fd_init"]) == (14, True)
+
+
 OF_FRSKD = (
     "wrn_16_2 without_features mixup cutmix sla official_code plain plain_wrn_16_2 plain_mixup plain_cutmix"
 )

@@ -41,6 +41,7 @@ class Given:
       steps, steps_per_epoch: length of the run and of an epoch, in steps.
       teacher: shape and dtype of each of the teacher's features for one batch; None without a teacher.
       bn_group, dtype: for the parts that the method adds, as the backbone has them.
+      teacher_prefix: the teacher's `prefix_tokens` (`Network`); 0 without a teacher.
     """
 
     batch_size: int
@@ -51,6 +52,7 @@ class Given:
     teacher: FeatureShapes | None = None
     bn_group: int | None = None
     dtype: Any = jnp.float32
+    teacher_prefix: int = 0
 
 
 @struct.dataclass
@@ -121,10 +123,12 @@ class Nets:
     """The two networks that a loss calls, as often as its paper does.
 
     `student.apply({'params': p, **model_state}, x, train, keys)` returns features and the new model state.
+    `teacher_prefix`: as in `Given`.
     """
 
     student: Network
     teacher: Teacher | None
+    teacher_prefix: int = 0
 
 
 class Method:

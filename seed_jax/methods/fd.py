@@ -7,6 +7,7 @@ SwinTransformer/Feature-Distillation, models/feature_distillation.py.
 
 import dataclasses
 import math
+import re
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -34,9 +35,9 @@ class FD(Method):
     are better when they are fine-tuned, and its DINO student has a linear probe of 76.1 where the teacher
     has 78.2.
 
-    A convolutional network's last map is taken as the tokens of its grid, without a cls token. If the grids
-    differ, the student's is resized to the teacher's (bilinear; antialiased where it shrinks). The released
-    code has equal grids only.
+    A convolutional network's last map is taken as the tokens of its grid, without a cls token. The cls token
+    counts if both networks have one; registers never do. If the grids differ, the student's is resized to the
+    teacher's (bilinear; antialiased where it shrinks).
 
     The relatives differ in the fields below: Proteus has the distance 'mse', EVA 'cosine', both without
     normalisation, UNIC and AM-RADIO 'mix'. Their masks and further teachers are not here.
@@ -51,6 +52,15 @@ class FD(Method):
       beta: of the smooth L1; 2 in the released code.
       mix: share of the cosine in 'mix'.
       cls_weight: of the cls token, where a patch has 1, as in the released code.
+      final_norm: take the teacher's tokens after its final norm, as every released config does. They are then
+        normalised twice, with the gains of the first norm in between. False takes them before it.
+      parity: refuse whatever the released code cannot do. It pairs token i with token i, so registers, a cls
+        token in one network alone, other grids and maps are refused, and the fields above must have their
+        defaults, which are its values. What else it does otherwise is set elsewhere: it reads EsViT's student
+        instead of the teacher, with epsilon 1e-5 where EsViT has 1e-6 (teacher.options.epsilon); with CLIP
+        for 100 epochs it crops from 0.67 (data.crop_scale). Its fine-tuning drops the student's final norm
+        (student.options.pool='mean') and validates with CLIP's mean and std where it trains with ImageNet's,
+        which we do not do.
     """
 
     target: str = "tokens"
@@ -59,6 +69,8 @@ class FD(Method):
     beta: float = 2.0
     mix: float = 0.9
     cls_weight: float = 1.0
+    final_norm: bool = True
+    parity: bool = False
 
     needs_teacher: ClassVar = True
 
@@ -69,6 +81,13 @@ class FD(Method):
                 raise unknown(f"method.{name}", getattr(self, name), values)
         bound(self, "beta", "cls_weight", least=0)
         bound(self, "mix", least=0, most=1)
+        for field in dataclasses.fields(self) if self.parity else ():
+            value = getattr(self, field.name)
+            if field.name != "parity" and value != field.default:
+                raise UserError(
+                    f"method.parity is set and method.{field.name} is {value!r}, where the released code has "
+                    f"{field.default!r}: use that, or leave method.parity at False."
+                )
 
     def whole_batch(self):
         standardised = self.normalise == "standardise"
@@ -76,8 +95,14 @@ class FD(Method):
 
     def network(self, backbone, given):
         shapes = feature_shapes(backbone, given.image_size)
-        width = self._imitated(given.teacher).shape[-1]
-        return Joined(backbone, {PROJECTOR: Projector(width, self._entry(shapes), given.dtype)})
+        entry = self._entry(shapes, backbone.prefix_tokens)
+        imitated = self._imitated(given.teacher, given.teacher_prefix)
+        befores = backbone.prefix_tokens, given.teacher_prefix
+        for tokens, before in zip((shapes[entry], imitated), befores, strict=True):
+            _check_grid(tokens.shape, before)
+        if self.parity:
+            _check_parity(shapes[entry].shape, imitated.shape, befores)
+        return Joined(backbone, {PROJECTOR: Projector(imitated.shape[-1], entry, given.dtype)})
 
     def served(self, variables, aux):
         return without(variables, (PROJECTOR,))
@@ -85,8 +110,9 @@ class FD(Method):
     def loss(self, nets, params, model_state, aux, batch, clock, rng):
         x = batch.views[0][:, 0]
         features, model_state = nets.student.apply({"params": params, **model_state}, x, True, batch.keys)
-        teacher = nets.teacher(x, (0,))
-        student, target, weights = self._pair(features[PROJECTED], teacher)
+        befores = nets.student.prefix_tokens, nets.teacher_prefix
+        imitated = self._imitated(nets.teacher(x, (0,)), befores[1])
+        student, target, weights = self._pair(features[PROJECTED], imitated, befores)
         target = losses.normalise_tokens(jax.lax.stop_gradient(target), self.normalise)
         options = {"distance": self.distance, "beta": self.beta, "mix": self.mix}
         distances, apart = (
@@ -95,9 +121,9 @@ class FD(Method):
         )
         return distances.mean(), LossOut(model_state, aux, {"fd": distances, "cosine": 1 - apart})
 
-    def _entry(self, student) -> str:
-        """The student's entry that is projected, from the shapes of its features."""
-        if self.target == "logits" or (self.target == "cls" and not _before(student)):
+    def _entry(self, student, before) -> str:
+        """The student's entry that is projected, from the shapes of its features and its prefix tokens."""
+        if self.target == "logits" or (self.target == "cls" and not before):
             return "pooled"
         if "tokens" in student:
             return "tokens"
@@ -110,23 +136,28 @@ class FD(Method):
             )
         return maps[-1]
 
-    def _imitated(self, teacher):
-        """The teacher's entry that is imitated, from its features or their shapes."""
+    def _imitated(self, teacher, before):
+        """The teacher's entry that is imitated, from its features or their shapes and its prefix tokens."""
         maps = stage_maps(teacher)
         if self.target == "logits" or (self.target == "pooled" and "tokens" not in teacher):
             return teacher[self.target]
-        if self.target == "cls" and not _before(teacher):
+        if self.target == "cls" and not before:
             raise UserError("method.target is 'cls', and the teacher has no cls token: use 'pooled'.")
-        return teacher[maps[-1]] if "tokens" not in teacher and maps else teacher["tokens"]
+        if "tokens" not in teacher and maps:
+            return teacher[maps[-1]]
+        return teacher["tokens" if self.final_norm else _last_stage(teacher)]
 
-    def _pair(self, projected, teacher):
-        """Tokens of the student and of the teacher, `[B, T, C]`, and the weight of each, `[T]`, sum 1."""
-        imitated = self._imitated(teacher)
+    def _pair(self, projected, imitated, befores):
+        """Tokens of the student and of the teacher, `[B, T, C]`, and the weight of each, `[T]`, sum 1.
+
+        `befores`: the prefix tokens of both.
+        """
+        both = list(zip((projected, imitated), befores, strict=True))
         if self.target == "pooled":
-            return *(_mean(x) for x in (projected, imitated)), jnp.ones(1)
+            return *(_mean(*x) for x in both), jnp.ones(1)
         if self.target != "tokens":
-            return *(x[:, :1] if x.ndim == 3 else x[:, None] for x in (projected, imitated)), jnp.ones(1)
-        own, theirs = _split(projected), _split(imitated)
+            return *(x[:, :1] if x.ndim == 3 else x[:, None] for x, _ in both), jnp.ones(1)
+        own, theirs = (_split(*x) for x in both)
         grid = theirs.patches.shape[1:3]
         if own.patches.shape[1:3] != grid:
             shape = (len(projected), *grid, projected.shape[-1])
@@ -162,32 +193,47 @@ class Tokens(NamedTuple):
     patches: jax.Array
 
 
-def _split(x) -> Tokens:
-    """Of tokens `[B, T, C]`, of a square grid and what comes before it, or of a map `[B, H, W, C]`."""
+def _split(x, before: int) -> Tokens:
+    """Of tokens `[B, T, C]`, a square grid after `before` other tokens, or of a map `[B, H, W, C]`."""
     if x.ndim == 4:
         return Tokens(None, x)
-    before, side = _grid(x.shape[1])
+    side = math.isqrt(x.shape[1] - before)
     patches = x[:, before:].reshape(len(x), side, side, -1)
     return Tokens(x[:, :1] if before else None, patches)
 
 
-def _mean(x):
+def _mean(x, before: int):
     """The mean over the patches of tokens, `[B, 1, C]`; a vector, `[B, C]`, is taken as it is."""
-    return x[:, None] if x.ndim == 2 else _split(x).patches.mean(axis=(1, 2))[:, None]
+    return x[:, None] if x.ndim == 2 else _split(x, before).patches.mean(axis=(1, 2))[:, None]
 
 
-def _before(features) -> int:
-    """How many tokens come before the patches, from the features or their shapes."""
-    return _grid(features["tokens"].shape[1])[0] if "tokens" in features else 0
+def _last_stage(features) -> str:
+    names = [name for name in features if re.fullmatch(r"stage\d+", name)]
+    return max(names, key=lambda name: int(name.removeprefix("stage")))
 
 
-def _grid(tokens: int) -> tuple[int, int]:
-    """The number of tokens before the patches, and the side of their square grid.
+def _check_grid(shape, before: int) -> None:
+    """Raise `UserError` for tokens `[B, T, C]` that are no square grid after `before` other tokens."""
+    patches = shape[1] - before if len(shape) == 3 else 0
+    if math.isqrt(patches) ** 2 != patches:
+        raise UserError(
+            f"method.name is 'fd', and a network has {patches} patches, which are not a square: use square "
+            "images."
+        )
 
-    >>> _grid(197), _grid(201), _grid(49)
-    ((1, 14), (5, 14), (0, 7))
-    """
-    side = math.isqrt(tokens)
-    if side < 3:  # five tokens before 2 x 2 patches would be taken for 3 x 3
-        raise UserError(f"method.name is 'fd', and a network has {tokens} tokens: use larger images.")
-    return tokens - side**2, side
+
+def _check_parity(student, teacher, befores) -> None:
+    """Raise `UserError` unless both entries are tokens that pair up one by one, from their shapes."""
+    alike = len(student) == len(teacher) == 3 and student[1] == teacher[1]
+    if not alike or befores not in ((0, 0), (1, 1)):
+        raise UserError(
+            f"method.parity is set, and the released code cannot pair {_said(student, befores[0])} of the "
+            f"student with {_said(teacher, befores[1])} of the teacher: use networks of equal grids, or "
+            "leave method.parity at False."
+        )
+
+
+def _said(shape, before: int) -> str:
+    if len(shape) != 3:
+        return f"a map {list(shape[1:])}"
+    return f"{shape[1]} tokens ({before} of them before the grid)"

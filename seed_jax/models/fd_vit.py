@@ -17,7 +17,7 @@ import numpy as np
 
 from seed_jax.errors import UserError, unknown
 from seed_jax.models import layers
-from seed_jax.models.vit import MLP, PatchEmbed, check_sides
+from seed_jax.models.vit import MLP, PatchEmbed, adapt_norm, check_sides, resize_positions
 
 POSITIONS = ("shared", "layer", "absolute", "none")
 POOLS = ("tokens", "mean")
@@ -44,8 +44,8 @@ class FDVisionTransformer(layers.Architecture):
       depth: number of blocks.
       heads: attention heads per block.
       patch: side of a patch, pixels.
-      image_size: side of the square images for which positions are stored. For other images the tables of
-        relative positions are resized (`resize_table`); absolute positions are not.
+      image_size: side of the square images for which positions are stored. For other images they are resized
+        (`resize_table`, `resize_absolute`); the released code does so when it loads weights.
       positions: 'shared': one table of relative positions for all blocks, as FD distils; 'layer': one for
         each block, as it fine-tunes; 'absolute': an embedding that is added to the tokens; or 'none'.
       layer_scale: the learnt factor's initial value.
@@ -80,6 +80,8 @@ class FDVisionTransformer(layers.Architecture):
 
     undecayed: ClassVar = frozenset({"cls_token", "pos_embed"})
     stem: ClassVar = frozenset({"patch_embed", "cls_token", "pos_embed"})
+    prefix_tokens: ClassVar = 1
+    adapts: ClassVar = frozenset({"positions", "pool", "image_size"})
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
@@ -125,6 +127,41 @@ class FDVisionTransformer(layers.Architecture):
     def block_names(self):
         return [f"block{i}" for i in range(self.depth)]
 
+    @nn.nowrap
+    def adapt(self, params, other):
+        """The parameters that this network starts with, as the released code fine-tunes (utils.py).
+
+        A shared table is copied into each block, positions are resized to `image_size`, and absolute
+        positions are dropped where this network has none. Tables that `other` lacks start as 0. The final
+        norm is dropped for a fresh one where this network normalises the mean.
+        """
+        relative = ("shared", "layer")
+        possible = {"shared": {"shared", "absolute", "none"}, "layer": {*POSITIONS}, "absolute": {"absolute"}}
+        if other.positions not in possible.get(self.positions, {"absolute", "none"}):
+            raise UserError(
+                f"student.options.positions is {self.positions!r}, and the network of student.init has "
+                f"{other.positions!r}, which do not become those: use {other.positions!r}."
+            )
+        side, old = (net.image_size // net.patch for net in (self, other))
+
+        def table(module):
+            if other.positions not in relative:
+                return jnp.zeros(((2 * side - 1) ** 2 + EXTRA, self.heads))
+            found = (params if other.positions == "shared" else module["attn"])["rel_pos_bias"]["table"]
+            return found if side == old else resize_table(found, (old, old), (side, side))
+
+        adapted = {name: tree for name, tree in params.items() if name not in ("pos_embed", "rel_pos_bias")}
+        if self.positions == "absolute":
+            kept = params["pos_embed"]
+            adapted["pos_embed"] = kept if side == old else resize_absolute(kept, (side, side))
+        if self.positions == "shared":
+            adapted["rel_pos_bias"] = {"table": table(None)}
+        if self.positions == "layer":
+            for name in self.block_names():
+                attention = params[name]["attn"] | {"rel_pos_bias": {"table": table(params[name])}}
+                adapted[name] = params[name] | {"attn": attention}
+        return adapt_norm(adapted, self, other)
+
     def _embed(self, x):
         """The tokens that the first block gets, float32 `[B, T, D]`, and the grid of patches."""
         check_sides((self.image_size, *x.shape[1:3]), self.patch)
@@ -134,14 +171,10 @@ class FDVisionTransformer(layers.Architecture):
         cls = self.param("cls_token", init, (1, 1, self.dim), jnp.float32)
         x = jnp.concatenate([jnp.broadcast_to(cls, (len(x), 1, self.dim)), x], axis=1)
         if self.positions == "absolute":
-            stored = 1 + (self.image_size // self.patch) ** 2
-            positions = self.param("pos_embed", init, (1, stored, self.dim), jnp.float32)
-            if stored != x.shape[1]:
-                raise UserError(
-                    f"Images have {x.shape[1] - 1} patches, and absolute positions are stored for "
-                    f"{stored - 1}: use images of {self.image_size} pixels, another image_size in the "
-                    "options, or relative positions."
-                )
+            stored = self.image_size // self.patch
+            positions = self.param("pos_embed", init, (1, 1 + stored**2, self.dim), jnp.float32)
+            if grid != (stored, stored):
+                positions = resize_absolute(positions, grid)
             x = x + positions
         return x, grid
 
@@ -280,6 +313,15 @@ def resize_table(table, old: tuple[int, int], new: tuple[int, int]) -> jax.Array
     square = table[:-EXTRA].reshape(2 * old[0] - 1, 2 * old[1] - 1, -1)
     resized = jnp.einsum("hi,wj,ijd->hwd", rows, columns, square, precision="highest")
     return jnp.concatenate([resized.reshape(-1, table.shape[1]), table[-EXTRA:]])
+
+
+def resize_absolute(positions, grid: tuple[int, int]) -> jax.Array:
+    """Resize absolute positions `[1, 1 + n * n, D]` to `[1, 1 + height * width, D]`: bicubic, float32.
+
+    As `remap_pretrained_keys_vit` of the released code, utils.py. The position of the cls token is kept.
+    """
+    resized = resize_positions(positions[0, 1:], grid, 0.0, False)
+    return jnp.concatenate([positions[:, :1], resized[None]], axis=1)
 
 
 @functools.cache

@@ -350,10 +350,14 @@ class Architecture(nn.Module):
     Attributes:
       stem: names of the submodules and parameters before the first block.
       undecayed: names of parameters and modules that weight decay leaves alone although not all are vectors.
+      prefix_tokens: how many tokens come before the grid of patches in entries that are `[B, T, D]`.
+      adapts: names of the settings in which a network may differ from the one that it starts from.
     """
 
     stem: ClassVar[frozenset[str]] = frozenset()
     undecayed: ClassVar[frozenset[str]] = frozenset()
+    prefix_tokens: ClassVar[int] = 0
+    adapts: ClassVar[frozenset[str]] = frozenset()
 
     @nn.nowrap
     def block_names(self) -> list[str]:
@@ -372,6 +376,19 @@ class Architecture(nn.Module):
         if path[0] in self.stem:
             return 0
         return 1 + (blocks.index(path[0]) if path[0] in blocks else len(blocks))
+
+    @nn.nowrap
+    def adapt(self, params: dict, other: "Architecture") -> dict:
+        """The parameters that this network starts with, from those of `other`.
+
+        Args:
+          params: of `other`.
+          other: a network of the same class, whose settings differ in those of `adapts` at most.
+
+        Raises:
+          UserError: this network cannot start from `other`; names the key of `student.options`.
+        """
+        return params
 
 
 def _channels(vector: jax.Array, ndim: int) -> jax.Array:

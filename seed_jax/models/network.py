@@ -33,7 +33,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Network(Protocol):
-    """What trainers, methods and evaluators may call on a network."""
+    """What trainers, methods and evaluators may call on a network.
+
+    Attributes:
+      prefix_tokens: how many tokens come before the grid of patches in entries that are `[B, T, D]`: the cls
+        token, then registers. Patches are in reading order.
+    """
+
+    prefix_tokens: int
 
     def init(self, rng: jax.Array, sample: jax.Array) -> Variables:
         """Fresh variables for images of the shape of `sample`."""
@@ -94,6 +101,16 @@ class LinenNetwork:
         return self.module.layer(path)
 
     @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the grid of patches; 0 for a module that does not say.
+
+        >>> from seed_jax.models import create
+        >>> [create(name).prefix_tokens for name in ("vit_small", "swin_tiny", "resnet18")]
+        [1, 0, 0]
+        """
+        return getattr(self.module, "prefix_tokens", 0)
+
+    @property
     def undecayed(self) -> frozenset[str]:
         """Names of the parameters and modules that weight decay leaves alone although they are not vectors:
         positions and tokens.
@@ -143,6 +160,11 @@ class Joined:
     def mean(self) -> tuple[float, ...]:
         """The colour that the backbone normalises to 0."""
         return self.backbone.mean
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Of the backbone."""
+        return self.backbone.prefix_tokens
 
     def init(self, rng, sample):
         def key(name):

@@ -17,7 +17,7 @@ import numpy as np
 
 from seed_jax.errors import UserError
 from seed_jax.models import layers
-from seed_jax.models.fd_vit import pairs
+from seed_jax.models.fd_vit import pairs, spline
 from seed_jax.models.vit import MLP, PatchEmbed, check_sides, token_init
 
 MASKED = -100.0  # what the logits of a pair gain whose tokens were not neighbours before the shift
@@ -172,6 +172,7 @@ class SwinTransformer(layers.Architecture):
 
     undecayed: ClassVar = frozenset({"rel_pos_bias"})
     stem: ClassVar = frozenset({"patch_embed", "patch_norm"})
+    adapts: ClassVar = frozenset({"window", "image_size"})
     block: ClassVar = Block
     norm_first: ClassVar = True
 
@@ -228,6 +229,18 @@ class SwinTransformer(layers.Architecture):
         if merge := re.fullmatch(r"merge(\d+)", path[0]):
             return sum(self.depths[: int(merge[1])])
         return super().layer(path)
+
+    @nn.nowrap
+    def adapt(self, params, other):
+        """The parameters that this network starts with: tables are resized to its windows."""
+        adapted = dict(params)
+        for name in self.block_names():
+            window, _ = self.window_of(int(re.match(r"block(\d+)_", name)[1]))
+            table = resize_table(params[name]["attn"]["rel_pos_bias"]["table"], window)
+            adapted[name] = params[name] | {
+                "attn": params[name]["attn"] | {"rel_pos_bias": {"table": table}},
+            }
+        return adapted
 
     @nn.nowrap
     def embed_init(self) -> Callable | None:
@@ -314,6 +327,20 @@ def offsets(window: int) -> np.ndarray:
            [8, 7, 5, 4]])
     """
     return pairs((window, window))[1:, 1:]
+
+
+def resize_table(table, window: int):
+    """A table of relative positions, `[(2 old - 1)^2, heads]`, for windows of another size.
+
+    As Feature-Distillation fine-tunes (utils.py, remap_pretrained_keys_swin): a cubic spline on an axis that
+    grows geometrically (`fd_vit.spline`). Microsoft's own loader resizes bicubically.
+    """
+    old, new = math.isqrt(len(table)), 2 * window - 1
+    if old == new:
+        return table
+    matrix = spline(old, new)
+    resized = np.einsum("hi,wj,ijd->hwd", matrix, matrix, np.asarray(table).reshape(old, old, -1))
+    return resized.reshape(new**2, -1)
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from seed_jax.errors import UserError
 from seed_jax.models import layers
 from seed_jax.models.swin import SwinTransformer, attend, in_windows, offsets, split_heads
 from seed_jax.models.vit import MLP, token_init
@@ -135,14 +136,35 @@ class SwinTransformerV2(SwinTransformer):
     fd_init: bool = False
 
     undecayed: ClassVar = frozenset({"logit_scale", "rel_pos_bias"})
+    adapts: ClassVar = frozenset({"window", "image_size", "pretrained_window"})
     block: ClassVar = Block
     norm_first: ClassVar = False
 
     @nn.nowrap
     def block_options(self, number):
         stage = next(s for s in range(1, len(self.depths) + 1) if number < sum(self.depths[:s]))
-        pretrained = round(self.window_of(stage)[0] * self.pretrained_window / self.window)
-        return {"pretrained": pretrained, "fd_number": number + 1 if self.fd_init else 0}
+        return {"pretrained": self.pretrained_of(stage), "fd_number": number + 1 if self.fd_init else 0}
+
+    @nn.nowrap
+    def pretrained_of(self, stage: int) -> int:
+        """The side of the windows for which a stage's positions were trained; the stage is counted from 1."""
+        side = self.window_of(stage)[0]
+        return round(side * self.pretrained_window / self.window) if self.pretrained_window else side
+
+    @nn.nowrap
+    def adapt(self, params, other):
+        """The parameters of `other`: its positions fit all windows if the trained ones are the same."""
+        ours, theirs = (
+            [net.pretrained_of(stage) for stage in range(1, len(net.depths) + 1)] for net in (self, other)
+        )
+        if ours != theirs:
+            raise UserError(
+                "student.options.pretrained_window: the positions of student.init were trained for windows "
+                f"of {', '.join(map(str, theirs))} in the stages, and the student's options mean "
+                f"{', '.join(map(str, ours))}: use window={other.window} and "
+                f"image_size={other.image_size}, or a pretrained_window that means the same."
+            )
+        return params
 
     @nn.nowrap
     def embed_init(self):

@@ -122,6 +122,7 @@ class VisionTransformer(layers.Architecture):
 
     undecayed: ClassVar = frozenset({"pos_embed", "cls_token", "register_tokens"})
     stem: ClassVar = frozenset({"patch_embed", "cls_token", "pos_embed", "register_tokens", "norm_pre"})
+    adapts: ClassVar = frozenset({"pool", "image_size"})
 
     @nn.compact
     def __call__(self, x, train: bool, keys=None):
@@ -146,9 +147,28 @@ class VisionTransformer(layers.Architecture):
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
 
+    @property
+    def prefix_tokens(self) -> int:
+        """The cls token and the registers."""
+        return 1 + _choice("form", self.form, FORMS).registers
+
     @nn.nowrap
     def block_names(self):
         return [f"block{i}" for i in range(self.depth)]
+
+    @nn.nowrap
+    def adapt(self, params, other):
+        """The parameters that this network starts with, as MAE fine-tunes (main_finetune.py).
+
+        Positions are resized to `image_size`, and the final norm is dropped for a fresh one where this
+        network normalises the mean.
+        """
+        side, old = (net.image_size // net.patch for net in (self, other))
+        if side != old:
+            form, positions = FORMS[self.form], params["pos_embed"]
+            resized = resize_positions(positions[0, 1:], (side, side), form.offset, form.antialias)
+            params = params | {"pos_embed": jnp.concatenate([positions[:, :1], resized[None]], axis=1)}
+        return adapt_norm(params, self, other)
 
     def _embed(self, form, x):
         """The tokens that the first block gets: float32 `[B, T, D]`."""
@@ -251,6 +271,23 @@ class MLP(nn.Module):
         y = nn.Dense(4 * x.shape[-1], dtype=self.dtype, kernel_init=first, name="fc1")(x)
         y = y * jax.nn.sigmoid(1.702 * y) if self.quick_gelu else jax.nn.gelu(y, approximate=False)
         return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=second, name="fc2")(y)
+
+
+def adapt_norm(params: dict, network, other) -> dict:
+    """The parameters of `other` with the final norm that `network` has: `norm`, or `fc_norm` of the mean.
+
+    Raises:
+      UserError: `other` has no norm of tokens.
+    """
+    if network.pool == other.pool:
+        return params
+    if other.pool == "mean":
+        raise UserError(
+            f"student.options.pool is {network.pool!r}, and the network of student.init has 'mean', without "
+            "a norm of the tokens: use 'mean'."
+        )
+    fresh = {"scale": jnp.ones(network.dim), "bias": jnp.zeros(network.dim)}
+    return {name: tree for name, tree in params.items() if name != "norm"} | {"fc_norm": fresh}
 
 
 def check_sides(sides, patch: int) -> None:

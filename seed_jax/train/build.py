@@ -103,6 +103,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
     facts = {
         "teacher": loaded.provenance if loaded else None,
         "teacher_features": loaded and _plain(known.teacher),
+        "teacher_prefix": known.teacher_prefix,
         "init": init,
         "data": {
             "source": config.data.source,
@@ -212,7 +213,8 @@ def assemble(
 def make_given(config: Config, length: Lengths, num_classes: int, loaded: teacher.Loaded | None) -> Given:
     """The method's `Given` for a run of that length, data and teacher."""
     features = loaded and loaded.features(config.data.batch_size, config.data.image_size)
-    return student.make_given(config, num_classes, length.total, length.epoch, features)
+    prefix = loaded.network.prefix_tokens if loaded else 0
+    return student.make_given(config, num_classes, length.total, length.epoch, features, prefix)
 
 
 def lengths(config: Config, images: int) -> Lengths:

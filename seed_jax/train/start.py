@@ -35,7 +35,8 @@ def load(config: Config, backbone: LinenNetwork):
       (None, None) if `student.init` is empty.
 
     Raises:
-      UserError: there are no such weights, or their network computes something else with the same arrays.
+      UserError: there are no such weights, or their network computes something else with the same arrays and
+        the architecture cannot adapt them (`layers.Architecture.adapt`).
     """
     s = config.student
     if not s.init:
@@ -50,18 +51,23 @@ def load(config: Config, backbone: LinenNetwork):
         options={"num_classes": s.options.get("num_classes"), **untold},
         where="student.init",
     )
-    theirs, ours = (_settings(network) for network in (loaded.network.backbone, backbone))
+    other = loaded.network.backbone
+    alike = type(other.module) is type(backbone.module)
+    adapts = getattr(backbone.module, "adapts", frozenset()) if alike else frozenset()
+    theirs, ours = (_settings(network) for network in (other, backbone))
     if loaded.assumed:
         theirs |= {"mean": ours["mean"], "std": ours["std"]}
-    if differ := [key for key in theirs.keys() & ours.keys() if theirs[key] != ours[key]]:
+    shared = (theirs.keys() & ours.keys()) - adapts
+    if differ := [key for key in shared if theirs[key] != ours[key]]:
         there, here = (", ".join(f"{k}={v[k]!r}" for k in sorted(differ)) for v in (theirs, ours))
         raise UserError(
             f"student.init: the network of {s.init} has {there}, and the student {here}: set the same in "
             "config.student.options of the config file, or its model by --config.student.model."
         )
-    variables = jax.device_get(loaded.variables)
-    start = {name: trees["backbone"] for name, trees in variables.items() if "backbone" in trees}
-    return start, loaded.provenance
+    start = {name: trees["backbone"] for name, trees in loaded.variables.items() if "backbone" in trees}
+    if adapts:
+        start["params"] = backbone.module.adapt(start["params"], other.module)
+    return jax.device_get(start), loaded.provenance
 
 
 def _settings(network: LinenNetwork) -> dict:

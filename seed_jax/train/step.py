@@ -106,7 +106,7 @@ def objective(method: Method, student: Network, teacher: Teacher | None, given: 
     def loss_of(params, model_state, aux, seen: Batch, step, micro_batch=None) -> tuple[jax.Array, LossOut]:
         key = jax.random.fold_in(rng.stream(seed, "step"), step)
         key = key if micro_batch is None else jax.random.fold_in(key, micro_batch)
-        nets = Nets(student, teacher)
+        nets = Nets(student, teacher, given.teacher_prefix)
         with jax.named_scope("loss"):
             return method.loss(
                 nets, _stop_frozen(method, params), model_state, aux, seen, _clock(step, given), key

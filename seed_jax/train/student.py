@@ -13,7 +13,9 @@ from seed_jax.methods.base import FeatureShapes, Given, Method
 from seed_jax.models.network import Network
 
 
-def make_given(config: Config, num_classes: int, steps: int, steps_per_epoch: int, teacher) -> Given:
+def make_given(
+    config: Config, num_classes: int, steps: int, steps_per_epoch: int, teacher, teacher_prefix: int
+) -> Given:
     """Create the `Given` of a run; `teacher` has the shapes of the teacher's features, or is None."""
     d, t = config.data, config.train
     return Given(
@@ -25,6 +27,7 @@ def make_given(config: Config, num_classes: int, steps: int, steps_per_epoch: in
         teacher=None if teacher is None else FeatureShapes(teacher),
         bn_group=t.bn_group or None,
         dtype=models.DTYPES[t.precision],
+        teacher_prefix=teacher_prefix,
     )
 
 

@@ -261,8 +261,14 @@ def given_of(config: config_lib.Config, manifest: dict) -> Given:
         features = {
             name: jax.ShapeDtypeStruct(x["shape"], jnp.dtype(x["dtype"])) for name, x in features.items()
         }
-    classes = manifest["data"]["num_classes"]
-    return student.make_given(config, classes, manifest["steps"], manifest["steps_per_epoch"], features)
+    return student.make_given(
+        config,
+        manifest["data"]["num_classes"],
+        manifest["steps"],
+        manifest["steps_per_epoch"],
+        features,
+        manifest.get("teacher_prefix", 0),
+    )
 
 
 def _differences(a: dict, b: dict, where_a: str, where_b: str) -> str:

@@ -37,6 +37,10 @@ def _clip(name, dim):
     return _vit(name, "openai_clip", "clip", {"dim": dim, "layers": 1, "bias": False})
 
 
+def _fd_vit(name, **options):
+    return Case(name, name.partition("-")[0], BY_NAME["fd_vit", "fd"], options)
+
+
 def _swin(name, code_base, **options):
     arch = name.partition("-")[0]
     return Case(name, arch, BY_NAME[arch.partition("_")[0], code_base], options)
@@ -87,6 +91,8 @@ CASES = (
     _vit("vit_s14-dinov2_registers", "timm", "dinov2_registers", image_size=518),
     _vit("vit_b14-dinov2", "timm", "dinov2", image_size=518),
     _vit("vit_l14-dinov2", "timm", "dinov2", image_size=518),
+    _fd_vit("fd_vit_small-fd"),
+    _fd_vit("fd_vit_small-fd_finetuned", positions="layer", pool="mean", num_classes=1000),
     _swin("swin_tiny-microsoft", "microsoft", num_classes=1000),
     _swin("swin_tiny-esvit", "esvit", window=14, epsilon=1e-6),
     _swin("swinv2_tiny-microsoft", "microsoft", num_classes=1000),

@@ -34,13 +34,15 @@ def of_network(family: str, arch: str, options: dict, naming: str, source: str =
 
     CLIP: clip/clip.py, `_transform`. DINO: eval_linear.py. MAE: main_linprobe.py. MoCo v3: main_lincls.py.
     lukemelas' EfficientNets: examples/imagenet/main.py. Swin: data/build.py, but for 384 pixels it
-    squashes images to a square, and here the centre is cut out. EsViT: eval_linear.py. CRD's networks see
-    small images whole. All others as torchvision's ResNets.
+    squashes images to a square, and here the centre is cut out. EsViT: eval_linear.py. Feature-Distillation:
+    data/data_finetune.py. CRD's networks see small images whole. All others as torchvision's ResNets.
     """
     if naming == "crd":
         return Preparation(1.0)
     if family == "vit" and naming != "moco_v3" and "moco-v3" not in source:
         return Preparation(1.0 if options.get("form", "").startswith("clip") else EVAL_RESIZE, "bicubic")
+    if family == "fd_vit":
+        return Preparation(EVAL_RESIZE, "bicubic")
     if family in ("swin", "swinv2"):
         return Preparation(1.0 if options.get("image_size") == 384 else EVAL_RESIZE, "bicubic")
     if arch.startswith("efficientnet_b") and naming != "seed":  # excludes efficientnet_lite*

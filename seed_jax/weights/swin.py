@@ -15,7 +15,7 @@ import re
 
 import numpy as np
 
-from seed_jax.models.fd_vit import spline
+from seed_jax.models.swin import resize_table
 from seed_jax.weights.naming import Naming, tensor_name
 
 ARCHITECTURES = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base"}
@@ -88,10 +88,8 @@ def _describe_v2(window, image_size, shapes):
 
 
 def resize(path: str, table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A table of relative positions for windows of another size; any other array as it is.
-
-    As Feature-Distillation fine-tunes (utils.py, remap_pretrained_keys_swin): a cubic spline on an axis that
-    grows geometrically (`fd_vit.spline`). Microsoft's own loader resizes bicubically.
+    """A table of relative positions for windows of another size (`swin.resize_table`); any other array as it
+    is.
 
     Args:
       path: of our leaf.
@@ -100,11 +98,10 @@ def resize(path: str, table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """
     if not path.endswith("/rel_pos_bias/table") or table.ndim != 2 or table.shape[1:] != shape[1:]:
         return table
-    old, new = math.isqrt(len(table)), math.isqrt(shape[0])
-    if old == new or old % 2 == 0 or old**2 != len(table):
+    old = math.isqrt(len(table))
+    if old % 2 == 0 or old**2 != len(table):
         return table
-    matrix = spline(old, new)
-    return np.einsum("hi,wj,ijd->hwd", matrix, matrix, table.reshape(old, old, -1)).reshape(shape)
+    return resize_table(table, (math.isqrt(shape[0]) + 1) // 2)
 
 
 def _naming(family, name, signature, describe, positions="cpb_mlp", timm=False):

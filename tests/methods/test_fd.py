@@ -14,18 +14,23 @@ from seed_jax import config, models
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Batch, Clock, FeatureShapes, Given, Nets
 from seed_jax.methods.fd import FD, PROJECTED
+from seed_jax.models.fd_vit import FDVisionTransformer
 
 IMAGES = jnp.zeros((2, 16, 16, 3))
+SMALL = {"patch": 4, "image_size": 16}
+FD_VIT = models.LinenNetwork(FDVisionTransformer(12, 4, 3, **SMALL))
 
 
 def draw(*shape, seed=0):
     return (2 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
-def loss(method, projected, teacher):
-    """Value and metrics for features that are given."""
-    student = types.SimpleNamespace(apply=lambda *_: ({PROJECTED: jnp.asarray(projected)}, {}))
-    nets = Nets(student, lambda x, views: {name: jnp.asarray(x) for name, x in teacher.items()})
+def loss(method, projected, teacher, befores=(1, 1)):
+    """Value and metrics for features that are given; `befores`: tokens before the grid, of both networks."""
+    student = types.SimpleNamespace(
+        apply=lambda *_: ({PROJECTED: jnp.asarray(projected)}, {}), prefix_tokens=befores[0]
+    )
+    nets = Nets(student, lambda x, views: {name: jnp.asarray(x) for name, x in teacher.items()}, befores[1])
     batch = Batch((IMAGES[:, None],), jnp.zeros(2, jnp.int32), jax.random.split(jax.random.key(0), 2))
     value, out = method.loss(nets, {}, {}, {}, batch, Clock(jnp.int32(0), 1, 1), jax.random.key(1))
     return value, out.metrics
@@ -56,16 +61,33 @@ def test_the_weight_of_the_cls_token():
 
 def test_registers_and_a_lone_cls_token_are_left_out():
     student, teacher = draw(2, 9, 6, seed=1), draw(2, 14, 6, seed=2)  # a map of 3 x 3; cls and 4 registers
-    value, _ = loss(FD(), student.reshape(2, 3, 3, 6), {"tokens": teacher})
+    value, _ = loss(FD(), student.reshape(2, 3, 3, 6), {"tokens": teacher}, (0, 5))
     want = F.smooth_l1_loss(torch.from_numpy(student), whitened(teacher[:, 5:]), beta=2.0)
     np.testing.assert_allclose(value, want, rtol=1e-5)
 
 
 def test_a_smaller_grid_of_the_student_is_resized():
     student, teacher = draw(2, 2, 2, 6, seed=1), draw(2, 4, 4, 6, seed=2)
-    value, _ = loss(FD(), student, {"stage1": draw(2, 8, 8, 3), "stage2": teacher})
+    value, _ = loss(FD(), student, {"stage1": draw(2, 8, 8, 3), "stage2": teacher}, (0, 0))
     resized = F.interpolate(torch.from_numpy(student).permute(0, 3, 1, 2), (4, 4), mode="bilinear")
     want = F.smooth_l1_loss(resized.permute(0, 2, 3, 1), whitened(teacher), beta=2.0)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_the_smallest_grids(side):
+    """With four registers, 2 x 2 patches are nine tokens, as 3 x 3 patches without any are."""
+    student, teacher = draw(2, side**2, 6, seed=1), draw(2, 5 + side**2, 6, seed=2)
+    value, _ = loss(FD(), student, {"tokens": teacher}, (0, 5))
+    want = F.smooth_l1_loss(torch.from_numpy(student), whitened(teacher[:, 5:]), beta=2.0)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+
+
+def test_the_teachers_tokens_before_its_final_norm():
+    student, before = draw(2, 10, 6, seed=1), draw(2, 10, 6, seed=2)
+    features = {"stage3": draw(2, 10, 6), "stage4": before, "tokens": draw(2, 10, 6, seed=3)}
+    value, _ = loss(FD(final_norm=False), student, features)
+    want = F.smooth_l1_loss(torch.from_numpy(student), whitened(before), beta=2.0)
     np.testing.assert_allclose(value, want, rtol=1e-5)
 
 
@@ -90,8 +112,8 @@ def test_what_compares_samples_says_so():
     assert FD(normalise="standardise").whole_batch() == "method.normalise standardises over the batch"
 
 
-def given(features):
-    return Given(2, 0, 16, 1, 1, FeatureShapes(features))
+def given(features, before=1):
+    return Given(2, 0, 16, 1, 1, FeatureShapes(features), teacher_prefix=before)
 
 
 def shape(*sizes):
@@ -101,9 +123,9 @@ def shape(*sizes):
 @pytest.mark.parametrize(
     ("model", "options", "target", "entry", "width"),
     [
-        ("fd_vit_small", {"patch": 4, "image_size": 16}, "tokens", "tokens", 8),
-        ("fd_vit_small", {"patch": 4, "image_size": 16}, "cls", "tokens", 8),
-        ("fd_vit_small", {"patch": 4, "image_size": 16}, "logits", "pooled", 5),
+        ("fd_vit_small", SMALL, "tokens", "tokens", 8),
+        ("fd_vit_small", SMALL, "cls", "tokens", 8),
+        ("fd_vit_small", SMALL, "logits", "pooled", 5),
         ("cifar_resnet8", {}, "tokens", "stage3", 8),
         ("cifar_resnet8", {}, "cls", "pooled", 8),
     ],
@@ -128,7 +150,33 @@ def test_the_projector(model, options, target, entry, width):
 )
 def test_teachers_that_lack_the_target(fields, teacher, message):
     with pytest.raises(UserError, match=message):
-        FD(**fields).network(models.create("cifar_resnet8"), given(teacher))
+        FD(**fields).network(models.create("cifar_resnet8"), given(teacher, 0))
+
+
+@pytest.mark.parametrize(
+    ("network", "tokens", "before"),
+    [
+        (models.create("cifar_resnet8"), 16, 0),  # a map
+        (FD_VIT, 21, 5),  # registers
+        (FD_VIT, 16, 0),  # no cls token
+        (FD_VIT, 10, 1),  # another grid
+    ],
+)
+def test_parity_refuses_what_the_released_code_cannot_pair(network, tokens, before):
+    teacher = given({"tokens": shape(2, tokens, 8)}, before)
+    FD().network(network, teacher)
+    with pytest.raises(UserError, match=rf"method.parity is set, .* {tokens} tokens \({before} of them"):
+        FD(parity=True).network(network, teacher)
+
+
+def test_parity_takes_equal_grids():
+    teacher = given({"tokens": shape(2, 17, 8)})
+    assert FD(parity=True).network(FD_VIT, teacher).parts.keys() == {"projector"}
+
+
+def test_patches_that_are_no_square_are_named():
+    with pytest.raises(UserError, match="a network has 11 patches, which are not a square"):
+        FD().network(FD_VIT, given({"tokens": shape(2, 12, 8)}))
 
 
 def test_a_student_without_tokens_and_maps_is_named():
@@ -148,6 +196,11 @@ def test_a_student_without_tokens_and_maps_is_named():
         ({"beta": -1.0}, "method.beta is -1.0: use 0 or more"),
         ({"cls_weight": -1.0}, "method.cls_weight is -1.0: use 0 or more"),
         ({"mix": 1.5}, "method.mix is 1.5: use 0 to 1"),
+        ({"parity": True, "beta": 1.0}, "method.beta is 1.0, where the released code has 2.0: use that"),
+        (
+            {"parity": True, "final_norm": False},
+            "method.final_norm is False, where the released code has True",
+        ),
     ],
 )
 def test_mistakes_are_named(fields, message):

@@ -172,8 +172,27 @@ def test_images_of_another_size_use_a_resized_table():
     assert bias.shape == (25, 25, 3)
     np.testing.assert_array_equal(bias[1, 2], table[3 * 11 + 4])  # one column to the right of the query
     np.testing.assert_array_equal(bias[7, 1], table[4 * 11 + 5])  # one row above it
-    with pytest.raises(UserError, match="36 patches, and absolute positions are stored for 16"):
-        small(positions="absolute").init(jax.random.key(0), draw_images(24), False)
+
+
+def test_absolute_positions_are_resized_bicubically():
+    old = np.random.default_rng(0).standard_normal((1, 17, 6)).astype(np.float32)
+    grid = torch.from_numpy(old[:, 1:]).mT.unflatten(2, (4, 4))
+    want = F.interpolate(grid, size=(5, 7), mode="bicubic", align_corners=False).flatten(2).mT
+    got = fd_vit.resize_absolute(old, (5, 7))
+    np.testing.assert_allclose(got[:, 1:], want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(got[:, 0], old[:, 0])
+    images = draw_images(24)
+    one, large = (
+        FDVisionTransformer(12, 1, heads=3, patch=4, image_size=side, positions="absolute")
+        for side in (16, 24)
+    )
+    params = random_variables(one, draw_images())["params"]
+    resized = params | {"pos_embed": fd_vit.resize_absolute(params["pos_embed"], (6, 6))}
+    found, want = (
+        jax.jit(lambda p, net=net: net.apply({"params": p}, images, False)["stem"])(p)
+        for net, p in ((one, params), (large, resized))
+    )
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
 
 
 def test_mistakes_are_named():

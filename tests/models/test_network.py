@@ -335,3 +335,21 @@ def test_eight_devices_compute_what_one_does(module):
 def test_torchvisions_name_of_a_model():
     with pytest.raises(UserError, match="torchvision's is 'mobilenetv3_small_torchvision' here"):
         models.create("mobilenet_v3_small")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "grid"),
+    [
+        ("vit_small", {}, 4),
+        ("vit_small", {"form": "dinov2_registers"}, 4),
+        ("fd_vit_small", {}, 4),
+        ("swin_tiny", {}, 2),
+        ("swinv2_tiny", {}, 2),
+    ],
+)
+def test_tokens_are_a_grid_after_the_prefix(name, options, grid):
+    network = models.Joined(models.create(name, **options), {})
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), images)
+    tokens = jax.eval_shape(lambda v, x: network.apply(v, x, False)[0]["tokens"], variables, images)
+    assert tokens.shape[1] == network.prefix_tokens + grid**2

@@ -27,6 +27,7 @@ USUAL = 256 / 224
         (("vit", "vit_small", {"form": "deit"}, "moco_v3"), USUAL, "bilinear"),
         (("vit", "vit_base", {"form": "clip"}, "openai_clip"), 1, "bicubic"),
         (("vit", "vit_base", {"form": "clip_gelu"}, "timm_clip"), 1, "bicubic"),
+        (("fd_vit", "fd_vit_base", {"patch": 16}, "fd"), USUAL, "bicubic"),
         (("swin", "swin_tiny", {"image_size": 224}, "microsoft"), USUAL, "bicubic"),
         (("swinv2", "swinv2_base", {"image_size": 384}, "microsoft"), 1, "bicubic"),
         (("efficientnet", "efficientnet_b0", {}, "lukemelas"), 1, "bicubic"),
