@@ -123,6 +123,7 @@ def test_sections_that_cannot_be_had(taught, tmp_path, capsys):
     assert "has no classifier of its data's classes" in capsys.readouterr().err
     assert main([taught, *only]) == 0
     out = capsys.readouterr().out
+    assert f"heads is left out: {taught} has a student and a teacher without attention weights" in out
     assert f"noise is left out: {taught} has no classifier of its data's classes" in out
     assert "noise is left out" in (tmp_path / "report.html").read_text()
 

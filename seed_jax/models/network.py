@@ -216,7 +216,7 @@ def with_attention(network: Network) -> Network | None:
         backbone = with_attention(network.backbone)
         return backbone and dataclasses.replace(network, backbone=backbone)
     module = getattr(network, "module", None)
-    if not hasattr(module, "attention"):
+    if not isinstance(getattr(module, "attention", None), bool):
         return None
     return dataclasses.replace(network, module=module.clone(attention=True))
 
