@@ -13,16 +13,18 @@ def dots(
     *,
     title: str,
     axis: str = "layer",
+    highest: float | None = None,
     caption: str = "",
     name: str = "plot",
 ) -> svg.Figure:
-    """Draw the values of each layer as dots, and a line through their means.
+    """Draw the values of each layer as dots, and a line through their means. The vertical axis starts at 0.
 
     Args:
       series: at most `plots.MAX_SERIES` names, each with the values of each layer; one without a finite value
         is only named.
       title: of the figure.
       axis: name of the horizontal axis.
+      highest: value of the vertical axis; None for that of the dots.
       caption: shown below the figure.
       name: prefix of the ids inside the SVG; must be unique in a page.
     """
@@ -49,7 +51,8 @@ def dots(
         axes.grid(axis="y", color=svg.FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
-        axes.margins(x=0.03, y=0.08)
+        axes.margins(y=0.08)
+        axes.set_ylim(0 if highest is None else -0.03 * highest, highest and 1.03 * highest)
         count = max(itertools.chain.from_iterable(series.values()))
         axes.set_xlim(0.5, count + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(min(9, count), integer=True))

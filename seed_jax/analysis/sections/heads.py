@@ -31,11 +31,11 @@ AT_ONCE = 8  # all weights of a base network for an image are 22 MB
 RADIUS = 1
 SIDE = 256  # of a map; larger ones are made smaller
 TEACHER = "teacher"
-MEASURES = {
-    "distance": "Attention distance, px",
-    "cosine": "Cosine between heads",
-    "information": "Mutual information of query and key",
-    "near": f"Attention at most {RADIUS} patch away",
+MEASURES = {  # title and the highest value
+    "distance": ("Attention distance, px", None),
+    "cosine": ("Cosine between heads", 1.0),
+    "information": ("Mutual information of query and key", 1.0),
+    "near": (f"Attention at most {RADIUS} patch away", 1.0),
 }
 LEAD = (
     "Each dot is a head, each line the mean over the heads of a layer, on at most {images} images of "
@@ -87,10 +87,11 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     for number, run in enumerate(runs, 1):
         name, rows = names[run.name], rows_of(run, options)
         notes += _notes(run, [*rows])
-        for measure, title in MEASURES.items():
+        for measure, (title, highest) in MEASURES.items():
             series = {row: of_row.heads[measure] for row, of_row in rows.items() if of_row.heads[measure]}
             if series:
-                figures.append(dots(series, title=f"{title}: {name}", name=f"heads-run{number}-{measure}"))
+                shown = {"title": f"{title}: {name}", "name": f"heads-run{number}-{measure}"}
+                figures.append(dots(series, highest=highest, **shown))
         figures += _pictures({row: of_row.maps for row, of_row in rows.items()}, name, number)
         tables.append(html.Details(f"{name}: mean ± standard deviation over the heads", _table(rows)))
     lead = LEAD.format(images=IMAGES, split=options.split, around=(2 * RADIUS + 1) ** 2 - 1)
@@ -252,7 +253,7 @@ def _pictures(maps, name: str, number: int) -> list:
 def _table(rows: dict[str, Measured]) -> Table:
     columns = [
         (title, row, of_row.heads[measure])
-        for measure, title in MEASURES.items()
+        for measure, (title, _) in MEASURES.items()
         for row, of_row in rows.items()
         if of_row.heads[measure]
     ]
