@@ -123,7 +123,7 @@ def test_the_page_has_every_section(run, taught, tmp_path, capsys):
     files = {path.name for path in (tmp_path / "attention").rglob("*.png")}
     assert {"image0-step0-stage1.png", "image1-step6-stage1.png", "image0-teacher-stage1.png"} <= files
     figures = {path.stem for path in tmp_path.glob("*.svg")}
-    assert {"attention-run1-image0", "noise-kept", "gradients", "separability-stages"} <= figures
+    assert {"attention-run1-image0", "noise-kept", "gradients"} <= figures
     assert {"landscape-loss-recomputed", "landscape-planes", "landscape-run1-kept"} <= figures
 
 

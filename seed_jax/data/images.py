@@ -1,8 +1,8 @@
 """Decode one image and cut views from it, on the host.
 
 libjpeg-turbo decodes JPEGs without PIL's copies, to the same bits as PIL; PIL decodes every other format.
-cykooz-resizer resizes random crops several times as fast as PIL and within one grey level of it. Evaluation
-views equal PIL's bit for bit.
+cykooz-resizer resizes random crops several times as fast as PIL and within one grey level of it (very rarely
+two). Evaluation views equal PIL's bit for bit.
 """
 
 import contextlib
@@ -256,8 +256,8 @@ def draft_divisor(boxes, sizes) -> int:
 def resized_crop(pixels: np.ndarray, box, size: int, divisor: int = 1) -> np.ndarray:
     """Cut a box from a picture and resize it to uint8 `[size, size, 3]`.
 
-    Bilinear with antialias, within one grey level of PIL's. The box is cut before the resize, so pixels
-    outside it have no influence.
+    Bilinear with antialias, within one grey level of PIL's, very rarely two. The box is cut before the
+    resize, so pixels outside it have no influence.
 
     Args:
       pixels: uint8 `[H, W, 3]`, the picture decoded at `1 / divisor` of its size.

@@ -125,6 +125,7 @@ def test_a_changed_cell_names_its_keys_and_is_not_run_again(finished):
     assert facts(made) == before
 
 
+@pytest.mark.long
 def test_again_runs_a_row_and_what_needs_it_and_leaves_the_others(tmp_path, capsys):
     arguments = [str(FILE), "--quick", "--out", str(tmp_path)]
     assert main(arguments) == 0

@@ -229,6 +229,7 @@ def test_all_exits_in_one_file(folder, run, images, whole, tmp_path, capsys):
     pretrained.load_named(file, where="student.init", model="cifar_resnet8")
 
 
+@pytest.mark.long
 def test_the_journals_exits_of_a_run_in_bf16(images, tmp_path):
     """The file has float32 parameters, and computes in float32 what the run's network computes in it."""
     raw = settings("byot")

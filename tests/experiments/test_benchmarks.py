@@ -1,6 +1,7 @@
 """The benchmarks run, in small: what they time is what training does."""
 
 import numpy as np
+import pytest
 
 from experiments.benchmarks import input as input_benchmark
 from experiments.benchmarks import step
@@ -8,6 +9,7 @@ from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import Arrays
 
 
+@pytest.mark.long
 def test_the_benchmark_of_a_step(capsys):
     small = "--teacher resnet18 --student resnet18 --size 32 --batch 8 --queue 64 --repeats 1"
     assert step.main(small.split()) == 0

@@ -12,6 +12,7 @@ from experiments.benchmarks.growth import laws, point
 from seed_jax import models
 
 
+@pytest.mark.long
 def test_the_quick_form(tmp_path, monkeypatch):
     """A longer queue adds its bytes to the arguments; each of two devices holds half of queue and views."""
     monkeypatch.setitem(models.MODELS, point.NETWORK, Narrow)

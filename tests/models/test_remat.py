@@ -30,6 +30,10 @@ MODULES = {
 }
 
 
+# tests/conftest.py chooses emitters that compile faster and round two forms of one network further apart.
+USUAL = {"xla_cpu_use_fusion_emitters": True}
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_same_loss_gradients_and_statistics_from_fewer_kept_bytes(name, monkeypatch):
     monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
@@ -51,10 +55,12 @@ def test_same_loss_gradients_and_statistics_from_fewer_kept_bytes(name, monkeypa
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.eval_shape(residuals, params))
 
     assert kept(remat) < 0.7 * kept(plain)
-    want, got = (
-        jax.jit(jax.value_and_grad(functools.partial(loss, network), has_aux=True))(params)
-        for network in (plain, remat)
-    )
+
+    def gradient(network):
+        function = jax.value_and_grad(functools.partial(loss, network), has_aux=True)
+        return jax.jit(function, compiler_options=USUAL)(params)
+
+    want, got = map(gradient, (plain, remat))
     assert jax.tree.structure(got) == jax.tree.structure(want)
 
     def close(got, want):  # to rounding of the largest value

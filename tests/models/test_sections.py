@@ -33,7 +33,7 @@ def drawn(network, side):
         pytest.param("shufflenetv2", {}, marks=pytest.mark.long),
         pytest.param("mobilenetv2_half", {}, marks=pytest.mark.long),
         pytest.param("efficientnet_lite0", {}, marks=pytest.mark.long),
-        ("mobilenetv3_small", {"width": 0.25}),
+        pytest.param("mobilenetv3_small", {"width": 0.25}, marks=pytest.mark.long),
     ],
 )
 def test_sections_in_a_row_are_the_whole_network(model, options):

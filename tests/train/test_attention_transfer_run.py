@@ -1,6 +1,7 @@
 """Attention transfer in a run: every form is trained, the same on 1 and 8 devices."""
 
 import numpy as np
+import pytest
 from toys import rows_of, steps
 
 from seed_jax import config
@@ -40,6 +41,7 @@ def test_symmetry_alone_needs_no_teacher_and_takes_micro_batches(toy):
         np.testing.assert_allclose(halves[name], row[name], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_gradients_by_pixels_are_the_same_on_8_devices():
     raw = settings(beta=0.0, gradient=10.0, symmetry=10.0)
     (_, one), (row,) = steps(raw, 1)

@@ -289,7 +289,7 @@ TOYS = [Timed, Projected, Averaged, Matching, Regression, TwoClassifiers, Locate
 OF_STAGES = {BYOT: {"method__form": "journal"}, FRSKD: {"method__rotations": 2}}
 
 
-@pytest.mark.parametrize("method", [*TOYS, CSKD, DDGSD, *OF_STAGES])
+@pytest.mark.parametrize("method", [*TOYS, CSKD, DDGSD, BYOT, pytest.param(FRSKD, marks=pytest.mark.long)])
 def test_every_toy_is_planned_and_resumes_bitwise(toy, tmp_path, monkeypatch, method):
     settings = OF_STAGES.get(method, {})
     if settings:

@@ -33,6 +33,7 @@ def settings(monkeypatch):
     return make
 
 
+@pytest.mark.long
 def test_the_same_on_8_devices_and_with_a_teacher_whose_blocks_could_drop(settings):
     _, rows = steps(settings(), 2)
     for other in (steps(settings(), 2, devices=8), steps(settings(drop_path=0.9), 2)):

@@ -27,6 +27,7 @@ def count(loaded):
     return sum(leaf.size for leaf in jax.tree.leaves(loaded.variables["params"]))
 
 
+@pytest.mark.long
 def test_the_self_teacher_is_trained_and_left_behind(tmp_path):
     method = {"rotations": 2, "detach": "code", "channels": 8, "beta": 0.0, "mix": "cutmix"}
     loop.run(settings("frskd", **method), tmp_path / "frskd")
