@@ -21,6 +21,7 @@ names it, that is an error, after the others were measured.
 
   python -m seed_jax.analysis runs/plain runs/self_distilled
   python -m seed_jax.analysis runs/mine --sections attention --images 8
+  python -m seed_jax.analysis runs/mine --sections heads,landscape --points 21
 
 A run shows more of its training if it keeps more checkpoints (train.keep).
 """
