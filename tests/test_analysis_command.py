@@ -101,13 +101,22 @@ def test_the_page_has_every_section(run, taught, tmp_path, capsys):
         "0,1",
         "--draws",
         "2",
+        "--points",
+        "3",
         "--out",
         str(tmp_path),
     ]
     assert main([run, taught, *arguments]) == 0
     page = (tmp_path / "report.html").read_text()
     headings = re.findall("<h2>(.*?)</h2>", page)
-    assert headings == ["Attention", "Noise on the weights", "Gradients", "Class separability"]
+    assert headings == [
+        "Attention",
+        "Noise on the weights",
+        "Landscape",
+        "Gradients",
+        "Class separability",
+        "Notes",
+    ]
     assert not re.search(r'(src|href)="(?!#|data:)', page)  # self-contained
     assert f"{taught} has no classifier of its data" in page
     assert str(tmp_path / "report.html") in capsys.readouterr().out
@@ -115,6 +124,7 @@ def test_the_page_has_every_section(run, taught, tmp_path, capsys):
     assert {"image0-step0-stage1.png", "image1-step6-stage1.png", "image0-teacher-stage1.png"} <= files
     figures = {path.stem for path in tmp_path.glob("*.svg")}
     assert {"attention-run1-image0", "noise-kept", "gradients"} <= figures
+    assert {"landscape-loss-recomputed", "landscape-planes", "landscape-run1-kept"} <= figures
 
 
 def test_sections_that_cannot_be_had(taught, tmp_path, capsys):
@@ -123,6 +133,7 @@ def test_sections_that_cannot_be_had(taught, tmp_path, capsys):
     assert "has no classifier of its data's classes" in capsys.readouterr().err
     assert main([taught, *only]) == 0
     out = capsys.readouterr().out
+    assert f"heads is left out: {taught} has a student and a teacher without attention weights" in out
     assert f"noise is left out: {taught} has no classifier of its data's classes" in out
     assert "noise is left out" in (tmp_path / "report.html").read_text()
 
@@ -317,6 +328,8 @@ def test_exits_come_before_the_last_feature(opened, tmp_path, monkeypatch):
         (["a", "--sections", "noise,noise"], "--sections names noise twice"),
         (["a", "--images", "0"], "--images is 0: use 1 or more."),
         (["a", "--sigmas", "0.2,0.1"], "--sigmas must ascend"),
+        (["a", "--points", "1"], "--points is 1: use 3 or more."),
+        (["a", "--points", "4"], "--points is 4: use an odd number"),
         (["a", "--absolute"], "--absolute needs --sigmas in the unit of the weights"),
         (["a", "--out", "/proc/seed_jax"], "--out: /proc/seed_jax cannot be created"),
     ],

@@ -4,11 +4,17 @@
 trainer.
 """
 
-from seed_jax.analysis.attention import attention_distance, attention_nmi, diagonal_mass, head_cosine
+from seed_jax.analysis.attention import (
+    attention_distance,
+    attention_nmi,
+    diagonal_mass,
+    head_cosine,
+    mean_attention,
+)
 from seed_jax.analysis.covariance import probability_covariance, risk_covariance
 from seed_jax.analysis.landscape import filter_normalised_direction, landscape
 from seed_jax.analysis.magnitudes import gradient_magnitudes
-from seed_jax.analysis.overlay import overlay
+from seed_jax.analysis.overlay import coloured, overlay
 from seed_jax.analysis.separability import separability
 from seed_jax.analysis.t_stddev import (
     ChunkMeans,
@@ -24,11 +30,13 @@ __all__ = [
     "ChunkMeans",
     "attention_distance",
     "attention_nmi",
+    "coloured",
     "diagonal_mass",
     "filter_normalised_direction",
     "gradient_magnitudes",
     "head_cosine",
     "landscape",
+    "mean_attention",
     "noisy",
     "overlay",
     "probability_covariance",

@@ -21,6 +21,7 @@ names it, that is an error, after the others were measured.
 
   python -m seed_jax.analysis runs/plain runs/self_distilled
   python -m seed_jax.analysis runs/mine --sections attention --images 8
+  python -m seed_jax.analysis runs/mine --sections heads,landscape --points 21
 
 A run shows more of its training if it keeps more checkpoints (train.keep).
 """
@@ -113,9 +114,20 @@ def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
         help="sigmas are in the unit of the weights (default: shares of each tensor's standard deviation)",
     )
     parser.add_argument(
-        "--draws", type=int, default=usual.draws, help=f"of the noise for each sigma (default: {usual.draws})"
+        "--draws",
+        type=int,
+        default=usual.draws,
+        help=f"of the noise for each sigma, and of directions of the landscape (default: {usual.draws})",
     )
-    parser.add_argument("--seed", type=int, default=usual.seed, help=f"of the noise (default: {usual.seed})")
+    parser.add_argument(
+        "--points",
+        type=int,
+        default=usual.points,
+        help=f"of the landscape along a direction, odd (default: {usual.points})",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=usual.seed, help=f"of noise and directions (default: {usual.seed})"
+    )
     given = vars(parser.parse_args(arguments))
     names, workdirs, dir = given.pop("sections"), given.pop("workdir"), given.pop("dir")
     options = Options(**given)
@@ -127,9 +139,13 @@ def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
     for workdir in workdirs:
         if [Path(other).resolve() for other in workdirs].count(Path(workdir).resolve()) > 1:
             raise UserError(f"WORKDIR names {workdir} twice: name each run once.")
-    for name, least in (("images", 1), ("samples", 0), ("draws", 1), ("seed", 0)):
+    for name, least in (("images", 1), ("samples", 0), ("draws", 1), ("points", 3), ("seed", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}: use {least} or more.")
+    if options.points % 2 == 0:
+        raise UserError(
+            f"--points is {options.points}: use an odd number, so that the network is one of them."
+        )
     if options.absolute and options.sigmas == usual.sigmas:
         raise UserError("--absolute needs --sigmas in the unit of the weights, such as 0,0.01,0.02.")
     if list(options.sigmas) != sorted({*options.sigmas}) or options.sigmas[0] < 0:

@@ -124,6 +124,29 @@ def diagonal_mass(attention, *, grid: tuple[int, int], radius: int = 1, prefix_t
     return _mean(_weighted(rows, near), seen)
 
 
+def mean_attention(attention, *, prefix_tokens: int = 1):
+    """Where the heads of a layer look on average: a bright diagonal is the query's own place, a column a key
+    that all queries look at.
+
+    arXiv 2205.14141 shows it and released no code. Here it is the mean over images and heads of the rows.
+
+    Args:
+      attention: float `[B, H, T, T]`, after the softmax.
+      prefix_tokens: tokens before the patches.
+
+    Returns:
+      float32 `[N, N]` of queries and keys, N = T - `prefix_tokens`; rows have the sum 1.
+
+    Raises:
+      AssertionError: the shape or dtype of `attention` is not the above.
+
+    >>> mean_attention(jnp.stack([jnp.eye(2), jnp.full((2, 2), 0.5)])[None], prefix_tokens=0).tolist()
+    [[0.75, 0.25], [0.25, 0.75]]
+    """
+    rows, seen = _patches(attention, prefix_tokens)
+    return _mean(rows, seen[..., None], axes=(0, 1))
+
+
 def _patches(attention, prefix_tokens, grid=None):
     """The rows over patches, `[B, H, N, N]`, scaled to the sum 1, and which have one, bool `[B, H, N]`."""
     chex.assert_rank(attention, 4, custom_message="attention")

@@ -41,8 +41,9 @@ class Options:
       samples: how many are measured, evenly spaced; 0 for all.
       sigmas: of the noise on the weights, ascending.
       absolute: the sigmas are in the unit of the weights, not shares of each tensor's standard deviation.
-      draws: of the noise, for each sigma.
-      seed: of the noise.
+      draws: of the noise, for each sigma, and of the directions of the landscape.
+      points: of the landscape along a direction, odd.
+      seed: of noise and directions.
     """
 
     out: Path
@@ -52,6 +53,7 @@ class Options:
     sigmas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
     absolute: bool = False
     draws: int = 5
+    points: int = 9
     seed: int = 0
 
 

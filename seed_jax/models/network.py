@@ -225,6 +225,24 @@ def for_views(network: Network, count: int) -> Network:
     return network if scaled is module else dataclasses.replace(network, module=scaled)
 
 
+def with_attention(network: Network) -> Network | None:
+    """The same network, which also returns the attention weights of each block: `attention1`, and so on.
+
+    None if its architecture has no such weights. The variables are the same.
+
+    >>> from seed_jax.models import create
+    >>> with_attention(create("vit_small")).module.attention, with_attention(create("resnet18"))
+    (True, None)
+    """
+    if isinstance(network, Joined):
+        backbone = with_attention(network.backbone)
+        return backbone and dataclasses.replace(network, backbone=backbone)
+    module = getattr(network, "module", None)
+    if not isinstance(getattr(module, "attention", None), bool):
+        return None
+    return dataclasses.replace(network, module=module.clone(attention=True))
+
+
 def _with_group(module, count):
     group = getattr(module, "bn_group", None)
     return module.clone(bn_group=count * group) if group else module

@@ -84,6 +84,7 @@ class VisionTransformer(layers.Architecture):
       tokens           `[B, T, D]`, the output of the last block after the final layer norm
       pooled           `[B, D]`, the cls token of `tokens`
       logits           `[B, num_classes]`, if `num_classes` is not None
+      attention1 ..    `[B, heads, T, T]` of each block, if `attention`
 
     All of them are float32, and so are layer norms, softmax and residual sums.
 
@@ -100,6 +101,7 @@ class VisionTransformer(layers.Architecture):
       pool: 'cls', or 'mean' as MAE fine-tunes: then `tokens` are not normalised, and `pooled` is the
         normalised mean over the patches.
       drop_path: stochastic depth; the rate grows linearly from 0 in the first block to this in the last.
+      attention: return the attention weights, too.
       remat: compute each block again in the backward pass instead of keeping its activations.
       dtype: of matrix products and GELU.
       undecayed: names of the position table and tokens, which weight decay leaves alone.
@@ -117,6 +119,7 @@ class VisionTransformer(layers.Architecture):
     num_classes: int | None = None
     pool: str = "cls"
     drop_path: float = 0.0
+    attention: bool = False
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -133,7 +136,9 @@ class VisionTransformer(layers.Architecture):
         block_class = layers.block_class(Block, self.remat, train)
         for i in range(self.depth):
             rate = self.drop_path * i / (self.depth - 1)
-            x = block_class(self.heads, form, rate, self.dtype, name=f"block{i}")(x, train, keys)
+            x, weights = block_class(self.heads, form, rate, self.dtype, name=f"block{i}")(x, train, keys)
+            if self.attention:
+                features[f"attention{i + 1}"] = weights
             if (i + 1) % (self.depth // 4) == 0:
                 features[f"stage{4 * (i + 1) // self.depth}"] = x
         if pool_mean:
@@ -218,7 +223,10 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron of width 4 D, each on a layer norm of the stream and added to it."""
+    """Attention, then a perceptron of width 4 D, each on a layer norm of the stream and added to it.
+
+    Called with tokens `[B, T, D]`; returns the like and the attention weights, float32 `[B, heads, T, T]`.
+    """
 
     heads: int
     form: Form
@@ -227,21 +235,23 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool, keys):
-        sublayers = (
-            Attention(self.heads, self.dtype, name="attn"),
-            MLP(self.form.quick_gelu, self.dtype, name="mlp"),
-        )
-        for i, sublayer in enumerate(sublayers, start=1):
-            y = sublayer(_layer_norm(self.form, f"norm{i}")(x))
-            if self.form.layer_scale:
-                y = layers.LayerScale(name=f"ls{i}")(y)
-            y = y.astype(jnp.float32)
-            x = x + layers.DropPath(self.drop_path, name=f"drop_path{i}")(y, train, keys)
-        return x
+        y, weights = Attention(self.heads, self.dtype, name="attn")(_layer_norm(self.form, "norm1")(x))
+        x = self._added(x, y, 1, train, keys)
+        y = MLP(self.form.quick_gelu, self.dtype, name="mlp")(_layer_norm(self.form, "norm2")(x))
+        return self._added(x, y, 2, train, keys), weights
+
+    def _added(self, x, y, number, train, keys):
+        if self.form.layer_scale:
+            y = layers.LayerScale(name=f"ls{number}")(y)
+        y = y.astype(jnp.float32)
+        return x + layers.DropPath(self.drop_path, name=f"drop_path{number}")(y, train, keys)
 
 
 class Attention(nn.Module):
-    """Softmax attention among all tokens of `[B, T, D]`, with a float32 softmax."""
+    """Softmax attention among all tokens of `[B, T, D]`; also returns its weights.
+
+    They are float32 `[B, heads, T, T]`.
+    """
 
     heads: int
     dtype: Any
@@ -253,9 +263,10 @@ class Attention(nn.Module):
         # Heads before tokens: with `bqhd,bkhd` both products take twice the time on a CPU.
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)
         logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits / math.sqrt(dim // self.heads)).astype(self.dtype)
-        y = jnp.einsum("bhqk,bhkd->bhqd", weights, v).transpose(0, 2, 1, 3).reshape(x.shape)
-        return _linear(dim, "proj", self.dtype)(y)
+        weights = jax.nn.softmax(logits / math.sqrt(dim // self.heads))
+        y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
+        y = y.transpose(0, 2, 1, 3).reshape(x.shape)
+        return _linear(dim, "proj", self.dtype)(y), weights
 
 
 class MLP(nn.Module):

@@ -1,6 +1,7 @@
 """Tables of results: Markdown for a README, HTML for a report, LaTeX for a paper."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -26,15 +27,17 @@ _LATEX = str.maketrans(
 
 
 def mean_std(values: Sequence[float], digits: int = 1) -> str:
-    """Mean and sample standard deviation (n - 1) as text; only the number when there is one value.
+    """Mean and sample standard deviation (n - 1) as text; only the number when there is one value, and only
+    the mean when a value is not finite.
 
     >>> mean_std([92.7, 93.1, 93.5])
     '93.1 ± 0.4'
-    >>> mean_std([93.14])
-    '93.1'
+    >>> mean_std([93.14]), mean_std([93.14, math.inf])
+    ('93.1', 'inf')
     """
     mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    alone = len(values) == 1 or not all(map(math.isfinite, values))
+    return mean if alone else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seed_jax.analysis import attention_distance, attention_nmi, diagonal_mass, head_cosine
+from seed_jax.analysis import attention_distance, attention_nmi, diagonal_mass, head_cosine, mean_attention
 
 GRID = (2, 3)
 
@@ -71,6 +71,15 @@ def test_mass_near_the_query(attention):
         got = diagonal_mass(attention, grid=GRID, radius=radius, prefix_tokens=2)
         np.testing.assert_allclose(got, want, rtol=1e-5)
     np.testing.assert_allclose(diagonal_mass(attention, grid=GRID, radius=2, prefix_tokens=2), 1, rtol=1e-6)
+
+
+def test_the_mean_map(attention):
+    attention[0, 1, 3] = np.eye(8)[0]  # patch 1 of one head looks at the prefix alone
+    rows = rows64(np.where(np.arange(8)[:, None] == 3, 1, attention))  # a stand-in that is not counted
+    want = rows.mean(axis=(0, 1))
+    each = rows64(attention[:, [0, 2]])[:, :, 1].sum(axis=(0, 1)) + rows64(attention[1:, 1:2])[0, 0, 1]
+    want[1] = each / 5
+    np.testing.assert_allclose(mean_attention(attention, prefix_tokens=2), want, rtol=1e-5)
 
 
 def test_columns_have_no_information_and_permutations_have_all():

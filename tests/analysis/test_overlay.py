@@ -1,11 +1,11 @@
-"""Overlays: the enlarged map against torch's, the blend by hand."""
+"""Maps in colours and overlays: the enlarged map against torch's, the blend by hand."""
 
 import numpy as np
 import pytest
 import torch
 from matplotlib import colormaps
 
-from seed_jax.analysis import overlay
+from seed_jax.analysis import coloured, overlay
 
 
 def test_a_map_is_enlarged_as_torch_does_and_scaled_to_its_range():
@@ -29,6 +29,13 @@ def test_the_blend():
     image, attention = np.full((2, 2, 3), 100, np.uint8), np.ones((2, 2))
     np.testing.assert_array_equal(overlay(image, attention, alpha=0.0), image)
     assert overlay(image, attention, alpha=0.5)[0, 0].tolist() == [50, 50, 52]  # one value: all low
+
+
+def test_colours_of_a_range_that_is_given():
+    values = np.array([[-1.0, 0.0, 0.5, 1.0, 3.0]])
+    want = 255 * colormaps["inferno"](np.array([0, 0, 0.5, 1, 1]))[:, :3]
+    np.testing.assert_allclose(coloured(values, low=0.0, high=1.0)[0], want, atol=0.5)
+    np.testing.assert_array_equal(coloured(values[:, 1:4]), coloured(values, low=0.0, high=1.0)[:, 1:4])
 
 
 @pytest.mark.parametrize(

@@ -56,13 +56,24 @@ def test_attention_equals_float64():
     variables = drawn(module, x)
     qkv, proj = variables["params"]["qkv"], variables["params"]["proj"]
     q, k, v = np.split(x.astype(np.float64) @ qkv["kernel"] + qkv["bias"], 3, axis=-1)
-    heads = []
+    heads, weights = [], []
     for channels in (slice(0, 4), slice(4, 8)):
-        logits = q[..., channels] @ k[..., channels].swapaxes(1, 2) / np.sqrt(4)
-        weights = np.exp(logits)
-        heads.append(weights / weights.sum(-1, keepdims=True) @ v[..., channels])
+        rows = np.exp(q[..., channels] @ k[..., channels].swapaxes(1, 2) / np.sqrt(4))
+        weights.append(rows / rows.sum(-1, keepdims=True))
+        heads.append(weights[-1] @ v[..., channels])
     expected = np.concatenate(heads, axis=-1) @ proj["kernel"] + proj["bias"]
-    np.testing.assert_allclose(module.apply(variables, x), expected, atol=1e-5)
+    got, got_weights = module.apply(variables, x)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(got_weights, np.stack(weights, axis=1), atol=1e-5)
+
+
+def test_attention_weights_are_returned_on_request():
+    shape, x = {"form": "dinov2_registers"}, images(8)
+    assert not any(name.startswith("attention") for name in apply(tiny(**shape), x)[1])
+    features = apply(tiny(attention=True, **shape), x)[1]
+    assert {"attention1", "attention2", "attention3", "attention4"} <= features.keys()
+    assert features["attention4"].shape == (3, 2, 9, 9)
+    np.testing.assert_allclose(features["attention4"].sum(axis=-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -107,7 +118,7 @@ def test_block_and_its_gradient_equal_torchs_encoder_layer():
 
     @jax.jit
     def ours(x):
-        y, pullback = jax.vjp(lambda x: module.apply(variables, x, train=True, keys=None), x)
+        y, pullback = jax.vjp(lambda x: module.apply(variables, x, train=True, keys=None)[0], x)
         return y, pullback(dy)[0]
 
     y, dx = ours(x)

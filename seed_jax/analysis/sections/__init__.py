@@ -7,12 +7,14 @@ needs. A new one is one file and one line here.
 from collections.abc import Callable, Sequence
 
 from seed_jax.analysis.runs import Opened, Options
-from seed_jax.analysis.sections import attention, gradients, noise, separability
+from seed_jax.analysis.sections import attention, gradients, heads, landscape, noise, separability
 from seed_jax.report.html import Block
 
 SECTIONS: dict[str, Callable[[Sequence[Opened], Options], list[Block]]] = {
     "attention": attention.section,
+    "heads": heads.section,
     "noise": noise.section,
+    "landscape": landscape.section,
     "gradients": gradients.section,
     "separability": separability.section,
 }

@@ -1,0 +1,148 @@
+"""The section on heads: hand-made attention, transformers with and without windows, and what is left out."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from seed_jax import models
+from seed_jax.analysis import attention_distance, attention_nmi, diagonal_mass, head_cosine, mean_attention
+from seed_jax.analysis.runs import Lacking, Options
+from seed_jax.analysis.sections import heads
+from seed_jax.analysis.sections.heads import Block
+from seed_jax.models.fd_vit import FDVisionTransformer
+from seed_jax.models.network import Joined
+from seed_jax.models.swin import SwinTransformer
+from seed_jax.models.vit import VisionTransformer
+from seed_jax.report import html
+
+SIDE = 16
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, SIDE, SIDE, 3), np.uint8)
+STUDENT = Joined(models.LinenNetwork(FDVisionTransformer(8, 2, 2, patch=4, image_size=SIDE)), {})
+TEACHER = models.LinenNetwork(
+    VisionTransformer(8, 4, 2, patch=8, image_size=32, form="dinov2_registers"), size=32
+)
+SWIN = models.LinenNetwork(SwinTransformer(4, (2, 1), (1, 2), window=2, image_size=SIDE, patch=2))
+PLAIN = Joined(models.LinenNetwork(tiny.Tiny()), {})
+
+
+def softmax(logits):
+    return (np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def drawn(network, seed):
+    """Variables with which heads differ."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, SIDE, SIDE, 3), np.float32))
+    random = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: random.standard_normal(x.shape).astype(np.float32), shapes)
+
+
+def run(student, taught=None, name="runs/a"):
+    """What the section asks of an `Opened`."""
+    teacher = taught and types.SimpleNamespace(network=taught, variables=drawn(taught, 9))
+    method = types.SimpleNamespace(needs_teacher=taught is not None)
+    return types.SimpleNamespace(
+        name=name,
+        network=student,
+        steps=(0, 3, 6),
+        variables=lambda step: drawn(student, step),
+        teacher=teacher,
+        config=types.SimpleNamespace(method=method),
+        images=lambda split, count: types.SimpleNamespace(image=IMAGES[:count]),
+    )
+
+
+def weights(network, variables, number):
+    """The attention weights of a block for the first 8 images."""
+    asked = heads.with_attention(network)
+    x = IMAGES[:8].astype(np.float32) / 255
+    return jax.jit(lambda v: asked.apply(v, x, False)[0][f"attention{number}"])(variables)
+
+
+def test_measures_are_those_of_the_functions():
+    attention = softmax(2 * np.random.default_rng(1).standard_normal((2, 3, 7, 7)))
+    got = heads.of_heads(attention, Block((2, 3), 16, 1))
+    want = {
+        "distance": attention_distance(attention, grid=(2, 3), patch_size=16),
+        "cosine": head_cosine(attention),
+        "information": attention_nmi(attention),
+        "near": diagonal_mass(attention, grid=(2, 3)),
+    }
+    assert got.keys() == want.keys() == heads.MEASURES.keys()
+    for name, values in want.items():
+        np.testing.assert_array_equal(got[name], values)
+
+
+def test_a_window_is_measured_like_an_image():
+    attention = softmax(np.random.default_rng(2).standard_normal((2, 3, 2, 4, 4)))
+    got = heads.of_heads(attention, Block((2, 2), 8, 0))
+    distances = 8 * np.array([[0, 1, 1, 2**0.5], [1, 0, 2**0.5, 1], [1, 2**0.5, 0, 1], [2**0.5, 1, 1, 0]])
+    np.testing.assert_allclose(
+        got["distance"], (attention * distances).sum(axis=-1).mean((0, 1, 3)), rtol=1e-5
+    )
+    np.testing.assert_allclose(got["near"], 1, rtol=1e-6)
+    np.testing.assert_allclose(
+        heads.of_map(attention, Block((2, 2), 8, 0)), attention.mean((0, 1, 2)), rtol=1e-5
+    )
+
+
+def test_large_maps_are_made_smaller():
+    attention = np.full((1, 1, 300, 300), 1 / 300, np.float32)
+    got = heads.of_map(attention, Block((15, 20), 8, 0))
+    assert got.shape == (256, 256)
+    np.testing.assert_allclose(got, 1 / 300, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "want"),
+    [
+        (STUDENT, {1: Block((4, 4), 4, 1), 2: Block((4, 4), 4, 1)}),
+        (TEACHER, dict.fromkeys((1, 2, 3, 4), Block((4, 4), 8, 5))),
+        (SWIN, {1: Block((2, 2), 2, 0), 2: Block((2, 2), 2, 0), 3: Block((2, 2), 4, 0)}),
+    ],
+)
+def test_how_tokens_lie(network, want):
+    network = heads.with_attention(network)
+    x = np.zeros((1, SIDE, SIDE, 3), np.float32)
+    features = jax.eval_shape(lambda: network.apply(network.init(jax.random.key(0), x), x, False)[0])
+    assert heads.blocks_of(network, features, SIDE) == want
+
+
+def test_the_first_and_the_last_step_and_the_teacher(tmp_path):
+    shallow = models.LinenNetwork(FDVisionTransformer(8, 1, 2, patch=8, image_size=32), size=32)
+    rows = heads.rows_of(run(STUDENT, shallow), Options(tmp_path))
+    assert [*rows] == ["step 0", "step 6", "teacher"]
+    assert [*rows["step 0"].maps] == [1, 2] and [*rows["teacher"].maps] == [1]
+    attention = weights(STUDENT, drawn(STUDENT, 6), 2)
+    distance = attention_distance(attention, grid=(4, 4), patch_size=4)
+    np.testing.assert_allclose(rows["step 6"].heads["distance"][2], distance, rtol=1e-4)
+    np.testing.assert_allclose(rows["step 6"].maps[2], mean_attention(attention), rtol=1e-4, atol=1e-6)
+    assert np.abs(rows["step 0"].maps[2] - rows["step 6"].maps[2]).max() > 1e-3
+
+
+def test_windows_and_layers_of_one_head_on_the_page(tmp_path):
+    blocks = heads.section([run(SWIN)], Options(tmp_path, samples=2))
+    assert "measured inside windows" in blocks[-1].items[0]
+    (shown,) = (block for block in blocks if isinstance(block, html.Figures))
+    names = [figure.name.removeprefix("heads-run1-") for figure in shown.figures]
+    assert names == ["distance", "cosine", "information", "near", "maps"]
+    (table,) = (block.table for block in blocks if isinstance(block, html.Details))
+    of_layers = {layer: dict(zip(table.header[1:], cells, strict=True)) for layer, *cells in table.rows}
+    cosines = {layer: cells["Cosine between heads, step 6"] for layer, cells in of_layers.items()}
+    assert cosines["1"] is cosines["2"] is None and len(cosines["3"]) == 2
+
+
+def test_runs_without_attention_weights(tmp_path, monkeypatch):
+    with pytest.raises(Lacking, match="runs/a has a network without attention weights."):
+        heads.section([run(PLAIN)], Options(tmp_path))
+    with pytest.raises(Lacking, match="has a student and a teacher without attention weights"):
+        heads.section([run(PLAIN, PLAIN)], Options(tmp_path))
+    asked = []
+    monkeypatch.setattr(heads, "rows_of", lambda opened, options: asked.append(opened.name) or {})
+    monkeypatch.setattr(heads, "_table", lambda rows: None)
+    *_, notes = heads.section([run(PLAIN), run(PLAIN, TEACHER, "runs/b")], Options(tmp_path))
+    assert asked == ["runs/b"]
+    assert [note.split(" has ")[0] for note in notes.items] == ["runs/a", "runs/b"]
+    assert "runs/b has a student without attention weights." in notes.items
