@@ -6,11 +6,10 @@ Hardware: 300 epochs of 1.28 million images at 224 px in batches of 2,048; meant
           Not run yet: there is no number of our own.
 Expected: after fine-tuning on ImageNet, top-1 83.8 (README of SwinTransformer/Feature-Distillation); DINO
           itself 82.8 (a review of the paper and a reading note on arXiv 2205.14141v3), and on ADE20K 46.2
-          mIoU before and 47.7 after (the note; the paper itself was not read). The linear probe gets worse:
-          78.2 before (README of facebookresearch/dino), 76.1 after (the note). Do not distil DINO for a
-          backbone that stays frozen.
-          The values are those of configs/pretrain/fd_pretrain__dino_vit_base__img224__300ep.yaml there, read.
-          Otherwise as fd_clip_b.py.
+          mIoU before and 47.7 after (the note). The linear probe gets worse: 78.2 before (README of
+          facebookresearch/dino), 76.1 after (the note). Do not distil DINO for a backbone that stays
+          frozen. The values are those of configs/pretrain/fd_pretrain__dino_vit_base__img224__300ep.yaml
+          there. Otherwise as fd_clip_b.py.
 Variants: `:smoke` runs anywhere.
 """
 

@@ -8,11 +8,12 @@ Run:      python main.py --config=configs/fd_esvit_b.py --workdir=runs/fd_esvit_
 Hardware: 300 epochs of 1.28 million images at 224 px in batches of 2,048; meant for 16 GPUs or a TPU slice.
           Not run yet: there is no number of our own.
 Expected: after fine-tuning on ImageNet, top-1 85.1 (README of SwinTransformer/Feature-Distillation); EsViT
-          itself 83.9, and on ADE20K 47.3 mIoU before and 48.9 after (a reading note on arXiv 2205.14141v3;
-          the paper itself was not read). Teacher and student are different architectures, so that part of the
-          gain may be Swin V2's.
-          The values are those of configs/pretrain/fd_pretrain__esvit_swin_base__img224__300ep.yaml there,
-          read. Otherwise as fd_clip_b.py. Unlike the ViTs, the student computes its positions in each block.
+          itself 83.9, and on ADE20K 47.3 mIoU before and 48.9 after (a reading note on arXiv
+          2205.14141v3). Teacher and student are different architectures, so that part of the gain may be
+          Swin V2's. The values are those of
+          configs/pretrain/fd_pretrain__esvit_swin_base__img224__300ep.yaml there. Otherwise as
+          fd_clip_b.py, but for the released warm-up, which starts at 4e-6. Unlike the ViTs, the student
+          computes its positions in each block.
 Variants: `:smoke` runs anywhere; `:official_code` has the teacher's norms with the released code's epsilon,
           1e-5, where EsViT trained with 1e-6. That code also reads EsViT's student in place of its teacher,
           which we do not do.

@@ -19,7 +19,7 @@ from seed_jax.train import build, optim, plan
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
-IN_THE_GATE = "seed_r50_to_mbv3"  # the other smoke runs are long
+RUN_BY_DEFAULT = "seed_r50_to_mbv3"  # the other smoke runs are long
 IN_EXPERIMENTS = {"digits_teacher", "digits_baseline", "digits_seed", "seed_lite0_to_mbv3s"}
 
 
@@ -57,7 +57,7 @@ def started(request, tmp_path_factory):
         yield {name: (workdir, pool.submit(smoke, name, workdir)) for name, workdir in workdirs.items()}
 
 
-@pytest.mark.parametrize("name", [name for name in one_of_each() if name != IN_THE_GATE])
+@pytest.mark.parametrize("name", [name for name in one_of_each() if name != RUN_BY_DEFAULT])
 def test_smoke_is_planned(name):
     """The step of the smoke form is traced, with its network and method, and not compiled."""
     made = plan.make(loaded(name, "smoke"), devices=1)
@@ -67,7 +67,10 @@ def test_smoke_is_planned(name):
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == IN_THE_GATE else pytest.param(name, marks=pytest.mark.long) for name in one_of_each()],
+    [
+        name if name == RUN_BY_DEFAULT else pytest.param(name, marks=pytest.mark.long)
+        for name in one_of_each()
+    ],
 )
 def test_smoke(name, started):
     workdir, future = started[name]

@@ -119,7 +119,10 @@ class FDVisionTransformer(layers.Architecture):
             features["tokens"] = layers.LayerNorm(EPSILON, name="norm")(x)
             features["pooled"] = features["tokens"][:, 1:].mean(axis=1)
         if self.num_classes is not None:
-            fc = layers.narrow_linear(self.num_classes, "fc", self.dtype)
+            # In FD's fine-tuning N(0, 0.02) is multiplied by 0.001.
+            fc = nn.Dense(
+                self.num_classes, dtype=self.dtype, kernel_init=nn.initializers.normal(2e-5), name="fc"
+            )
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
 

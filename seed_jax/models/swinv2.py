@@ -22,6 +22,7 @@ from seed_jax.models.swin import SwinTransformer, attend, in_windows, offsets, s
 from seed_jax.models.vit import MLP, token_init
 
 LARGEST_SCALE = math.log(100)
+EXACT = lax.Precision.HIGHEST  # of cosines, which are multiplied by up to 100, and of positions
 HIDDEN = 512  # units of the network that computes the positions
 
 
@@ -87,7 +88,7 @@ class CosineAttention(nn.Module):
         )
         added = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
         q, k, v = split_heads(qkv + added[None, None, None], self.heads)
-        cosines = jnp.einsum("bwhqd,bwhkd->bwhqk", _unit(q), _unit(k))
+        cosines = jnp.einsum("bwhqd,bwhkd->bwhqk", _unit(q), _unit(k), precision=EXACT)
         initial = nn.initializers.constant(math.log(10))
         scale = self.param("logit_scale", initial, (self.heads, 1, 1), jnp.float32)
         scale = jnp.exp(jnp.minimum(scale, LARGEST_SCALE))
@@ -107,10 +108,9 @@ class ContinuousPositions(nn.Module):
 
     @nn.compact
     def __call__(self):
-        y = nn.Dense(HIDDEN, kernel_init=token_init, name="fc1")(
-            jnp.asarray(places(self.window, self.pretrained))
-        )
-        y = nn.Dense(self.heads, False, kernel_init=token_init, name="fc2")(nn.relu(y))
+        x = jnp.asarray(places(self.window, self.pretrained))
+        y = nn.Dense(HIDDEN, kernel_init=token_init, precision=EXACT, name="fc1")(x)
+        y = nn.Dense(self.heads, False, kernel_init=token_init, precision=EXACT, name="fc2")(nn.relu(y))
         return 16 * jax.nn.sigmoid(y)[offsets(self.window)].transpose(2, 0, 1)
 
 
@@ -121,9 +121,10 @@ class SwinTransformerV2(SwinTransformer):
     features and errors are the same.
 
     Attributes:
-      pretrained_window: side of the windows for which the positions were trained; 0 if it is `window`. Where
-        a window is smaller than `window`, this one is smaller in proportion: 12 with `window` 16 or 24 means
-        the released 12, 12, 12, 6.
+      pretrained_window: side of the windows for which the positions were trained; 0 if it is `window`.
+      pretrained_size: side of the images of that training, pixels, where windows larger than a map were as
+        large as the map; 0 if it had as many windows as there are here. `pretrained_window` 12 with `window`
+        16 or 24 then means the released 12, 12, 12, 6.
       fd_init: start as FD's student. The norms of a block start at 1e-5 and not at 0, patches are embedded by
         N(0, 0.02), and the last weights of both branches of block i, counted from 1, are divided by
         sqrt(2 i).
@@ -133,10 +134,11 @@ class SwinTransformerV2(SwinTransformer):
     window: int = 8
     image_size: int = 256
     pretrained_window: int = 0
+    pretrained_size: int = 0
     fd_init: bool = False
 
     undecayed: ClassVar = frozenset({"logit_scale", "rel_pos_bias"})
-    adapts: ClassVar = frozenset({"window", "image_size", "pretrained_window"})
+    adapts: ClassVar = frozenset({"window", "image_size", "pretrained_window", "pretrained_size"})
     block: ClassVar = Block
     norm_first: ClassVar = False
 
@@ -148,8 +150,10 @@ class SwinTransformerV2(SwinTransformer):
     @nn.nowrap
     def pretrained_of(self, stage: int) -> int:
         """The side of the windows for which a stage's positions were trained; the stage is counted from 1."""
-        side = self.window_of(stage)[0]
-        return round(side * self.pretrained_window / self.window) if self.pretrained_window else side
+        if not self.pretrained_window:
+            return self.window_of(stage)[0]
+        size = self.pretrained_size or self.image_size * self.pretrained_window // self.window
+        return min(self.pretrained_window, math.ceil(size / (self.patch * 2 ** (stage - 1))))
 
     @nn.nowrap
     def adapt(self, params, other):
@@ -162,7 +166,7 @@ class SwinTransformerV2(SwinTransformer):
                 "student.options.pretrained_window: the positions of student.init were trained for windows "
                 f"of {', '.join(map(str, theirs))} in the stages, and the student's options mean "
                 f"{', '.join(map(str, ours))}: use window={other.window} and "
-                f"image_size={other.image_size}, or a pretrained_window that means the same."
+                f"image_size={other.image_size}, or pretrained_window and pretrained_size that mean the same."
             )
         return params
 

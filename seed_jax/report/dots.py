@@ -12,9 +12,7 @@ def dots(
     series: Mapping[str, Mapping[int, Sequence[float]]],
     *,
     title: str,
-    axis: str = "layer",
     highest: float | None = None,
-    caption: str = "",
     name: str = "plot",
 ) -> svg.Figure:
     """Draw the values of each layer as dots, and a line through their means. The vertical axis starts at 0.
@@ -23,9 +21,7 @@ def dots(
       series: at most `plots.MAX_SERIES` names, each with the values of each layer; one without a finite value
         is only named.
       title: of the figure.
-      axis: name of the horizontal axis.
       highest: value of the vertical axis; None for that of the dots.
-      caption: shown below the figure.
       name: prefix of the ids inside the SVG; must be unique in a page.
     """
     from matplotlib.ticker import MaxNLocator
@@ -45,9 +41,9 @@ def dots(
             means = [np.mean(values) for values in layers.values()]
             axes.plot(*zip(*each, strict=True), "o", color=colour, markersize=3, markeredgewidth=0)
             axes.plot(at, means, color=colour, linewidth=1, alpha=0.6)
-            ends.append(f"{label} has a mean of {means[0]:.4g} in {axis} {[*layers][0]}")
-            ends[-1] += f" and {means[-1]:.4g} in {axis} {[*layers][-1]}"
-        axes.set_xlabel(axis, loc="right", labelpad=1, color=svg.INK)
+            ends.append(f"{label} has a mean of {means[0]:.4g} in layer {[*layers][0]}")
+            ends[-1] += f" and {means[-1]:.4g} in layer {[*layers][-1]}"
+        axes.set_xlabel("layer", loc="right", labelpad=1, color=svg.INK)
         axes.grid(axis="y", color=svg.FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
@@ -58,4 +54,4 @@ def dots(
         axes.xaxis.set_major_locator(MaxNLocator(min(9, count), integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None})
-    return svg.Figure(svg.inline(output.getvalue(), name, f"{title}: {', '.join(ends)}."), name, caption)
+    return svg.Figure(svg.inline(output.getvalue(), name, f"{title}: {', '.join(ends)}."), name)

@@ -21,7 +21,7 @@ TRAINING_ALONE = {
     "fd_init",
     "attention",
 }
-WINDOWS = ("window", "image_size", "pretrained_window")
+WINDOWS = ("window", "image_size")
 NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", *TRAINING_ALONE}
 
 

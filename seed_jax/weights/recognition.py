@@ -20,6 +20,7 @@ from seed_jax.weights import (
     provenance,
     source,
     state_dict,
+    swin,
     torch_file,
 )
 from seed_jax.weights import naming as naming_lib
@@ -96,7 +97,8 @@ class Recognised:
 
     def network(self, **options) -> models.Joined:
         """Return the network with its head. `options` of `models.create` replace the file's."""
-        options = {"mean": self.mean, "std": self.std, **self.options, **options}
+        trained = swin.trained(self.options, options) if self.family == "swinv2" else {}
+        options = {"mean": self.mean, "std": self.std, **self.options, **trained, **options}
         parts = {"head": ProjectionHead(**dataclasses.asdict(self.head))} if self.head else {}
         return models.Joined(models.create(self.arch, **options), parts)
 

@@ -39,7 +39,7 @@ NOT_COMPARED = {
     "small_stem",
 }
 # The tensors of Swin's second version are the same for all of these.
-NOT_SHOWN = {"swinv2": {"window", "image_size", "pretrained_window"}}
+NOT_SHOWN = {"swinv2": {"window", "image_size", "pretrained_window", "pretrained_size"}}
 CLASSIFIER = re.compile(r"(backbone|classifier)/fc/")
 LAYOUT = "NCHW, RGB in [0, 1], then (x - mean) / std"
 

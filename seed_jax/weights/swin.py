@@ -87,6 +87,23 @@ def _describe_v2(window, image_size, shapes):
     return _arch("swinv2", shapes), {"window": window, "image_size": image_size}
 
 
+def trained(held: dict, options: dict) -> dict:
+    """What a network of the second version with these options must know of the windows in a file.
+
+    Args:
+      held: the options of the network in the file.
+      options: those that replace them.
+    """
+    window, size = held.get("window", 8), held.get("image_size", 256)
+    if (options.get("window", window), options.get("image_size", size)) == (window, size):
+        return {}
+    before = held.get("pretrained_window") or window
+    return {
+        "pretrained_window": before,
+        "pretrained_size": held.get("pretrained_size") or size * before // window,
+    }
+
+
 def resize(path: str, table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A table of relative positions for windows of another size (`swin.resize_table`); any other array as it
     is.

@@ -21,4 +21,5 @@ def test_a_dot_for_each_value_and_a_key():
 
 def test_values_that_are_not_finite_are_not_drawn():
     figure = dots({"student": {1: [float("nan")]}}, title="Cosine", name="c")
+    assert not re.search(rf"<use [^>]*fill: {re.escape(svg.CSS[svg.SERIES[0]])}", figure.svg)
     assert "student has a mean of nan in layer 1" in figure.svg

@@ -105,6 +105,8 @@ def test_tables_of_a_swin_transformer_are_resized_to_its_windows():
 
 def test_positions_of_the_second_version_serve_windows_that_say_what_they_were_trained_for():
     theirs = second(window=8, image_size=256)
+    old = {"pretrained_window": 8, "pretrained_size": 256}
+    adapted(second(window=16, image_size=256, **old), theirs)
     found, params = adapted(second(window=16, image_size=512, pretrained_window=8), theirs)
     assert found is params
     message = (

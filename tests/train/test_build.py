@@ -69,8 +69,11 @@ def test_a_swin_transformer_may_have_other_windows_than_its_start(start, monkeyp
     monkeypatch.setitem(models.MODELS, "swinv2_narrow", narrow)
     monkeypatch.setitem(swin.ARCHITECTURES, (8, 2), "narrow")
     held = weights.Recognised("swinv2", "swinv2_narrow", {}, None, "")
-    windows = {"window": 16, "image_size": 512, "pretrained_window": 8}
-    start(held, "swinv2_narrow", windows, "microsoft")
+    old = {"pretrained_window": 8, "pretrained_size": 256}
+    for size in (256, 512):
+        start(held, "swinv2_narrow", {"window": 16, "image_size": size, **old}, "microsoft")
+        with pytest.raises(UserError, match="were trained for windows of 8, 8, 8, 8 .* mean 16, 16, 16, "):
+            start(held, "swinv2_narrow", {"window": 16, "image_size": size}, "microsoft")
 
 
 @pytest.mark.parametrize(

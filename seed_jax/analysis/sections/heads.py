@@ -26,7 +26,7 @@ from seed_jax.report.dots import dots
 from seed_jax.report.pictures import COLUMNS, pictures
 from seed_jax.report.tables import Table
 
-IMAGES = 64  # that are measured, at most: their attention does not depend much on the image
+IMAGES = 64  # that are measured, at most
 AT_ONCE = 8  # all weights of a base network for an image are 22 MB
 RADIUS = 1
 SIDE = 256  # of a map; larger ones are made smaller
@@ -41,8 +41,8 @@ LEAD = (
     "Each dot is a head, each line the mean over the heads of a layer, on at most {images} images of "
     "`{split}`. Distance: pixels of the image that the network gets, between a query and what it looks at. "
     "Cosine: of a head's rows with those of the other heads of its layer. Mutual information: normalised; "
-    "near 0 all queries look at the same keys. The share near the query has its {around} neighbours, too. "
-    "Tokens that are not patches are left out. Maps are means over images and heads, a row for each query, "
+    "near 0 all queries look at the same keys. The share near the query counts its own patch and {around} "
+    "around it. Tokens that are not patches are left out. Maps are means over images and heads, a row for each query, "
     "each scaled to its own range: a diagonal is the query's own place, a column a key that all queries look "
     "at. Wei et al. (arXiv 2205.14141) compare networks so and released no code; Park et al. (arXiv "
     "2305.00729) have the mutual information."
@@ -150,19 +150,18 @@ def blocks_of(network: Network, features, side: int) -> dict[int, Block]:
       features: what it returns, or the shapes.
       side: of the images, pixels.
     """
-    while isinstance(network, Joined):
-        network = network.backbone
+    network = _backbone(network)
     patch, side, blocks = network.module.patch, network.size or side, {}
     numbers = [int(found[1]) for name in features if (found := re.fullmatch(r"attention(\d+)", name))]
     for number in sorted(numbers):
-        *_, tokens = (shape := features[f"attention{number}"].shape)
+        shape = features[f"attention{number}"].shape
         if len(shape) == 5:
             ends = itertools.accumulate(network.module.depths)
             merged = sum(number > end for end in ends)  # each merging doubles the distance
-            blocks[number] = Block((math.isqrt(tokens),) * 2, patch * 2**merged, 0)
+            blocks[number] = Block((math.isqrt(shape[-1]),) * 2, patch * 2**merged, 0)
         else:
             grid = (side // patch,) * 2
-            blocks[number] = Block(grid, patch, tokens - math.prod(grid))
+            blocks[number] = Block(grid, patch, network.prefix_tokens)
     return blocks
 
 
@@ -223,15 +222,19 @@ def _notes(run: Opened, rows: list[str]) -> list[str]:
         notes.append(
             f"{run.name} has windows in its {' and its '.join(windowed)}: heads are measured inside windows, "
             "so distances end at the side of a window. The zeros that fill the last window of a map count as "
-            "patches."
+            "patches, and so do pairs that a shifted window masks."
         )
     return notes
 
 
 def _has_windows(network: Network) -> bool:
+    return hasattr(_backbone(network).module, "window")
+
+
+def _backbone(network: Network) -> Network:
     while isinstance(network, Joined):
         network = network.backbone
-    return hasattr(network.module, "window")
+    return network
 
 
 def _pictures(maps, name: str, number: int) -> list:
