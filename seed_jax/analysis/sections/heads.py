@@ -42,10 +42,10 @@ LEAD = (
     "`{split}`. Distance: pixels of the image that the network gets, between a query and what it looks at. "
     "Cosine: of a head's rows with those of the other heads of its layer. Mutual information: normalised; "
     "near 0 all queries look at the same keys. The share near the query counts its own patch and {around} "
-    "around it. Tokens that are not patches are left out. Maps are means over images and heads, a row for each "
-    "query, each scaled to its own range: a diagonal is the query's own place, a column a key that all queries look "
-    "at. Wei et al. (arXiv 2205.14141) compare networks so and released no code; Park et al. (arXiv "
-    "2305.00729) have the mutual information."
+    "around it. Tokens that are not patches are left out. Maps are means over images and heads, a row for "
+    "each query, each scaled to its own range: a diagonal is the query's own place, a column a key that all "
+    "queries look at. Wei et al. (arXiv 2205.14141) compare networks so and released no code; Park et al. "
+    "(arXiv 2305.00729) have the mutual information."
 )
 
 
