@@ -24,6 +24,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()  # grain reads an absl flag
 
 
+def pytest_collection_modifyitems(items):
+    """The folders with the longest tests come first, so that all workers end together."""
+    items.sort(key=lambda item: item.path.parent.name not in ("train", "compare", "exits", "experiments"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compile_cache(tmp_path_factory):
     """A program that several tests need is compiled once, also for the processes that tests start."""

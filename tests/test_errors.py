@@ -75,7 +75,9 @@ def is_whole(workdir):
     ("streams", "variables"),
     [
         (["stdout"], {}),
-        (["stdout", "stderr"], {"JAX_LOG_COMPILES": "1", "PYTHONUNBUFFERED": "1"}),  # JAX logs to stderr
+        pytest.param(  # JAX logs to stderr
+            ["stdout", "stderr"], {"JAX_LOG_COMPILES": "1", "PYTHONUNBUFFERED": "1"}, marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_training_goes_on_to_its_end(tmp_path, streams, variables):
@@ -91,6 +93,7 @@ def test_a_training_goes_on_when_its_reader_leaves_later(tmp_path):
     assert is_whole(tmp_path)
 
 
+@pytest.mark.long
 def test_a_training_without_stdout_and_stderr(tmp_path):
     command = f"{sys.executable} {' '.join(TRAIN)} --workdir={tmp_path} >&- 2>&-"
     assert subprocess.run(command, shell=True, cwd=ROOT, check=False).returncode == 0

@@ -142,6 +142,7 @@ def test_again_runs_a_row_and_what_needs_it_and_leaves_the_others(tmp_path, caps
     assert "SEED, seed 0: the row 'teacher' is to be run again: " in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_wrong_cell_stops_what_needs_it_and_nothing_else(tmp_path, monkeypatch, capsys):
     comparison = toy_comparison.get_comparison(quick=True)
     broken = dataclasses.replace(

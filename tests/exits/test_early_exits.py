@@ -326,7 +326,10 @@ def labelled_as(labels):
     return Arrays("digits", images, np.resize(labels, 12), class_names=[str(i) for i in range(10)])
 
 
-@pytest.mark.parametrize(("labels", "count", "known"), [([3], 12, False), ([1, 2, -1], 8, True)])
+@pytest.mark.parametrize(
+    ("labels", "count", "known"),
+    [pytest.param([3], 12, False, marks=pytest.mark.long), ([1, 2, -1], 8, True)],
+)
 def test_one_class_and_images_without_a_label(folder, tmp_path, monkeypatch, labels, count, known):
     monkeypatch.setattr(final, "open_scored", lambda config, split: labelled_as(labels))
     assert main([str(folder), "--out", str(tmp_path), "--thresholds", "0.5"]) == 0

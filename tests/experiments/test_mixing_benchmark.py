@@ -62,6 +62,7 @@ def test_instructions_inside_of_fusions_and_branches_are_counted():
     assert 3 <= one < both - 3
 
 
+@pytest.mark.long
 def test_it_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "DRAWS", ("batch",))
     monkeypatch.setattr(benchmark, "uncached", contextlib.nullcontext)  # seconds to compile do not matter

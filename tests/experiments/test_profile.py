@@ -45,6 +45,7 @@ def network(name, trained, **options):
     return parts.Network(forward, (variables["params"], x), trained)
 
 
+@pytest.mark.long
 def test_the_layers_of_mobilenetv3_are_counted():
     found = profile_layers.calls(network("mobilenetv3_large", True, width=0.25))
     kinds = collections.Counter(call.kind for _, call in found)

@@ -130,7 +130,7 @@ def test_it_reads_the_maps_before_the_last_relu():
     np.testing.assert_array_equal(got["teacher_logits"], want["teacher_logits"])
 
 
-@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("detach", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_what_reaches_the_backbone(detach):
     features = maps()
     part = SelfTeacher(7, detach=detach)

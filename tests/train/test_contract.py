@@ -289,7 +289,11 @@ TOYS = [Timed, Projected, Averaged, Matching, Regression, TwoClassifiers, Locate
 OF_STAGES = {BYOT: {"method__form": "journal"}, FRSKD: {"method__rotations": 2}}
 
 
-@pytest.mark.parametrize("method", [*TOYS, CSKD, DDGSD, BYOT, pytest.param(FRSKD, marks=pytest.mark.long)])
+SHORT = [Timed, Averaged, Regression]
+LONG = [method for method in [*TOYS, CSKD, DDGSD, BYOT, FRSKD] if method not in SHORT]
+
+
+@pytest.mark.parametrize("method", SHORT + [pytest.param(method, marks=pytest.mark.long) for method in LONG])
 def test_every_toy_is_planned_and_resumes_bitwise(toy, tmp_path, monkeypatch, method):
     settings = OF_STAGES.get(method, {})
     if settings:

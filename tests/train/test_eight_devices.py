@@ -24,7 +24,9 @@ LONG = pytest.mark.long
         pytest.param(
             FRSKD, {"channels": 8, "mix": "cutmix"}, ("ce", "teacher_ce", "kd", "attention"), marks=LONG
         ),
-        (SLA, {"distil": True, "rotations": 2, "mix": "mixup"}, ("ce", "joint_ce", "kd")),
+        pytest.param(
+            SLA, {"distil": True, "rotations": 2, "mix": "mixup"}, ("ce", "joint_ce", "kd"), marks=LONG
+        ),
         (SAD, {"start": 0.0, "weight": 1e3}, ("ce", "stage1_from_stage2")),
     ],
 )

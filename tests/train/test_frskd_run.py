@@ -60,6 +60,7 @@ def test_sla_is_scored_by_one_image_and_by_all_views(tmp_path):
     assert (features["logits"].shape, features["aggregated_logits"].shape) == ((2, 10), (2, 10))
 
 
+@pytest.mark.long
 def test_sla_sd_serves_the_plain_network(tmp_path):
     loop.run(settings("sla", distil=True, mix="mixup"), tmp_path / "sd")
     loop.run(settings("supervised"), tmp_path / "plain")

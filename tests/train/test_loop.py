@@ -64,7 +64,11 @@ def crash(monkeypatch):
 
 @pytest.mark.parametrize(
     ("variant", "method"),
-    [("seed", {}), ("seed", {"method__patches": 3, "method__patch_size": 12}), ("moco", {})],
+    [
+        ("seed", {}),
+        pytest.param("seed", {"method__patches": 3, "method__patch_size": 12}, marks=pytest.mark.long),
+        ("moco", {}),
+    ],
 )
 def test_resumed_run_equals_an_uninterrupted_one_bitwise(
     tmp_path, crash, monkeypatch, capsys, variant, method

@@ -170,7 +170,14 @@ def test_metrics_are_those_of_an_uninterrupted_run(tmp_path, send, crash, probed
     chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 20), checkpoint(probed(every), 20))
 
 
-@pytest.mark.parametrize("probe", [4, 10, 20])  # neither the first nor the last; with a checkpoint; the last
+@pytest.mark.parametrize(
+    "probe",
+    [
+        pytest.param(4, marks=pytest.mark.long),  # neither the first nor the last
+        10,  # with a checkpoint
+        pytest.param(20, marks=pytest.mark.long),  # the last
+    ],
+)
 def test_a_stop_abandons_a_probe_and_the_resumed_run_repeats_it(tmp_path, monkeypatch, probed, capsys, probe):
     asked = []
 
@@ -370,6 +377,7 @@ def test_two_processes_are_one_run(tmp_path, whole):
     assert max(differences(tmp_path / "two", whole, 20).values()) < 1e-5
 
 
+@pytest.mark.long
 def test_two_processes_end_together(tmp_path):
     """One is killed, and the other ends and says so. Resumed, one gets SIGTERM, and both save and end."""
     with Processes(tmp_path / "run", "seed", 100_000, count=2) as both:
