@@ -7,6 +7,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments.benchmarks import mixing as benchmark
 from seed_jax.methods.base import Batch, Nets
