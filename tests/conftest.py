@@ -34,7 +34,7 @@ def compile_cache(tmp_path_factory):
     """A program that several tests need is compiled once, also for the processes that tests start."""
     cache = str(tmp_path_factory.mktemp("xla"))
     jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
 
 
