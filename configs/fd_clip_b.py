@@ -4,8 +4,8 @@ labels.
 Run:      python main.py --config=configs/fd_clip_b.py --workdir=runs/fd_clip_b \\
               --config.teacher.weights=ViT-B-16.pt --config.data.dir=FOLDER_OF_IMAGENET
           The teacher is a state dict saved from OpenAI's archive (docs/weights.md), the folder that of
-          ImageNet's train and val. Labels serve kNN alone. The student is meant to be
-          fine-tuned; a config for that is not here yet.
+          ImageNet's train and val. Labels serve kNN alone. The student is to be fine-tuned
+          afterwards; there is no config for that yet.
 Hardware: 300 epochs of 1.28 million images at 224 px in batches of 2,048; meant for 16 GPUs or a TPU slice.
           Not run yet: there is no number of our own. With less memory add --config.train.accumulate=4.
 Batch:    the rate scales with data.batch_size, from its value at 512, as in the released code.

@@ -213,7 +213,7 @@ def _last_stage(features) -> str:
 
 
 def _check_grid(shape, before: int) -> None:
-    """Raise `UserError` for tokens `[B, T, C]` that are no square grid after `before` other tokens."""
+    """Raise `UserError` unless tokens `[B, T, C]` are a square grid after the first `before`."""
     patches = shape[1] - before if len(shape) == 3 else 0
     if math.isqrt(patches) ** 2 != patches:
         raise UserError(

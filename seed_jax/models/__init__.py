@@ -59,6 +59,17 @@ MODELS = {
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 NOT_OPTIONS = {"block", "depths", "blocks", "pooled_features", "bn_group", "dtype", "parent", "name"}
+# Options that change nothing that a network with given parameters computes when it does not train.
+INERT = {
+    "dropout",
+    "drop_path",
+    "bn_momentum",
+    "remat",
+    "truncated",
+    "layer_scale",
+    "fd_init",
+    "attention",
+}
 
 
 def create(

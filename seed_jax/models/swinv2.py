@@ -157,7 +157,7 @@ class SwinTransformerV2(SwinTransformer):
 
     @nn.nowrap
     def adapt(self, params, other):
-        """The parameters of `other`: its positions fit all windows if the trained ones are the same."""
+        """The parameters of `other` as they are, if both name the same trained windows."""
         ours, theirs = (
             [net.pretrained_of(stage) for stage in range(1, len(net.depths) + 1)] for net in (self, other)
         )

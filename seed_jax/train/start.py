@@ -10,19 +10,9 @@ from seed_jax.errors import UserError
 from seed_jax.models.network import LinenNetwork
 from seed_jax.weights import pretrained
 
-# Settings that describe other arrays, or matter to training alone.
-TRAINING_ALONE = {
-    "dropout",
-    "drop_path",
-    "bn_momentum",
-    "remat",
-    "truncated",
-    "layer_scale",
-    "fd_init",
-    "attention",
-}
 WINDOWS = ("window", "image_size")
-NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", *TRAINING_ALONE}
+# They describe other arrays, or change nothing that a trained network computes.
+NOT_COMPARED = {*models.NOT_OPTIONS, "num_classes", *models.INERT}
 
 
 def load(config: Config, backbone: LinenNetwork):

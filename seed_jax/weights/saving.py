@@ -22,22 +22,8 @@ from seed_jax.weights.recognition import Recognised
 # Prefix of the network in the training files of MoCo and SEED; its projection head is called `fc`.
 TRAINING = {"moco": "module.encoder_q.", "seed": "module.student."}
 # Options that a naming need not show. A wrong width or number of classes does not fit the shapes; mean, std
-# and small_stem are in the metadata; the others matter in training only.
-NOT_COMPARED = {
-    "width",
-    "dropout",
-    "drop_path",
-    "bn_momentum",
-    "remat",
-    "truncated",
-    "layer_scale",
-    "fd_init",
-    "attention",
-    "mean",
-    "std",
-    "num_classes",
-    "small_stem",
-}
+# and small_stem are in the metadata.
+NOT_COMPARED = {"width", "mean", "std", "num_classes", "small_stem", *models.INERT}
 # The tensors of Swin's second version are the same for all of these.
 NOT_SHOWN = {"swinv2": {"window", "image_size", "pretrained_window", "pretrained_size"}}
 CLASSIFIER = re.compile(r"(backbone|classifier)/fc/")

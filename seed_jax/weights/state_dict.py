@@ -17,7 +17,7 @@ PREFIXES = re.compile(r"^((module|backbone|model|convnet)\.)+")
 # Prefixes of the networks in self-supervised training files: SEED and DINO; MoCo v1 and v2; MoCo v3;
 # Feature-Distillation.
 OWNER = re.compile(r"(module\.)*(student|teacher|encoder_q|base_encoder|encoder)\.")
-# DINO's and EsViT's, which evaluate the teacher.
+# The part that DINO's and EsViT's authors evaluate.
 DINO_TEACHER = re.compile(r"teacher\.(backbone\.|(module\.)?head\.(mlp|last_layer)\.)")
 IGNORED = re.compile(
     r"(.*\.)?num_batches_tracked"

@@ -1,4 +1,4 @@
-"""Starts from another form of the network: positions, windows, the final norm."""
+"""A student starts from a network with other positions, other windows or another final norm."""
 
 import functools
 
@@ -36,7 +36,7 @@ def drawn(module):
 
 
 def adapted(ours, theirs):
-    """What `ours` starts with, checked to have its shapes, and what it is made of."""
+    """What `ours` gets from parameters of `theirs`, which must have its shapes, and these parameters."""
     params = drawn(theirs)
     found = ours.adapt(params, theirs)
     assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, shapes(ours))
