@@ -60,6 +60,8 @@ def one_sentence(result):
         ("--config.method.queue_size=100", ["method.queue_size is 100", "--config.method.queue_size=96"]),
         ("--config.data.photometric=mocov3", ["data.photometric", "mocov2"]),
         ("--config.student.model=resnet19", ["resnet19", "resnet18"]),
+        ("--config.teacher.options.foo=1", ["teacher.options has no 'foo'", "--config.teacher.options=…"]),
+        ("--config.optim.lr.foo=1", ["optim.lr has no 'foo'", "--config.optim.lr=…"]),
         ("--config.teacher.weights=", ["teacher.weights", "--config.teacher.weights=PATH"]),
         ("--config.teacher.weights=nowhere.pth", ["teacher.weights", "nowhere.pth"]),
         ("--lr=1", ["'lr'"]),

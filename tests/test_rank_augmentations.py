@@ -94,12 +94,18 @@ def test_the_command_from_a_config(tmp_path, capsys):
     arguments = ["--config", "cifar100_kd:smoke", "--augmentations", names, "--chunks", "5"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "| cutmix_pick |" in out and "T.stddev × 1000" in out
+    assert "| cutmix_pick " in out and "T.stddev × 1000" in out
     results = json.loads((tmp_path / "results.json").read_text())
     assert {row["name"] for row in results["augmentations"]} == {*names.split(",")}
     assert results["chunks"] == "5 of 5"
     assert "<svg" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "ranking.svg").exists()
+
+
+def test_one_argument_beside_a_config_is_data_if_it_is_no_teacher(tmp_path):
+    arguments = ["--config", "cifar100_kd:smoke", "--augmentations", "flip", "--chunks", "5"]
+    assert main([*arguments, "scattered", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "results.json").read_text())["data"] == "scattered"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ DATA     a folder of images or of tar shards; an official archive, such as cifar
   python -m seed_jax.rank_augmentations runs/teacher
   python -m seed_jax.rank_augmentations resnet32x4.pth cifar-100-python
   python -m seed_jax.rank_augmentations --config cifar100_kd resnet32x4.pth cifar-100-python
+  python -m seed_jax.rank_augmentations --config runs/digits_kd scattered   (the run's teacher, other data)
 
 It writes report.html, results.json and ranking.svg into --out, and prints the ranking. No labels are needed.
 """
@@ -147,6 +148,8 @@ def _parse(arguments):
         help="folder of the page and its files (default: runs/rank_augmentations)",
     )
     options = parser.parse_args(arguments)
+    if options.config and not options.data and _is_data(options.teacher):
+        options.teacher, options.data = "", options.teacher
     if not options.teacher and not options.config:
         parser.error("name a TEACHER, or a run with --config")
     for name in options.augmentations:
@@ -166,6 +169,13 @@ def _parse(arguments):
     if (options.arch or options.form) and (not options.teacher or Path(options.teacher).is_dir()):
         raise UserError("--arch and --form are for a TEACHER that is a file: leave them out.")
     return options
+
+
+def _is_data(name: str) -> bool:
+    """Whether the argument beside `--config` is DATA: the name of a source, or a folder that is no run."""
+    if Path(name).exists():
+        return Path(name).is_dir() and not (Path(name) / "config.json").exists()
+    return bool(name and named(name)[0])
 
 
 def _read(options) -> tuple[teacher.Loaded, Data, int, list[str]]:

@@ -48,10 +48,10 @@ class Table:
     seed (shown as mean ± standard deviation), or None (shown as a dash).
 
     >>> print(Table(["network", "kNN"], [["student", [73.0, 75.0]], ["teacher", 76.0]]).markdown())
-    | network | kNN |
-    | --- | ---: |
+    | network |        kNN |
+    | ------- | ---------: |
     | student | 74.0 ± 1.4 |
-    | teacher | 76.0 |
+    | teacher |       76.0 |
     """
 
     header: Sequence[str]
@@ -75,12 +75,15 @@ class Table:
         return mean_std(value if isinstance(value, Sequence) else [value], self.digits)
 
     def markdown(self) -> str:
-        """The table as Markdown; all columns but the first are aligned to the right."""
-        rule = ["---" if i == 0 else "---:" for i in range(len(self.header))]
-        rows = [
-            [cell.replace("|", "\\|") for cell in row] for row in (list(self.header), rule, *self.cells())
-        ]
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        """The table as Markdown, its columns as wide as their cells, to be read in a terminal too.
+
+        The first column is aligned to the left, all others to the right.
+        """
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in (list(self.header), *self.cells())]
+        widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+        rows = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+        rule = ["-" * (width - 1) + ":" if i else "-" * width for i, width in enumerate(widths)]
+        return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
 
     def latex(self) -> str:
         r"""The table as a LaTeX `tabular` with the rules of the package booktabs.

@@ -111,16 +111,26 @@ def _parse(argv: list[str]) -> None:
         raise UserError(f"--config: {str(error).splitlines()[0]}") from error
     except (AttributeError, KeyError) as error:
         what = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
-        if not what.startswith("'"):  # ml_collections quotes an unknown key
+        if what.startswith("'"):  # ml_collections quotes an unknown key
+            wrong = what.split("'")[1]
+        elif "Attempting to lookup: " in what:  # a key inside of a number or a text
+            wrong = what.rpartition(".")[2]
+        else:
             raise
-        wrong = what.split("'")[1]
         overrides = (
             argument.split("=")[0].removeprefix("--config.")
             for argument in argv
             if argument.startswith("--config.")
         )
         key = next((key for key in overrides if wrong in key.split(".")), wrong)
-        raise unknown("config key", key, config_lib.keys()) from error
+        known = config_lib.keys()
+        outer, _, name = key.rpartition(".")
+        if outer in known:
+            raise UserError(
+                f"{outer} has no '{name}' to override: write the whole value, as in --config.{outer}=…; a "
+                f"dictionary is written '{{\"{name}\": …}}'."
+            ) from error
+        raise unknown("config key", key, known) from error
     if len(arguments) > 1:
         raise UserError(f"Unknown argument '{arguments[1]}': overrides are --config.section.key=value.")
     if not (WORKDIR.value or PLAN.value):

@@ -69,10 +69,10 @@ def test_mean_and_sample_deviation():
 def test_a_table_in_markdown():
     table = Table(("net", "n", "kNN", "time"), [("a|b", 3, [1.0, 2.0], 0.25), ("c", 4, 7.0, None)], digits=2)
     assert table.markdown().splitlines() == [
-        "| net | n | kNN | time |",
-        "| --- | ---: | ---: | ---: |",
-        "| a\\|b | 3 | 1.50 ± 0.71 | 0.25 |",
-        "| c | 4 | 7.00 | – |",
+        "| net  |   n |         kNN | time |",
+        "| ---- | --: | ----------: | ---: |",
+        "| a\\|b |   3 | 1.50 ± 0.71 | 0.25 |",
+        "| c    |   4 |        7.00 |    – |",
     ]
 
 
