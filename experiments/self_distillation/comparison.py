@@ -51,8 +51,9 @@ def of(data: str, quick: bool) -> Comparison:
         seeds=(0,) if quick else (0, 1, 2),
         evals=("top1", "exit1_top1", "exit2_top1", ENSEMBLE, "aggregated_top1"),
         notes=(
-            "No row was tuned, and alpha 0.5 was the only other value that was tried. Weights are those that papers or codes publish, SAD's for lanes; those of AT"
-            " by gradients and by symmetry have no source.",
+            "No row was tuned, and alpha 0.5 is the only other value that was tried. Weights are those that"
+            " papers or codes publish, SAD's for lanes; those of AT by gradients and by symmetry have no"
+            " source.",
             "SLA's top1 sees the image alone, its aggregated_top1 all four rotations of it.",
         ),
     )
