@@ -137,11 +137,13 @@ class Method:
     Attributes:
       needs_teacher: whether `config.teacher` is loaded.
       needs_labels: whether every training image must have a label.
+      without_labels: the override with which it needs none, such as 'method.gamma=0'; '' if there is none.
       smoke: upper bounds of its fields in a config's `:smoke` form.
     """
 
     needs_teacher: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    without_labels: ClassVar[str] = ""
     smoke: ClassVar[Mapping[str, Any]] = {}
 
     def check(self, data, train) -> None:

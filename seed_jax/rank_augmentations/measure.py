@@ -37,7 +37,7 @@ class Measured:
       name: of the augmentation.
       means: float64 `[K, C]`, the teacher's mean probability over each chunk.
       entropy: of the teacher's probabilities of the augmented images, nats, averaged.
-      seconds: for augmenting and for the teacher, compilation included.
+      seconds: for augmenting and for the teacher, without the first batch, which compiles.
     """
 
     name: str
@@ -65,9 +65,12 @@ class Measured:
 
 
 class Original(NamedTuple):
-    """A batch before the augmentation: images float32 `[B, H, W, 3]`, the keys of its samples, its step."""
+    """A batch before the augmentation: images float32 `[B, H, W, 3]`, labels int32 `[B]` (-1 for none), the
+    keys of its samples, its step.
+    """
 
     images: jax.Array
+    labels: np.ndarray
     keys: jax.Array
     step: int
 
@@ -100,7 +103,13 @@ def originals(source: Source, view: ViewSpec, seed: int, background=images_lib.W
         return x[:, 0], rng.fold(keys, 1)
 
     for step, batch in enumerate(train_batches(source, (view,), BATCH, seed, background=background)):
-        yield Original(*seen(batch["views"][0], batch["id"], batch["pass_"]), step)
+        images, keys = seen(batch["views"][0], batch["id"], batch["pass_"])
+        yield Original(images, batch["label"], keys, step)
+
+
+def accuracy(respond: Callable, batches: Sequence[Original]) -> float:
+    """Share of the images whose label is the teacher's most probable class."""
+    return float(np.mean([np.argmax(respond(x.images), axis=1) == x.labels for x in batches]))
 
 
 def responses(loaded: Loaded, batches: Iterator[Original], size: int) -> Callable:
@@ -138,14 +147,14 @@ def measure(
       batches: from `originals`.
       names: of `NAMES`.
       chunks: at least 2.
-      limit: seconds, after which no chunk begins, except the first five.
+      limit: seconds after the first batch, which compiles; then no chunk begins, except the first five.
       fill: colour of erased pixels, `[3]`: the one that the teacher normalises to 0.
       draw: 'batch' draws an augmentation once for the whole batch, as the released code does; 'image' for
         each image.
       released: as for `augment`.
       done: called after each chunk.
     """
-    began = time.perf_counter()
+    began, compiling = time.perf_counter(), True
     augmented = {name: _augmented(name, fill, draw, released) for name in names}
     streams = {name: ChunkMeans(2 * BATCH * STEPS) for name in names}
     entropies: Mapping[str, list[float]] = {name: [] for name in names}
@@ -166,6 +175,8 @@ def measure(
                 streams[name].add(np.exp(log_p))
                 entropies[name].append(float(-(np.exp(log_p) * log_p).sum(axis=1).mean()))
                 seconds[name] += time.perf_counter() - started
+            if compiling:
+                began, compiling, seconds = time.perf_counter(), False, dict.fromkeys(names, 0.0)
         done()
     measured = [
         Measured(name, streams[name].means, float(np.mean(entropies[name])), seconds[name]) for name in names

@@ -26,17 +26,17 @@ SIMILARITIES = (
 
 def table(ranked: Sequence[Measured]) -> Table:
     """One row for each augmentation, lowest T.stddev first."""
-    best = ranked[0]
+    best, identity = ranked[0], next((one for one in ranked if one.name == IDENTITY), None)
     rows = []
     for one in ranked:
-        above = "–" if one is best else "{:.3f} ({:.3f} to {:.3f})".format(*_scaled(one.above(best)))
         low, high = _scaled(one.interval)
         rows.append(
             [
                 one.name,
                 f"{SCALE * one.t_stddev:.3f}",
                 f"{low:.3f} to {high:.3f}",
-                above,
+                _difference(one, best),
+                *([_difference(one, identity)] if identity else []),
                 f"{one.entropy:.3f}",
                 "–" if one.name == IDENTITY else f"{one.seconds:.1f}",
             ]
@@ -46,10 +46,16 @@ def table(ranked: Sequence[Measured]) -> Table:
         "T.stddev × 1000",
         "95 % interval",
         "above the best × 1000",
+        *(["above identity × 1000"] if identity else []),
         "entropy, nats",
         "seconds",
     ]
     return Table(header, rows)
+
+
+def _difference(one: Measured, other: Measured) -> str:
+    """By how much T.stddev is above that of another, and the 95 % interval of the difference."""
+    return "–" if one is other else "{:.3f} ({:.3f} to {:.3f})".format(*_scaled(one.above(other)))
 
 
 def advice(ranked: Sequence[Measured]) -> str:
@@ -94,7 +100,7 @@ def write(path, ranked: Sequence[Measured], facts: Mapping[str, object], notes: 
         caption=f"Lines are 95 % intervals, by a bootstrap over chunks.{line}",
         name="ranking",
     )
-    sentences = [("Advice", advice(ranked), True), ("Mind", PREDICTION, False)]
+    sentences = [("Advice", advice(ranked), True), ("Note", PREDICTION, False)]
     html.save(path.parent, [figure])
     html.compose(
         path,

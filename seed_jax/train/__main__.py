@@ -3,6 +3,7 @@
 If the workdir has a checkpoint, training resumes from it.
 """
 
+import difflib
 import sys
 import time
 
@@ -98,7 +99,10 @@ def _parse(argv: list[str]) -> None:
             raise UserError("--config is missing: name a config, as in --config=configs/seed_folder.py.")
         CONFIG.value.keys()  # an unreadable file raises only here
     except flags.Error as error:
-        raise UserError(str(error)) from error
+        message = str(error)
+        if "as a ConfigDict" in message:  # ml_collections, with a message of Python's parser
+            message = f"{message.partition(': ')[0]}: write a dictionary, as in '{{\"kd\": 0.9}}'."
+        raise UserError(message) from error
     except OSError as error:
         raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from error
     except SyntaxError as error:
@@ -129,6 +133,10 @@ def _parse(argv: list[str]) -> None:
             raise UserError(
                 f"{outer} has no '{name}' to override: write the whole value, as in --config.{outer}=…; a "
                 f"dictionary is written '{{\"{name}\": …}}'."
+            ) from error
+        if not difflib.get_close_matches(key, known, cutoff=0.5):
+            raise UserError(
+                f"Unknown config key '{key}': use one of docs/config.md, such as optim.lr."
             ) from error
         raise unknown("config key", key, known) from error
     if len(arguments) > 1:

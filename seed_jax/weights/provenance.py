@@ -288,7 +288,14 @@ def _origins_in_metadata(path: Path) -> dict:
 
 
 def of_run(spec: str | os.PathLike, run) -> dict:
-    """Return the facts about a `workdir.Run` that `describe_source` returns about a file."""
+    """Return the facts about a `workdir.Run` that `describe_source` returns about a file.
+
+    Warn of a run that is not finished, and of licences.
+    """
+    if run.step < run.manifest["steps"]:
+        logging.warning(
+            "%s: the run is at step %d of %d, not finished.", spec, run.step, run.manifest["steps"]
+        )
     facts = {"source": os.fspath(spec), "step": run.step, "started": run.manifest.get("started")}
     facts |= made_from(run.manifest)
     warn(facts)

@@ -116,6 +116,8 @@ def recognise(path: str) -> str | None:
         return "arrayrecord"
     if any(map(TRAIN_IMAGES.fullmatch, names)):
         return "idx"
+    if archives := names & ARCHIVES.keys():
+        return ARCHIVES[min(archives)]
     for source, marks in MARKS:
         if marks <= names and not (source == "cifar100" and (folder / "train").is_dir()):
             return source

@@ -93,7 +93,7 @@ def cifar10(place: str) -> Arrays:
     of the others is val.
 
     Args:
-      place: cifar-10-python.tar.gz or cifar-10-binary.tar.gz, or the folder it unpacks to.
+      place: cifar-10-python.tar.gz or cifar-10-binary.tar.gz, a folder with it, or the folder it unpacks to.
 
     Raises:
       UserError: a file is missing, cut short, damaged or of another kind.
@@ -123,6 +123,10 @@ def _read(place: str, release: Release) -> Arrays:
             f"data.dir: there is no {place}: download {official} from "
             "https://www.cs.toronto.edu/~kriz/cifar.html."
         )
+    for archive in (f"{release.archive}-{version}.tar.gz" for version in ("python", "binary")):
+        if (epath.Path(place) / archive).exists():
+            place = os.fspath(epath.Path(place) / archive)
+            break
     batches = (*release.train, release.test)
     python, binary = {*batches, release.meta}, {*(f"{batch}.bin" for batch in batches), release.text}
     found = contents(place, python | binary)
