@@ -184,10 +184,19 @@ def test_operations_of_timm_are_pils(name, amount, want):
 def test_levels_of_timm():
     """By hand from the `increasing` form of timm/data/auto_augment.py, for images of 40 x 20."""
     want = {
-        "shear_x": (0.27, 0.03), "shear_y": (0.27, 0.03), "rotate": (27, 3),
-        "translate_x": (8.1, 0.9), "translate_y": (16.2, 1.8), "brightness": (0.81, 0.09), "colour": (0.81, 0.09), "contrast": (0.81, 0.09),
-        "sharpness": (0.81, 0.09), "posterize": (1, 4), "solarize": (26, 231), "solarize_add": (99, 11),
-    }  # fmt: skip
+        "shear_x": (0.27, 0.03),
+        "shear_y": (0.27, 0.03),
+        "rotate": (27, 3),
+        "translate_x": (8.1, 0.9),
+        "translate_y": (16.2, 1.8),
+        "brightness": (0.81, 0.09),
+        "contrast": (0.81, 0.09),
+        "colour": (0.81, 0.09),
+        "sharpness": (0.81, 0.09),
+        "posterize": (1, 4),
+        "solarize": (26, 231),
+        "solarize_add": (99, 11),
+    }
     op = jnp.array([[OPS.index(name)] * 2 for name in want])
     level = jnp.broadcast_to(jnp.array([9.0, 1.0]), op.shape)
     got = policies.timm_amounts(op, level, (1, 40, 20, 3))
