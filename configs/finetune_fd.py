@@ -1,10 +1,10 @@
 """Fine-tuning on ImageNet of the students of feature distillation, and of their teachers in the same way.
 
-Run:      python main.py --config=configs/finetune_fd.py:dino_b --workdir=runs/finetune_dino_b \\
+Run:      python main.py --config=configs/finetune_fd.py --workdir=runs/finetune_clip_b \\
               --config.data.dir=FOLDER_OF_IMAGENET
-          It starts from the run of configs/fd_dino_b.py in runs/fd_dino_b; --config.student.init=SPEC names
-          another run or file. `:dino_b_teacher` starts from DINO's own file. Run both, and
-          configs/linear_mae.py on both: FD raises the one score and may lower the other.
+          It starts from the run of configs/fd_clip_b.py in runs/fd_clip_b; --config.student.init=SPEC names
+          another run or file. configs/finetune_fd.py:clip_b_teacher starts from CLIP's own file. Run both,
+          and configs/linear_mae.py on both: FD raises the one score and may lower the other.
 Hardware: 100 epochs of 1.28 million images at 224 px in batches of 2,048 (L: 50); meant for 16 GPUs or a TPU
           slice. Not run yet: there is no number of our own. With mixed images a batch cannot be split: with
           less memory lower data.batch_size, or add --config.student.options.remat=True to a ViT-L.
