@@ -5,14 +5,14 @@ Run:      python main.py --config=configs/fd_clip_b.py --workdir=runs/fd_clip_b 
               --config.teacher.weights=ViT-B-16.pt --config.data.dir=FOLDER_OF_IMAGENET
           The teacher is a state dict saved from OpenAI's archive (docs/weights.md), the folder that of
           ImageNet's train and val. Labels serve kNN alone. The student is to be fine-tuned
-          afterwards; there is no config for that yet.
+          afterwards (configs/finetune_fd.py); a backbone that stays frozen may gain nothing.
 Hardware: 300 epochs of 1.28 million images at 224 px in batches of 2,048; meant for 16 GPUs or a TPU slice.
           Not run yet: there is no number of our own. With less memory add --config.train.accumulate=4.
 Batch:    the rate scales with data.batch_size, from its value at 512, as in the released code.
 Expected: after fine-tuning on ImageNet, top-1 84.9 (README of SwinTransformer/Feature-Distillation); CLIP
           itself 82.9, and on ADE20K 49.5 mIoU before and 52.8 after (a reading note on arXiv
-          2205.14141v3). With a stronger recipe CLIP itself reaches 85.7 (README of LightDXY/FT-CLIP), so
-          compare with that, too. The values here are those of
+          2205.14141v3). With a stronger recipe CLIP itself reaches 85.7 (README of LightDXY/FT-CLIP):
+          compare with that, too (configs/finetune_clip.py). The values here are those of
           configs/pretrain/fd_pretrain__clip_vit_base__img224__300ep.yaml there. We differ in bfloat16 for
           float16, in a warm-up from 0 instead of a rate of 2e-6, and in the 27 training images that it
           leaves out.

@@ -218,6 +218,8 @@ def test_the_weight_decay_of_funmatch_is_the_released_one():
         ("fd_clip_l", 300, 0.3, 1.2e-3, 2e-5, 0.08),
         ("fd_dino_b", 300, 0.3, 1.2e-3, 2e-5, 0.08),
         ("fd_deit_b", 300, 0.3, 1.2e-3, 2e-5, 0.08),
+        ("fd_mae_b", 300, 0.3, 1.2e-3, 2e-5, 0.08),
+        ("fd_dinov2_b", 300, 0.3, 1.2e-3, 2e-5, 0.08),
         ("fd_esvit_b", 300, 0.3, 8e-4, 4e-5, 0.08),
         ("fd_esvit_b:official_code", 300, 0.3, 8e-4, 4e-5, 0.08),
     ],
@@ -235,6 +237,64 @@ def test_feature_distillation_has_the_released_values(name, epochs, drop_path, p
     if name.startswith("fd_esvit_b"):
         assert c.teacher.options["epsilon"] == (1e-5 if c.method.parity else 1e-6)
         assert (c.student.options["window"], c.student.options["fd_init"]) == (14, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "warmup", "drop_path", "decay", "peak", "lowest", "batch"),
+    [
+        ("clip_b", 100, 20, 0.3, 0.60, 5e-3, 1e-6, 2048),
+        ("clip_b_epochs100", 100, 20, 0.1, 0.65, 5e-3, 1e-6, 2048),
+        ("dino_b", 100, 20, 0.2, 0.60, 6e-3, 1e-6, 2048),
+        ("deit_b", 100, 20, 0.3, 0.65, 5e-3, 1e-6, 2048),
+        ("esvit_b", 100, 20, 0.4, 0.80, 2.5e-3, 5e-7, 1024),
+        ("clip_l", 50, 5, 0.4, 0.75, 1e-3, 2e-6, 2048),
+    ],
+)
+def test_fine_tuning_has_the_released_values(name, epochs, warmup, drop_path, decay, peak, lowest, batch):
+    """SwinTransformer/Feature-Distillation, configs/finetune; the teacher is fine-tuned in the same way."""
+    c, teacher = (config.resolve(config.load(f"finetune_fd:{name}{of}")) for of in ("", "_teacher"))
+    assert (c.method, c.optim, c.train) == (teacher.method, teacher.optim, teacher.train)
+    assert c.data == teacher.data
+    assert (c.student.options["drop_path"], teacher.student.options["drop_path"]) == (drop_path,) * 2
+    assert (c.train.epochs, c.optim.layer_decay, c.data.batch_size) == (epochs, decay, batch)
+    rate = optim.schedule(c.optim, batch_size=batch, steps=10 * epochs, steps_per_epoch=10)
+    assert math.isclose(rate(10 * warmup), peak, rel_tol=1e-5)
+    assert math.isclose(rate(10 * epochs), lowest, rel_tol=1e-5)
+    assert (c.optim.weight_decay, c.optim.decay, c.optim.clip_norm) == (0.05, "kernels", 5)
+    assert (c.method.mix, c.method.smoothing, c.method.classifier_std) == ("either", 0.1, 2e-5)
+    assert (c.data.policy, c.data.erase, c.data.crop_scale) == ("timm_rand_augment", 0.25, (0.08, 1))
+    assert c.train.ema == 0
+    start, spec = (config.resolve(config.load(f"fd_{name.removesuffix('_epochs100')}")), c.student)
+    assert (spec.init, spec.model) == (f"runs/fd_{name}", start.student.model)
+    assert (teacher.student.init, teacher.student.model) == (start.teacher.weights, start.teacher.model)
+    if name != "esvit_b":
+        assert (spec.options["pool"], spec.options["positions"]) == ("mean", "layer")
+        assert teacher.student.options["pool"] == "mean"
+
+
+def test_fine_tuning_of_clip_has_the_values_of_ft_clip():
+    """LightDXY/FT-CLIP, scripts/bash_fine_Openai_CLIP_P16.sh and bash_fine_Openai_CLIP_Large_P14.sh."""
+    base, large = (config.resolve(config.load(f"finetune_clip{v}")) for v in ("", ":large"))
+    for c, of_size in ((base, (6e-4, 0.6, 10, 50)), (large, (4e-4, 0.65, 5, 30))):
+        o = c.optim
+        rate = optim.schedule(o, batch_size=2048, steps=10 * of_size[3], steps_per_epoch=10)
+        assert math.isclose(rate(10 * o.warmup_epochs), of_size[0], rel_tol=1e-5)
+        assert math.isclose(rate(10 * of_size[3]), 1e-6, rel_tol=1e-5)
+        assert (o.layer_decay, o.warmup_epochs, c.train.epochs) == of_size[1:]
+        assert (c.method.mix, c.method.smoothing, c.train.ema) == ("", 0.1, 0.9998)
+        assert "drop_path" not in c.student.options
+        assert models.create(c.student.model, **c.student.options).mean[0] == 0.48145466
+        assert (c.data.batch_size, c.data.resize, c.data.policy) == (2048, 1.0, "timm_rand_augment")
+
+
+def test_the_linear_probe_of_mae():
+    """facebookresearch/mae, FINETUNE.md: 90 epochs, batch 16384, blr 0.1, warm-up 10, LARS without decay."""
+    for variant in ("", ":fd"):
+        c = config.resolve(config.load(f"linear_mae{variant}"))
+        assert (c.method.freeze, c.method.batch_norm, c.optim.name) == ("backbone", True, "lars")
+        assert (c.data.batch_size, c.train.epochs, c.optim.weight_decay) == (16_384, 90, 0)
+        rate = optim.schedule(c.optim, batch_size=16_384, steps=900, steps_per_epoch=10)
+        assert math.isclose(rate(100), 6.4, rel_tol=1e-5) and math.isclose(rate(900), 0, abs_tol=1e-6)
 
 
 OF_FRSKD = (

@@ -217,7 +217,7 @@ def test_shapes_and_devices_are_those_of_the_run():
     batch = parallel.to_devices(mesh, next(train_batches(source, training.views, 128, 0)))
 
     def forward(variables, teacher_variables, batch):
-        seen = step._seen(batch, training.views, 0)
+        seen = step._seen(batch, training.views, 0, training.student)
         x = seen.views[0][:, 0]
         student, _ = training.student.apply(variables, x, False)
         return {"Batch": seen, "student": student, "teacher": network.apply(teacher_variables, x, False)[0]}

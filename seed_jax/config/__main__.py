@@ -13,6 +13,7 @@ import textwrap
 from types import ModuleType
 
 from seed_jax.config import SECTIONS, packaged, resolve
+from seed_jax.data.augmentations import POLICIES
 from seed_jax.data.photometric import PRESETS
 from seed_jax.data.sources import SOURCES
 from seed_jax.errors import command, unknown
@@ -22,7 +23,7 @@ from seed_jax.models import MODELS
 
 # Keys whose values are names in a table, listed below the table of their section.
 NAMES = {
-    "data": {"`data.source`": SOURCES, "`data.photometric`": PRESETS},
+    "data": {"`data.source`": SOURCES, "`data.photometric`": PRESETS, "`data.policy`": POLICIES},
     "student": {"`student.model` and `teacher.model`": MODELS},
     "evals": {"`evals.names`": EVALUATORS},
 }

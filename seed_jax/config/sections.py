@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from seed_jax.data.augmentations import POLICIES
 from seed_jax.data.images import EVAL_RESIZE, WHITE
 from seed_jax.data.photometric import PRESETS
 from seed_jax.data.pipeline import LAST
@@ -38,6 +39,10 @@ class Data:
       crop: 'random' (random-resized crop), 'pad' (pad with black, then a random window, usual for CIFAR) or
         'centre' (as in evaluation); see `ViewSpec`.
       padding: black pixels added on each side; used by crop 'pad' only.
+      policy: augmentation of each view after its photometrics: one of `seed_jax.data.augmentations.POLICIES`,
+        of which 'timm_rand_augment' is the `rand-m9-mstd0.5-inc1` of fine-tuning recipes; '' for none.
+      erase: probability of erasing a random rectangle of a view, at the end, with noise as timm's mode
+        `pixel`; 0.25 in fine-tuning recipes.
       last: 'drop' leaves out the incomplete last batch of an epoch, 'keep' trains on it as a shorter batch.
     """
 
@@ -58,11 +63,14 @@ class Data:
     workers: int = 0
     crop: str = "random"
     padding: int = 4
+    policy: str = ""
+    erase: float = 0.0
     last: str = "drop"
 
     def check(self) -> None:
         _choice("data.photometric", self.photometric, PRESETS)
         _choice("data.crop", self.crop, CROPS)
+        _choice("data.policy", self.policy, ("", *POLICIES))
         _choice("data.last", self.last, LAST)
         for name in ("batch_size", "image_size"):
             _above_0("data", self, name)
@@ -80,7 +88,8 @@ class Data:
             len(self.background) == 3 and all(0 <= x <= 255 for x in self.background),
             "three whole numbers from 0 to 255: red, green and blue",
         )
-        _require("data.flip", self.flip, 0 <= self.flip <= 1, "0 to 1")
+        for name in ("flip", "erase"):
+            _require(f"data.{name}", getattr(self, name), 0 <= getattr(self, name) <= 1, "0 to 1")
         for name in ("workers", "padding"):
             _not_below_0("data", self, name)
 

@@ -25,8 +25,8 @@ def augment(name: str, images, key, keys=None, *, fill=0.0, released: bool = Fal
       key: typed key of the step `[]`.
       keys: typed keys of the samples `[B]` for one draw an image; None for one draw for the batch, as in the
         released code.
-      fill: colour of erased pixels, a number or `[3]`: the mean of the normalisation, where normalised images
-        are to be 0.
+      fill: colour of erased pixels, and of what 'timm_rand_augment' moves in, a number or `[3]`: the mean of
+        the normalisation, where normalised images are to be 0.
       released: cut the results of flips, crops and policies to whole levels and use torchvision 0.10's
         rules for policies, as the released code does.
 
@@ -39,6 +39,39 @@ def augment(name: str, images, key, keys=None, *, fill=0.0, released: bool = Fal
     if name not in AUGMENTATIONS:
         raise unknown("augmentation", name, AUGMENTATIONS)
     return AUGMENTATIONS[name](images, key, keys, fill, released)
+
+
+def of_views(spec, x, keys, mean, std, first_view: int = 0):
+    """The policy of a ViewSpec on its views, then its erasing, drawn for each view.
+
+    As timm's training transform (timm/data/transforms_factory.py): erased pixels are noise of the
+    normalisation's mean and std, and may leave [0, 1].
+
+    Args:
+      spec: a `ViewSpec`; `policy` and `erase` are read.
+      x: float32 `[B, V, H, W, 3]` in [0, 1], after flip and photometrics.
+      keys: typed keys of the samples `[B]`; view `v` uses them folded by `first_view + v`.
+      mean, std: `[3]`, of the network that is trained.
+      first_view: index of the first view, where a sample has views in several arrays.
+    """
+
+    def one(view):
+        drawn, images = rng.fold(keys, first_view + view), x[:, view]
+        if spec.policy:
+            images = augment(spec.policy, images, None, rng.fold(drawn, 0), fill=jnp.asarray(mean))
+        if not spec.erase:
+            return images
+        return mixing.random_erase(
+            images,
+            rng.fold(drawn, 1),
+            fill=mean,
+            noise=std,
+            probability=spec.erase,
+            area=(0.02, 1 / 3),
+            aspect=(0.3, 1 / 0.3),
+        )
+
+    return jnp.stack([one(view) for view in range(x.shape[1])], axis=1)
 
 
 def _identity(images, key, keys, fill, released):
@@ -86,6 +119,10 @@ def _policy(apply: Callable, images, key, keys, fill, released):
     return apply(images, key if keys is None else keys, rules=rules)
 
 
+def _timm_rand_augment(images, key, keys, fill, released):
+    return policies.timm_rand_augment(images, key if keys is None else keys, fill=fill)
+
+
 def _levels(images, released):
     return image_ops.truncate(images) if released else images
 
@@ -104,6 +141,13 @@ AUGMENTATIONS = {
     ),
     "rand_augment": functools.partial(_policy, policies.rand_augment),
     "trivial_augment": functools.partial(_policy, policies.trivial_augment),
+    "timm_rand_augment": _timm_rand_augment,
     "mixup": _mixup,
     "cutmix": _cutmix,
 }
+
+# Those that change each image by itself, as `data.policy` may.
+POLICIES = (
+    *("autoaugment_cifar10", "autoaugment_imagenet", "rand_augment", "trivial_augment"),
+    "timm_rand_augment",
+)

@@ -69,9 +69,11 @@ def shear_matrix(shape, across, down, about_centre):
     return _matrix(1.0, across, -across * y0, down, 1.0, -down * x0)
 
 
-def translation_matrix(shape, right, down):
-    """The matrices of `translate`, for `resample`."""
-    right, down = jnp.trunc(_amounts(shape, right)), jnp.trunc(_amounts(shape, down))
+def translation_matrix(shape, right, down, whole=True):
+    """The matrices of `translate`, for `resample`; not `whole`: by parts of a pixel, too."""
+    right, down = _amounts(shape, right), _amounts(shape, down)
+    if whole:
+        right, down = jnp.trunc(right), jnp.trunc(down)
     return _matrix(1.0, 0.0, -right, 0.0, 1.0, -down)
 
 
@@ -83,15 +85,18 @@ def rotation_matrix(shape, degrees):
     return _matrix(cos, -sin, x0 - cos * x0 + sin * y0, sin, cos, y0 - sin * x0 - cos * y0)
 
 
-def resample(x, matrices):
-    """Each pixel's value from where its centre is sent; nearest pixel, black from outside.
+def resample(x, matrices, *, bicubic=False, fill=0.0):
+    """Each pixel's value from where its centre is sent.
 
     Args:
       x: float `[B, H, W, 3]`.
       matrices: float32 `[B, 2, 3]`, from (column, row, 1) of the result to (column, row) of `x`, in pixels,
         as PIL's `Image.transform`; pixel i covers [i, i + 1).
+      bicubic: PIL's interpolation between 4 x 4 pixels (a = -1, edges repeated); False takes the nearest.
+      fill: colour of what comes from outside, a number or `[3]`.
     """
     _, height, width, _ = x.shape
+    fill = jnp.asarray(fill, x.dtype)
     columns, rows = jnp.meshgrid(jnp.arange(width) + 0.5, jnp.arange(height) + 0.5)
 
     def one(image, m):
@@ -100,9 +105,28 @@ def resample(x, matrices):
         row = jnp.floor(m[1, 0] * columns + m[1, 1] * rows + m[1, 2] + 1e-4).astype(jnp.int32)
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         place = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
-        return jnp.where(inside[..., None], image.reshape(-1, 3)[place], 0)
+        return jnp.where(inside[..., None], image.reshape(-1, 3)[place], fill)
 
-    return jax.vmap(one)(x, matrices)
+    def between(image, m):
+        column, row = (m[k, 0] * columns + m[k, 1] * rows + m[k, 2] for k in (0, 1))
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        pixels, total = image.reshape(-1, 3), 0.0
+        for i, down in enumerate(_cubic_weights(row - 0.5)):
+            for j, across in enumerate(_cubic_weights(column - 0.5)):
+                y = jnp.clip(jnp.int32(jnp.floor(row - 0.5)) + i - 1, 0, height - 1)
+                x = jnp.clip(jnp.int32(jnp.floor(column - 0.5)) + j - 1, 0, width - 1)
+                total += (down * across)[..., None] * pixels[y * width + x]
+        return jnp.where(inside[..., None], jnp.clip(total, 0, 1), fill)
+
+    return jax.vmap(between if bicubic else one)(x, matrices)
+
+
+def _cubic_weights(place):
+    """Weights of the pixels -1, 0, 1 and 2 after the one below `place`: Keys' kernel with a = -1."""
+    t = place - jnp.floor(place)
+    near = [(d - 2) * d * d + 1 for d in (t, 1 - t)]
+    far = [((5 - d) * d - 8) * d + 4 for d in (1 + t, 2 - t)]
+    return far[0], near[0], near[1], far[1]
 
 
 def brightness(x, factor):
@@ -149,6 +173,11 @@ def invert(x):
 def solarize(x, threshold):
     """Invert the levels of `[B, H, W, 3]` from `threshold` up, in levels, 0 to 256; it may be a fraction."""
     return jnp.where(_level(x) >= per_image(threshold), 1 - x, x)
+
+
+def solarize_add(x, amount):
+    """Add `amount` levels to the levels of `[B, H, W, 3]` below 128, up to 255."""
+    return jnp.where(_level(x) < 128, jnp.minimum(x + per_image(amount) / 255, 1), x)
 
 
 def posterize(x, bits):

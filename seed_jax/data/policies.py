@@ -29,11 +29,11 @@ from seed_jax.errors import UserError, unknown
 OPS = (
     *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate"),
     *("brightness", "colour", "contrast", "sharpness"),
-    *("posterize", "solarize", "autocontrast", "equalize", "invert"),
+    *("posterize", "solarize", "autocontrast", "equalize", "invert", "solarize_add"),
 )
-_GEOMETRY, _BLENDS, _LEVELS = range(1, 6), range(6, 10), range(10, 15)
+_GEOMETRY, _BLENDS, _LEVELS = range(1, 6), range(6, 10), range(10, 16)
 _SIGNED = range(1, 10)  # their amount is negated in half of the draws
-_WITHOUT_INVERT = len(OPS) - 1  # RandAugment and TrivialAugment draw from the first 14
+_WITHOUT_INVERT = OPS.index("invert")  # torchvision's RandAugment and TrivialAugment draw from the first 14
 
 
 def _policy(text: str) -> tuple:
@@ -112,10 +112,15 @@ class Rules:
         released code's version of torchvision; False is today's.
       truncate: cut to whole levels first and after each operation, as torchvision on uint8. False keeps what
         lies between levels.
+      bicubic: shear, move by parts of a pixel and rotate by bicubic interpolation, as timm where its crops
+        are bicubic; False takes the nearest pixel.
+      fill: colour of what comes from outside the image, a number or three.
     """
 
     torchvision_0_10: bool = False
     truncate: bool = False
+    bicubic: bool = False
+    fill: float | tuple[float, float, float] = 0.0
 
 
 def auto_augment(images, keys, policy: str, rules: Rules = Rules()):
@@ -154,8 +159,8 @@ def auto_augment(images, keys, policy: str, rules: Rules = Rules()):
 def rand_augment(images, keys, *, count: int = 2, level: int = 9, bins: int = 31, rules: Rules = Rules()):
     """`count` operations, each any of 14, at one level (Cubuk et al., NeurIPS 2020, arXiv 1909.13719).
 
-    torchvision's form: the level is one of `bins`, over the ranges of AutoAugment. timm's form, with noise on
-    the level and other ranges, is not here. Other arguments as `auto_augment`.
+    torchvision's form: the level is one of `bins`, over the ranges of AutoAugment. timm's form is
+    `timm_rand_augment`. Other arguments as `auto_augment`.
 
     Raises:
       UserError: a level outside the bins; images that are not RGB.
@@ -167,6 +172,46 @@ def rand_augment(images, keys, *, count: int = 2, level: int = 9, bins: int = 31
     op = jnp.int32(u[:, :count] * _WITHOUT_INVERT)
     amount = jnp.asarray(amounts(bins, images.shape, rules)[:, level])[op]
     return _apply_in_order(images, op, amount, u[:, count:], rules)
+
+
+def timm_rand_augment(images, keys, *, fill, level: float = 9.0, spread: float = 0.5):
+    """RandAugment as fine-tuning recipes have it: timm's `rand-m9-mstd0.5-inc1`.
+
+    Two draws from 15 operations (timm/data/auto_augment.py, `_RAND_INCREASING_TRANSFORMS`), each carried out
+    with probability 0.5, at a level drawn from N(level, spread) and cut to [0, 10]; bicubic. Other arguments
+    as `auto_augment`. timm works on whole levels, we keep what lies between.
+
+    Args:
+      fill: colour of what comes from outside, a number or `[3]`; timm has the mean of the normalisation.
+
+    Raises:
+      UserError: images that are not RGB.
+    """
+    ops.check_rgb(images, "RandAugment")
+    keys = rng.one_or_each(keys, len(images))
+    u = _uniforms(keys, len(images), 6)
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), (2,)))(keys)
+    op = 1 + jnp.int32(u[:, :2] * (len(OPS) - 1))
+    amount = timm_amounts(op, jnp.clip(level + spread * noise, 0, 10), images.shape)
+    op = jnp.where(u[:, 2:4] < 0.5, op, 0)
+    return _apply_in_order(images, op, amount, u[:, 4:], Rules(bicubic=True, fill=fill))
+
+
+def timm_amounts(op, level, shape):
+    """What a level means in timm's increasing form, in the units of `amounts`, before the sign.
+
+    Args:
+      op: int array, indices into `OPS`.
+      level: float32 of the same shape, 0 to 10.
+      shape: of the images, `[B, H, W, 3]`.
+    """
+    share = level / 10
+    at_most = np.zeros(len(OPS), np.float32)
+    at_most[1:10] = 0.3, 0.3, 0.45 * shape[2], 0.45 * shape[1], 30, 0.9, 0.9, 0.9, 0.9
+    amount = jnp.asarray(at_most)[op] * share
+    amount = jnp.where(op == OPS.index("posterize"), 4 - jnp.floor(4 * share), amount)
+    amount = jnp.where(op == OPS.index("solarize"), 256 - jnp.floor(256 * share), amount)
+    return jnp.where(op == OPS.index("solarize_add"), jnp.floor(110 * share), amount)
 
 
 def trivial_augment(images, keys, *, bins: int = 31, rules: Rules = Rules()):
@@ -185,7 +230,7 @@ def trivial_augment(images, keys, *, bins: int = 31, rules: Rules = Rules()):
 
 
 def amounts(bins: int, shape, rules: Rules, wide: bool = False) -> np.ndarray:
-    """What each level of each operation means, float32 `[15, bins]`, before the sign.
+    """What each level of each operation means, float32 `[16, bins]`, before the sign.
 
     Shear in pixels per pixel, translation in pixels, rotation in degrees, blends as the factor minus 1,
     posterize in bits, solarize in levels.
@@ -248,10 +293,10 @@ def _geometry(rules, x, op, amount):
         jnp.where(
             shears[:, None, None],
             ops.shear_matrix(x.shape, shear_x, shear_y, about_centre=rules.torchvision_0_10),
-            ops.translation_matrix(x.shape, right, down),
+            ops.translation_matrix(x.shape, right, down, whole=not rules.bicubic),
         ),
     )
-    return ops.resample(x, matrices)
+    return ops.resample(x, matrices, bicubic=rules.bicubic, fill=rules.fill)
 
 
 def _blends(rules, x, op, amount):
@@ -265,11 +310,12 @@ def _blends(rules, x, op, amount):
 
 def _levels(rules, x, op, amount):
     del rules
-    posterize, solarize, autocontrast, equalize, invert = (ops.per_image(op) == kind for kind in _LEVELS)
+    posterize, solarize, autocontrast, equalize, invert, add = (ops.per_image(op) == k for k in _LEVELS)
     plain = jnp.where(posterize, ops.posterize(x, jnp.where(op == _LEVELS[0], amount, 8)), x)
     plain = jnp.where(solarize, ops.solarize(x, amount), plain)
     plain = jnp.where(autocontrast, ops.autocontrast(x), plain)
     plain = jnp.where(invert, ops.invert(x), plain)
+    plain = jnp.where(add, ops.solarize_add(x, amount), plain)
     return jax.lax.cond(
         equalize.any(), lambda plain: jnp.where(equalize, ops.equalize(x), plain), lambda plain: plain, plain
     )

@@ -25,6 +25,8 @@ class ViewSpec:
         resize an image of `size x size`.
       padding: black pixels added on each side; used by 'pad' only.
       resize: short side before the centre crop, as a multiple of `size`; used by 'centre' only.
+      policy: one of `augmentations.POLICIES`, on the device, after the photometrics; '' for none.
+      erase: probability of erasing a rectangle of a view, on the device, at the end.
     """
 
     count: int = 1
@@ -36,6 +38,8 @@ class ViewSpec:
     crop: str = "random"
     padding: int = 4
     resize: float = images.EVAL_RESIZE
+    policy: str = ""
+    erase: float = 0.0
 
     @property
     def short_side(self) -> float:

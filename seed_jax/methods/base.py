@@ -261,4 +261,6 @@ def base_view(data, count: int = 1) -> ViewSpec:
         crop=data.crop,
         padding=data.padding,
         resize=data.resize,
+        policy=data.policy,
+        erase=data.erase,
     )

@@ -51,8 +51,8 @@ class FRSKD(Method):
       channels: if above 0, this many on every level instead (BiFPN); 256 in the paper.
       depth: convolutions of a node; 2 in the paper.
       upsample: 'nearest' is the code's, 'bilinear' the paper's.
-      mix: 'mixup' or 'cutmix' mixes the images of a batch and their labels (`methods/mixed.py`); '' does not.
-        The code does not mix with several views; here the views are made of the mixed images.
+      mix: 'mixup', 'cutmix' or 'either' mixes the images of a batch and their labels (`methods/mixed.py`); ''
+        does not. The code does not mix with several views; here the views are made of the mixed images.
       rotations, colours: as for the method `sla`; FRSKD+SLA has 4 and 1, FRSKD has no further view.
       sla: lambda of FRSKD+SLA; 1 as published.
     """

@@ -1,5 +1,6 @@
 """Mixup and CutMix of labelled images, for any method that has a loss of a label."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -7,8 +8,27 @@ import jax
 from seed_jax.data import mixing
 from seed_jax.errors import UserError, unknown
 
-# How images are mixed, with alpha of the Beta distribution: MingiJi/FRSKD, README.
-MIXES = {"mixup": (mixing.mixup, 0.2), "cutmix": (mixing.cutmix, 1.0)}
+
+def _either(images, key):
+    """Mixup (alpha 0.8) of the whole batch, or CutMix (alpha 1), with probability 1/2 each."""
+    for_choice, for_images = jax.random.split(key)
+    return jax.lax.cond(
+        jax.random.bernoulli(for_choice),
+        functools.partial(mixing.mixup, alpha=0.8),
+        functools.partial(mixing.cutmix, alpha=1.0),
+        images,
+        for_images,
+    )
+
+
+# How images are mixed. The alpha of 'mixup' and 'cutmix' is FRSKD's (MingiJi/FRSKD, README). 'either' is what
+# fine-tuning recipes have: timm's Mixup in batch mode with mixup 0.8, cutmix 1, prob 1 and switch_prob 0.5,
+# which takes the reversed batch for the partners where we permute it.
+MIXES = {
+    "mixup": functools.partial(mixing.mixup, alpha=0.2),
+    "cutmix": functools.partial(mixing.cutmix, alpha=1.0),
+    "either": _either,
+}
 
 OfLabels = Callable[[Callable[[jax.Array], jax.Array]], jax.Array]
 
@@ -47,7 +67,6 @@ def mix(kind: str, images, label, key) -> tuple[jax.Array, OfLabels]:
     """
     if not kind or len(images) == 1:  # a last batch of one image (data.last='keep') has nothing to mix
         return images, lambda of: of(label)
-    how, alpha = MIXES[kind]
-    mixed = how(images, key, alpha=alpha)
+    mixed = MIXES[kind](images, key)
     weight, other = mixed.weight, label[mixed.partner]
     return mixed.images, lambda of: weight * of(label) + (1 - weight) * of(other)

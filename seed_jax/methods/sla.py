@@ -39,8 +39,8 @@ class SLA(Method):
       colours: permutations of the colours, 6, 3 or 1. Those of grey images cannot be told apart.
       distil: SLA-SD: L_SLA + CE + T^2 KL(aggregated || second classifier).
       temperature: T of `distil`; 1 in the paper and in the code.
-      mix: 'mixup' or 'cutmix' mixes the images of a batch before the views are made, and their labels
-        (`methods/mixed.py`); '' does not, as in the paper.
+      mix: 'mixup', 'cutmix' or 'either' mixes the images of a batch before the views are made, and their
+        labels (`methods/mixed.py`); '' does not, as in the paper.
     """
 
     rotations: int = 4

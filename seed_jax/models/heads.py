@@ -17,10 +17,13 @@ parts of one kind can be joined side by side or in a row:
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from seed_jax.errors import UserError
 from seed_jax.models import layers
+
+PROBE_EPSILON = 1e-6  # of the norm before the classifier of MAE's linear probe
 
 
 class ProjectionHead(nn.Module):
@@ -103,9 +106,13 @@ class Classifier(nn.Module):
 
     Attributes:
       of, out: names of the entry that is read and of the one that is added to the features.
-      narrow: weights start as N(0, 0.01) and biases as 0, and not as PyTorch's Linear does, which most
-        papers' codes leave as it is. Losses that divide by the spread of the logits (DIST, standardised KD)
-        start badly from narrow ones.
+      std: weights start as N(0, std^2) and biases as 0; None for PyTorch's Linear, which most papers' codes
+        leave as it is. Losses that divide by the spread of the logits (DIST, standardised KD) start badly
+        from narrow ones.
+      batch_norm: normalise the input by the statistics of the batch first, without scale and bias, epsilon
+        1e-6 (facebookresearch/mae, main_linprobe.py). In eval mode, variables without those statistics are
+        those of a plain classifier (`folded`).
+      bn_group: samples per group of batch statistics; None for the whole batch (`layers.BatchNorm`).
 
     >>> classifier = Classifier(num_classes=10)
     >>> features = {"pooled": jnp.ones((2, 16))}
@@ -117,16 +124,32 @@ class Classifier(nn.Module):
     num_classes: int
     of: str = "pooled"
     out: str = "logits"
-    narrow: bool = False
+    std: float | None = None
+    batch_norm: bool = False
+    bn_group: int | None = None
 
     @nn.compact
     def __call__(self, features, train: bool, keys=None):
         x = features[self.of].astype(jnp.float32)
-        if self.narrow:
-            linear = layers.narrow_linear(self.num_classes, "fc")
-        else:
+        if self.batch_norm and (train or self.is_initializing() or self.has_variable("batch_stats", "bn")):
+            x = layers.BatchNorm(self.bn_group, epsilon=PROBE_EPSILON, affine=False, name="bn")(x, train)
+        if self.std is None:
             linear = layers.torch_linear(self.num_classes, x.shape[-1], "fc")
+        else:
+            linear = layers.narrow_linear(self.num_classes, "fc", std=self.std)
         return {self.out: linear(x)}
+
+
+def folded(params, stats):
+    """The parameters of a plain `Classifier` that computes what one with `batch_norm` does in eval mode.
+
+    Args:
+      params: `{'fc': {'kernel': [D, C], 'bias': [C]}}`.
+      stats: its `batch_stats`, `{'bn': {'mean': [D], 'var': [D]}}`.
+    """
+    kernel = params["fc"]["kernel"] * jax.lax.rsqrt(stats["bn"]["var"] + PROBE_EPSILON)[:, None]
+    shift = jnp.matmul(stats["bn"]["mean"], kernel, precision="highest")
+    return {"fc": {"kernel": kernel, "bias": params["fc"]["bias"] - shift}}
 
 
 class Regressor(nn.Module):

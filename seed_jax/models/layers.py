@@ -81,6 +81,7 @@ class BatchNorm(nn.Module):
         The running statistics then follow the means over the groups of their means and unbiased variances.
       momentum: share of the old running statistics that an update keeps; PyTorch's 0.1 is 0.9 here.
       epsilon: added to the variance.
+      affine: scale and shift the result by learnt parameters; False has none.
       dtype: of the output.
 
     Raises:
@@ -98,15 +99,19 @@ class BatchNorm(nn.Module):
     group: int | None = None
     momentum: float = 0.9
     epsilon: float = 1e-5
+    affine: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool):
         channels = (x.shape[-1],)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        scale, bias = jnp.ones(channels), jnp.zeros(channels)
+        if self.affine:
+            bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         if not train and self.has_variable("params", FOLDED):
             return (x.astype(jnp.float32) + _channels(bias, x.ndim)).astype(self.dtype)
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         if self.is_initializing():
@@ -282,9 +287,9 @@ class SqueezeExcite(nn.Module):
         return x * gate[:, None, None, :]
 
 
-def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
-    """Linear layer that starts with weights N(0, 0.01) and bias 0: linear probes, MobileNet, VGG."""
-    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.01), name=name)
+def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32, std: float = 0.01) -> nn.Dense:
+    """Linear layer that starts with weights N(0, std^2) and bias 0: linear probes, MobileNet, VGG."""
+    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name)
 
 
 def torch_linear(

@@ -162,6 +162,11 @@ class Joined:
         return self.backbone.mean
 
     @property
+    def std(self) -> tuple[float, ...]:
+        """The spread that the backbone normalises to 1."""
+        return self.backbone.std
+
+    @property
     def prefix_tokens(self) -> int:
         """Of the backbone."""
         return self.backbone.prefix_tokens

@@ -94,9 +94,10 @@ def optimizer(
     LARS multiplies by the rate before momentum (You et al. 2017), where MAE's code does it after. The trust
     ratio of LARS applies to parameters with more than one axis.
 
-    Layer decay multiplies every update, weight decay included, by `layer_decay ** (layers - layer(path))`, as
-    BEiT, MAE and Feature-Distillation (optimizer.py) scale the peak rate. We scale `optim.lr_min` and the
-    start of warm-up with it; in Feature-Distillation these are the same for all layers.
+    Layer decay multiplies every update, weight decay included, by `layer_decay ** (layers - layer(path))`: at
+    every step, as BEiT (run_class_finetuning.py) and MAE (util/lr_sched.py) do. Feature-Distillation
+    (optimizer.py, lr_scheduler.py) scales the peak rate alone; its minimum, 1e-6 where the peak is 5e-3, and
+    the start of its warm-up are the same for all layers. We do not offer that.
 
     Args:
       o: the `optim` section.

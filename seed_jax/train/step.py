@@ -8,7 +8,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from seed_jax import parallel
-from seed_jax.data import photometric, rng
+from seed_jax.data import augmentations, photometric, rng
 from seed_jax.methods.base import Batch, Clock, Given, LossOut, Method, Nets, Teacher
 from seed_jax.models.network import Network
 from seed_jax.train.state import TrainState
@@ -52,7 +52,7 @@ def make_step(
         projected = method.project(state.params, _clock(state.step, given))
 
         def gradient(batch, number):
-            seen = _seen(batch, views, seed)
+            seen = _seen(batch, views, seed, student)
             loss = jax.value_and_grad(loss_of, has_aux=True)
             (value, out), grads = loss(projected, state.model_state, state.aux, seen, state.step, number)
             return (value, out.model_state, jax.tree.map(jnp.mean, out.metrics), grads), out.aux
@@ -90,7 +90,8 @@ def make_gradient(
     def gradient(state: TrainState, teacher_variables, batch):
         frozen_teacher = None if teacher is None else Frozen(teacher, teacher_variables)
         loss_of = objective(method, student, frozen_teacher, given, seed)
-        projected, seen = method.project(state.params, _clock(state.step, given)), _seen(batch, views, seed)
+        projected = method.project(state.params, _clock(state.step, given))
+        seen = _seen(batch, views, seed, student)
         grads, _ = jax.grad(loss_of, has_aux=True)(projected, state.model_state, state.aux, seen, state.step)
         return grads
 
@@ -119,13 +120,15 @@ def _clock(step, given: Given) -> Clock:
     return Clock(step, given.steps, given.steps_per_epoch)
 
 
-def _seen(batch, views, seed) -> Batch:
-    """The batch as the loss sees it: flips and photometrics happen here."""
+def _seen(batch, views, seed, student) -> Batch:
+    """The batch as the loss sees it: flips, photometrics, policies and erasing happen here."""
     keys = rng.sample_keys(rng.stream(seed, "sample"), batch["id"], batch["pass_"])
     pixels, flipped, count = [], [], 0
     with jax.named_scope("views"):
         for spec, images in zip(views, batch["views"], strict=True):
             x, flips = photometric.augment(spec.photometric, images, rng.fold(keys, 0), spec.flip, count)
+            if spec.policy or spec.erase:
+                x = augmentations.of_views(spec, x, rng.fold(keys, 2), student.mean, student.std, count)
             pixels.append(x)
             flipped.append(flips)
             count += spec.count

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from seed_jax.data import mixing, policies
-from seed_jax.data.augmentations import AUGMENTATIONS, augment
+from seed_jax.data.augmentations import AUGMENTATIONS, augment, of_views
+from seed_jax.data.views import ViewSpec
 from seed_jax.errors import UserError
 
 KEY = jax.random.key(0)
@@ -75,3 +76,27 @@ def test_bad_input():
         augment("cutmx", IMAGES, KEY)
     with pytest.raises(UserError, match="the batch has 1"):
         augment("mixup", IMAGES[:1], KEY)
+
+
+def view(**fields):
+    return ViewSpec(count=2, size=16, **fields)
+
+
+def test_views_have_a_policy_and_are_erased_with_noise():
+    """Each view draws for itself; erased pixels are mean + std N(0, 1), others untouched."""
+    x = jnp.broadcast_to(jnp.full(3, 2.0), (200, 2, 16, 16, 3))
+    keys = jax.random.split(jax.random.key(3), 200)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    out = np.asarray(of_views(view(erase=0.25), x, keys, mean, std))
+    erased = (out != 2).all(-1)
+    share = erased.mean((2, 3))
+    assert 0.17 < (share > 0).mean() < 0.33
+    assert share.max() < 0.37 and share[share > 0].min() > 0.01
+    assert ((share[:, 0] > 0) != (share[:, 1] > 0)).any()
+    np.testing.assert_allclose(out[erased].mean(0), mean, atol=0.02)
+    np.testing.assert_allclose(out[erased].std(0), std, atol=0.02)
+    views = np.stack([IMAGES, IMAGES], axis=1)
+    out = np.asarray(of_views(view(policy="rand_augment"), views, EACH, mean, std))
+    assert (out[:, 0] != out[:, 1]).any()
+    again = np.asarray(of_views(view(policy="rand_augment"), views[:, 1:], EACH, mean, std, first_view=1))
+    np.testing.assert_array_equal(again[:, 0], out[:, 1])

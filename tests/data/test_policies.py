@@ -13,6 +13,7 @@ from seed_jax.data.policies import OPS, POLICIES, Rules
 from seed_jax.errors import UserError
 
 SIDE = 16
+FILL = (124, 116, 104)
 NEWEST, OLD = Rules(truncate=True), Rules(torchvision_0_10=True, truncate=True)
 auto = jax.jit(policies.auto_augment, static_argnums=(2, 3))
 
@@ -148,6 +149,69 @@ def test_rand_and_trivial_augment_draw_14_operations():
     once = np.asarray(rand(x, keys, count=1))
     assert 15 <= len(np.unique(once.round(4), axis=0)) <= 23  # 9 of the 14 have two signs
     assert len(np.unique(np.asarray(rand(x, keys)).round(4), axis=0)) > 80
+
+
+@pytest.mark.parametrize(
+    ("name", "amount", "want"),
+    [
+        ("shear_x", 0.27, lambda image, affine: affine((1, 0.27, 0, 0, 1, 0))),
+        ("shear_y", -0.15, lambda image, affine: affine((1, 0, 0, -0.15, 1, 0))),
+        ("translate_x", 3.3, lambda image, affine: affine((1, 0, -3.3, 0, 1, 0))),
+        ("translate_y", -2.6, lambda image, affine: affine((1, 0, 0, 0, 1, 2.6))),
+        ("rotate", 27, lambda image, affine: image.rotate(27, Image.Resampling.BICUBIC, fillcolor=FILL)),
+        (
+            "solarize_add",
+            99,
+            lambda image, affine: image.point([i + 99 if i < 128 else i for i in range(256)] * 3),
+        ),
+    ],
+)
+def test_operations_of_timm_are_pils(name, amount, want):
+    x, _ = batch(2)
+    rules = Rules(bicubic=True, fill=tuple(value / 255 for value in FILL))
+    ours = policies.apply(floats(x), jnp.full(2, OPS.index(name)), jnp.full(2, amount, jnp.float32), rules)
+    for pixels, result in zip(x, 255 * np.asarray(ours), strict=True):
+        image = Image.fromarray(pixels)
+
+        def affine(data, image=image):
+            bicubic = Image.Resampling.BICUBIC
+            return image.transform(image.size, Image.Transform.AFFINE, data, bicubic, fillcolor=FILL)
+
+        # PIL rounds, and a centre on the border may fall on either side of it.
+        assert (np.abs(result - np.asarray(want(image, affine))) > 1).mean() <= 0.01
+
+
+def test_levels_of_timm():
+    """By hand from the `increasing` form of timm/data/auto_augment.py, for images of 40 x 20."""
+    want = {
+        "shear_x": (0.27, 0.03),
+        "shear_y": (0.27, 0.03),
+        "rotate": (27, 3),
+        "translate_x": (8.1, 0.9),
+        "translate_y": (16.2, 1.8),
+        "brightness": (0.81, 0.09),
+        "contrast": (0.81, 0.09),
+        "colour": (0.81, 0.09),
+        "sharpness": (0.81, 0.09),
+        "posterize": (1, 4),
+        "solarize": (26, 231),
+        "solarize_add": (99, 11),
+    }
+    op = jnp.array([[OPS.index(name)] * 2 for name in want])
+    level = jnp.broadcast_to(jnp.array([9.0, 1.0]), op.shape)
+    got = policies.timm_amounts(op, level, (1, 40, 20, 3))
+    np.testing.assert_allclose(got, list(want.values()), rtol=1e-6)
+
+
+def test_timm_leaves_a_quarter_as_it_is():
+    """Both operations are left out in a quarter of the draws; levels vary, so that few images are equal."""
+    x = floats(batch(1)[0].repeat(400, 0))
+    keys = jax.random.split(jax.random.key(5), 400)
+    out = np.asarray(jax.jit(lambda *a: policies.timm_rand_augment(*a, fill=jnp.full(3, 0.5)))(x, keys))
+    same = (np.abs(out - np.asarray(x)) < 1e-6).all((1, 2, 3)).mean()
+    assert 0.18 < same < 0.33
+    assert len(np.unique(out.round(4), axis=0)) > 200
+    assert out.min() >= 0 and out.max() <= 1
 
 
 def test_one_key_is_one_draw_for_the_batch():

@@ -24,7 +24,7 @@ class Logits:
         return {"logits": jnp.asarray(self.logits)}, {}
 
 
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+@pytest.mark.parametrize("kind", ["mixup", "cutmix", "either"])
 def test_the_share_of_each_label_is_that_of_its_pixels(kind):
     """Image i has the colour of its label, so its mean colour is the mean of its labels."""
     label = jnp.arange(8)
@@ -34,6 +34,33 @@ def test_the_share_of_each_label_is_that_of_its_pixels(kind):
         means = over_labels(lambda y: y.astype(jnp.float32))
         np.testing.assert_allclose(8 * x.mean(axis=(1, 2, 3)), means, rtol=1e-5, atol=1e-5)
         assert np.abs(means - label).max() > 0
+
+
+def test_either_is_mixup_or_cutmix_with_one_share_for_the_batch():
+    """CutMix keeps the values of the pixels, mixup makes others; the shares are Beta(1, 1) and (0.8, 0.8)."""
+    images = jax.random.uniform(jax.random.key(7), (4, 8, 8, 3))
+    mix = jax.jit(lambda key: mixed.MIXES["either"](images, key))
+    drawn = [mix(jax.random.key(seed)) for seed in range(60)]
+    pasted = np.array([np.isin(x.images, images).all() for x in drawn])
+    assert 15 <= pasted.sum() <= 45
+    weights = np.array([x.weight for x in drawn])
+    np.testing.assert_array_equal(weights, weights[:, :1].repeat(4, 1))
+    assert weights[pasted].std() > 0.1
+    np.testing.assert_allclose(weights[~pasted].std(), 0.31, atol=0.08)  # of Beta(0.8, 0.8)
+
+
+def test_smoothed_targets_of_mixed_images():
+    """timm/data/mixup.py, by hand: lam y1 + (1 - lam) y2, each 1 - s + s / C for its class and s / C else."""
+    seen, logits = batch(8, side=4), np.random.default_rng(1).standard_normal((8, 4)).astype(np.float32)
+    key = jax.random.key(5)
+    method = Supervised(mix="either", smoothing=0.1)
+    value, _ = method.loss(Nets(Logits(logits), None), {}, {}, {}, seen, CLOCK, key)
+    pair = mixed.MIXES["either"](seen.views[0][:, 0], key)
+    smooth = np.where(np.eye(4)[np.asarray(seen.label)] > 0, 0.925, 0.025)
+    w = np.float64(pair.weight)[:, None]
+    targets = w * smooth + (1 - w) * smooth[np.asarray(pair.partner)]
+    log_p = logits - np.log(np.exp(np.float64(logits)).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(value, -(targets * log_p).sum(axis=1).mean(), rtol=1e-5)
 
 
 def test_without_mixing_nothing_is_drawn():

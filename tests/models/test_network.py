@@ -221,12 +221,12 @@ def test_groups_of_several_views_in_a_part():
 
 def test_a_classifier_starts_as_pytorchs_linear_and_a_narrow_one_small():
     features = {"pooled": jnp.ones((1, 400))}
-    for narrow, bound in ((False, 1 / 20), (True, 0.06)):
-        part = heads.Classifier(100, narrow=narrow)
+    for std, bound in ((None, 1 / 20), (0.01, 0.06)):
+        part = heads.Classifier(100, std=std)
         linear = part.init(jax.random.key(0), features, train=False)["params"]["fc"]
         assert np.abs(linear["kernel"]).max() <= bound
-        np.testing.assert_allclose(np.std(linear["kernel"]), 0.01 if narrow else 0.05 / np.sqrt(3), rtol=0.02)
-        assert np.any(linear["bias"]) != narrow
+        np.testing.assert_allclose(np.std(linear["kernel"]), std or 0.05 / np.sqrt(3), rtol=0.02)
+        assert np.any(linear["bias"]) == (std is None)
 
 
 def test_a_head_in_bfloat16_keeps_parameters_and_output_in_float32():
