@@ -149,9 +149,15 @@ def test_the_page_has_every_section(run, taught, tmp_path, capsys):
 
 def test_weights_beside_a_run(weights, run, tmp_path, monkeypatch):
     """Heads of the weights, overlays of the run, both on the images of --data; classes of the run alone."""
-    found, rows_of = {}, heads.rows_of
-    monkeypatch.setattr(heads, "rows_of", lambda *given: found.setdefault(given[0], rows_of(*given)))
-    arguments = ["--data", "photos6", "--split", "train", "--images", "1", "--out", str(tmp_path)]
+    found, rows_of = [], heads.rows_of
+
+    def noted(opened, options):
+        found.append((opened, rows_of(opened, options)))
+        return found[-1][1]
+
+    monkeypatch.setattr(heads, "rows_of", noted)
+    few = ["--images", "1", "--samples", "8"]
+    arguments = ["--data", "photos6", "--split", "train", *few, "--out", str(tmp_path)]
     assert main([weights, run, "--sections", "heads,attention,separability", *arguments]) == 0
     page = (tmp_path / "report.html").read_text()
     headings = ["Attention heads", "Attention", "Class separability", "Notes"]
@@ -164,11 +170,13 @@ def test_weights_beside_a_run(weights, run, tmp_path, monkeypatch):
     ):
         assert sentence in page, sentence
     assert "vit_16" in page and (tmp_path / "heads-run1-distance.svg").exists()
-    (image,) = (path for path in (tmp_path / "attention").rglob("image0-step6-stage1.png"))
+    (image,) = (tmp_path / "attention").rglob("image0-step6-stage1.png")
     assert np.asarray(Image.open(image)).shape == (128, 128, 3)  # the run's 16 pixels
-    ((opened, rows),) = found.items()
-    images = opened.drawn("train", 0)
-    assert images.shape[1:] == (32, 32, 3) and [*rows] == ["weights"]  # the network's own size
+    ((opened, rows),) = found
+    images = opened.drawn("train", 8)
+    assert (
+        images.shape[1:] == (32, 32, 3) and len(images) <= 8 and [*rows] == ["weights"]
+    )  # the network's own size
     network = Joined(models.LinenNetwork(VIT(image_size=32, form="dino", attention=True)), {})
     tree = traverse_util.unflatten_dict(dict(np.load(weights)), sep="/")
     features, _ = jax.jit(network.apply, static_argnums=2)(tree, images.astype(np.float32) / 255, False)

@@ -108,7 +108,7 @@ def test_the_command_from_a_config(tmp_path, capsys):
         (["--chunks", "2"], "--chunks is 2: use 5 or more."),
         (["--minutes", "-1"], "--minutes is -1.0: use 0 or more."),
         (["--dir", "x"], "--dir is for DATA of the form tfds:NAME"),
-        (["--arch", "resnet50"], "--arch and --form are for a TEACHER that is a file"),
+        (["--arch", "resnet50"], "--arch, --form and --window are for a TEACHER that is a file"),
         (["--augmentations", "identity,cutmax"], "did you mean 'cutmix'?"),
         (["--augmentations", "flip,flip"], "--augmentations names flip twice"),
         (["--size", "0"], "--size is 0"),

@@ -37,8 +37,8 @@ class Naming:
         different things, as (arch, options, name in the code base). None when names identify the network.
       resize: (leaf, tensor in our layout, our shape) -> the tensor in our shape, if its shape depends on the
         size of images or windows; else as it is. None if there are no such tensors, or if the network resizes
-        them itself, as `vit_*`. `Architecture.adapt` resizes again from leaves alone, for a student that
-        starts from a run, whose arrays have no naming.
+        them itself, as `vit_*`. It serves teachers; a student's start may be a run, whose arrays have no
+        naming, and so `Architecture.adapt` resizes, too.
     """
 
     family: str

@@ -151,7 +151,7 @@ def choose(
             f"{source.prefix(where)}{path} has the tensor names and shapes of several networks that compute "
             f"different things: choose one with {choices}."
         )
-    if chosen[0].family == "swinv2" and "window" not in chosen[0].options:
+    if chosen[0].options.get("window") == swin.UNKNOWN:
         return _with_windows(path, chosen[0], windows or {}, where, flags)
     return chosen[0]
 
@@ -163,7 +163,7 @@ def _with_windows(path, recognised: Recognised, windows: Mapping[str, int], wher
             f"(relative_coords_table): set their side with {_setting(flags[2], 8)}, as in the network's name."
         )
     told = {key: windows[key] for key in swin.WINDOWS if key in windows}
-    options = {"image_size": swin.usual_size(told["window"]), **told, **recognised.options}
+    options = {**recognised.options, "image_size": swin.usual_size(told["window"]), **told}
     return dataclasses.replace(recognised, options=options, size=options["image_size"])
 
 

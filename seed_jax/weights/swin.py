@@ -23,6 +23,7 @@ from seed_jax.weights.naming import Naming, tensor_name
 ARCHITECTURES = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base"}
 TABLE = "layers.0.blocks.0.attn.relative_position_bias_table"
 PLACES = "layers.{}.blocks.0.attn.relative_coords_table"
+UNKNOWN = 0  # a window that no tensor shows
 WINDOWS = ("window", "image_size", "pretrained_window", "pretrained_size")
 HEAD_OF_ESVIT = re.compile(r".*\bhead(_dense)?\.(mlp|last_layer)\..*")
 
@@ -166,8 +167,8 @@ NAMINGS = (
     # Chosen for writing alone: a file that has lost EsViT's heads looks like Microsoft's.
     _naming("swin", "esvit", (TABLE,), _describe_esvit),
     _naming("swin", "timm", (TABLE,), describe, timm=True),
-    _naming("swinv2", "microsoft", V2, functools.partial(_describe_v2, {})),
-    _naming("swinv2", "timm", V2, functools.partial(_describe_v2, {}), timm=True),
+    _naming("swinv2", "microsoft", V2, functools.partial(_describe_v2, {"window": UNKNOWN})),
+    _naming("swinv2", "timm", V2, functools.partial(_describe_v2, {"window": UNKNOWN}), timm=True),
     _naming(
         "swinv2", "fd", FD, functools.partial(_describe_v2, {"window": 14, "image_size": 224}), "rpe_mlp"
     ),

@@ -82,7 +82,7 @@ def by_hand(attention, grid, pixels, prefix):
                     share = row[k] / (images * patches)
                     found["distance"][head] += pixels * np.hypot(down, right) * share
                     found["near"][head] += share if max(abs(down), abs(right)) <= 1 else 0
-                    information += row[k] / patches * np.log(row[k] / seen[k])
+                    information += row[k] / patches * np.log(row[k] / seen[k]) if row[k] else 0
                 for other in {*range(count)} - {head}:
                     theirs = rows[image, other, q]
                     cosine = row @ theirs / (np.linalg.norm(row) * np.linalg.norm(theirs))

@@ -1,5 +1,6 @@
 """Files of Swin transformers: made-up ones of the networks in torch, with the names of each code base."""
 
+import dataclasses
 import functools
 import re
 
@@ -146,6 +147,9 @@ def test_our_own_export_says_its_window(tmp_path, narrow):
     variables = weights.load(tmp_path / "b.pth", recognised.network())
     weights.save(variables, recognised, tmp_path / "c.safetensors", names="timm")
     assert weights.recognise(tmp_path / "c.safetensors").options == recognised.options
+    usual = dataclasses.replace(recognised, options={})  # of a run with the default window
+    weights.save(variables, usual, tmp_path / "d.safetensors", names="timm")
+    assert weights.recognise(tmp_path / "d.safetensors").options == {"num_classes": 5}
 
 
 def test_positions_of_the_windows_of_pre_training(tmp_path, narrow):
@@ -262,8 +266,8 @@ PUBLISHED = [
     ("swin", "microsoft", "swin_base", {"window": 12, "image_size": 384}),
     ("swin", "microsoft", "swin_base", {"window": 14, "image_size": 224}),
     ("swin", "timm", "swin_small", {"window": 7, "image_size": 224}),
-    ("swinv2", "microsoft", "swinv2_tiny", {}),
-    ("swinv2", "timm", "swinv2_base", {}),
+    ("swinv2", "microsoft", "swinv2_tiny", {"window": swin.UNKNOWN}),
+    ("swinv2", "timm", "swinv2_base", {"window": swin.UNKNOWN}),
     ("swinv2", "fd", "swinv2_base", {"window": 14, "image_size": 224}),
 ]
 
@@ -284,7 +288,7 @@ def published_shapes(family, name, arch, **options):
 
 @pytest.mark.parametrize(("family", "name", "arch", "options"), PUBLISHED)
 def test_a_file_identifies_its_naming_and_its_network(family, name, arch, options):
-    shapes = published_shapes(family, name, arch, **options)
+    shapes = published_shapes(family, name, arch, **{key: value for key, value in options.items() if value})
     zeros = {tensor: np.broadcast_to(np.float32(0), shape) for tensor, shape in shapes.items()}
     state = state_dict.of_torch("a.pth", zeros, None)
     assert (state.naming.family, state.naming.name) == (family, name)
