@@ -160,6 +160,7 @@ def load_named(
     flags: tuple[str, str, str] | None = None,
     model: str = "",
     options: Mapping[str, Any] | None = None,
+    windows: Mapping[str, Any] | None = None,
     size: int = 0,
     precision: str = "fp32",
     part: str | None = None,
@@ -170,6 +171,7 @@ def load_named(
       where: the config key that `spec` comes from, e.g. `student.init`; '' if it comes from none.
       flags: what messages call `model` and the options `form` and `window`; by default the keys of `where`'s
         section.
+      windows: has the options of the windows of a Swin V2, if the file lacks them; by default `options`.
       spec, model, options, size, precision, part: as for `load`.
 
     Raises:
@@ -207,7 +209,7 @@ def load_named(
             spec,
             arch=model,
             form=options.get("form", ""),
-            windows=options,
+            windows=options if windows is None else windows,
             where=where,
             part=part,
             flags=flags,
