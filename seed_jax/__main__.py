@@ -28,7 +28,7 @@ COMMANDS = {
     ),
     "analysis": (
         "seed_jax.analysis.__main__",
-        "attention, flatness, gradients, separability of runs as a page: WORKDIR…",
+        "attention, flatness, gradients, separability as a page: RUN_OR_WEIGHTS…",
     ),
     "exits": ("seed_jax.exits.__main__", "accuracy and cost of each exit, and of leaving early: WORKDIR"),
     "data": ("seed_jax.data.__main__", "look at images before training, pack them: inspect|pack"),

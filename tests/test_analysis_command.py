@@ -1,31 +1,37 @@
 """The command `analysis` on small runs: its sections, what is left out, and what users get wrong."""
 
 import dataclasses
+import functools
 import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import optax
 import pytest
 import tiny
+from flax import traverse_util
 from PIL import Image
 
 from seed_jax import config, models
 from seed_jax.analysis import runs as runs_lib
 from seed_jax.analysis import separability
 from seed_jax.analysis.__main__ import main
-from seed_jax.analysis.sections import attention, gradients, noise
+from seed_jax.analysis.sections import attention, gradients, heads, noise
 from seed_jax.analysis.sections import separability as section_of_classes
 from seed_jax.errors import UserError
 from seed_jax.methods import METHODS
 from seed_jax.methods.supervised import Supervised
 from seed_jax.models.heads import Classifier, Regressor
 from seed_jax.models.network import Joined
+from seed_jax.models.vit import VisionTransformer
 from seed_jax.report import metrics
 from seed_jax.train import loop
+from seed_jax.weights import vit as names_of_vit
 
 SIGMAS = (0.0, 0.5, 2.0)
+VIT = functools.partial(VisionTransformer, 16, 4, heads=2)
 
 
 class Staged(tiny.Tiny):
@@ -87,6 +93,20 @@ class SelfTaught(Supervised):
         }
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A small transformer for images of 32 pixels, written as an .npz of our names."""
+    path = tmp_path_factory.mktemp("weights") / "small.npz"
+    network = Joined(models.LinenNetwork(VIT(image_size=32)), {})
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    flat, draw = traverse_util.flatten_dict(shapes, sep="/"), np.random.default_rng(0)
+    np.savez(path, **{name: draw.standard_normal(x.shape).astype(np.float32) for name, x in flat.items()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "vit_16", VIT)
+        patch.setitem(names_of_vit.ARCHITECTURES, (16, 4), "vit_16")
+        yield str(path)
+
+
 def options(folder, **given):
     return runs_lib.Options(folder, **{"images": 2, "samples": 40, "sigmas": SIGMAS, "draws": 2} | given)
 
@@ -127,6 +147,67 @@ def test_the_page_has_every_section(run, taught, tmp_path, capsys):
     assert {"landscape-loss-recomputed", "landscape-planes", "landscape-run1-kept"} <= figures
 
 
+def test_weights_beside_a_run(weights, run, tmp_path, monkeypatch):
+    """Heads of the weights, overlays of the run, both on the images of --data; classes of the run alone."""
+    found, rows_of = [], heads.rows_of
+
+    def noted(opened, options):
+        found.append((opened, rows_of(opened, options)))
+        return found[-1][1]
+
+    monkeypatch.setattr(heads, "rows_of", noted)
+    few = ["--images", "1", "--samples", "8"]
+    arguments = ["--data", "photos6", "--split", "train", *few, "--out", str(tmp_path)]
+    assert main([weights, run, "--sections", "heads,attention,separability", *arguments]) == 0
+    page = (tmp_path / "report.html").read_text()
+    headings = ["Attention heads", "Attention", "Class separability", "Notes"]
+    assert re.findall("<h2>(.*?)</h2>", page) == headings
+    for sentence in (
+        f"{weights} does not say how images are normalised",
+        f"{run} has a network without attention weights.",
+        f"{weights} has a network without maps",
+        f"{weights} is a weights file, and this section needs a run.",
+    ):
+        assert sentence in page, sentence
+    assert "vit_16" in page and (tmp_path / "heads-run1-distance.svg").exists()
+    (image,) = (tmp_path / "attention").rglob("image0-step6-stage1.png")
+    assert np.asarray(Image.open(image)).shape == (128, 128, 3)  # the run's 16 pixels
+    ((opened, rows),) = found
+    images = opened.drawn("train", 8)
+    assert (
+        images.shape[1:] == (32, 32, 3) and len(images) <= 8 and [*rows] == ["weights"]
+    )  # the network's own size
+    network = Joined(models.LinenNetwork(VIT(image_size=32, form="dino", attention=True)), {})
+    tree = traverse_util.unflatten_dict(dict(np.load(weights)), sep="/")
+    features, _ = jax.jit(network.apply, static_argnums=2)(tree, images.astype(np.float32) / 255, False)
+    shares = np.asarray(features["attention2"], np.float64)[:, :, 1:, 1:]
+    want = (shares / shares.sum(axis=-1, keepdims=True)).mean(axis=(0, 1))
+    np.testing.assert_allclose(rows["weights"].maps[2], want, rtol=1e-3)
+
+
+def test_weights_alone_have_no_section_of_runs(weights, tmp_path, capsys):
+    arguments = ["--data", "photos6", "--split", "train", "--out", str(tmp_path)]
+    assert main([weights, "--sections", "gradients,separability", *arguments]) == 1
+    told = capsys.readouterr().err
+    assert told.count(f"{weights} is a weights file, and this section needs a run.") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "small.npz is a weights file, which has no images of its own: name some with --data."),
+        (["--data", "nowhere"], "there is no folder nowhere"),
+        (["--data", "photos6", "--arch", "resnet18"], "small.npz has vit_16"),
+        (["--data", "photos6", "--size", "-1"], "--size is -1"),
+        (["again.npz", "--form", "clip"], "--form is for one weights file, and RUN_OR_WEIGHTS has 2"),
+    ],
+)
+def test_wrong_arguments_of_weights(arguments, message, weights, tmp_path, capsys):
+    assert main([weights, *arguments, "--out", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+
+
 def test_sections_that_cannot_be_had(taught, tmp_path, capsys):
     only = ["--samples", "40", "--images", "1", "--out", str(tmp_path)]
     assert main([taught, "--sections", "noise", *only]) == 1
@@ -150,12 +231,12 @@ def test_a_section_that_was_measured_is_kept_when_another_one_is_refused(taught,
 def test_a_run_without_enough_classes_leaves_the_others(run, tmp_path, monkeypatch):
     """One image has one class; the other run is measured all the same."""
     plain, few = runs_lib.open_run(run), dataclasses.replace(runs_lib.open_run(run), name="few")
-    whole = runs_lib.Opened.source
+    whole = runs_lib.Run.source
 
     def source(self, split, count):
         return whole(self, split, 1 if self.name == "few" and split == "val" else count)
 
-    monkeypatch.setattr(runs_lib.Opened, "source", source)
+    monkeypatch.setattr(runs_lib.Run, "source", source)
     for section in (noise.section, section_of_classes.section):
         blocks = section([plain, few], options(tmp_path, sigmas=(0.0,), draws=1))
         (note,) = blocks[-1].items
@@ -173,13 +254,13 @@ def test_a_teacher_is_read_only_for_the_sections_that_ask(taught, tmp_path, monk
 
 
 def test_statistics_are_recomputed_on_a_bounded_number_of_images(opened, tmp_path, monkeypatch):
-    asked, images = [], runs_lib.Opened.images
+    asked, images = [], runs_lib.Run.images
 
     def noted(self, split, count):
         asked.append((split, count))
         return images(self, split, count)
 
-    monkeypatch.setattr(runs_lib.Opened, "images", noted)
+    monkeypatch.setattr(runs_lib.Run, "images", noted)
     monkeypatch.setattr(noise, "SEEN", 48)
     noise.accuracies(opened, options(tmp_path, samples=0, sigmas=(0.0,), draws=1))
     assert ("train", 48) in asked and ("val", 0) in asked
@@ -322,12 +403,13 @@ def test_exits_come_before_the_last_feature(opened, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere is not the workdir of a run"),
-        (["a", "a/../a"], "WORKDIR names a twice"),
+        (["nowhere"], "There is no file or workdir 'nowhere'"),
+        (["a", "a/../a"], "RUN_OR_WEIGHTS names a twice"),
         (["a", "--sections", "atention"], "did you mean 'attention'?"),
         (["a", "--sections", "noise,noise"], "--sections names noise twice"),
         (["a", "--images", "0"], "--images is 0: use 1 or more."),
         (["a", "--sigmas", "0.2,0.1"], "--sigmas must ascend"),
+        (["tests", "--size", "32"], "--size is for weights, and RUN_OR_WEIGHTS has none"),
         (["a", "--points", "1"], "--points is 1: use 3 or more."),
         (["a", "--points", "4"], "--points is 4: use an odd number"),
         (["a", "--absolute"], "--absolute needs --sigmas in the unit of the weights"),

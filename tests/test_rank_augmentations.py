@@ -114,7 +114,7 @@ def test_one_argument_beside_a_config_is_data_if_it_is_no_teacher(tmp_path):
         (["--chunks", "2"], "--chunks is 2: use 5 or more."),
         (["--minutes", "-1"], "--minutes is -1.0: use 0 or more."),
         (["--dir", "x"], "--dir is for DATA of the form tfds:NAME"),
-        (["--arch", "resnet50"], "--arch and --form are for a TEACHER that is a file"),
+        (["--arch", "resnet50"], "--arch, --form and --window are for a TEACHER that is a file"),
         (["--augmentations", "identity,cutmax"], "did you mean 'cutmix'?"),
         (["--augmentations", "flip,flip"], "--augmentations names flip twice"),
         (["--size", "0"], "--size is 0"),

@@ -1,6 +1,7 @@
-"""`python -m seed_jax.analysis WORKDIR…`: what runs learned and how, side by side on one page."""
+"""`python -m seed_jax.analysis RUN_OR_WEIGHTS…`: what networks learned and how, side by side on one page."""
 
 import argparse
+import dataclasses
 import logging as python_logging
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from absl import logging
 
 from seed_jax import parallel
-from seed_jax.analysis.runs import SPLITS, Lacking, Opened, Options, open_run
+from seed_jax.analysis.runs import SPLITS, Lacking, Opened, Options, open_data, open_run, open_weights
 from seed_jax.analysis.sections import SECTIONS
 from seed_jax.data import files
 from seed_jax.errors import UserError, command, numbers, unknown
@@ -16,10 +17,14 @@ from seed_jax.report import html
 from seed_jax.report.tables import Table
 
 EPILOG = f"""\
-Sections: {", ".join(SECTIONS)}. One that the runs cannot have is left out with a sentence; if --sections
-names it, that is an error, after the others were measured.
+RUN_OR_WEIGHTS  the workdir of a run; a checkpoint (.pth, .pth.tar, .safetensors, .npz) or
+                pip:efficientnet-lite0, which need --data and have the sections attention and heads alone
+
+Sections: {", ".join(SECTIONS)}. One that none of them can have is left out with a sentence; if
+--sections names it, that is an error, after the others were measured.
 
   python -m seed_jax.analysis runs/plain runs/self_distilled
+  python -m seed_jax.analysis dino_vitbase16_pretrain.pth runs/fd_dino --data PHOTOS --sections heads
   python -m seed_jax.analysis runs/mine --sections attention --images 8
   python -m seed_jax.analysis runs/mine --sections heads,landscape --points 21
 
@@ -29,13 +34,13 @@ A run shows more of its training if it keeps more checkpoints (train.keep).
 
 @command
 def main(arguments: list[str] | None = None) -> int:
-    options, names, workdirs, dir = _parse(arguments)
+    options, names, given = _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     python_logging.getLogger().setLevel(python_logging.WARNING)
     files.claim(options.out)
     parallel.start()
-    print("Reading the runs.", flush=True)
-    runs = [open_run(workdir, dir=dir) for workdir in workdirs]
+    print("Reading the networks.", flush=True)
+    runs = _open(given)
     blocks, lacking = [], {}
     for name in names or SECTIONS:
         print(f"{name}: measuring, which begins with a compilation.", flush=True)
@@ -52,21 +57,30 @@ def main(arguments: list[str] | None = None) -> int:
         blocks += [html.Heading("Notes"), html.Notes(notes)]
     drawn = [block.figures for block in blocks if isinstance(block, html.Figures)]
     html.save(options.out, [figure for figures in drawn for figure in figures])
-    header = ["run", "method", "student", "steps that are shown"]
-    rows = [_described(run) for run in runs]
-    page = html.compose(options.out / "report.html", "What the runs learned", [Table(header, rows), *blocks])
+    header = ["network", "method", "architecture", "shown"]
+    rows = [[run.name, run.method, run.arch, ", ".join(run.rows)] for run in runs]
+    title = "What the networks learned"
+    page = html.compose(options.out / "report.html", title, [Table(header, rows), *blocks])
     print("\n".join([*notes, str(page)]))
     if refused:
         raise refused
     return 0
 
 
-def _described(run: Opened) -> list[str]:
-    return [run.name, run.config.method_name, run.config.student.model, ", ".join(map(str, run.steps))]
+def _open(given: argparse.Namespace) -> list[Opened]:
+    shown = open_data(given.data, given.dir) if given.data else None
+    return [
+        open_run(spec, dir=given.dir, shown=shown)
+        if Path(spec).is_dir()
+        else open_weights(
+            spec, shown=shown, arch=given.arch, form=given.form, window=given.window, size=given.size
+        )
+        for spec in given.spec
+    ]
 
 
-def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
-    """The options, the sections that were named, the workdirs, and the folder of moved data."""
+def _parse(arguments) -> tuple[Options, list[str], argparse.Namespace]:
+    """The options, the sections that were named, and what to open."""
     usual = Options(Path("runs/analysis"))
     parser = argparse.ArgumentParser(
         prog="python -m seed_jax.analysis",
@@ -74,7 +88,13 @@ def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", nargs="+", metavar="WORKDIR", help="the --workdir of a run")
+    parser.add_argument("spec", nargs="+", metavar="RUN_OR_WEIGHTS")
+    parser.add_argument(
+        "--data",
+        default="",
+        help="images for attention and heads: a folder of images or of tar shards, tfds:NAME, an embedded "
+        "data set such as photos6 (default: those of each run)",
+    )
     parser.add_argument(
         "--sections",
         default=[],
@@ -82,7 +102,17 @@ def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
         metavar="NAME,NAME",
         help=f"of {', '.join(SECTIONS)} (default: all)",
     )
-    parser.add_argument("--dir", default="", help="the new folder of the data, if it has moved")
+    parser.add_argument(
+        "--dir",
+        default="",
+        help="the new folder of a run's data, if it has moved; with --data=tfds:NAME, the data_dir of TFDS",
+    )
+    parser.add_argument("--arch", default="", help="the architecture, if the weights do not determine it")
+    parser.add_argument("--form", default="", help="the form of a vision transformer, likewise")
+    parser.add_argument("--window", type=int, default=0, help="side of the windows of a Swin V2, likewise")
+    parser.add_argument(
+        "--size", type=int, default=0, help="side of the images of weights in pixels (default: their own)"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -128,17 +158,28 @@ def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
     parser.add_argument(
         "--seed", type=int, default=usual.seed, help=f"of noise and directions (default: {usual.seed})"
     )
-    given = vars(parser.parse_args(arguments))
-    names, workdirs, dir = given.pop("sections"), given.pop("workdir"), given.pop("dir")
-    options = Options(**given)
+    given = parser.parse_args(arguments)
+    names = given.sections
+    options = Options(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Options)})
     for name in names:
         if name not in SECTIONS:
             raise unknown("section in --sections", name, SECTIONS)
         if names.count(name) > 1:
             raise UserError(f"--sections names {name} twice: name each once.")
-    for workdir in workdirs:
-        if [Path(other).resolve() for other in workdirs].count(Path(workdir).resolve()) > 1:
-            raise UserError(f"WORKDIR names {workdir} twice: name each run once.")
+    for spec in given.spec:
+        if [Path(other).resolve() for other in given.spec].count(Path(spec).resolve()) > 1:
+            raise UserError(f"RUN_OR_WEIGHTS names {spec} twice: name each once.")
+    files_given = [spec for spec in given.spec if not Path(spec).is_dir()]
+    for flag in ("arch", "form", "window"):
+        if getattr(given, flag) and len(files_given) != 1:
+            raise UserError(
+                f"--{flag} is for one weights file, and RUN_OR_WEIGHTS has {len(files_given)}: leave it out, "
+                "or `python -m seed_jax.weights export` the others, whose files then say it."
+            )
+    if given.size and not files_given:
+        raise UserError("--size is for weights, and RUN_OR_WEIGHTS has none: leave it out.")
+    if given.size < 0:
+        raise UserError(f"--size is {given.size}: use 1 or more.")
     for name, least in (("images", 1), ("samples", 0), ("draws", 1), ("points", 3), ("seed", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}: use {least} or more.")
@@ -150,7 +191,7 @@ def _parse(arguments) -> tuple[Options, list[str], list[str], str]:
         raise UserError("--absolute needs --sigmas in the unit of the weights, such as 0,0.01,0.02.")
     if list(options.sigmas) != sorted({*options.sigmas}) or options.sigmas[0] < 0:
         raise UserError("--sigmas must ascend from 0 or more, such as 0,0.1,0.2.")
-    return options, names, workdirs, dir
+    return options, names, given
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Open runs for the analysis: their kept checkpoints, also parts that are not served, teacher and images."""
+"""Open weights and runs for the analysis: all parts, kept checkpoints, teacher and images."""
 
 import dataclasses
 import functools
@@ -12,22 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from seed_jax import parallel
-from seed_jax.config import Config
+from seed_jax.config import Config, Data
 from seed_jax.data.pipeline import eval_batches
-from seed_jax.data.sources import Source, listed_once, open_source
+from seed_jax.data.sources import Source, listed_once, named, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals.online import evenly
 from seed_jax.methods.base import Given
 from seed_jax.models.network import Network
 from seed_jax.train import build, checkpoint, inputs, start, state, student, teacher, workdir
 from seed_jax.train.build import Training
+from seed_jax.weights import pretrained
+from seed_jax.weights import source as weights_source
+from seed_jax.weights.preparation import Preparation, of_run
+from seed_jax.weights.pretrained import Pretrained
 
 SPLITS = ("train", "val", "test")
+FLAGS = ("--arch", "--form", "--window")
 READ = 64  # images that are read at a time
 
 
 class Lacking(UserError):
-    """A run lacks what a section needs; a section that was not asked for by name is left out then."""
+    """What a section needs is lacking; a section that was not asked for by name is left out then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,19 +70,117 @@ class Images:
     label: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Opened:
-    """An open run: its config, networks and kept checkpoints. Opening it trains and writes nothing.
+    """A network that is open for the analysis, of a run or of a weights file.
 
     Attributes:
       name: the path as the user wrote it.
-      mesh: of one device.
-      training: its `step` has no teacher.
-      steps: those of `state`, ascending: 0 if the start can be drawn again, and the kept checkpoints.
-      notes: sentences about what is left out.
+      network: with all its parts.
+      arch: a key of `seed_jax.models.MODELS`.
+      size: side of the images that it is shown, pixels.
+      preparation: how photographs become such images.
+      shown: the images of `--data`; None for those of the run.
+      notes: sentences about what is left out or assumed.
     """
 
     name: str
+    network: Network
+    arch: str
+    size: int
+    preparation: Preparation
+    shown: Data | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def abstract(self):
+        """Shapes of the variables of `network`."""
+        raise NotImplementedError
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """The steps of `variables`, ascending, by what figures call them."""
+        raise NotImplementedError
+
+    @property
+    def method(self) -> str:
+        """The name of the method that it was trained with; '' if it is unknown."""
+        return ""
+
+    @property
+    def needs_teacher(self) -> bool:
+        return False
+
+    @property
+    def teacher(self) -> teacher.Loaded | None:
+        """The teacher; None if the method needs none.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        return None
+
+    def variables(self, step: int):
+        """Those of `network` at one of `rows`."""
+        raise NotImplementedError
+
+    def entries(self, network: Network, variables) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of what a network returns for two images, in the order of its layers."""
+        images, names = jax.ShapeDtypeStruct((2, self.size, self.size, 3), jnp.float32), []
+
+        def features(variables, images):
+            found, _ = network.apply(variables, images, False)
+            names.extend(found)
+            return found
+
+        shapes = jax.eval_shape(features, variables, images)
+        return {name: shapes[name] for name in names}  # a tree of JAX has its keys sorted
+
+    def drawn(self, split: str, count: int) -> np.ndarray:
+        """`count` evenly spaced images to look at, all of the split if 0; uint8 `[N, H, W, 3]`.
+
+        Raises:
+          UserError: the data cannot be read.
+        """
+        d = self.shown
+        return self._read(evenly(open_source(d.source, getattr(d, split), dir=d.dir or None), count)).image
+
+    def _read(self, source: Source) -> Images:
+        read = eval_batches(source, self.size, READ, **self.preparation._asdict())
+        parts = [(batch["image"][batch["mask"]], batch["label"][batch["mask"]]) for batch in read]
+        return Images(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights(Opened):
+    """A network in a weights file: it has no training, labels or images."""
+
+    loaded: Pretrained
+
+    @property
+    def abstract(self):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.loaded.variables)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        return {"weights": 0}
+
+    def variables(self, step: int):
+        return self.loaded.variables
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Opened):
+    """An open run: its config, networks and kept checkpoints. Opening it trains and writes nothing.
+
+    `network` is the student with all the parts that it trained with.
+
+    Attributes:
+      mesh: of one device.
+      training: its `step` has no teacher.
+      steps: those of `state`, ascending: 0 if the start can be drawn again, and the kept checkpoints.
+    """
+
     workdir: Path
     config: Config
     mesh: jax.sharding.Mesh
@@ -86,22 +189,27 @@ class Opened:
     train: Source
     steps: tuple[int, ...]
     backbone: Any = None
-    notes: tuple[str, ...] = ()
 
     @property
-    def network(self) -> Network:
-        """The student with all the parts that it trained with."""
-        return self.training.student
+    def abstract(self):
+        return {"params": self.training.abstract.params, **self.training.abstract.model_state}
+
+    @property
+    def rows(self) -> dict[str, int]:
+        return {f"step {step}": step for step in self.steps}
+
+    @property
+    def method(self) -> str:
+        return self.config.method_name
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.config.method.needs_teacher
 
     @functools.cached_property
     def teacher(self) -> teacher.Loaded | None:
-        """The teacher, read when it is first asked for; None if the method needs none.
-
-        Raises:
-          UserError: it cannot be read.
-        """
         c = self.config
-        if not c.method.needs_teacher:
+        if not self.needs_teacher:
             return None
         return teacher.load(
             c.teacher, image_size=c.data.image_size, seed=c.train.seed, precision=c.train.precision
@@ -121,25 +229,11 @@ class Opened:
     @functools.cached_property
     def served(self) -> tuple[Network, Any]:
         """The network that later runs load, and its variables at the last step."""
-        fresh = {"params": self.training.abstract.params, **self.training.abstract.model_state}
-        network, _ = student.served(self.config.method, self.training.student, self.given, fresh)
+        network, _ = student.served(self.config.method, self.training.student, self.given, self.abstract)
         return network, state.served(self.config.method, self.state(self.steps[-1]))
 
-    def entries(self, network: Network, variables) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of what a network returns for two images of the run, in the order of its layers."""
-        side = self.config.data.image_size
-        images, names = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32), []
-
-        def features(variables, images):
-            found, _ = network.apply(variables, images, False)
-            names.extend(found)
-            return found
-
-        shapes = jax.eval_shape(features, variables, images)
-        return {name: shapes[name] for name in names}  # a tree of JAX has its keys sorted
-
     def source(self, split: str, count: int) -> Source:
-        """`count` evenly spaced images of a split; all of it if `count` is 0.
+        """`count` evenly spaced images of a split of the run's data; all of it if `count` is 0.
 
         Raises:
           UserError: the data cannot be read.
@@ -156,17 +250,62 @@ class Opened:
         Raises:
           UserError: the data cannot be read.
         """
-        d, source = self.config.data, self.source(split, count)
-        read = eval_batches(source, d.image_size, READ, resize=d.resize, background=d.background)
-        parts = [(batch["image"][batch["mask"]], batch["label"][batch["mask"]]) for batch in read]
-        return Images(*map(np.concatenate, zip(*parts, strict=True)))
+        return self._read(self.source(split, count))
+
+    def drawn(self, split: str, count: int) -> np.ndarray:
+        return super().drawn(split, count) if self.shown else self.images(split, count).image
 
 
-def open_run(name: str | os.PathLike, *, dir: str = "") -> Opened:
+def open_data(data: str, dir: str = "") -> Data:
+    """The section `data` of a config for what a user calls their images; `dir`: the data_dir of `tfds:NAME`.
+
+    Raises:
+      UserError: it is no data, or cannot be read.
+    """
+    source, place = named(data)
+    return Data(source=source, dir=place or (dir if source.startswith("tfds:") else "")).settled()
+
+
+def open_weights(
+    name: str, *, shown: Data | None, arch: str = "", form: str = "", window: int = 0, size: int = 0
+) -> Weights:
+    """Open a weights file or `pip:NAME`.
+
+    Args:
+      shown: the images to look at.
+      arch, form, window: the architecture, the form of a transformer and the window of a Swin V2, if the
+        weights do not determine them.
+      size: side of the images, pixels; 0 for the network's own.
+
+    Raises:
+      UserError: the weights cannot be read, or there are no images.
+    """
+    weights_source.find(name)
+    if shown is None:
+        raise UserError(f"{name} is a weights file, which has no images of its own: name some with --data.")
+    options = {key: value for key, value in {"form": form, "window": window}.items() if value}
+    loaded = pretrained.load_named(name, flags=FLAGS, model=arch, options=options)
+    notes = ()
+    if loaded.assumed:
+        notes = (f"{name} does not say how images are normalised: ImageNet's mean and std are assumed.",)
+    return Weights(
+        name=name,
+        network=loaded.network,
+        arch=loaded.arch,
+        size=size or loaded.size,
+        preparation=loaded.preparation,
+        shown=shown,
+        notes=notes,
+        loaded=loaded,
+    )
+
+
+def open_run(name: str | os.PathLike, *, dir: str = "", shown: Data | None = None) -> Run:
     """Assemble a run from its workdir, on this process's first device.
 
     Args:
       dir: the new folder of the data, if it has moved.
+      shown: images to look at in place of the run's.
 
     Raises:
       UserError: the folder is not the workdir of a run or has no checkpoint, or its data is missing or has
@@ -205,21 +344,26 @@ def open_run(name: str | os.PathLike, *, dir: str = "") -> Opened:
         steps = [0, *steps]
     except UserError as error:
         notes.append(f"{name}: the weights it began with are left out, since they cannot be read: {error}")
-    return Opened(
-        str(name),
-        folder,
-        config,
-        mesh,
-        given,
-        training,
-        sources.train,
-        tuple(steps),
-        backbone,
-        tuple(notes),
+    return Run(
+        name=str(name),
+        network=training.student,
+        arch=config.student.model,
+        size=config.data.image_size,
+        preparation=of_run(config.data),
+        shown=shown,
+        notes=tuple(notes),
+        workdir=folder,
+        config=config,
+        mesh=mesh,
+        given=given,
+        training=training,
+        train=sources.train,
+        steps=tuple(steps),
+        backbone=backbone,
     )
 
 
-def labelled(run: Opened, options: Options) -> Images:
+def labelled(run: Run, options: Options) -> Images:
     """The images to measure that have a label.
 
     Raises:
@@ -230,7 +374,7 @@ def labelled(run: Opened, options: Options) -> Images:
     return Images(images.image[has], images.label[has])
 
 
-def lacks_classes(run: Opened, options: Options) -> str:
+def lacks_classes(run: Run, options: Options) -> str:
     """What `having` says of a run if the images to measure have fewer than two classes."""
     labels = run.source(options.split, options.samples).labels()
     if len({*labels[labels >= 0].tolist()}) > 1:
@@ -250,8 +394,21 @@ def lacks_teacher(run: Opened) -> str:
     return ""
 
 
-def having(runs: Sequence[Opened], lacks: Callable[[Opened], str]) -> tuple[list[Opened], list[str]]:
-    """The runs that lack nothing, and a sentence for each of the others.
+def trained(runs: Sequence[Opened], lacks: Callable[[Run], str]) -> tuple[list[Run], list[str]]:
+    """As `having`, for sections that need what only a run has: its training, labels and classifier."""
+
+    def lacks_all(opened):
+        return (
+            "is a weights file, and this section needs a run"
+            if isinstance(opened, Weights)
+            else lacks(opened)
+        )
+
+    return having(runs, lacks_all)
+
+
+def having(runs: Sequence[Opened], lacks: Callable[[Opened], str]) -> tuple[list, list[str]]:
+    """The runs and weights that lack nothing, and a sentence for each of the others.
 
     Args:
       lacks: what a run lacks, the end of a sentence; '' if nothing.

@@ -19,7 +19,7 @@ from seed_jax.errors import UserError, command
 from seed_jax.evals.features import Extractor
 from seed_jax.weights import pretrained
 
-FLAGS = ("--arch", "--form")
+FLAGS = ("--arch", "--form", "--window")
 EPILOG = """\
 SPEC   a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
 DATA   a folder of images or of tar shards; a folder that `python -m seed_jax.data pack` wrote; tfds:NAME; an
@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"OUT is {options.out}, but must end in .npz: rename it.")
     if not options.out.parent.is_dir():
         raise UserError(f"OUT: the folder {options.out.parent} does not exist: create it first.")
-    form = {"form": options.form} if options.form else {}
-    loaded = pretrained.load_named(options.spec, flags=FLAGS, model=options.arch, options=form)
+    told = {key: value for key in ("form", "window") if (value := getattr(options, key))}
+    loaded = pretrained.load_named(options.spec, flags=FLAGS, model=options.arch, options=told)
     data = _open(options.data, options.split, options.dir, options.raw)
     table = _extract(loaded, data, options.data, options.size or loaded.size, options.batch_size)
     if jax.process_index() == 0:
@@ -69,6 +69,9 @@ def _parse(arguments):
     parser.add_argument("--arch", default="", help="the architecture, if SPEC does not determine it")
     parser.add_argument(
         "--form", default="", help="the form of a vision transformer, if SPEC does not determine it"
+    )
+    parser.add_argument(
+        "--window", type=int, default=0, help="side of the windows of a Swin V2, if SPEC does not show it"
     )
     parser.add_argument("--size", type=int, help="side of the images in pixels (default: the network's own)")
     parser.add_argument(

@@ -149,6 +149,9 @@ class Method:
     def check(self, data, train) -> None:
         """Raise `UserError` for values of those config sections that the method cannot work with."""
 
+    def check_teacher(self, network: Network) -> None:
+        """Raise `UserError` for a teacher whose features look right but mean something else."""
+
     def whole_batch(self) -> str:
         """Why the loss is not a mean over its samples ("it compares samples"); '' if it is.
 

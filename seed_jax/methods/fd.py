@@ -60,12 +60,12 @@ class FD(Method):
       final_norm: take the teacher's tokens after its final norm, as every released config does. They are then
         normalised twice, with the gains of the first norm in between. False takes them before it.
       parity: refuse whatever the released code cannot do. It pairs token i with token i, so registers, a cls
-        token in one network alone, other grids and maps are refused, and the fields above must have their
-        defaults, which are its values. What else it does otherwise is set elsewhere: it reads EsViT's student
-        instead of the teacher, with epsilon 1e-5 where EsViT has 1e-6 (teacher.options.epsilon); with CLIP
-        for 100 epochs it crops from 0.67 (data.crop_scale). Its fine-tuning drops the student's final norm
-        (student.options.pool='mean') and validates with CLIP's mean and std where it trains with ImageNet's,
-        which we do not do.
+        token in one network alone, other grids and maps are refused. It takes tokens after the final norm, so
+        pool='mean' is refused, too. The fields above must have their defaults, which are its values. What
+        else it does otherwise is set elsewhere: it reads EsViT's student instead of the teacher, with epsilon
+        1e-5 where EsViT has 1e-6 (teacher.options.epsilon); with CLIP for 100 epochs it crops from 0.67
+        (data.crop_scale). Its fine-tuning drops the student's final norm (student.options.pool='mean') and
+        validates with CLIP's mean and std where it trains with ImageNet's, which we do not do.
     """
 
     target: str = "tokens"
@@ -94,6 +94,10 @@ class FD(Method):
                     f"{field.default!r}: use that, or leave method.parity at False."
                 )
 
+    def check_teacher(self, network):
+        if self.parity:
+            _check_norm(network, "teacher")
+
     def whole_batch(self):
         standardised = self.normalise == "standardise"
         return "method.normalise standardises over the batch" if standardised else ""
@@ -106,6 +110,7 @@ class FD(Method):
         for tokens, before in zip((shapes[entry], imitated), befores, strict=True):
             _check_grid(tokens.shape, before)
         if self.parity:
+            _check_norm(backbone, "student")
             _check_parity(shapes[entry].shape, imitated.shape, befores)
         return Joined(backbone, {PROJECTOR: Projector(imitated.shape[-1], entry, given.dtype)})
 
@@ -224,6 +229,17 @@ def _check_grid(shape, before: int) -> None:
         raise UserError(
             f"method.name is 'fd', and a network has {patches} patches, which are not a square: use square "
             "images."
+        )
+
+
+def _check_norm(network, who: str) -> None:
+    """Raise `UserError` if the tokens of a network do not come after its final norm."""
+    while isinstance(network, Joined):
+        network = network.backbone
+    if getattr(getattr(network, "module", None), "pool", "") == "mean":
+        raise UserError(
+            f"method.parity is set, and the {who} has pool='mean', so no final norm of its tokens, where the "
+            f"released code takes those after it: use another {who}, or leave method.parity at False."
         )
 
 

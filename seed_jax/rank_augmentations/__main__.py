@@ -21,7 +21,7 @@ from seed_jax.rank_augmentations import measure, page
 from seed_jax.train import teacher, workdir
 from seed_jax.weights import pretrained
 
-FLAGS = ("--arch", "--form")
+FLAGS = ("--arch", "--form", "--window")
 SMALL = 64  # sides up to this one are cropped as CIFAR, larger ones as ImageNet
 EPILOG = """\
 TEACHER  a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
@@ -124,6 +124,7 @@ def _parse(arguments):
     parser.add_argument("--dir", help="the data_dir of TFDS, for tfds:NAME")
     parser.add_argument("--arch", default="", help="the architecture, if TEACHER does not determine it")
     parser.add_argument("--form", default="", help="the form of a vision transformer, likewise")
+    parser.add_argument("--window", type=int, default=0, help="side of the windows of a Swin V2, likewise")
     parser.add_argument("--size", type=int, help="side of the images in pixels (default: the teacher's own)")
     parser.add_argument(
         "--augmentations",
@@ -176,8 +177,9 @@ def _parse(arguments):
             raise UserError(f"--{name} is {getattr(options, name)}: use 0 or more.")
     if options.dir and not options.data.startswith("tfds:"):
         raise UserError("--dir is for DATA of the form tfds:NAME: leave it out.")
-    if (options.arch or options.form) and (not options.teacher or Path(options.teacher).is_dir()):
-        raise UserError("--arch and --form are for a TEACHER that is a file: leave them out.")
+    told = options.arch or options.form or options.window
+    if told and (not options.teacher or Path(options.teacher).is_dir()):
+        raise UserError("--arch, --form and --window are for a TEACHER that is a file: leave them out.")
     return options
 
 
@@ -194,8 +196,8 @@ def _read(options) -> tuple[teacher.Loaded, Data, int, list[str]]:
     run, notes = options.config or (options.teacher if is_run else ""), []
     given = _config(run) if run else None
     if options.teacher:
-        form = {"form": options.form} if options.form else {}
-        found = pretrained.load_named(options.teacher, flags=FLAGS, model=options.arch, options=form)
+        told = {key: value for key in ("form", "window") if (value := getattr(options, key))}
+        found = pretrained.load_named(options.teacher, flags=FLAGS, model=options.arch, options=told)
         size = options.size or (given.data.image_size if given else found.size)
         loaded = teacher.prepare(teacher.Loaded(found.network, found.variables, found.provenance), size)
         if found.assumed:

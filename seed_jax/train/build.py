@@ -211,7 +211,13 @@ def assemble(
 
 
 def make_given(config: Config, length: Lengths, num_classes: int, loaded: teacher.Loaded | None) -> Given:
-    """The method's `Given` for a run of that length, data and teacher."""
+    """The method's `Given` for a run of that length, data and teacher.
+
+    Raises:
+      UserError: the method cannot learn from the teacher.
+    """
+    if loaded:
+        config.method.check_teacher(loaded.network)
     features = loaded and loaded.features(config.data.batch_size, config.data.image_size)
     prefix = loaded.network.prefix_tokens if loaded else 0
     return student.make_given(config, num_classes, length.total, length.epoch, features, prefix)

@@ -39,6 +39,7 @@ def load(config: Config, backbone: LinenNetwork):
         s.init,
         model=s.model,
         options={"num_classes": s.options.get("num_classes"), **untold},
+        windows=s.options,
         where="student.init",
     )
     other = loaded.network.backbone

@@ -7,6 +7,7 @@ import fcntl
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import subprocess
 import time
@@ -252,7 +253,11 @@ def _read_config(path: Path) -> dict:
 
 
 def given_of(config: config_lib.Config, manifest: dict) -> Given:
-    """The method's `Given`, from the manifest; older manifests have only the width of the embedding."""
+    """The method's `Given`, from the manifest.
+
+    Older manifests have only the width of the embedding, or no `teacher_prefix`: their runs took the largest
+    square of the teacher's tokens for its patches.
+    """
     features = manifest.get("teacher_features")
     if features is None and manifest.get("teacher_dim"):
         shape = [config.data.batch_size, manifest["teacher_dim"]]
@@ -261,13 +266,17 @@ def given_of(config: config_lib.Config, manifest: dict) -> Given:
         features = {
             name: jax.ShapeDtypeStruct(x["shape"], jnp.dtype(x["dtype"])) for name, x in features.items()
         }
+    prefix = manifest.get("teacher_prefix")
+    if prefix is None:
+        tokens = features["tokens"].shape[1] if features and "tokens" in features else 0
+        prefix = tokens - math.isqrt(tokens) ** 2
     return student.make_given(
         config,
         manifest["data"]["num_classes"],
         manifest["steps"],
         manifest["steps_per_epoch"],
         features,
-        manifest.get("teacher_prefix", 0),
+        prefix,
     )
 
 

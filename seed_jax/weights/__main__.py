@@ -26,7 +26,7 @@ from seed_jax.weights import (
 from seed_jax.weights.cases import CASES
 
 LARGEST_ERROR = 1e-4
-FLAGS = ("--arch", "--form")
+FLAGS = ("--arch", "--form", "--window")
 
 
 @command
@@ -70,6 +70,9 @@ def _add_network(parser):
     parser.add_argument(
         "--form", default="", help="the form of a vision transformer, if the file fits several"
     )
+    parser.add_argument(
+        "--window", type=int, default=0, help="side of the windows of a Swin V2, if the file does not show it"
+    )
 
 
 def _exit(text: str) -> int | str:
@@ -84,7 +87,12 @@ def _inspect(options) -> int:
         return _inspect_exit(path)
     state = recognition.read(path, options.part)
     network = recognition.recognise(
-        path, arch=options.arch, form=options.form, part=options.part, flags=FLAGS
+        path,
+        arch=options.arch,
+        form=options.form,
+        windows={"window": options.window},
+        part=options.part,
+        flags=FLAGS,
     )
     known = network.arch in models.MODELS
     template = loading.shapes(network.network()) if known else {"params": {}}
@@ -152,6 +160,7 @@ def _export(options) -> int:
         options.best,
         options.arch,
         options.form,
+        options.window,
         (*FLAGS, "--exit"),
         options.exit,
     )

@@ -34,6 +34,7 @@ def export(
     best: bool = False,
     model: str = "",
     form: str = "",
+    window: int = 0,
     exit: int | str = 0,
 ) -> Exported:
     """Write a network to a safetensors file in the tensor names and layouts of PyTorch code.
@@ -50,6 +51,7 @@ def export(
         the network has them, else the first that it has.
       best: export a run's checkpoint with the best probe, not its newest.
       model, form: the architecture and the form of a vision transformer, if a weights file fits several.
+      window: the side of the windows, if the file of a Swin V2 does not show it.
       exit: of a run with exits, write this one alone, numbered from 1: the backbone up to its stage and its
         own part, whose tensors are `exit1.conv1.weight` and so on. 'all' writes the whole network with all
         exits, as `seed_jax.exits.adaptive` needs it. `seed_jax.load` reads both. 0 writes the network with
@@ -59,7 +61,7 @@ def export(
       UserError: the weights cannot be read, the network has no such names or exit, or `out` cannot be
         written.
     """
-    return write(spec, out, names, best, model, form, flags=("model", "form", "exit"), exit=exit)
+    return write(spec, out, names, best, model, form, window, ("model", "form", "window", "exit"), exit)
 
 
 def write(
@@ -69,10 +71,11 @@ def write(
     best: bool,
     model: str,
     form: str,
-    flags: tuple[str, str, str],
-    exit: int | str = 0,
+    window: int,
+    flags: tuple[str, str, str, str],
+    exit: int | str,
 ) -> Exported:
-    """Write a network as `export` does; `flags`: what messages call `model`, `form` and `exit`."""
+    """Write a network as `export` does; `flags`: what messages call `model`, `form`, `window` and `exit`."""
     path = source.find(spec)
     if path.is_dir():
         run = _run(path, best)
@@ -80,15 +83,17 @@ def write(
         facts = provenance.made_from(run.manifest)
         provenance.warn({"source": os.fspath(spec), **facts})
     elif exit:
-        raise UserError(f"{flags[2]} is {exit}, and {spec} is a file: use the workdir of a run.")
+        raise UserError(f"{flags[3]} is {exit}, and {spec} is a file: use the workdir of a run.")
     else:
-        network = recognition.recognise(path, arch=model, form=form, flags=flags[:2])
+        network = recognition.recognise(
+            path, arch=model, form=form, windows={"window": window}, flags=flags[:3]
+        )
         variables = loading.load(path, network.network())
         facts = {"origin": provenance.describe_source(path)}
     names = names or _default_names(list(saving.offered(network, variables)))
     left_out = []
     if exit:
-        exits.write(run, network, out, exit, names, facts, flags[2])
+        exits.write(run, network, out, exit, names, facts, flags[3])
     else:
         left_out = saving.save(variables, network, out, names=names, provenance=facts)
     caution = ""

@@ -36,7 +36,9 @@ class Naming:
       alike: (arch, options) from `describe` -> all networks that have these names and shapes but compute
         different things, as (arch, options, name in the code base). None when names identify the network.
       resize: (leaf, tensor in our layout, our shape) -> the tensor in our shape, if its shape depends on the
-        size of images or windows; else as it is. None if there are no such tensors.
+        size of images or windows; else as it is. None if there are no such tensors, or if the network resizes
+        them itself, as `vit_*`. It serves teachers; a student's start may be a run, whose arrays have no
+        naming, and so `Architecture.adapt` resizes, too.
     """
 
     family: str

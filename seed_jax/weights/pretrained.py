@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from seed_jax import weights
 from seed_jax.data import images as pictures
@@ -32,6 +33,7 @@ class Pretrained:
       provenance: where the weights come from, for manifests.
       preparation: how photographs become such images; `prepare` does it.
       assumed: mean and std are ImageNet's because neither file nor options state them.
+      arch: of the backbone, a key of `seed_jax.models.MODELS`.
     """
 
     network: Joined
@@ -40,6 +42,7 @@ class Pretrained:
     provenance: dict
     preparation: Preparation = Preparation()
     assumed: bool = False
+    arch: str = ""
 
     def __call__(self, images: np.ndarray | jax.Array) -> Features:
         """Return all features of images, in eval mode. The first call for a shape compiles.
@@ -147,16 +150,17 @@ def load(
         or do not fit `model`.
     """
     given = {"options": options, "size": size, "precision": precision, "part": part}
-    return load_named(spec, flags=("model", "options['form']"), model=model, **given)
+    return load_named(spec, flags=("model", "options['form']", "options['window']"), model=model, **given)
 
 
 def load_named(
     spec: str | os.PathLike,
     *,
     where: str = "",
-    flags: tuple[str, str] | None = None,
+    flags: tuple[str, str, str] | None = None,
     model: str = "",
     options: Mapping[str, Any] | None = None,
+    windows: Mapping[str, Any] | None = None,
     size: int = 0,
     precision: str = "fp32",
     part: str | None = None,
@@ -165,7 +169,9 @@ def load_named(
 
     Args:
       where: the config key that `spec` comes from, e.g. `student.init`; '' if it comes from none.
-      flags: what messages call `model` and the option `form`; by default the keys of `where`'s section.
+      flags: what messages call `model` and the options `form` and `window`; by default the keys of `where`'s
+        section.
+      windows: has the options of the windows of a Swin V2, if the file lacks them; by default `options`.
       spec, model, options, size, precision, part: as for `load`.
 
     Raises:
@@ -174,13 +180,15 @@ def load_named(
     spec = os.fspath(spec)
     path, assumed = weights.source.find(spec, where), False
     section = where.partition(".")[0]
-    flags = flags or (f"--config.{section}.model", f"config.{section}.options.form")
+    keys = (f"--config.{section}.model", *(f"config.{section}.options.{key}" for key in ("form", "window")))
+    flags = flags or keys
     if path.is_dir():
         run = workdir.load_run(path, precision=precision)
         network, variables = run.network, run.variables
         native = run.config.student.image_size or run.config.data.image_size
         preparation = of_run(run.config.data)
         provenance = weights.provenance.of_run(spec, run)
+        arch = run.config.student.model
     elif exits.holds(path):
         network, variables, found = exits.read(path, precision=precision, size=size, **(options or {}))
         if where == "student.init" and isinstance(network, Cut):
@@ -194,20 +202,46 @@ def load_named(
                 f"{weights.source.prefix(where)}{spec} has exits of {found.arch}, not of {model}: leave "
                 f"{flags[0]} empty."
             )
-        return Pretrained(network, variables, found.size, facts, found.preparation)
+        return Pretrained(network, variables, found.size, facts, found.preparation, arch=found.arch)
     else:
         options = dict(options or {})
-        form = options.get("form", "")
-        recognised = weights.recognise(spec, arch=model, form=form, where=where, part=part, flags=flags)
+        recognised = weights.recognise(
+            spec,
+            arch=model,
+            form=options.get("form", ""),
+            windows=options if windows is None else windows,
+            where=where,
+            part=part,
+            flags=flags,
+        )
         if recognised.advice:
             raise UserError(
                 f"{weights.source.prefix(where)}{spec} has {recognised}{recognised.advice}: use another file."
             )
+        if recognised.assumed:
+            _warn(spec, recognised, {**recognised.options, **options})
         network, native = recognised.network(precision=precision, **options), recognised.size
-        preparation = recognised.preparation
+        preparation, arch = recognised.preparation, recognised.arch
         assumed = recognised.assumed and not {"mean", "std"} <= set(options)
         variables = weights.load(spec, network, where=where, part=part)
         provenance = {"source": spec, **weights.describe_source(path)}
     if size:
         network = dataclasses.replace(network, backbone=dataclasses.replace(network.backbone, size=size))
-    return Pretrained(network, variables, native, provenance, preparation, assumed)
+    return Pretrained(network, variables, native, provenance, preparation, assumed, arch)
+
+
+def _warn(spec: str, recognised: weights.Recognised, options: Mapping[str, Any]) -> None:
+    """Log what the tensors of other networks, which compute something else, look like too."""
+    if recognised.family == "fd_vit" and not {"mean", "std"} <= options.keys():
+        logging.warning(
+            "%s has tensors as Feature-Distillation and BEiT write them, and is read with ImageNet's mean "
+            "and std: for BEiT set the options mean and std to (0.5, 0.5, 0.5).",
+            spec,
+        )
+    classified = "num_classes" in recognised.options
+    if recognised.family == "swin" and not classified and "epsilon" not in options:
+        logging.warning(
+            "%s has a Swin without a classifier, and is read with LayerNorm's epsilon 1e-5: for EsViT's set "
+            "the option epsilon to 1e-6.",
+            spec,
+        )

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,8 @@ SIZES = {
 BY_HEAD = {"projection_head": (IMAGENET_MEAN, provenance.SWAV_STD), "projection": ((0.0,) * 3, (1.0,) * 3)}
 
 # What names and shapes do not show. MoCo v3's classifier file has those of a DeiT, which mean 6 heads.
-OPTIONS_BY_FILE = {
-    "linear-vit-s-300ep.pth.tar": {"heads": 12},
-    "swinv2_base_patch4_window12to16_192to256_22kto1k_ft.pth": {"pretrained_window": 12},
-    "swinv2_base_patch4_window12to24_192to384_22kto1k_ft.pth": {"pretrained_window": 12},
-}
-ARGUMENTS = ("arch", "form")
+OPTIONS_BY_FILE = {"linear-vit-s-300ep.pth.tar": {"heads": 12}}
+ARGUMENTS = ("arch", "form", "window")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +105,10 @@ def recognise(
     *,
     arch: str = "",
     form: str = "",
+    windows: Mapping[str, int] | None = None,
     where: str = "",
     part: str | None = None,
-    flags: tuple[str, str] = ARGUMENTS,
+    flags: tuple[str, str, str] = ARGUMENTS,
 ) -> Recognised:
     """Recognise the network in a file, workdir or package.
 
@@ -118,21 +116,24 @@ def recognise(
       spec, where, part: as for `load`.
       arch: the architecture, where the tensors fit several.
       form: the form of a vision transformer, where the tensors fit several.
-      flags: what to call `arch` and `form` in messages.
+      windows: the options `window` and others of `swin.WINDOWS`, for a Swin V2 whose file lacks them.
+      flags: what to call `arch`, `form` and the option `window` in messages.
 
     Raises:
       UserError: the file is missing or damaged, its network is of no known family, the tensors fit several
-        networks and `arch` and `form` do not choose one, or they do not fit `arch`.
+        networks and `arch`, `form` and `windows` do not choose one, or they do not fit `arch`.
     """
     path = source.find(spec, where)
     if path.is_dir():
         return of_run(_run(path))
     fits = candidates(path, read(path, part), provenance.published(path))
-    return choose(path, fits, arch, form, where, flags)
+    return choose(path, fits, arch, form, windows, where, flags)
 
 
-def choose(path, fits: list[Recognised], arch="", form="", where="", flags=ARGUMENTS) -> Recognised:
-    """Return the candidate that `arch` and `form` choose, or the only one.
+def choose(
+    path, fits: list[Recognised], arch="", form="", windows=None, where="", flags=ARGUMENTS
+) -> Recognised:
+    """Return the candidate that `arch` and `form` choose, or the only one, with its windows.
 
     `fits`: from `candidates`; other arguments and errors as for `recognise`.
     """
@@ -150,7 +151,20 @@ def choose(path, fits: list[Recognised], arch="", form="", where="", flags=ARGUM
             f"{source.prefix(where)}{path} has the tensor names and shapes of several networks that compute "
             f"different things: choose one with {choices}."
         )
+    if chosen[0].options.get("window") == swin.UNKNOWN:
+        return _with_windows(path, chosen[0], windows or {}, where, flags)
     return chosen[0]
+
+
+def _with_windows(path, recognised: Recognised, windows: Mapping[str, int], where, flags) -> Recognised:
+    if not windows.get("window"):
+        raise UserError(
+            f"{source.prefix(where)}{path} has {recognised.arch} without the constants that show its windows "
+            f"(relative_coords_table): set their side with {_setting(flags[2], 8)}, as in the network's name."
+        )
+    told = {key: windows[key] for key in swin.WINDOWS if key in windows}
+    options = {**recognised.options, "image_size": swin.usual_size(told["window"]), **told}
+    return dataclasses.replace(recognised, options=options, size=options["image_size"])
 
 
 def _choice(recognised, alternatives, flags):
@@ -204,12 +218,16 @@ def _readings(path, state: StateDict, teacher) -> list[Recognised]:
     shapes = {name: tensor.shape for name, tensor in (*state.ignored.items(), *state.tensors.items())}
     try:
         readings = state.naming.readings(shapes)
+        constants = swin.trained_windows(state.ignored) if state.naming.family == "swinv2" else {}
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(
             f"{path} looks like {state.naming.family} under {state.naming.name}'s names but lacks some of "
             f"its tensors ({error!r}): use an intact file."
         ) from error
-    return [_recognised(path, state, shapes, teacher, *reading) for reading in readings]
+    return [
+        _recognised(path, state, shapes, teacher, arch, options | constants, called)
+        for arch, options, called in readings
+    ]
 
 
 def _recognised(path, state, shapes, teacher, arch, options, called) -> Recognised:

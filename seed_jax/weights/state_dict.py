@@ -24,7 +24,7 @@ IGNORED = re.compile(
     r"|prototypes\..*|(small_)?queue(_ptr)?|(encoder_k|momentum_encoder|predictor)\..*"
     r"|(dino_head|head|head_dense)\.(mlp|last_layer)\..*"  # DINO's, EsViT's: they normalise features
     r"|.*\.(relative_position_index|relative_coords_table|attn_mask)"  # constants of Swin transformers
-    r"|decoder_.*|mask_token"  # masked pre-training
+    r"|decoder_.*|mask_token|lm_head\..*"  # masked pre-training
     r"|(decoder|feature_model)\..*"  # the projector and the teacher of Feature-Distillation
     r"|(transformer|token_embedding|ln_final)\..*|positional_embedding|text_projection|logit_scale"
     r"|input_resolution|context_length|vocab_size"  # CLIP's text tower

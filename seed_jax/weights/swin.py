@@ -5,13 +5,15 @@ Microsoft's names, with `student.` or `teacher.` before them. Feature-Distillati
 positions `rpe_mlp`.
 
 The window of the first version is seen in its tables, that of the second version only in a constant that
-Microsoft's files have beside the weights, `relative_coords_table`. Without it a file is taken for the network
-with windows of 8 and images of 256 pixels, Feature-Distillation's for its own: 14 and 224.
+Microsoft's files have beside the weights, `relative_coords_table`. Its values also show the windows for which
+the positions were trained. Without it Feature-Distillation's files are taken for its own network, with
+windows of 14 and images of 224 pixels; the window of others must be told.
 """
 
 import functools
 import math
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from seed_jax.weights.naming import Naming, tensor_name
 ARCHITECTURES = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base"}
 TABLE = "layers.0.blocks.0.attn.relative_position_bias_table"
 PLACES = "layers.{}.blocks.0.attn.relative_coords_table"
+UNKNOWN = 0  # a window that no tensor shows
+WINDOWS = ("window", "image_size", "pretrained_window", "pretrained_size")
 HEAD_OF_ESVIT = re.compile(r".*\bhead(_dense)?\.(mlp|last_layer)\..*")
 
 
@@ -80,11 +84,38 @@ def _describe_esvit(shapes):
     return arch, options | {"epsilon": 1e-6}
 
 
-def _describe_v2(window, image_size, shapes):
+def _describe_v2(usual, shapes):
     if PLACES.format(0) in shapes:
         window, last = ((shapes[PLACES.format(stage)][1] + 1) // 2 for stage in (0, 3))
-        image_size = 32 * last
-    return _arch("swinv2", shapes), {"window": window, "image_size": image_size}
+        usual = {"window": window, "image_size": 32 * last}
+    return _arch("swinv2", shapes), dict(usual)
+
+
+def usual_size(window: int) -> int:
+    """Side of the images, pixels, of Microsoft's and timm's networks of the second version.
+
+    >>> [usual_size(window) for window in (8, 12, 16, 24)]
+    [256, 192, 256, 384]
+    """
+    return 256 if window == 8 else 16 * window
+
+
+def trained_windows(tensors: Mapping[str, np.ndarray]) -> dict:
+    """The options of the windows for which positions were trained, if a file's constants show others than its
+    own.
+
+    The largest value of a constant is log2(1 + 8 (window - 1) / (trained - 1)) / 3 (`swinv2.places`).
+    """
+    if not {PLACES.format(0), PLACES.format(3)} <= tensors.keys():
+        return {}
+    windows, trained = [], []
+    for stage in (0, 3):
+        table = np.asarray(tensors[PLACES.format(stage)], np.float64)
+        windows.append((table.shape[1] + 1) // 2)
+        trained.append(round(1 + 8 * (windows[-1] - 1) / (2 ** (3 * table.max()) - 1)) if table.any() else 1)
+    if trained == windows:
+        return {}
+    return {"pretrained_window": trained[0], "pretrained_size": 32 * trained[1]}
 
 
 def trained(held: dict, options: dict) -> dict:
@@ -136,7 +167,9 @@ NAMINGS = (
     # Chosen for writing alone: a file that has lost EsViT's heads looks like Microsoft's.
     _naming("swin", "esvit", (TABLE,), _describe_esvit),
     _naming("swin", "timm", (TABLE,), describe, timm=True),
-    _naming("swinv2", "microsoft", V2, functools.partial(_describe_v2, 8, 256)),
-    _naming("swinv2", "timm", V2, functools.partial(_describe_v2, 8, 256), timm=True),
-    _naming("swinv2", "fd", FD, functools.partial(_describe_v2, 14, 224), "rpe_mlp"),
+    _naming("swinv2", "microsoft", V2, functools.partial(_describe_v2, {"window": UNKNOWN})),
+    _naming("swinv2", "timm", V2, functools.partial(_describe_v2, {"window": UNKNOWN}), timm=True),
+    _naming(
+        "swinv2", "fd", FD, functools.partial(_describe_v2, {"window": 14, "image_size": 224}), "rpe_mlp"
+    ),
 )

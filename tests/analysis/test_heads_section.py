@@ -8,7 +8,6 @@ import pytest
 import tiny
 
 from seed_jax import models
-from seed_jax.analysis import attention_distance, attention_nmi, diagonal_mass, head_cosine, mean_attention
 from seed_jax.analysis.runs import Lacking, Options
 from seed_jax.analysis.sections import heads
 from seed_jax.analysis.sections.heads import Block
@@ -42,15 +41,14 @@ def drawn(network, seed):
 def run(student, taught=None, name="runs/a"):
     """What the section asks of an `Opened`."""
     teacher = taught and types.SimpleNamespace(network=taught, variables=drawn(taught, 9))
-    method = types.SimpleNamespace(needs_teacher=taught is not None)
     return types.SimpleNamespace(
         name=name,
         network=student,
-        steps=(0, 3, 6),
+        rows={f"step {step}": step for step in (0, 3, 6)},
         variables=lambda step: drawn(student, step),
         teacher=teacher,
-        config=types.SimpleNamespace(method=method),
-        images=lambda split, count: types.SimpleNamespace(image=IMAGES[:count]),
+        needs_teacher=taught is not None,
+        drawn=lambda split, count: IMAGES[:count],
     )
 
 
@@ -61,31 +59,54 @@ def weights(network, variables, number):
     return jax.jit(lambda v: asked.apply(v, x, False)[0][f"attention{number}"])(variables)
 
 
-def test_measures_are_those_of_the_functions():
-    attention = softmax(2 * np.random.default_rng(1).standard_normal((2, 3, 7, 7)))
-    got = heads.of_heads(attention, Block((2, 3), 16, 1))
-    want = {
-        "distance": attention_distance(attention, grid=(2, 3), patch_size=16),
-        "cosine": head_cosine(attention),
-        "information": attention_nmi(attention),
-        "near": diagonal_mass(attention, grid=(2, 3)),
-    }
-    assert got.keys() == want.keys() == heads.MEASURES.keys()
+def rows_of(attention, prefix):
+    """The rows over patches, scaled to the sum 1, float64 `[images, heads, N, N]`; windows are images."""
+    rows = np.float64(attention).reshape(-1, *attention.shape[-3:])[:, :, prefix:, prefix:]
+    return rows / rows.sum(axis=-1, keepdims=True)
+
+
+def by_hand(attention, grid, pixels, prefix):
+    """The measures of each head, by loops over images, heads, queries and keys."""
+    rows = rows_of(attention, prefix)
+    images, count, patches, _ = rows.shape
+    found = {name: np.zeros(count) for name in heads.MEASURES}
+    for head in range(count):
+        for image in range(images):
+            seen = [sum(rows[image, head, :, k]) / patches for k in range(patches)]
+            entropy = -sum(p * np.log(p) for p in seen)
+            information = 0
+            for q in range(patches):
+                row = rows[image, head, q]
+                for k in range(patches):
+                    down, right = (a - b for a, b in zip(divmod(q, grid[1]), divmod(k, grid[1]), strict=True))
+                    share = row[k] / (images * patches)
+                    found["distance"][head] += pixels * np.hypot(down, right) * share
+                    found["near"][head] += share if max(abs(down), abs(right)) <= 1 else 0
+                    information += row[k] / patches * np.log(row[k] / seen[k]) if row[k] else 0
+                for other in {*range(count)} - {head}:
+                    theirs = rows[image, other, q]
+                    cosine = row @ theirs / (np.linalg.norm(row) * np.linalg.norm(theirs))
+                    found["cosine"][head] += cosine / (images * patches * (count - 1))
+            found["information"][head] += information / np.sqrt(np.log(patches) * entropy) / images
+    return found
+
+
+@pytest.mark.parametrize(
+    ("shape", "block"),
+    [
+        ((2, 3, 7, 7), Block((2, 3), 16, 1)),
+        ((2, 2, 9, 9), Block((2, 2), 8, 5)),  # registers
+        ((2, 3, 2, 4, 4), Block((2, 2), 8, 0)),  # windows, which are measured like images
+    ],
+)
+def test_measures_are_those_of_loops(shape, block):
+    attention = softmax(2 * np.random.default_rng(1).standard_normal(shape))
+    got, want = heads.of_heads(attention, block), by_hand(attention, *block)
+    assert got.keys() == want.keys()
     for name, values in want.items():
-        np.testing.assert_array_equal(got[name], values)
-
-
-def test_a_window_is_measured_like_an_image():
-    attention = softmax(np.random.default_rng(2).standard_normal((2, 3, 2, 4, 4)))
-    got = heads.of_heads(attention, Block((2, 2), 8, 0))
-    distances = 8 * np.array([[0, 1, 1, 2**0.5], [1, 0, 2**0.5, 1], [1, 2**0.5, 0, 1], [2**0.5, 1, 1, 0]])
-    np.testing.assert_allclose(
-        got["distance"], (attention * distances).sum(axis=-1).mean((0, 1, 3)), rtol=1e-5
-    )
-    np.testing.assert_allclose(got["near"], 1, rtol=1e-6)
-    np.testing.assert_allclose(
-        heads.of_map(attention, Block((2, 2), 8, 0)), attention.mean((0, 1, 2)), rtol=1e-5
-    )
+        np.testing.assert_allclose(got[name], values, rtol=1e-5, err_msg=name)
+    of_map = rows_of(attention, block.prefix).mean(axis=(0, 1))
+    np.testing.assert_allclose(heads.of_map(attention, block), of_map, rtol=1e-5)
 
 
 def test_large_maps_are_made_smaller():
@@ -116,9 +137,10 @@ def test_the_first_and_the_last_step_and_the_teacher(tmp_path):
     assert [*rows] == ["step 0", "step 6", "teacher"]
     assert [*rows["step 0"].maps] == [1, 2] and [*rows["teacher"].maps] == [1]
     attention = weights(STUDENT, drawn(STUDENT, 6), 2)
-    distance = attention_distance(attention, grid=(4, 4), patch_size=4)
-    np.testing.assert_allclose(rows["step 6"].heads["distance"][2], distance, rtol=1e-4)
-    np.testing.assert_allclose(rows["step 6"].maps[2], mean_attention(attention), rtol=1e-4, atol=1e-6)
+    for name, values in by_hand(attention, (4, 4), 4, 1).items():
+        np.testing.assert_allclose(rows["step 6"].heads[name][2], values, rtol=1e-3, atol=1e-6, err_msg=name)
+    of_map = rows_of(attention, 1).mean(axis=(0, 1))
+    np.testing.assert_allclose(rows["step 6"].maps[2], of_map, rtol=1e-4, atol=1e-6)
     assert np.abs(rows["step 0"].maps[2] - rows["step 6"].maps[2]).max() > 1e-3
 
 

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import torch
+from torch.nn import functional as F
 
 from seed_jax import models
 from seed_jax.analysis import filter_normalised_direction
@@ -13,7 +15,7 @@ from seed_jax.analysis.runs import Lacking, Options
 from seed_jax.analysis.sections import landscape
 from seed_jax.analysis.sections.scoring import KEPT, RECOMPUTED
 from seed_jax.models.heads import Classifier
-from seed_jax.models.network import Joined
+from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD, Joined
 from seed_jax.report import html
 
 CLASSES, SIDE, BATCH = 3, 8, 8
@@ -74,6 +76,35 @@ def test_the_centre_and_a_point_are_those_of_the_network(tmp_path):
         np.testing.assert_allclose(surface.plane_loss[:, 2], surface.loss[0], rtol=1e-5)
         np.testing.assert_allclose(surface.plane_loss[2], surface.loss[1], rtol=1e-5)
     assert np.abs(found[RECOMPUTED].loss - kept.loss).max() > 0.01
+    loss, accuracy = scores(recomputed_by_hand(moved))
+    np.testing.assert_allclose(found[RECOMPUTED].loss[1, 3], loss, rtol=1e-4)
+    np.testing.assert_allclose(found[RECOMPUTED].accuracy[1, 3], accuracy)
+
+
+def recomputed_by_hand(params):
+    """Logits of `IMAGES` in torch, float64, with the mean of the statistics of the two whole batches."""
+
+    def tensor(x):
+        return torch.from_numpy(np.array(x, np.float64))
+
+    def forward(x, statistics):
+        """Logits, and the mean and unbiased variance of what each norm gets; without statistics, by those."""
+        seen = {}
+        for i in (1, 2):
+            kernel, norm = (params["backbone"][f"{name}{i}"] for name in ("conv", "bn"))
+            x = F.conv2d(x, tensor(kernel["kernel"]).permute(3, 2, 0, 1), stride=2, padding=1)
+            values = x.movedim(1, -1).reshape(-1, x.shape[1])
+            seen[i] = values.mean(dim=0), values.var(dim=0)
+            mean, var = statistics[i] if statistics else (seen[i][0], values.var(dim=0, correction=0))
+            x = F.batch_norm(x, mean, var, tensor(norm["scale"]), tensor(norm["bias"]), eps=1e-5).relu()
+        fc = params["classifier"]["fc"]
+        return x.mean(dim=(2, 3)) @ tensor(fc["kernel"]) + tensor(fc["bias"]), seen
+
+    mean, std = (tensor(x) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    images = ((tensor(IMAGES) / 255 - mean) / std).movedim(3, 1)
+    batches = [forward(images[begin : begin + BATCH], None)[1] for begin in (0, BATCH)]
+    averaged = {i: [sum(x) / 2 for x in zip(*(batch[i] for batch in batches), strict=True)] for i in (1, 2)}
+    return forward(images, averaged)[0].numpy()
 
 
 def flat(loss, accuracy=0.5):

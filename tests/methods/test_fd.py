@@ -15,6 +15,8 @@ from seed_jax.errors import UserError
 from seed_jax.methods.base import Batch, Clock, FeatureShapes, Given, Nets
 from seed_jax.methods.fd import FD, PROJECTED
 from seed_jax.models.fd_vit import FDVisionTransformer
+from seed_jax.models.network import Joined
+from seed_jax.models.vit import VisionTransformer
 
 IMAGES = jnp.zeros((2, 16, 16, 3))
 SMALL = {"patch": 4, "image_size": 16}
@@ -172,6 +174,17 @@ def test_parity_refuses_what_the_released_code_cannot_pair(network, tokens, befo
 def test_parity_takes_equal_grids():
     teacher = given({"tokens": shape(2, 17, 8)})
     assert FD(parity=True).network(FD_VIT, teacher).parts.keys() == {"projector"}
+    FD(parity=True).check_teacher(Joined(FD_VIT, {}))
+
+
+@pytest.mark.parametrize("module", [FDVisionTransformer, VisionTransformer])
+def test_parity_refuses_tokens_without_their_final_norm(module):
+    pooled = models.LinenNetwork(module(12, 4, 3, pool="mean", **SMALL))
+    FD().check_teacher(Joined(pooled, {}))
+    with pytest.raises(UserError, match="the teacher has pool='mean', so no final norm of its tokens"):
+        FD(parity=True).check_teacher(Joined(pooled, {}))
+    with pytest.raises(UserError, match="the student has pool='mean'"):
+        FD(parity=True).network(pooled, given({"tokens": shape(2, 17, 8)}))
 
 
 def test_patches_that_are_no_square_are_named():

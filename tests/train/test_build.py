@@ -76,6 +76,27 @@ def test_a_swin_transformer_may_have_other_windows_than_its_start(start, monkeyp
             start(held, "swinv2_narrow", {"window": 16, "image_size": size}, "microsoft")
 
 
+def test_a_file_that_lacks_its_windows_has_those_of_the_students_options(tmp_path, monkeypatch):
+    narrow = functools.partial(SwinTransformerV2, 8, (2, 2, 2, 2), (1, 1, 2, 2))
+    monkeypatch.setitem(models.MODELS, "swinv2_narrow", narrow)
+    monkeypatch.setitem(swin.ARCHITECTURES, (8, 2), "narrow")
+    shapes = loading.shapes(models.Joined(models.create("swinv2_narrow"), {}))
+    flat = traverse_util.flatten_dict(jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes), sep="/")
+    np.savez(tmp_path / "a.npz", **flat)
+    raw = config.default("supervised")
+    raw.train.epochs, raw.student.model, raw.student.init = 1, "swinv2_narrow", str(tmp_path / "a.npz")
+
+    def start(**options):
+        raw.student.options = options
+        resolved = config.resolve(raw)
+        return start_lib.load(resolved, student.network(resolved, Given(8, 10, 256, 1, 1)).backbone)
+
+    start(window=16, image_size=256, pretrained_window=12)
+    start(window=8)
+    with pytest.raises(UserError, match="^student.init: .* with config.student.options.window=8"):
+        start()
+
+
 @pytest.mark.parametrize(
     ("variant", "knn", "told"),
     [("supervised", False, True), ("seed", True, True), ("moco", False, False)],

@@ -1,6 +1,7 @@
 """Feature distillation in a run: the same on 8 devices, a teacher that never drops, and what is served."""
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from toys import steps
 
 from seed_jax import config, models
+from seed_jax.analysis.runs import open_run
+from seed_jax.errors import UserError
 from seed_jax.models.fd_vit import FDVisionTransformer
 from seed_jax.models.vit import VisionTransformer
 from seed_jax.train import loop, workdir
@@ -42,9 +45,24 @@ def test_the_same_on_8_devices_and_with_a_teacher_whose_blocks_could_drop(settin
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
-def test_the_projector_is_left_behind(settings, tmp_path):
+def test_the_projector_is_left_behind_also_of_a_run_before_prefixes_were_recorded(settings, tmp_path):
+    """Such a run took 17 tokens for one and a square of 4, and 21 for five and that square."""
     loop.run(settings(), tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("teacher_prefix") == 1
+    path.write_text(json.dumps(manifest))
+    assert open_run(tmp_path).given.teacher_prefix == 1
     loaded = workdir.load_run(tmp_path)
     assert set(loaded.variables["params"]) == {"backbone"}
     features, _ = loaded.network.apply(loaded.variables, np.zeros((1, 16, 16, 3), np.float32), False)
     assert jax.tree.map(np.shape, features["tokens"]) == (1, 17, 8)
+    manifest["teacher_features"]["tokens"]["shape"][1] = 21
+    assert workdir.given_of(loaded.config, manifest).teacher_prefix == 5
+
+
+def test_parity_refuses_a_teacher_without_a_final_norm_before_anything_trains(settings, tmp_path):
+    raw = settings(pool="mean")
+    raw.method.parity = True
+    with pytest.raises(UserError, match="the teacher has pool='mean'"):
+        loop.run(raw, tmp_path / "run")

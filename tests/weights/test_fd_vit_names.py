@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from seed_jax import models, weights
 from seed_jax.errors import UserError
 from seed_jax.models.fd_vit import FDVisionTransformer, resize_absolute, resize_table
-from seed_jax.weights import array_files, fd_vit, loading, saving, state_dict
+from seed_jax.weights import array_files, fd_vit, loading, pretrained, saving, state_dict
 from seed_jax.weights import naming as naming_lib
 
 DIM, DEPTH, HEADS, PATCH, SIDE = 12, 4, 3, 4, 4
@@ -245,3 +245,22 @@ def test_a_file_identifies_its_naming_and_its_network(arch, options):
         assert tensors["rel_pos_bias.relative_position_bias_table"].shape == (964, 16)
         assert tensors["blocks.23.gamma_2"].shape == tensors["blocks.23.attn.v_bias"].shape == (1024,)
         assert tensors["patch_embed.proj.weight"].shape == (1024, 3, 14, 14)
+
+
+@pytest.mark.parametrize(
+    ("extra", "mean", "assumed"),
+    [
+        ({"mask_token": torch.zeros(1, 1, DIM), "lm_head.weight": torch.zeros(9, DIM)}, 0.5, False),  # BEiT
+        ({"decoder.weight": torch.zeros(8, DIM, 1)}, 0.485, False),  # Feature-Distillation
+        ({}, 0.485, True),
+    ],
+)
+def test_mean_and_std_of_beit_and_of_feature_distillation(tmp_path, narrow, caplog, extra, mean, assumed):
+    _, tensors = made_up()
+    torch.save({"model": tensors | extra}, tmp_path / "a.pth")
+    loaded = pretrained.load(tmp_path / "a.pth")
+    assert (loaded.network.backbone.mean[0], loaded.assumed) == (mean, assumed)
+    assert ("for BEiT set the options mean and std" in caplog.text) is assumed
+    caplog.clear()
+    pretrained.load(tmp_path / "a.pth", options={"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    assert not caplog.text

@@ -1,5 +1,6 @@
 """Files of Swin transformers: made-up ones of the networks in torch, with the names of each code base."""
 
+import dataclasses
 import functools
 import re
 
@@ -13,8 +14,9 @@ from scipy.interpolate import RectBivariateSpline
 
 from seed_jax import models, weights
 from seed_jax.errors import UserError
-from seed_jax.weights import array_files, loading, recognition, saving, state_dict, swin
+from seed_jax.weights import array_files, loading, pretrained, saving, state_dict, swin
 from seed_jax.weights import naming as naming_lib
+from seed_jax.weights.__main__ import main
 
 NAMINGS = {(naming.family, naming.name): naming for naming in swin.NAMINGS}
 DEPTHS, HEADS = (2, 2, 2, 2), (1, 1, 2, 2)
@@ -87,7 +89,7 @@ def test_each_naming_there_and_back(tmp_path, narrow, version, positions):
             continue
         theirs = timm_names(tensors) if names == "timm" else tensors
         torch.save({"model": theirs}, tmp_path / "a.pth")
-        recognised = weights.recognise(tmp_path / "a.pth")
+        recognised = weights.recognise(tmp_path / "a.pth", windows={"window": 8})
         assert recognised.naming == names
         variables = weights.load(tmp_path / "a.pth", recognised.network())
         assert names in saving.offered(recognised, variables)
@@ -106,16 +108,69 @@ def test_the_second_version_shows_its_window_in_a_constant(tmp_path, narrow):
     recognised = compare(tmp_path / "a.pth", net)
     assert (recognised.naming, recognised.arch) == ("microsoft", "swinv2_narrow")
     assert recognised.options == {"window": 4, "image_size": 64, "num_classes": 5}
+
+
+@pytest.mark.parametrize(("window", "size"), [(8, 256), (16, 256), (24, 384), (12, 192)])
+def test_a_file_without_the_constant_needs_the_window(tmp_path, narrow, window, size):
+    _, tensors = made_up(2, 4, 64)
     torch.save(timm_names(tensors), tmp_path / "b.pth")
-    recognised = weights.recognise(tmp_path / "b.pth")
-    assert (recognised.naming, recognised.options["window"], recognised.size) == ("timm", 8, 256)
+    with pytest.raises(UserError, match=r"b.pth has swinv2_narrow without .* set their side with window=8"):
+        weights.recognise(tmp_path / "b.pth")
+    recognised = weights.recognise(tmp_path / "b.pth", windows={"window": window})
+    assert (recognised.naming, recognised.options["window"], recognised.size) == ("timm", window, size)
+    windows = {"window": 16, "image_size": 512, "pretrained_window": 12}
+    told = weights.recognise(tmp_path / "b.pth", windows=windows | {"mean": (0, 0, 0)})
+    assert told.options == windows | {"num_classes": 5} and told.size == 512
 
 
-def test_positions_of_the_windows_of_pre_training(tmp_path, narrow, monkeypatch):
-    net, tensors = made_up(2, 4, 64, pretrained=(3, 3, 3, 2))
+def test_what_asks_for_a_window_is_named_as_the_user_sets_it(tmp_path, narrow, capsys):
+    net, tensors = made_up(2, 4, 64)
+    torch.save(timm_names(tensors), tmp_path / "b.pth")
+    for where, wanted in (
+        ("", "options['window']=8"),
+        ("teacher.weights", "config.teacher.options.window=8"),
+    ):
+        flags = {"where": where} if where else {"flags": ("model", "options['form']", "options['window']")}
+        with pytest.raises(UserError, match=re.escape(wanted)):
+            pretrained.load_named(tmp_path / "b.pth", **flags)
+    options = {"window": 4, "image_size": 64, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    loaded = pretrained.load(tmp_path / "b.pth", options=options)
+    assert loaded.network.backbone.module.pretrained_of(1) == 4
+    assert main(["inspect", str(tmp_path / "b.pth")]) == 1
+    assert "--window=8" in capsys.readouterr().err
+
+
+def test_our_own_export_says_its_window(tmp_path, narrow):
+    _, tensors = made_up(2, 4, 64)
+    torch.save(timm_names(tensors), tmp_path / "b.pth")
+    recognised = weights.recognise(tmp_path / "b.pth", windows={"window": 4, "image_size": 64})
+    variables = weights.load(tmp_path / "b.pth", recognised.network())
+    weights.save(variables, recognised, tmp_path / "c.safetensors", names="timm")
+    assert weights.recognise(tmp_path / "c.safetensors").options == recognised.options
+    usual = dataclasses.replace(recognised, options={})  # of a run with the default window
+    weights.save(variables, usual, tmp_path / "d.safetensors", names="timm")
+    assert weights.recognise(tmp_path / "d.safetensors").options == {"num_classes": 5}
+
+
+def test_positions_of_the_windows_of_pre_training(tmp_path, narrow):
+    """A constant's values show them, whatever the file is called."""
+    trained = (3, 3, 3, 2)
+    net, tensors = made_up(2, 4, 64, pretrained=trained)
     torch.save({"model": tensors}, tmp_path / "a.pth")
-    monkeypatch.setitem(recognition.OPTIONS_BY_FILE, "a.pth", {"pretrained_window": 3})
-    assert compare(tmp_path / "a.pth", net).options["pretrained_window"] == 3
+    recognised = compare(tmp_path / "a.pth", net)
+    module = recognised.network().backbone.module
+    assert tuple(map(module.pretrained_of, (1, 2, 3, 4))) == trained
+
+
+def test_the_published_windows_of_pre_training():
+    """swinv2_base_patch4_window12to16_192to256: windows of 16, 16, 16, 8, trained as 12, 12, 12, 6."""
+    tables = {}
+    for stage, (window, trained) in {0: (16, 12), 3: (8, 6)}.items():
+        axis = torch.arange(1 - window, window, dtype=torch.float32) / (trained - 1) * 8
+        axis = axis.sign() * torch.log2(axis.abs() + 1) / np.log2(8)
+        table = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)[None]
+        tables[swin.PLACES.format(stage)] = table.half().numpy()
+    assert swin.trained_windows(tables) == {"pretrained_window": 12, "pretrained_size": 192}
 
 
 def test_esvit(tmp_path, narrow):
@@ -139,6 +194,21 @@ def test_esvit(tmp_path, narrow):
     bias = variables["params"]["backbone"]["patch_embed"]["bias"]
     np.testing.assert_array_equal(bias, theirs["patch_embed.proj.bias"])
     assert saving.offered(recognised, variables).keys() == {"esvit"}
+
+
+def test_a_swin_without_a_classifier_could_be_esvits(tmp_path, narrow, caplog):
+    _, tensors = made_up()
+    torch.save({"model": tensors}, tmp_path / "a.pth")
+    pretrained.load(tmp_path / "a.pth")
+    assert not caplog.text
+    bare = {name: t for name, t in tensors.items() if not name.startswith("head.")}
+    torch.save({"model": bare}, tmp_path / "b.pth")
+    loaded = pretrained.load(tmp_path / "b.pth")
+    assert loaded.network.backbone.module.epsilon == 1e-5
+    assert "for EsViT's set the option epsilon to 1e-6" in caplog.text
+    caplog.clear()
+    loaded = pretrained.load(tmp_path / "b.pth", options={"epsilon": 1e-6})
+    assert loaded.network.backbone.module.epsilon == 1e-6 and not caplog.text
 
 
 def test_feature_distillation(tmp_path, narrow):
@@ -196,15 +266,15 @@ PUBLISHED = [
     ("swin", "microsoft", "swin_base", {"window": 12, "image_size": 384}),
     ("swin", "microsoft", "swin_base", {"window": 14, "image_size": 224}),
     ("swin", "timm", "swin_small", {"window": 7, "image_size": 224}),
-    ("swinv2", "microsoft", "swinv2_tiny", {"window": 8, "image_size": 256}),
-    ("swinv2", "timm", "swinv2_base", {"window": 8, "image_size": 256}),
+    ("swinv2", "microsoft", "swinv2_tiny", {"window": swin.UNKNOWN}),
+    ("swinv2", "timm", "swinv2_base", {"window": swin.UNKNOWN}),
     ("swinv2", "fd", "swinv2_base", {"window": 14, "image_size": 224}),
 ]
 
 
 @functools.cache
-def published_shapes(family, name, arch, window, image_size):
-    network = models.Joined(models.create(arch, window=window, image_size=image_size, num_classes=3), {})
+def published_shapes(family, name, arch, **options):
+    network = models.Joined(models.create(arch, num_classes=3, **options), {})
     leaves = naming_lib.leaves(loading.trace(network))
     naming = NAMINGS[family, name]
     names = naming_lib.torch_names(naming, leaves)
@@ -218,7 +288,7 @@ def published_shapes(family, name, arch, window, image_size):
 
 @pytest.mark.parametrize(("family", "name", "arch", "options"), PUBLISHED)
 def test_a_file_identifies_its_naming_and_its_network(family, name, arch, options):
-    shapes = published_shapes(family, name, arch, **options)
+    shapes = published_shapes(family, name, arch, **{key: value for key, value in options.items() if value})
     zeros = {tensor: np.broadcast_to(np.float32(0), shape) for tensor, shape in shapes.items()}
     state = state_dict.of_torch("a.pth", zeros, None)
     assert (state.naming.family, state.naming.name) == (family, name)
@@ -226,7 +296,7 @@ def test_a_file_identifies_its_naming_and_its_network(family, name, arch, option
 
 
 def test_published_names_and_shapes():
-    shapes = published_shapes("swin", "microsoft", "swin_tiny", 7, 224)
+    shapes = published_shapes("swin", "microsoft", "swin_tiny")
     assert shapes["patch_embed.proj.weight"] == (96, 3, 4, 4)
     assert shapes["patch_embed.norm.bias"] == (96,)
     assert shapes["layers.2.blocks.5.attn.relative_position_bias_table"] == (169, 12)
@@ -234,7 +304,7 @@ def test_published_names_and_shapes():
     assert shapes["layers.2.downsample.reduction.weight"] == (768, 1536)
     assert shapes["layers.2.downsample.norm.weight"] == (1536,)
     assert shapes["head.weight"] == (3, 768)
-    shapes = published_shapes("swinv2", "timm", "swinv2_base", 8, 256)
+    shapes = published_shapes("swinv2", "timm", "swinv2_base")
     assert shapes["layers.3.blocks.1.attn.logit_scale"] == (32, 1, 1)
     assert shapes["layers.3.blocks.1.attn.cpb_mlp.0.weight"] == (512, 2)
     assert shapes["layers.3.blocks.1.attn.cpb_mlp.0.bias"] == (512,)

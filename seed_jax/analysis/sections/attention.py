@@ -32,8 +32,8 @@ LEAD = (
 def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     """Overlays of every stage, as figures and as PNG files in `options.out / "attention"`.
 
-    The rows are steps of the run and its teacher. Maps that the method adds, such as those of a self-teacher,
-    are next to those of the stages.
+    The rows are steps of the run and its teacher, or `weights`. Maps that the method adds, such as those of a
+    self-teacher, are next to those of the stages.
 
     Raises:
       Lacking: no run has a network of maps and a teacher that can be read, if it needs one.
@@ -44,7 +44,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     figures = []
     for number, run in enumerate(runs, 1):
         name = names[run.name]
-        images = run.images(options.split, options.images).image
+        images = run.drawn(options.split, options.images)
         for i, tiles in enumerate(tiles_of(run, images)):
             _write(options.out / "attention" / name, i, tiles)
             first = next(iter(tiles))
@@ -55,15 +55,14 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
 
 
 def tiles_of(run: Opened, images: np.ndarray) -> list[dict[str, dict[str, np.ndarray]]]:
-    """The overlays of each image, uint8 `[H, W, 3]` by row ('step 78', 'teacher') and entry.
+    """The overlays of each image, uint8 `[H, W, 3]` by row ('step 78', 'teacher', 'weights') and entry.
 
     Args:
       images: uint8 `[N, H, W, 3]`.
     """
-    maps, steps = {}, at_most(run.steps, STEPS)
-    student = _program(run.network, _maps(run))
-    for step in tqdm(steps, f"{run.name}: attention", unit="step", delay=1):
-        maps[f"step {step}"] = student(run.variables(step), images)
+    maps, program = {}, _program(run.network, _maps(run))
+    for row in tqdm(at_most([*run.rows], STEPS), f"{run.name}: attention", unit="step", delay=1):
+        maps[row] = program(run.variables(run.rows[row]), images)
     if run.teacher is not None:
         found = run.entries(run.teacher.network, run.teacher.variables)
         maps[TEACHER] = _program(run.teacher.network, _stages(found))(run.teacher.variables, images)
@@ -85,11 +84,14 @@ def _lacks(run: Opened) -> str:
 
 def _maps(run: Opened) -> list[str]:
     """The stages, and the maps that the parts of the method add."""
-    shapes = {"params": run.training.abstract.params, **run.training.abstract.model_state}
-    found = run.entries(run.network, shapes)
-    backbone = {name: trees["backbone"] for name, trees in shapes.items() if "backbone" in trees}
+    found = run.entries(run.network, run.abstract)
+    stages = _stages(found)
+    others = [name for name, x in found.items() if name not in stages and len(x.shape) == 4]
+    if not others:
+        return stages
+    backbone = {name: trees["backbone"] for name, trees in run.abstract.items() if "backbone" in trees}
     own = run.entries(run.network.backbone, backbone)
-    return _stages(found) + [name for name, x in found.items() if name not in own and len(x.shape) == 4]
+    return stages + [name for name in others if name not in own]
 
 
 def _stages(entries) -> list[str]:

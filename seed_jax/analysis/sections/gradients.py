@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import gradient_magnitudes
-from seed_jax.analysis.runs import Opened, Options, at_most, having, lacks_teacher, short_names
+from seed_jax.analysis.runs import Opened, Options, Run, at_most, lacks_teacher, short_names, trained
 from seed_jax.analysis.sections.figures import curves
 from seed_jax.data.pipeline import train_batches
 from seed_jax.models.network import Network
@@ -36,7 +36,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     del options
     figures, tables, means = [], [], {}
     names = short_names([run.name for run in runs])
-    runs, notes = having(runs, lacks_teacher)
+    runs, notes = trained(runs, lacks_teacher)
     notes += [
         f"{run.name} is measured on all {run.config.data.batch_size} images of the batch: {why}."
         for run in runs
@@ -66,7 +66,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     return [*blocks, *([html.Notes(notes)] if notes else [])]
 
 
-def magnitudes(run: Opened) -> dict[int, dict[str, float]]:
+def magnitudes(run: Run) -> dict[int, dict[str, float]]:
     """Mean absolute gradient by step and layer; layers are in the order in which the network uses them."""
     d, taught = run.config.data, run.teacher
     batch = next(
@@ -99,13 +99,13 @@ def magnitudes(run: Opened) -> dict[int, dict[str, float]]:
     return found
 
 
-def _whole(run: Opened) -> str:
+def _whole(run: Run) -> str:
     """Why the loss of a part of the batch is another loss; '' if it is not."""
     carries = jax.tree.leaves(run.training.abstract.aux)
     return run.config.method.whole_batch() or ("it carries state from batch to batch" if carries else "")
 
 
-def _count(run: Opened) -> int:
+def _count(run: Run) -> int:
     """How many images of the batch are differentiated: whole groups of BatchNorm."""
     size, group = run.config.data.batch_size, run.given.bn_group or 1
     return size if _whole(run) else min(size, -(-IMAGES // group) * group)

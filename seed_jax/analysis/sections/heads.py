@@ -76,10 +76,11 @@ class Measured(NamedTuple):
 
 
 def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
-    """Dots by layer, average maps and a table for each run: the first and last step, and the teacher.
+    """Dots by layer, average maps and a table for each run, of first and last step and teacher, and for each
+    weights file.
 
     Raises:
-      Lacking: no run has a student or teacher with attention weights.
+      Lacking: no network or teacher has attention weights.
     """
     names = short_names([run.name for run in runs])
     runs, notes = having(runs, _lacks)
@@ -100,15 +101,15 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
 
 
 def rows_of(run: Opened, options: Options) -> dict[str, Measured]:
-    """What is measured of the student at its first and its last step, and of the teacher, by 'step 78' and
-    'teacher'; networks without attention weights are left out.
+    """What is measured of a run's student at its first and its last step and of its teacher, by 'step 78' and
+    'teacher', or of 'weights'; networks without attention weights are left out.
     """
-    images = run.images(options.split, min(options.samples or IMAGES, IMAGES)).image
+    images = run.drawn(options.split, min(options.samples or IMAGES, IMAGES))
     rows = {}
     if (network := with_attention(run.network)) is not None:
         measure = measured(network, images)
-        for step in tqdm(at_most(run.steps, 2), f"{run.name}: heads", unit="step", delay=1):
-            rows[f"step {step}"] = measure(run.variables(step))
+        for row in tqdm(at_most([*run.rows], 2), f"{run.name}: heads", unit="step", delay=1):
+            rows[row] = measure(run.variables(run.rows[row]))
     if run.teacher is not None and (network := with_attention(run.teacher.network)) is not None:
         rows[TEACHER] = measured(network, images)(run.teacher.variables)
     return rows
@@ -197,7 +198,7 @@ def _joined(attention):
 
 
 def _lacks(run: Opened) -> str:
-    taught = run.config.method.needs_teacher
+    taught = run.needs_teacher
     has = with_attention(run.network) is not None
     if not has and not taught:
         return "has a network without attention weights"
@@ -210,7 +211,10 @@ def _lacks(run: Opened) -> str:
 
 def _notes(run: Opened, rows: list[str]) -> list[str]:
     notes, windowed = [], []
-    networks = {"student": run.network, TEACHER: run.teacher and run.teacher.network}
+    networks = {
+        "student" if run.needs_teacher else "network": run.network,
+        TEACHER: run.teacher and run.teacher.network,
+    }
     for who, network in networks.items():
         if network is None:
             continue

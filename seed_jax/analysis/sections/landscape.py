@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from seed_jax.analysis import coloured, filter_normalised_direction, landscape
-from seed_jax.analysis.runs import Opened, Options, having, short_names
+from seed_jax.analysis.runs import Opened, Options, Run, short_names, trained
 from seed_jax.analysis.sections.figures import curves
 from seed_jax.analysis.sections.scoring import LOSS, RIGHT, alone, lacks_classifier, scored
 from seed_jax.report import html
@@ -44,7 +44,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     """
     names = short_names([run.name for run in runs])
     options = dataclasses.replace(options, samples=min(options.samples or IMAGES, IMAGES))
-    runs, notes = having(runs, functools.partial(lacks_classifier, options=options))
+    runs, notes = trained(runs, functools.partial(lacks_classifier, options=options))
     notes += alone(runs, "the landscape")
     found = {}
     for run in runs:
@@ -70,7 +70,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     return [*blocks, *([html.Notes(notes)] if notes else [])]
 
 
-def surfaces(run: Opened, options: Options) -> dict[str, Surface]:
+def surfaces(run: Run, options: Options) -> dict[str, Surface]:
     """The surface by `scoring.KEPT` and, if the network has BatchNorm, by `scoring.RECOMPUTED`.
 
     All points are one program. Networks of the same shapes move along the same draws, each scaled to its own

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import noisy
-from seed_jax.analysis.runs import Opened, Options, having, short_names
+from seed_jax.analysis.runs import Opened, Options, Run, short_names, trained
 from seed_jax.analysis.sections.figures import curves
 from seed_jax.analysis.sections.scoring import KEPT, RECOMPUTED, RIGHT, alone, lacks_classifier, scored
 from seed_jax.report import html
@@ -25,7 +25,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
       Lacking: no run has labels and a classifier.
     """
     names = short_names([run.name for run in runs])
-    runs, notes = having(runs, functools.partial(lacks_classifier, options=options))
+    runs, notes = trained(runs, functools.partial(lacks_classifier, options=options))
     notes += alone(runs, "noise")
     lines, rows = {KEPT: {}, RECOMPUTED: {}}, []
     for run in runs:
@@ -58,7 +58,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     return [*blocks, *([html.Notes(notes)] if notes else [])]
 
 
-def accuracies(run: Opened, options: Options) -> dict[str, np.ndarray]:
+def accuracies(run: Run, options: Options) -> dict[str, np.ndarray]:
     """Accuracy of the network that a run serves, float64 `[sigmas, draws]`, in [0, 1].
 
     By `KEPT` and, if it has BatchNorm, by `RECOMPUTED`. One program serves all sigmas and draws.

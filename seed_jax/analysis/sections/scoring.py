@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seed_jax.analysis import recomputed_statistics
-from seed_jax.analysis.runs import Opened, Options, labelled, lacks_classes
+from seed_jax.analysis.runs import Options, Run, labelled, lacks_classes
 from seed_jax.analysis.weight_noise import STATISTICS
 
 KEPT, RECOMPUTED = "statistics kept", "statistics recomputed"
@@ -34,7 +34,7 @@ class Scored(NamedTuple):
     count: int
 
 
-def scored(run: Opened, options: Options, *, seen: int) -> Scored:
+def scored(run: Run, options: Options, *, seen: int) -> Scored:
     """How the network that a run serves scores at any parameters, as a function that jax can trace.
 
     It scores the labelled images of `options`. BatchNorm's statistics are kept as they were trained, or
@@ -89,7 +89,7 @@ def scored(run: Opened, options: Options, *, seen: int) -> Scored:
     return Scored(evaluate, params, arguments, kinds, len(images.label))
 
 
-def lacks_classifier(run: Opened, options: Options) -> str:
+def lacks_classifier(run: Run, options: Options) -> str:
     """What `having` says of a run without labels or a classifier of them."""
     if not run.given.num_classes:
         return "has data without labels, so there is no accuracy to measure"
@@ -99,7 +99,7 @@ def lacks_classifier(run: Opened, options: Options) -> str:
     return lacks_classes(run, options)
 
 
-def alone(runs: Sequence[Opened], what: str) -> list[str]:
+def alone(runs: Sequence[Run], what: str) -> list[str]:
     """A sentence for each run that also answers by all views, which `scored` does not ask for."""
     return [
         f"{run.name} also answers by all views of an image; {what} is measured for the image alone."

@@ -8,7 +8,17 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import separability
-from seed_jax.analysis.runs import READ, Images, Opened, Options, having, labelled, lacks_classes, short_names
+from seed_jax.analysis.runs import (
+    READ,
+    Images,
+    Opened,
+    Options,
+    Run,
+    labelled,
+    lacks_classes,
+    short_names,
+    trained,
+)
 from seed_jax.analysis.sections.figures import STAGE, curves
 from seed_jax.evals.features import Extractor
 from seed_jax.report import html
@@ -22,7 +32,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
       Lacking: no run has labels, or the images to measure have fewer than two classes.
     """
     names = short_names([run.name for run in runs])
-    runs, notes = having(runs, functools.partial(_lacks, options=options))
+    runs, notes = trained(runs, functools.partial(_lacks, options=options))
     found = {names[run.name]: values_of(run, options) for run in runs}
     entries = dict.fromkeys(entry for values in found.values() for entry in values)
     stages = [entry for entry in entries if STAGE.fullmatch(entry)]
@@ -44,7 +54,7 @@ def section(runs: Sequence[Opened], options: Options) -> list[html.Block]:
     return [*blocks, *([html.Notes(notes)] if notes else [])]
 
 
-def values_of(run: Opened, options: Options) -> dict[str, float]:
+def values_of(run: Run, options: Options) -> dict[str, float]:
     """SSE / SSB by entry of the features: maps and tokens averaged over places, vectors as they are."""
     network, variables = run.served
     entries = [
@@ -95,7 +105,7 @@ def _batches(images: Images, title: str):
         }
 
 
-def _lacks(run: Opened, options: Options) -> str:
+def _lacks(run: Run, options: Options) -> str:
     if run.given.num_classes < 2:
         return "has data without labels, so there are no classes to separate"
     return lacks_classes(run, options)
