@@ -77,7 +77,8 @@ class KD(Method):
       standardise: standardise the logits of both networks first (Sun et al., arXiv 2403.01427).
       augment: x', a name of `data/augmentations.py`, or 'cutmix_pick'; '' for no x'. Erased pixels get
         the colour that the student normalises to 0.
-      draw: 'batch' draws an augmentation once for the batch, as the released code does; 'image' for each image.
+      draw: 'batch' draws an augmentation once for the batch, as the released code does; 'image' for each
+        image.
       both: False leaves out L(x): with gamma 0 and 'mixup' this is FunMatch (Beyer et al., arXiv 2106.05237).
       average: weight L(x) and L(x') by a half each; the paper adds them up.
       criterion: how 'cutmix_pick' chooses images (`mixing.CRITERIA`).

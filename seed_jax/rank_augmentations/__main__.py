@@ -147,7 +147,7 @@ def _parse(arguments):
         "--draw",
         choices=("batch", "image"),
         default="batch",
-        help="draw an augmentation for each batch, as the released code does, or for each image (default: batch)",
+        help="one augmentation for a batch, as in the released code, or for each image (default: batch)",
     )
     parser.add_argument(
         "--released", action="store_true", help="cut to whole levels and use torchvision 0.10's rules"
