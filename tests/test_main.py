@@ -61,6 +61,8 @@ def one_sentence(result):
         ("--config.data.photometric=mocov3", ["data.photometric", "mocov2"]),
         ("--config.student.model=resnet19", ["resnet19", "resnet18"]),
         ("--config.teacher.options.foo=1", ["teacher.options has no 'foo'", "--config.teacher.options=…"]),
+        ("--config.unheardof=1", ["Unknown config key 'unheardof'", "docs/config.md"]),
+        ("--config.teacher.options=kd", ["teacher.options=kd", "write a dictionary, as in '{"]),
         ("--config.optim.lr.foo=1", ["optim.lr has no 'foo'", "--config.optim.lr=…"]),
         ("--config.teacher.weights=", ["teacher.weights", "--config.teacher.weights=PATH"]),
         ("--config.teacher.weights=nowhere.pth", ["teacher.weights", "nowhere.pth"]),

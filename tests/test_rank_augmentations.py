@@ -42,6 +42,12 @@ def test_identity_is_every_original_twice():
     np.testing.assert_allclose(one.entropy, entropy, rtol=1e-5)
 
 
+def test_accuracy_is_the_share_of_labels_that_the_teacher_names():
+    images = jnp.zeros((4, 8, 8, 3)).at[:, ..., 1].set(1.0).at[0, ..., 2].set(2.0)
+    batch = measure.Original(images, np.array([2, 1, 1, 0]), None, 0)
+    assert measure.accuracy(lambda x: x.mean((1, 2)), [batch]) == 0.75
+
+
 def test_picks_are_the_more_uncertain_half_of_a_pool():
     names = ("identity", "flip", "cutmix", "cutmix_pick")
     ranked = measure.measure(respond, originals(), names, chunks=4, seed=0, fill=GREY)
@@ -65,6 +71,19 @@ def measured(name, scale, noise=0.0):
     random = np.random.default_rng(1)
     means = scale * np.random.default_rng(0).standard_normal((30, 4))
     return measure.Measured(name, means + noise * random.standard_normal((30, 4)), 1.0, 2.0)
+
+
+def test_the_table_compares_with_the_best_and_with_identity():
+    best, identity = measured("cutmix", 0.001), measured("identity", 0.003)
+    header, rows = (table := page.table([best, identity])).header, table.rows
+    assert header[3:5] == ["above the best × 1000", "above identity × 1000"]
+    ours, theirs = rows[0][4], rows[1][3]
+    assert (rows[0][3], rows[1][4]) == ("–", "–")
+    assert float(ours.split()[0]) == -float(theirs.split()[0]) < 0
+    np.testing.assert_allclose(
+        float(theirs.split()[0]), 1000 * (identity.t_stddev - best.t_stddev), atol=6e-4
+    )
+    assert "above identity × 1000" not in page.table([best, measured("flip", 0.002)]).header
 
 
 def test_advice_says_when_the_first_cannot_be_told_apart_from_others():
@@ -145,7 +164,9 @@ def test_a_run_is_the_teacher_and_says_what_it_saw(tmp_path, capsys):
     assert main([*arguments, "--out", str(tmp_path / "ranked")]) == 0
     results = json.loads((tmp_path / "ranked" / "results.json").read_text())
     assert (results["data"], results["split"], results["crop"]) == ("scattered", "train", "pad")
-    assert "The data has 2,530 images." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "The data has 2,530 images." in out
+    assert "The teacher's first choice is the label of " in out and " of 320 images." in out
 
 
 def test_a_teacher_without_a_classifier(tmp_path, capsys):

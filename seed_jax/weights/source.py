@@ -49,8 +49,8 @@ def _way_out(path: Path, where: str) -> str:
     if path.name in config.packaged():
         return f"train it with `python main.py --config={path.name} --workdir={path}`"
     return (
-        f"use --config.{where}=PATH with the workdir of a run or a file of weights (docs/weights.md), such as, "
-        "for SEED, moco_v2_800ep_pretrain.pth.tar, which github.com/facebookresearch/moco links"
+        f"use --config.{where}=PATH with the workdir of a run or a file of weights (docs/weights.md), "
+        "such as (for SEED) moco_v2_800ep_pretrain.pth.tar, which github.com/facebookresearch/moco links"
     )
 
 
