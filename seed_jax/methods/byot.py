@@ -18,6 +18,7 @@ from jax import lax
 from seed_jax import losses
 from seed_jax.errors import UserError, unknown
 from seed_jax.losses.root import root
+from seed_jax.methods import mixed
 from seed_jax.methods.base import LossOut, Method, bound, feature_shapes, hits, without
 from seed_jax.models.exits import FORMS, LOGITS, Ensemble, Exit, classifiers
 from seed_jax.models.heads import Classifier, ProjectionHead
@@ -49,12 +50,15 @@ class BYOT(Method):
       feature: the paper's lambda, weight of the features' distance; beta in the ICCV code.
       temperature: T of the KL.
       form: 'iccv' or 'journal'.
+      mix: 'mixup', 'cutmix' or 'either' mixes the images of a batch and their labels (`methods/mixed.py`), as
+        neither code does; '' does not.
     """
 
     alpha: float = 0.1
     feature: float = 1e-6
     temperature: float = 3.0
     form: str = "iccv"
+    mix: str = ""
 
     needs_labels: ClassVar = True
 
@@ -64,10 +68,11 @@ class BYOT(Method):
         bound(self, "temperature", above=0)
         if self.form not in FORMS:
             raise unknown("method.form", self.form, FORMS)
+        mixed.check(self.mix, data)
 
     def whole_batch(self):
-        if not self.feature:
-            return ""
+        if self.mix or not self.feature:
+            return mixed.reason(self.mix)
         of = "a sum over the batch" if self.form == "iccv" else "one length of the whole batch"
         return f"method.feature weights {of}"
 
@@ -99,25 +104,25 @@ class BYOT(Method):
         return without(variables, [name for name in variables["params"] if name.startswith("adapt")])
 
     def loss(self, nets, params, model_state, aux, batch, clock, rng):
-        x = batch.views[0][:, 0]
+        x, over_labels = mixed.mix(self.mix, batch.views[0][:, 0], batch.label, rng)
         features, model_state = nets.student.apply({"params": params, **model_state}, x, True, batch.keys)
         *shallow, deepest = classifiers(features)
-        ce = optax.softmax_cross_entropy_with_integer_labels(features[deepest], batch.label)
-        accuracy = hits(features[LOGITS], batch.label)
+        ce = _cross_entropy(features[deepest], over_labels)
+        accuracy = over_labels(lambda y: hits(features[LOGITS], y))
         total, metrics = ce.mean(), {"ce": ce, "accuracy": accuracy}
         weights = {"ce": 1 - self.alpha, "kl": self.alpha, "feature": self.feature}
         for entry in shallow:
             name = entry.removesuffix("_logits")
-            terms = self._terms(features, name, batch.label)
+            terms = self._terms(features, name, over_labels)
             metrics |= {f"{name}_{term}": value for term, value in terms.items()}
             total += sum(weights[term] * value.mean() for term, value in terms.items())
         return total, LossOut(model_state, aux, metrics)
 
-    def _terms(self, features, name, label) -> dict[str, jax.Array]:
+    def _terms(self, features, name, over_labels) -> dict[str, jax.Array]:
         """The losses of an exit that have a weight, before it."""
         logits, terms = features[f"{name}_logits"], {}
         if self.alpha < 1:
-            terms["ce"] = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+            terms["ce"] = _cross_entropy(logits, over_labels)
         if self.alpha:
             kl = losses.kd_loss(logits, features[LOGITS], temperature=self.temperature)
             terms["kl"] = kl if self.form == "iccv" else kl / self.temperature**2
@@ -127,6 +132,10 @@ class BYOT(Method):
         elif self.feature:
             terms["feature"] = root(jnp.square(features[f"{name}_adapted"] - target).sum())
         return terms
+
+
+def _cross_entropy(logits, over_labels):
+    return over_labels(lambda y: optax.softmax_cross_entropy_with_integer_labels(logits, y))
 
 
 def _positive_squares(f, target):

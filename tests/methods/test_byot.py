@@ -8,6 +8,7 @@ from fake import CLOCK, FakeNetwork, batch, log_softmax64
 
 from seed_jax import config, models
 from seed_jax.errors import UserError
+from seed_jax.methods import mixed
 from seed_jax.methods.base import Given, Nets
 from seed_jax.methods.byot import BYOT
 from seed_jax.models.exits import Exit
@@ -97,9 +98,9 @@ def test_the_features_distance_with_the_batch(form, rises):
     variables = network.init(jax.random.key(1), seen.views[0][:, 0])
     features, _ = network.apply(variables, seen.views[0][:, 0], False)
     method = BYOT(form=form)
-    one = method._terms(features, "exit1", seen.label)["feature"]
+    one = method._terms(features, "exit1", lambda of: of(seen.label))["feature"]
     twice = {name: jnp.concatenate([x, x]) for name, x in features.items()}
-    two = method._terms(twice, "exit1", jnp.concatenate([seen.label] * 2))["feature"]
+    two = method._terms(twice, "exit1", lambda of: of(jnp.concatenate([seen.label] * 2)))["feature"]
     np.testing.assert_allclose(two / one, 2 if rises else 2**0.5, rtol=1e-5)
     assert "batch" in method.whole_batch()
 
@@ -119,7 +120,9 @@ def test_equal_features_have_a_finite_gradient():
     def length(f):
         entries = {"exit1_logits": jnp.zeros((2, 3)), "logits": jnp.zeros((2, 3))}
         entries |= {"exit1_adapted": f, "pooled": jnp.ones((2, 5))}
-        return BYOT(form="journal")._terms(entries, "exit1", jnp.zeros(2, jnp.int32))["feature"]
+        return BYOT(form="journal")._terms(entries, "exit1", lambda of: of(jnp.zeros(2, jnp.int32)))[
+            "feature"
+        ]
 
     np.testing.assert_array_equal(jax.grad(length)(jnp.ones((2, 5))), 0)
 
@@ -129,7 +132,7 @@ def test_a_difference_that_is_not_a_number_stays_so(form):
     logits = jnp.zeros((2, 3))
     entries = {"exit1_logits": logits, "logits": logits, "pooled": -jnp.ones((2, 5))}
     entries |= dict.fromkeys(("exit1_pooled", "exit1_adapted"), jnp.full((2, 5), jnp.nan))
-    terms = BYOT(form=form)._terms(entries, "exit1", jnp.zeros(2, jnp.int32))
+    terms = BYOT(form=form)._terms(entries, "exit1", lambda of: of(jnp.zeros(2, jnp.int32)))
     assert jnp.isnan(terms["feature"])
 
 
@@ -262,3 +265,26 @@ def test_what_training_alone_needs_is_left_behind():
         "params": {"backbone": 1, "exit1": 3},
         "batch_stats": {"backbone": 4},
     }
+
+
+def test_mixed_images_have_the_labels_of_both():
+    """All images are equal, so that mixing changes the labels alone."""
+    method, network, seen = BYOT(feature=0.0, mix="mixup"), Exits(6 * CLASSES), batch(6)
+    x = jnp.broadcast_to(seen.views[0][:1], seen.views[0].shape)
+    seen = seen.replace(views=(x,))
+    variables = network.init(jax.random.key(1), x[:, 0])
+    key = jax.random.key(3)
+    state = {"batch_stats": variables["batch_stats"]}
+    value, _ = method.loss(Nets(network, None), variables["params"], state, {}, seen, CLOCK, key)
+    pair = mixed.MIXES["mixup"](x[:, 0], key)
+    share, label = np.float64(pair.weight), np.asarray(seen.label)
+    w = np.asarray(variables["params"]["w"], np.float64)
+    e1, e2, deepest, *_ = np.split(np.asarray(x, np.float64).reshape(6, -1) @ w, 6, axis=1)
+    partner = label[np.asarray(pair.partner)]
+    assert (partner != label).any()
+    ce1, ce2, ce = (
+        (share * ce64(e, label) + (1 - share) * ce64(e, partner)).mean() for e in (e1, e2, deepest)
+    )
+    kl = sum(9 * kl64(e, deepest, 3).mean() for e in (e1, e2))
+    np.testing.assert_allclose(value, ce + 0.9 * (ce1 + ce2) + 0.1 * kl, rtol=1e-5)
+    assert "mixes samples" in method.whole_batch()
