@@ -6,7 +6,7 @@ from experiments.da_ranking import setting
 from seed_jax.compare import Comparison
 
 MODEL, EPOCHS = setting.STUDENTS[0], 24.0
-PROBES = 4  # checkpoints of a run, of which the best one is reported, too
+PROBES = 6.0  # epochs between the checkpoints of which the best one is reported, too
 FEW = {"fashion": "2%", "scattered": "40%"}  # about 1,000 labelled images
 PLAIN, ENSEMBLE = "plain", "ensemble_top1"
 # Weights: README.md says where each is from.
@@ -30,16 +30,16 @@ METHODS = {
     "AT, maps": {"method": "attention_transfer"},
     "AT, gradients": {"method": "attention_transfer", "beta": 0.0, "gradient": 0.1},
     "AT, symmetry": {"method": "attention_transfer", "beta": 0.0, "symmetry": 0.1},
-    "plain, 96 epochs": {"method": "supervised", "epochs": 96.0},
-    "FRSKD, 96 epochs": {"method": "frskd", "epochs": 96.0},
 }
+MIXED = (PLAIN, "BYOT", "SLA-SD")  # SLA-SD and BYOT were the best without mixed images
+for mix in ("mixup", "cutmix"):
+    METHODS |= {f"{name}, {mix}": METHODS[name] | {"mix": mix} for name in MIXED}
 
 
 def of(data: str, quick: bool) -> Comparison:
     rows = [setting.teacher(data, quick)]
     for name, fields in METHODS.items():
-        fields = {"epochs": EPOCHS} | fields
-        rows.append(setting.student(name, data, MODEL, quick, probes=fields["epochs"] / PROBES, **fields))
+        rows.append(setting.student(name, data, MODEL, quick, epochs=EPOCHS, probes=PROBES, **fields))
     if not quick:
         rows = [
             dataclasses.replace(row, overrides={**row.overrides, "data.subset": FEW[data]}) for row in rows

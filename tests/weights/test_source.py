@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+import re
 import sys
 
 import jax
@@ -89,10 +90,8 @@ def test_a_run_is_exported_with_its_teachers_name(run, tmp_path, capsys):
     assert command.main(["inspect", str(out), "--tensors"]) == 0
     printed = capsys.readouterr().out
     assert "small_stem=True, width=0.125 without a projection head" in printed
-    assert (
-        "resnet under torchvision's names" in printed
-        and "| layer4.1.bn2.running_var | [64] | float32 |" in printed
-    )
+    assert "resnet under torchvision's names" in printed
+    assert re.search(r"\| layer4\.1\.bn2\.running_var +\| +\[64\] \| float32 \|", printed)
     assert "(assumed" not in printed
     assert "licences:           CC-BY-NC-4.0 (out.safetensors, taught by MoCo v2)" in printed
     assert command.main(["inspect", str(directory)]) == 0
