@@ -1,7 +1,6 @@
 import hashlib
 import json
 import re
-import re
 import sys
 
 import jax
