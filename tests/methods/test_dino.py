@@ -135,9 +135,7 @@ def test_gradient_flows_through_the_student_alone():
     state = {"batch_stats": variables["batch_stats"]}
 
     def ours(w):
-        return METHOD.loss(
-            Nets(network, None), {"w": w}, state, aux, sample, clock, jax.random.key(0)
-        )[0]
+        return METHOD.loss(Nets(network, None), {"w": w}, state, aux, sample, clock, jax.random.key(0))[0]
 
     targets = np.stack([similar64(w, sample.views[t][:, 0]) for t in range(2)])
     p = softmax64(targets / 0.2)
@@ -175,6 +173,6 @@ def test_a_local_view_that_patches_do_not_divide_is_refused(name, options):
     backbone = models.create(name, image_size=16, **options)
     of_run = Given(4, 0, 16, 10, 5)
     DINO(local_size=8).network(backbone, of_run)
-    with pytest.raises(UserError, match=r"method\.local_size is 12, which student\.model cannot take\. An im"):
+    with pytest.raises(UserError, match=r"method\.local_size is 12, which student\.model cannot take\. An"):
         DINO(local_size=12).network(backbone, of_run)
     DINO(local_size=12, local_views=0).network(backbone, of_run)
