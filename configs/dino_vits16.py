@@ -5,7 +5,8 @@ Run:      python main.py --config=configs/dino_vits16.py --workdir=runs/dino_vit
 Hardware: 100 epochs of 1.28 million images, each two views of 224 px and eight of 96; meant for 8 GPUs or a
   TPU slice (1.75 days on the authors' 8 GPUs). Not run yet: we have no number of our own.
 Expected: 69.3 % kNN, 74.0 % linear (README of facebookresearch/dino, "Vanilla DINO training", whose command
-  is the defaults of main_dino.py; read on GitHub, as all values here).
+  is the defaults of main_dino.py; read on GitHub, as all values here). Their kNN weighs votes by similarity;
+  ours counts them.
 Batch:    the rate scales with data.batch_size, from 0.0005 at 256; the authors' 8 GPUs had 64 images each. At
   a batch of 256 they recommend a momentum of 0.9995.
 Variants: `:smoke` runs anywhere; `:epochs300` warms the teacher's temperature up to 0.07 (README: 73.3 % kNN,
@@ -40,7 +41,7 @@ def get_config(variant: str = ""):
     c.train.precision = "bf16"
     c.train.bn_group = 0
     c.evals.every_epochs = 5.0
-    c.evals.k = 20  # the best of eval_knn.py
+    c.evals.k = 20  # the best for most of their runs (paper, section 3.2; recalled, not re-read)
     c.evals.bank_size = 50_000
     if variant == "epochs300":
         c.train.epochs = 300.0
