@@ -1,8 +1,8 @@
 """DINO on scattered digits, for two CPU cores: a narrow ResNet-18 teaches itself, without labels.
 
 Run:      python main.py --config=configs/digits_dino.py --workdir=runs/digits_dino
-Hardware: two CPU cores, about two minutes.
-Expected: no number yet.
+Hardware: two CPU cores; its time on a free machine has not been measured.
+Expected: no number yet: it has not been run to its end, and its values have not been tuned.
 """
 
 from seed_jax import config
