@@ -46,6 +46,7 @@ def get_config(variant: str = "seed"):
         c.method.update(prototypes=16, hidden=8, bottleneck=4, local_views=2, local_size=8)
         c.method.photometric_second = c.method.photometric_local = "digits"
         c.method.freeze_epochs = 2 / 78
+        c.optim.clip_norm = 3.0  # the fresh head's weights are small, and its gradient therefore large
     if method in ("seed", "moco"):
         c.method.queue_size = 64
     c.optim.lr, c.optim.lr_batch = 0.1, 0
