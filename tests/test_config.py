@@ -109,6 +109,30 @@ def test_mistakes_in_moco(key, value):
         config.resolve(make("moco", **{f"method__{key}": value}))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("global_views", 1, "method.global_views is 1: use 2 or more."),
+        ("prototypes", 1, "method.prototypes is 1: use 2 or more."),
+        ("tau_teacher", 0.0, "method.tau_teacher is 0.0: use a value above 0."),
+        ("tau_teacher_start", 0.0, "method.tau_teacher_start is 0.0: use a value above 0."),
+        ("tau_student", -1.0, "method.tau_student is -1.0: use a value above 0."),
+        ("momentum", 1.5, "method.momentum is 1.5: use 0 to 1."),
+        ("local_views", -1, "method.local_views is -1: use 0 or more."),
+        ("local_scale", (0.4, 0.1), r"method.local_scale is \(0.4, 0.1\): use a range within"),
+        ("photometric_local", "dino_locl", "method.photometric_local 'dino_locl': did you mean 'dino_local'"),
+    ],
+)
+def test_mistakes_in_dino(key, value, words):
+    with pytest.raises(UserError, match=words):
+        config.resolve(make("dino", **{f"method__{key}": value}))
+
+
+def test_dino_has_its_own_moving_average():
+    with pytest.raises(UserError, match=r"train.ema is 0.9, but dino serves .* use --config.train.ema=0.0"):
+        config.resolve(make("dino", train__ema=0.9))
+
+
 def test_no_two_seeds_give_the_same_keys():
     def bits(seed):
         return int(jax.random.bits(rng.stream(seed, "init")))

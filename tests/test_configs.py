@@ -136,6 +136,30 @@ def test_the_released_moco_sets_an_unscaled_rate_once_an_epoch_and_starts_with_n
         assert (c.data.batch_size, c.data.crop_scale, c.train.epochs) == (256, (0.2, 1.0), 200)
 
 
+def test_dino_has_the_values_of_the_released_commands():
+    """facebookresearch/dino: the defaults of main_dino.py, 8 GPUs with 64 images each, and the README."""
+    variants = ("", ":epochs300", ":resnet50")
+    vanilla, long, resnet = (config.resolve(config.load(f"dino_vits16{v}")) for v in variants)
+    for c in (vanilla, long, resnet):
+        m = c.method
+        assert (m.prototypes, m.hidden, m.bottleneck) == (65_536, 2048, 256)
+        assert (m.momentum, m.center_momentum, m.tau_student) == (0.996, 0.9, 0.1)
+        assert (m.local_views, m.local_size, m.freeze_epochs) == (8, 96, 1.0)
+        assert (c.data.batch_size, c.optim.clip_norm, c.optim.decay) == (512, 3.0, "kernels")
+    rate = optim.schedule(vanilla.optim, batch_size=512, steps=1000, steps_per_epoch=10)
+    for step, want in ((50, 5e-4), (100, 1e-3), (1000, 1e-6)):
+        assert math.isclose(rate(step), want, rel_tol=1e-4)
+    decay = optim.decay_schedule(vanilla.optim, 1000)
+    for step, want in ((0, 0.04), (500, 0.22), (1000, 0.4)):
+        assert math.isclose(decay(step), want, rel_tol=1e-5)
+    assert (vanilla.train.epochs, vanilla.method.tau_at(0), vanilla.method.tau_at(99)) == (100, 0.04, 0.04)
+    assert long.train.epochs == 300
+    assert math.isclose(long.method.tau_at(29), 0.07, rel_tol=1e-6)
+    assert (resnet.student.model, resnet.student.options, resnet.optim.name) == ("resnet50", {}, "sgd")
+    assert (resnet.data.crop_scale, resnet.method.local_scale) == ((0.14, 1.0), (0.05, 0.14))
+    assert optim.decay_schedule(resnet.optim, 1000) == 1e-4
+
+
 @pytest.mark.parametrize(
     "name", ["moco_r50", "seed_r50_to_mbv3", "seed_r50w2_small_patches", "linear_imagenet"]
 )

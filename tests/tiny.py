@@ -1,7 +1,7 @@
 """A network of two convolutions and configs around it, so that the trunk's tests compile in seconds.
 
 Also a config file: `main.py --config=tests/tiny.py`, with variants `seed`, `patches` (SEED with six small
-views), `moco` and `supervised`.
+views), `moco`, `dino` (two local views, prototypes that wait for two steps) and `supervised`.
 """
 
 from typing import Any
@@ -42,7 +42,12 @@ def get_config(variant: str = "seed"):
         c.teacher.weights, c.teacher.dim = "random", 8
     if variant == "patches":
         c.method.patches, c.method.patch_size, c.method.patch_scale = 6, 16, (0.3, 1.0)
-    if method != "supervised":
+    if method == "dino":
+        c.method.update(prototypes=16, hidden=8, bottleneck=4, local_views=2, local_size=8)
+        c.method.photometric_second = c.method.photometric_local = "digits"
+        c.method.freeze_epochs = 2 / 78
+        c.optim.clip_norm = 3.0  # the fresh head's weights are small, and its gradient therefore large
+    if method in ("seed", "moco"):
         c.method.queue_size = 64
     c.optim.lr, c.optim.lr_batch = 0.1, 0
     c.train.steps, c.train.checkpoint_epochs, c.train.bn_group = 6, 3 / 78, 8

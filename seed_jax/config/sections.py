@@ -170,6 +170,8 @@ class Optim:
         0 and 'steps' only. Implementations that rebuild their optimizer when the rate drops do this
         (szagoruyko/attention-transfer).
       weight_decay: added to the gradient by sgd and lars, decoupled in adamw.
+      weight_decay_end: the weight decay at the end of the run, reached along half a cosine, as in DINO; 0 for
+        a constant one.
       decay: weight decay for 'all' parameters, as in SEED and MoCo, or for 'kernels': parameters with more
         than one axis, except position tables and tokens, as in MAE.
       layer_decay: rate of each layer divided by that of the next, in networks with layer numbers, above 0 and
@@ -195,6 +197,7 @@ class Optim:
     nesterov: bool = False
     restart_momentum: bool = False
     weight_decay: float = 1e-4
+    weight_decay_end: float = 0.0
     decay: str = "all"
     layer_decay: float = 1.0
     schedule: str = "cosine"
@@ -214,7 +217,15 @@ class Optim:
         _choice("optim.decay_from", self.decay_from, ("start", "warmup"))
         _choice("optim.warmup_from", self.warmup_from, ("zero", "lr"))
         _choice("optim.update", self.update, ("step", "epoch"))
-        for name in ("lr", "lr_batch", "lr_min", "weight_decay", "clip_norm", "warmup_epochs"):
+        for name in (
+            "lr",
+            "lr_batch",
+            "lr_min",
+            "weight_decay",
+            "weight_decay_end",
+            "clip_norm",
+            "warmup_epochs",
+        ):
             _not_below_0("optim", self, name)
         for name in ("factor", "power"):
             _above_0("optim", self, name)

@@ -63,6 +63,10 @@ PRESETS = {
     "simclr": Preset(0.8, 0.8, 0.8, 0.2, grey=0.2, blur=0.5),  # google-research/simclr; also SwAV's own code
     "swav": _MOCOV2,  # SEED's views for its SwAV teachers (jacobswan1/SEED, tools/utils.py)
     "swav_small": _MOCOV2,  # SEED's small patches for the same teachers
+    # facebookresearch/dino, main_dino.py: the first global view, the second one, the local views
+    "dino": Preset(0.4, 0.4, 0.2, 0.1, grey=0.2, blur=1.0),
+    "dino_second": Preset(0.4, 0.4, 0.2, 0.1, grey=0.2, blur=0.1, solarise=0.2),
+    "dino_local": Preset(0.4, 0.4, 0.2, 0.1, grey=0.2, blur=0.5),
     "fd": Preset(),  # SwinTransformer/Feature-Distillation, data/data_fd.py: only crop and flip
     "supervised": Preset(),
     "cifar": Preset(),  # only crop and flip

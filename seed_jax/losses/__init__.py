@@ -10,6 +10,7 @@ from seed_jax.losses.attention import (
 )
 from seed_jax.losses.contrastive import info_nce, seed_loss
 from seed_jax.losses.feature import fd_loss, normalise_tokens, token_distances
+from seed_jax.losses.prototype import dino_loss
 from seed_jax.losses.relation import (
     crd_constant,
     crd_loss,
@@ -37,6 +38,7 @@ __all__ = [
     "crd_constant",
     "crd_loss",
     "crd_queue_loss",
+    "dino_loss",
     "dist_loss",
     "dkd_loss",
     "fd_loss",

@@ -4,6 +4,7 @@ from seed_jax.methods.attention_transfer import AttentionTransfer
 from seed_jax.methods.byot import BYOT
 from seed_jax.methods.cs_kd import CSKD
 from seed_jax.methods.ddgsd import DDGSD
+from seed_jax.methods.dino import DINO
 from seed_jax.methods.fd import FD
 from seed_jax.methods.frskd import FRSKD
 from seed_jax.methods.kd import KD
@@ -18,6 +19,7 @@ METHODS = {
     "byot": BYOT,
     "cs_kd": CSKD,
     "ddgsd": DDGSD,
+    "dino": DINO,
     "fd": FD,
     "frskd": FRSKD,
     "kd": KD,

@@ -197,6 +197,14 @@ class Method:
         """Whether the parameter at this path is not trained; it gets no optimizer slots."""
         return False
 
+    def late_epochs(self) -> float:
+        """Epochs at the start of the run in which the parameters that are `late` are not trained."""
+        return 0.0
+
+    def late(self, path: tuple[str, ...]) -> bool:
+        """Whether the parameter at this path is not trained in the first `late_epochs()`."""
+        return False
+
 
 def bound(
     method: Method,

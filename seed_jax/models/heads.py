@@ -19,6 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from seed_jax.errors import UserError
 from seed_jax.models import layers
@@ -84,6 +85,67 @@ class ProjectionHead(nn.Module):
         if self.last_norm:
             x = norm(self.layers)
         return {self.out: x.astype(jnp.float32)}
+
+
+class PrototypeHead(nn.Module):
+    """Cosines between the projection of the entry `of`, `[B, D]`, and K prototypes: `out`, float32 `[B, K]`.
+
+    The head of DINO (arXiv 2104.14294, section 3.1; facebookresearch/dino, vision_transformer.py): Linear
+    D -> `hidden`, GELU, Linear, GELU, Linear -> `bottleneck`, the result scaled to length 1, and a last layer
+    without bias whose weights for each prototype are scaled to length 1 (weight normalisation with its norm
+    fixed at 1). Weights of the Linear layers start from N(0, 0.02), biases from 0, the last layer as
+    PyTorch's Linear.
+
+    Attributes:
+      prototypes: K.
+      hidden: width of both hidden layers.
+      bottleneck: width of the projection.
+      batch_norm: normalise between each hidden Linear and its GELU.
+      of, out: names of the entry that is read and of the one that is added to the features.
+      bn_group: samples per group of batch statistics; None for the whole batch (`layers.BatchNorm`).
+      dtype: of the matrix products and of the values between layers. Both scalings are float32.
+
+    >>> head = PrototypeHead(prototypes=8, hidden=32, bottleneck=4)
+    >>> features = {"pooled": jnp.ones((2, 16))}
+    >>> variables = head.init(jax.random.key(0), features, train=False)
+    >>> variables["params"]["prototypes"].shape
+    (4, 8)
+    >>> head.apply(variables, features, train=False)["similarities"].shape
+    (2, 8)
+    """
+
+    prototypes: int = 65_536
+    hidden: int = 2048
+    bottleneck: int = 256
+    batch_norm: bool = False
+    of: str = "pooled"
+    out: str = "similarities"
+    bn_group: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, train: bool, keys=None):
+        init = nn.initializers.normal(0.02)
+        x = features[self.of]
+        for number, width in enumerate((self.hidden, self.hidden, self.bottleneck), start=1):
+            x = nn.Dense(width, dtype=self.dtype, kernel_init=init, name=f"linear{number}")(x)
+            if number == 3:
+                break
+            if self.batch_norm:
+                x = layers.BatchNorm(self.bn_group, dtype=self.dtype, name=f"bn{number}")(x, train)
+            x = nn.gelu(x, approximate=False)
+        shape = (self.bottleneck, self.prototypes)
+        prototypes = self.param("prototypes", layers.torch_conv_init, shape, jnp.float32)
+        x, prototypes = _unit(x.astype(jnp.float32), 1), _unit(prototypes, 0)
+        cosines = jnp.dot(
+            x.astype(self.dtype), prototypes.astype(self.dtype), preferred_element_type=jnp.float32
+        )
+        return {self.out: cosines}
+
+
+def _unit(x, axis):
+    """`x` scaled to length 1 along an axis, safe at 0."""
+    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-24))
 
 
 class PooledEmbedding(nn.Module):

@@ -230,6 +230,20 @@ def for_views(network: Network, count: int) -> Network:
     return network if scaled is module else dataclasses.replace(network, module=scaled)
 
 
+def without_dropout(network: Network) -> Network:
+    """The same network without dropout and stochastic depth, in train mode too; the variables are the same.
+
+    >>> from seed_jax.models import create
+    >>> without_dropout(create("vit_small", drop_path=0.1)).module.drop_path
+    0.0
+    """
+    if isinstance(network, Joined):
+        return dataclasses.replace(network, backbone=without_dropout(network.backbone))
+    module = getattr(network, "module", None)
+    rates = {name: 0.0 for name in ("dropout", "drop_path") if getattr(module, name, 0)}
+    return dataclasses.replace(network, module=module.clone(**rates)) if rates else network
+
+
 def with_attention(network: Network) -> Network | None:
     """The same network, which also returns the attention weights of each block: `attention1`, and so on.
 

@@ -178,7 +178,14 @@ def assemble(
     length = {"steps": given.steps, "steps_per_epoch": given.steps_per_epoch}
     rate = optim.schedule(o, batch_size=d.batch_size, **length)
     tx = optim.optimizer(
-        o, rate, method.frozen, **_layers(network), milestones=optim.milestone_steps(o, **length)
+        o,
+        rate,
+        method.frozen,
+        **_layers(network),
+        milestones=optim.milestone_steps(o, **length),
+        decay=optim.decay_schedule(o, given.steps),
+        late=method.late,
+        late_steps=round(method.late_epochs() * given.steps_per_epoch),
     )
 
     def fresh(backbone):

@@ -58,6 +58,18 @@ def schedule(o: Optim, *, batch_size: int, steps: int, steps_per_epoch: int) -> 
     return rate
 
 
+def decay_schedule(o: Optim, steps: int) -> float | Callable:
+    """Return the weight decay, or with `optim.weight_decay_end` a function of the step (int), float32.
+
+    It moves from the one to the other along half a cosine (facebookresearch/dino, utils.py:
+    cosine_scheduler).
+    """
+    first, last = o.weight_decay, o.weight_decay_end
+    if not last:
+        return first
+    return lambda step: last + (first - last) * 0.5 * (1 + jnp.cos(math.pi * jnp.clip(step / steps, 0, 1)))
+
+
 def milestone_steps(o: Optim, steps: int, steps_per_epoch: int) -> tuple[int, ...]:
     """Return the first step of the lower rate for each of `optim.milestones`, counted from 0.
 
@@ -85,6 +97,9 @@ def optimizer(
     layers: int = 0,
     undecayed: Collection[str] = frozenset(),
     milestones: tuple[int, ...] = (),
+    decay: float | Callable | None = None,
+    late: Callable[[tuple[str, ...]], bool] | None = None,
+    late_steps: int = 0,
 ) -> optax.GradientTransformation:
     """Return the gradient transformation for a tree of nested dicts of parameters.
 
@@ -109,6 +124,10 @@ def optimizer(
       undecayed: keys of the parameters and modules that `optim.decay='kernels'` exempts from weight decay
         whatever their shape, such as 'pos_embed'.
       milestones: from `milestone_steps`; only read with `optim.restart_momentum`.
+      decay: from `decay_schedule`; None for `optim.weight_decay`.
+      late: whether the parameter at a path stays as it is, and its optimizer slots too, in the first
+        `late_steps` steps.
+      late_steps: 0 for none.
 
     Raises:
       UserError: `optim.layer_decay` is set and `layer` is None.
@@ -119,24 +138,14 @@ def optimizer(
             "use --config.optim.layer_decay=1.0, or a model of seed_jax.models."
         )
     mask = None if o.decay == "all" else functools.partial(_kernels, undecayed=undecayed)
-    if o.name == "sgd":
-        momentum = optax.trace(o.momentum, o.nesterov) if o.momentum else optax.identity()
-        if o.restart_momentum:
-            momentum = _restarted(momentum, milestones)
-        # Nested as optax.sgd nests it: checkpoints store this structure.
-        main = optax.chain(
-            optax.add_decayed_weights(o.weight_decay, mask),
-            optax.chain(momentum, optax.scale_by_learning_rate(rate)),
-        )
-    elif o.name == "adamw":
-        main = optax.adamw(rate, weight_decay=o.weight_decay, mask=mask)
-    else:
-        main = optax.lars(
-            rate,
-            weight_decay=o.weight_decay,
-            weight_decay_mask=True if mask is None else mask,
-            trust_ratio_mask=_kernels,
-            momentum=o.momentum,
+    decay = o.weight_decay if decay is None else decay
+    main = _rule(o, rate, decay, mask, milestones)
+    if late_steps:
+        shifted = tuple(milestone - late_steps for milestone in milestones)
+        after = _rule(o, _shifted(rate, late_steps), _shifted(decay, late_steps), mask, shifted)
+        main = optax.partition(
+            {"now": main, "late": _starting(after, late_steps)},
+            lambda tree: _map(lambda path, _: "late" if late(path) else "now", tree),
         )
     if o.clip_norm:
         main = optax.chain(optax.clip_by_global_norm(o.clip_norm), main)
@@ -146,6 +155,33 @@ def optimizer(
         {"trained": main, "frozen": optax.set_to_zero()},
         lambda tree: _map(lambda path, _: "frozen" if frozen(path) else "trained", tree),
     )
+
+
+def _rule(o: Optim, rate, decay, mask, milestones) -> optax.GradientTransformation:
+    """The optimizer `optim.name` alone."""
+    if o.name == "sgd":
+        momentum = optax.trace(o.momentum, o.nesterov) if o.momentum else optax.identity()
+        if o.restart_momentum:
+            momentum = _restarted(momentum, milestones)
+        # Nested as optax.sgd nests it: checkpoints store this structure.
+        return optax.chain(
+            optax.add_decayed_weights(decay, mask),
+            optax.chain(momentum, optax.scale_by_learning_rate(rate)),
+        )
+    if o.name == "adamw":
+        return optax.adamw(rate, weight_decay=decay, mask=mask)
+    return optax.lars(
+        rate,
+        weight_decay=decay,
+        weight_decay_mask=True if mask is None else mask,
+        trust_ratio_mask=_kernels,
+        momentum=o.momentum,
+    )
+
+
+def _shifted(value: float | Callable, steps: int):
+    """A function of the step, read `steps` later; a number as it is."""
+    return (lambda step: value(step + steps)) if callable(value) else value
 
 
 def _map(function: Callable, tree):
@@ -165,8 +201,8 @@ def _scaled(scale: Callable[[tuple[str, ...]], float]) -> optax.GradientTransfor
     return optax.stateless(lambda updates, _: _map(lambda path, leaf: scale(path) * leaf, updates))
 
 
-class RestartState(NamedTuple):
-    """The number of updates so far, int32, and the state that is restarted."""
+class CountedState(NamedTuple):
+    """The number of updates so far, int32, and the state of the transformation within."""
 
     step: jax.Array
     inner: optax.OptState
@@ -176,12 +212,28 @@ def _restarted(inner: optax.GradientTransformation, milestones: tuple[int, ...])
     """Set the state of `inner` to zero before the update of each step in `milestones`."""
 
     def init(params):
-        return RestartState(jnp.zeros((), jnp.int32), inner.init(params))
+        return CountedState(jnp.zeros((), jnp.int32), inner.init(params))
 
     def update(updates, state, params=None):
         restart = jnp.isin(state.step, jnp.asarray(milestones, jnp.int32))
         kept = jax.tree.map(lambda x: jnp.where(restart, jnp.zeros_like(x), x), state.inner)
         updates, kept = inner.update(updates, kept, params)
-        return updates, RestartState(state.step + 1, kept)
+        return updates, CountedState(state.step + 1, kept)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _starting(inner: optax.GradientTransformation, first: int):
+    """Before the step `first`: no updates, and the state of `inner` as it was."""
+
+    def init(params):
+        return CountedState(jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates, state, params=None):
+        started = state.step >= first
+        updates, after = inner.update(updates, state.inner, params)
+        updates = jax.tree.map(lambda x: jnp.where(started, x, jnp.zeros_like(x)), updates)
+        kept = jax.tree.map(lambda new, old: jnp.where(started, new, old), after, state.inner)
+        return updates, CountedState(state.step + 1, kept)
 
     return optax.GradientTransformation(init, update)

@@ -1,4 +1,5 @@
 import colorsys
+import dataclasses
 import itertools
 
 import jax
@@ -143,6 +144,7 @@ MOCO_V2 = ((0.4, 0.4, 0.4, 0.1), 0.8, 0.2, False, 0.5)
         ("swav", MOCO_V2),  # SEED's swav_aug
         ("swav_small", MOCO_V2),  # SEED's swav_small_aug
         ("mocov1", ((0.4, 0.4, 0.4, 0.4), 1.0, 0.2, True, 0.0)),  # main_moco.py, as InstDisc
+        ("dino_local", ((0.4, 0.4, 0.2, 0.1), 0.8, 0.2, False, 0.5)),  # main_dino.py, DataAugmentationDINO
         ("simclr", ((0.8, 0.8, 0.8, 0.2), 0.8, 0.2, False, 0.5)),  # data_util.py, strength 1
     ],
 )
@@ -151,6 +153,14 @@ def test_presets_are_those_of_the_papers_codes(preset, values):
     strengths = (p.brightness, p.contrast, p.saturation, p.hue)
     assert (strengths, p.jitter, p.grey, p.grey_first, p.blur) == values
     assert p.solarise == 0
+
+
+def test_the_views_of_dino_differ_in_blur_and_solarisation():
+    """main_dino.py, DataAugmentationDINO: GaussianBlur(1.0); GaussianBlur(0.1), Solarization(0.2); 0.5."""
+    presets = [photometric.PRESETS[name] for name in ("dino", "dino_second", "dino_local")]
+    assert [(p.blur, p.solarise) for p in presets] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
+    same = {dataclasses.replace(p, blur=0.0, solarise=0.0) for p in presets}
+    assert len(same) == 1
 
 
 def test_grey_comes_before_the_jitter_in_mocov1():

@@ -68,6 +68,7 @@ def crash(monkeypatch):
         ("seed", {}),
         pytest.param("seed", {"method__patches": 3, "method__patch_size": 12}, marks=pytest.mark.long),
         ("moco", {}),
+        ("dino", {}),
     ],
 )
 def test_resumed_run_equals_an_uninterrupted_one_bitwise(

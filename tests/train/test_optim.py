@@ -372,6 +372,49 @@ def test_restarted_momentum_equals_an_optimizer_rebuilt_at_each_milestone(nester
         np.testing.assert_allclose(params["w"], theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_late_parameters_and_rising_decay_equal_pytorch_as_dino_uses_it():
+    """main_dino.py sets rate and decay at each step; `cancel_gradients_last_layer` drops a gradient, so that
+    AdamW passes the parameter over."""
+    torch = pytest.importorskip("torch")
+    o = Optim(name="adamw", lr=0.1, lr_batch=0, weight_decay=0.04, weight_decay_end=0.4, decay="kernels")
+    grads = np.random.default_rng(0).standard_normal((8, 2, 3, 2))
+    ours = {"early": jnp.ones((3, 2)), "late": jnp.ones((3, 2))}
+    theirs = {name: torch.ones(3, 2, dtype=torch.float64, requires_grad=True) for name in ours}
+    rate = optim.schedule(o, batch_size=1, steps=8, steps_per_epoch=3)
+    decay = optim.decay_schedule(o, 8)
+    late = {"late": lambda path: path == ("late",), "late_steps": 3}
+    tx = optim.optimizer(o, rate, never, decay=decay, **late)
+    state, step = tx.init(ours), jax.jit(tx.update)
+    reference = torch.optim.AdamW(theirs.values())
+    for n, pair in enumerate(grads):
+        (group,) = reference.param_groups
+        group["lr"] = 0.05 * (1 + math.cos(math.pi * n / 8))
+        group["weight_decay"] = 0.4 - 0.18 * (1 + math.cos(math.pi * n / 8))
+        for grad, (name, parameter) in zip(pair, theirs.items(), strict=True):
+            parameter.grad = None if name == "late" and n < 3 else torch.tensor(grad)
+        reference.step()
+        given = {name: jnp.asarray(grad, jnp.float32) for name, grad in zip(ours, pair, strict=True)}
+        updates, state = step(given, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        for name, parameter in theirs.items():
+            np.testing.assert_allclose(ours[name], parameter.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_decay_can_rise_in_every_optimizer(name):
+    o = Optim(name=name, weight_decay=0.1, weight_decay_end=0.3, momentum=0.0)
+    decay = optim.decay_schedule(o, 2)
+    assert [round(float(decay(n)), 6) for n in (0, 1, 2, 5)] == [0.1, 0.2, 0.3, 0.3]
+    assert optim.decay_schedule(dataclasses.replace(o, weight_decay_end=0.0), 2) == 0.1
+    if name == "sgd":
+        tx = optim.optimizer(o, lambda step: 1.0, never, decay=decay)
+        params, zero = {"w": jnp.ones((2, 2))}, {"w": jnp.zeros((2, 2))}
+        state = tx.init(params)
+        for want in (0.1, 0.2):
+            updates, state = tx.update(zero, state, params)
+            np.testing.assert_allclose(updates["w"], -want, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_structure_of_the_state_is_that_of_existing_checkpoints(name, clip_norm):

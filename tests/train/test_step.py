@@ -85,7 +85,7 @@ def test_compiled_once_with_the_same_types_and_shardings_in_and_out(variant):
 
 @pytest.mark.parametrize(
     ("variant", "method"),
-    [("seed", {}), ("seed", {"method__patches": 3, "method__patch_size": 12}), ("moco", {})],
+    [("seed", {}), ("seed", {"method__patches": 3, "method__patch_size": 12}), ("moco", {}), ("dino", {})],
 )
 def test_one_and_eight_devices_agree(variant, method):
     """Five steps: parameters, statistics, optimizer, queue, average and metrics."""
@@ -104,6 +104,20 @@ def test_every_parameter_moves_and_the_metrics_are_scalars():
     np.testing.assert_allclose([row["lr"] for row in rows], cosine, rtol=1e-6)
     moved = changed(s.start.params, current.params)
     assert all(jax.tree.leaves(moved)), moved
+
+
+def test_the_prototypes_of_dino_wait_and_then_move():
+    """For two steps, with their optimizer slots; everything else moves at once, and the centre with it."""
+    s = Setting("dino")
+    two, rows = s.run(2)
+    prototypes = s.start.params["head"]["prototypes"]
+    np.testing.assert_array_equal(two.params["head"]["prototypes"], prototypes)
+    assert all(jax.tree.leaves(changed(s.start.params["backbone"], two.params["backbone"])))
+    assert changed(s.start.aux["center"], two.aux["center"])
+    three, _ = s.run(3)
+    assert changed(prototypes, three.params["head"]["prototypes"])
+    own = {"teacher_entropy", "batch_entropy", "tau_teacher", "momentum"}
+    assert set(rows[0]) == own | {"loss", "lr", "grad_norm", "param_norm", "bad_images"}
 
 
 def test_linear_probe_changes_the_classifier_alone():
