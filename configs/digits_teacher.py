@@ -19,7 +19,7 @@ def get_config(variant: str = ""):
 
 
 def digits(method: str):
-    """What the three runs of the quick start share, and `digits_dino.py`.
+    """What the three runs of the quick start share.
 
     No flip, because a mirrored digit is not that digit. Crops are mild, because smaller ones do not say which
     digit it is (experiments/quickstart/trials.md). The queue holds less than half of the training images.
@@ -32,8 +32,7 @@ def digits(method: str):
     c.data.flip = 0.0
     c.data.photometric = "digits"
     c.data.batch_size = 128
-    if "queue_size" in c.method:
-        c.method.queue_size = 1024
+    c.method.queue_size = 1024
     c.optim.lr = 0.12
     c.train.bn_group = 32
     c.train.checkpoint_epochs = 4.0
