@@ -165,6 +165,14 @@ def test_archive_and_folder_are_recognised_and_equal(made):
     assert packed == unpacked
 
 
+def test_the_folder_of_the_archive(made):
+    kind, _, _, places = made
+    folder = str(places[0].parent)
+    assert recognise(folder) == kind
+    ours, theirs = (open_source(kind, "all", dir=place).fingerprint() for place in (folder, str(places[0])))
+    assert ours == theirs
+
+
 def test_both_versions_have_one_fingerprint(tmp_path):
     data = Made("cifar100")
     unpack(data.files("python"), tmp_path / "a")

@@ -2,6 +2,7 @@ import hashlib
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +123,13 @@ def both_forms():
     recognised = weights.Recognised("efficientnet", "efficientnet_b0", {}, None, "")
     flat = traverse_util.flatten_dict(loading.shapes(recognised.network()), sep="/")
     return {name: np.ones(leaf.shape, np.float32) for name, leaf in flat.items()}
+
+
+def test_a_run_that_is_not_finished_is_named(warnings):
+    provenance.of_run("runs/a", SimpleNamespace(step=5, manifest={"steps": 5}))
+    assert not warnings
+    assert provenance.of_run("runs/a", SimpleNamespace(step=3, manifest={"steps": 5}))["step"] == 3
+    assert warnings == ["runs/a: the run is at step 3 of 5, not finished."]
 
 
 def test_licences_survive_every_export(run, tmp_path, warnings):
