@@ -114,7 +114,7 @@ def _plan(comparison, cells, again) -> None:
             raise UserError(f"{cell}: {why}")
     table, seconds = plan.table(comparison, cells, again)
     left = sum(not cell.finished() or cell in again for cell in cells)
-    print(table.markdown())
+    print(table.aligned())
     print(
         f"\n{left} of {len(cells)} cells to run, about {seconds / 60:.1f} min; probes and evaluations count "
         "only in rows that have a finished cell."
@@ -128,7 +128,7 @@ def _show(result, out: Path, arguments: list[str]) -> None:
 
     typed = {"command": shlex.join(["seed-jax", "compare", *arguments])}
     result = dataclasses.replace(result, provenance=typed | result.provenance)
-    print(f"\n{page.scores_table(result).markdown()}\n")
+    print(f"\n{page.scores_table(result).aligned()}\n")
     for difference in result.differences:
         print(f"{difference.row}, {SCORES.get(difference.score, difference.score)}: {difference.sentence()}")
     for row in result.rows:

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         for workdir, scores in zip(options.workdir, results, strict=True)
     ]
     columns = [f"{SCORES.get(name, name)}, {options.split} %" for name in names]
-    print(Table(["run", "parameters", *columns], rows).markdown())
+    print(Table(["run", "parameters", *columns], rows).aligned())
     return 0
 
 

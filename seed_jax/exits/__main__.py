@@ -69,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         "device": jax.local_devices()[0].device_kind,
     }
     _write(out, exits, ensemble, policies, facts)
-    print(f"\n{page.exits_table([*exits, ensemble]).markdown()}\n")
-    print(f"{page.sweep_table(policies, exits).markdown()}\n")
+    print(f"\n{page.exits_table([*exits, ensemble]).aligned()}\n")
+    print(f"{page.sweep_table(policies, exits).aligned()}\n")
     print("\n".join(page.ABOUT))
     print(f"\n{out / 'report.html'}")
     return 0

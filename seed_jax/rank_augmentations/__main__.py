@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
             "differ less than those of a large data set: values are too low."
         )
     _write(options.out, ranked, facts, [*notes, *page.ABOUT])
-    print(f"\n{page.table(ranked).markdown()}\n")
+    print(f"\n{page.table(ranked).aligned()}\n")
     print("\n".join([page.advice(ranked), page.PREDICTION, *notes]))
     print(f"\n{options.out / 'report.html'}")
     return 0

@@ -16,8 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
         sentence, scores = answer(workdir)
         print(f"{workdir}: {sentence}\n")
         if scores is not None:
-            print(f"{scores.markdown()}\n")
-        print(run_table(workdir).markdown())
+            print(f"{scores.aligned()}\n")
+        print(run_table(workdir).aligned())
         print(f"\n{run_report(workdir)}")
     return 0
 

@@ -110,7 +110,7 @@ def text(p: Plan, *, images_per_second: float | None = None, tflops: float | Non
         Table(["memory", "all devices", "per device", "where"], memory),
         Table(["time, without probes", ""], times),
     )
-    return "\n\n".join([*(table.markdown() for table in tables), *notes])
+    return "\n\n".join([*(table.aligned() for table in tables), *notes])
 
 
 def _memory(count: int) -> str:

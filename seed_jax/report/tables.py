@@ -48,10 +48,10 @@ class Table:
     seed (shown as mean ± standard deviation), or None (shown as a dash).
 
     >>> print(Table(["network", "kNN"], [["student", [73.0, 75.0]], ["teacher", 76.0]]).markdown())
-    | network |        kNN |
-    | ------- | ---------: |
+    | network | kNN |
+    | --- | ---: |
     | student | 74.0 ± 1.4 |
-    | teacher |       76.0 |
+    | teacher | 76.0 |
     """
 
     header: Sequence[str]
@@ -75,15 +75,29 @@ class Table:
         return mean_std(value if isinstance(value, Sequence) else [value], self.digits)
 
     def markdown(self) -> str:
-        """The table as Markdown, its columns as wide as their cells, to be read in a terminal too.
+        """The table as Markdown; all columns but the first are aligned to the right."""
+        rule = ["---" if i == 0 else "---:" for i in range(len(self.header))]
+        rows = self._escaped()
+        return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
 
-        The first column is aligned to the left, all others to the right.
+    def aligned(self) -> str:
+        """The table as Markdown whose columns are as wide as their cells, for a terminal.
+
+        >>> print(Table(["network", "kNN"], [["student", [73.0, 75.0]], ["teacher", 76.0]]).aligned())
+        | network |        kNN |
+        | ------- | ---------: |
+        | student | 74.0 ± 1.4 |
+        | teacher |       76.0 |
         """
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in (list(self.header), *self.cells())]
+        rows = self._escaped()
         widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
         rows = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
         rule = ["-" * (width - 1) + ":" if i else "-" * width for i, width in enumerate(widths)]
         return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
+
+    def _escaped(self) -> list[list[str]]:
+        """The header and the rows as text of Markdown."""
+        return [[cell.replace("|", "\\|") for cell in row] for row in (list(self.header), *self.cells())]
 
     def latex(self) -> str:
         r"""The table as a LaTeX `tabular` with the rules of the package booktabs.

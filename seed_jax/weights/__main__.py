@@ -127,7 +127,7 @@ def _inspect(options) -> int:
         print(f"{what + ':':<20}{value}")
     if options.tensors:
         rows = [[state.names[name], str(list(x.shape)), str(x.dtype)] for name, x in state.tensors.items()]
-        print("\n" + Table(["tensor", "shape", "dtype"], rows).markdown())
+        print("\n" + Table(["tensor", "shape", "dtype"], rows).aligned())
     return 0 if known and not faults else 1
 
 
@@ -192,7 +192,7 @@ def _parity(options) -> int:
         )
     results = [parity.check(case) for case in cases]
     rows = [[result.name, f"{result.parameters:,}", f"{result.error:.1e}"] for result in results]
-    print(Table(["network, reference", "parameters", "largest relative error"], rows).markdown())
+    print(Table(["network, reference", "parameters", "largest relative error"], rows).aligned())
     return int(max(result.error for result in results) > LARGEST_ERROR)
 
 

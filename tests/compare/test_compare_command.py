@@ -87,7 +87,7 @@ def test_workdirs_are_compared_and_printed(trained, tmp_path):
     found = json.loads((tmp_path / "results.json").read_text())
     assert {row["name"]: row["seeds"] for row in found["rows"]} == {str(slow): [5], str(fast): [5]}
     scores = {row["name"]: row["scores"]["knn"][0] for row in found["rows"]}
-    assert f"| {slow} |" in printed and f"| {scores[str(slow)]:.1f} |" in printed
+    assert f"| {slow} |" in printed and f" {scores[str(slow)]:.1f} |" in printed
     assert f"{slow}, kNN: " in printed
     assert (tmp_path / "report.html").exists()
 

@@ -87,7 +87,7 @@ def results(folder, printed):
 
 
 def test_the_command(folder, run, printed, results):
-    assert all(f"\n| {name} | " in printed for name in ("exit1", "exit2", "deepest", "ensemble"))
+    assert all(f"\n| {name} " in printed for name in ("exit1", "exit2", "deepest", "ensemble"))
     exits = {row["name"]: row for row in results["exits"]}
     parameters = {name: exits[name]["parameters"] for name in exits}
     size = {

@@ -69,6 +69,12 @@ def test_mean_and_sample_deviation():
 def test_a_table_in_markdown():
     table = Table(("net", "n", "kNN", "time"), [("a|b", 3, [1.0, 2.0], 0.25), ("c", 4, 7.0, None)], digits=2)
     assert table.markdown().splitlines() == [
+        "| net | n | kNN | time |",
+        "| --- | ---: | ---: | ---: |",
+        "| a\\|b | 3 | 1.50 ± 0.71 | 0.25 |",
+        "| c | 4 | 7.00 | – |",
+    ]
+    assert table.aligned().splitlines() == [
         "| net  |   n |         kNN | time |",
         "| ---- | --: | ----------: | ---: |",
         "| a\\|b |   3 | 1.50 ± 0.71 | 0.25 |",
@@ -181,6 +187,6 @@ def test_the_command(tmp_path, capsys):
     run = a_run(tmp_path / "run")
     assert command.main([str(run)]) == 0
     output = capsys.readouterr().out
-    assert "| knn/10 | 87.5 % @ 20 |" in output and str(run / "report.html") in output
+    assert re.search(r"\| knn/10 +\| +87\.5 % @ 20 \|", output) and str(run / "report.html") in output
     assert command.main([str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
