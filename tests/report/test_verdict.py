@@ -320,7 +320,7 @@ def test_page_and_command_begin_with_the_answer(tmp_path, capsys):
     page = report.run_report(run).read_text()
     assert 0 < page.index(f'<p class="lead">{said}') < page.index("33.0 % @ 0") < page.index("<svg")
     assert command.main([str(run)]) == 0
-    assert capsys.readouterr().out.startswith(f"{run}: {said}\n\n{table.markdown()}\n\n")
+    assert capsys.readouterr().out.startswith(f"{run}: {said}\n\n{table.aligned()}\n\n")
 
 
 def test_a_probe_in_one_line():
