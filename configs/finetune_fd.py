@@ -10,26 +10,26 @@ Hardware: 100 epochs of 1.28 million images at 224 px in batches of 2,048 (L: 50
           less memory lower data.batch_size, or add --config.student.options.remat=True to a ViT-L.
 Batch:    the rate scales with data.batch_size, from its value at 512, as in the released code.
 Expected: top-1 of teacher and student. [C]: README of SwinTransformer/Feature-Distillation. [N]: a reading
-          note on arXiv 2205.14141v3. [S]: a review of it. [?]: not confirmed, do not quote.
+          note on arXiv 2205.14141v3. [S]: a review of it.
 
                               fine-tuned               linear probe
-          clip_b    CLIP B    82.9 [N] -> 84.9 [C]     ~79.5 -> ~80.3 [?]
+          clip_b    CLIP B    82.9 [N] -> 84.9 [C]      -
           dino_b    DINO B    82.8 [S] -> 83.8 [C]      78.2 (dino, README) -> 76.1 [N]
           deit_b    DeiT B    81.8 [N] -> 83.0 [C]      -
-          esvit_b   EsViT B   83.9 [N] -> 85.1 [C]      81.3 (esvit, README) -> ~80.4 [?]
-          clip_l    CLIP L    86.1 [N] -> 87.7 [C]     ~83.5 -> ~84.8 [?]
+          esvit_b   EsViT B   83.9 [N] -> 85.1 [C]      81.3 (esvit, README) -> -
+          clip_l    CLIP L    86.1 [N] -> 87.7 [C]      -
           mae_b     MAE B     83.6 [S] -> 83.8 [S, N]   -
           dinov2_b  DINOv2 B  not in the paper
 
           CLIP's own 82.9 and 86.1 are from a weak recipe: configs/finetune_clip.py has the one that reaches
           85.7 and 88.0, and is the baseline to beat. The values are those of configs/finetune there; for
-          mae_b and dinov2_b, which it has not, those of clip_b. We differ in bilinear crops for bicubic, a
-          warm-up from 0, bfloat16 for float16, and where layer decay ends (`train/optim.py`). We validate
+          mae_b and dinov2_b, which have none there, those of clip_b. We differ in bilinear crops for bicubic,
+          a warm-up from 0, bfloat16 for float16, and where layer decay ends (`train/optim.py`). We validate
           with the mean and std that we train with; the released code validates every model with CLIP's.
           There, batches of 1,024 for esvit_b are called a mistake.
-Variants: `:clip_b` (the default), `:clip_b_epochs100` (of the student of 100 epochs), `:dino_b`, `:deit_b`,
-          `:esvit_b`, `:clip_l`, `:mae_b`, `:dinov2_b`; each with `_teacher` for the teacher itself;
-          `:smoke` runs anywhere.
+Variants: `:clip_b` (the default), `:clip_b_epochs100` (from runs/fd_clip_b_epochs100), `:dino_b`,
+          `:deit_b`, `:esvit_b`, `:clip_l`, `:mae_b`, `:dinov2_b`; each with `_teacher` for the teacher
+          itself; `:smoke` runs anywhere.
 """
 
 from typing import NamedTuple

@@ -46,6 +46,8 @@ def test_accuracy_is_the_share_of_labels_that_the_teacher_names():
     images = jnp.zeros((4, 8, 8, 3)).at[:, ..., 1].set(1.0).at[0, ..., 2].set(2.0)
     batch = measure.Original(images, np.array([2, 1, 1, 0]), None, 0)
     assert measure.accuracy(lambda x: x.mean((1, 2)), [batch]) == 0.75
+    batch = batch._replace(labels=np.array([2, 0, -1, -1]))
+    assert measure.accuracy(lambda x: x.mean((1, 2)), [batch]) == 0.5
 
 
 def test_picks_are_the_more_uncertain_half_of_a_pool():
@@ -166,7 +168,7 @@ def test_a_run_is_the_teacher_and_says_what_it_saw(tmp_path, capsys):
     assert (results["data"], results["split"], results["crop"]) == ("scattered", "train", "pad")
     out = capsys.readouterr().out
     assert "The data has 2,530 images." in out
-    assert "The teacher's first choice is the label of " in out and " of 320 images." in out
+    assert "The teacher's first choice is the label of " in out and " of 320 training crops." in out
 
 
 def test_a_teacher_without_a_classifier(tmp_path, capsys):

@@ -15,6 +15,7 @@ from seed_jax.data import files
 from seed_jax.errors import UserError, command, numbers, unknown
 from seed_jax.report import html
 from seed_jax.report.tables import Table
+from seed_jax.weights import swin
 
 EPILOG = f"""\
 RUN_OR_WEIGHTS  the workdir of a run; a checkpoint (.pth, .pth.tar, .safetensors, .npz) or
@@ -69,11 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _open(given: argparse.Namespace) -> list[Opened]:
     shown = open_data(given.data, given.dir) if given.data else None
+    if shown and not given.split:
+        shown = dataclasses.replace(shown, **{Options.split: "all"})
     return [
-        open_run(spec, dir=given.dir, shown=shown)
+        open_run(spec, dir="" if given.data.startswith("tfds:") else given.dir, shown=shown)
         if Path(spec).is_dir()
         else open_weights(
-            spec, shown=shown, arch=given.arch, form=given.form, window=given.window, size=given.size
+            spec, shown=shown, arch=given.arch, form=given.form, windows=given.window, size=given.size
         )
         for spec in given.spec
     ]
@@ -109,7 +112,12 @@ def _parse(arguments) -> tuple[Options, list[str], argparse.Namespace]:
     )
     parser.add_argument("--arch", default="", help="the architecture, if the weights do not determine it")
     parser.add_argument("--form", default="", help="the form of a vision transformer, likewise")
-    parser.add_argument("--window", type=int, default=0, help="side of the windows of a Swin V2, likewise")
+    parser.add_argument(
+        "--window",
+        type=swin.windows_of,
+        default={},
+        help="the windows of a Swin V2, likewise, as its name has them: 16 or 12to16",
+    )
     parser.add_argument(
         "--size", type=int, default=0, help="side of the images of weights in pixels (default: their own)"
     )
@@ -120,7 +128,9 @@ def _parse(arguments) -> tuple[Options, list[str], argparse.Namespace]:
         help=f"folder of the page, its figures and the overlays (default: {usual.out})",
     )
     parser.add_argument(
-        "--split", choices=SPLITS, default=usual.split, help=f"of the images (default: {usual.split})"
+        "--split",
+        choices=SPLITS,
+        help=f"of the images (default: {usual.split} of a run's own, all images of --data)",
     )
     parser.add_argument(
         "--images", type=int, default=usual.images, help=f"images to draw (default: {usual.images})"
@@ -160,7 +170,8 @@ def _parse(arguments) -> tuple[Options, list[str], argparse.Namespace]:
     )
     given = parser.parse_args(arguments)
     names = given.sections
-    options = Options(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Options)})
+    named = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
+    options = Options(**named | {"split": given.split or Options.split})
     for name in names:
         if name not in SECTIONS:
             raise unknown("section in --sections", name, SECTIONS)

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -222,9 +223,14 @@ class Run(Opened):
         return checkpoint.load_state(self.workdir, self.training.abstract, step)
 
     def variables(self, step: int):
-        """Those of `network` at one of `steps`: of the EMA if the run has one, as it is probed."""
+        """Those of `network` at one of `steps`, of the EMA if the run has one, with the served backbone."""
         at = self.state(step)
-        return at.ema or {"params": at.params, **at.model_state}
+        whole = at.ema or {"params": at.params, **at.model_state}
+        served = state.served(self.config.method, at)
+        return {
+            name: trees | {part: tree for part, tree in served.get(name, {}).items() if part == "backbone"}
+            for name, trees in whole.items()
+        }
 
     @functools.cached_property
     def served(self) -> tuple[Network, Any]:
@@ -267,14 +273,20 @@ def open_data(data: str, dir: str = "") -> Data:
 
 
 def open_weights(
-    name: str, *, shown: Data | None, arch: str = "", form: str = "", window: int = 0, size: int = 0
+    name: str,
+    *,
+    shown: Data | None,
+    arch: str = "",
+    form: str = "",
+    windows: Mapping[str, int] = MappingProxyType({}),
+    size: int = 0,
 ) -> Weights:
     """Open a weights file or `pip:NAME`.
 
     Args:
       shown: the images to look at.
-      arch, form, window: the architecture, the form of a transformer and the window of a Swin V2, if the
-        weights do not determine them.
+      arch, form, windows: the architecture, the form of a transformer and the options of a Swin V2's windows,
+        if the weights do not determine them.
       size: side of the images, pixels; 0 for the network's own.
 
     Raises:
@@ -283,7 +295,7 @@ def open_weights(
     weights_source.find(name)
     if shown is None:
         raise UserError(f"{name} is a weights file, which has no images of its own: name some with --data.")
-    options = {key: value for key, value in {"form": form, "window": window}.items() if value}
+    options = ({"form": form} if form else {}) | dict(windows)
     loaded = pretrained.load_named(name, flags=FLAGS, model=arch, options=options)
     notes = ()
     if loaded.assumed:

@@ -17,7 +17,7 @@ from seed_jax.data.pipeline import BadImages, eval_batches, local_rows
 from seed_jax.data.sources import Arrays, Source, named, open_source, recognise
 from seed_jax.errors import UserError, command
 from seed_jax.evals.features import Extractor
-from seed_jax.weights import pretrained
+from seed_jax.weights import pretrained, swin
 
 FLAGS = ("--arch", "--form", "--window")
 EPILOG = """\
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"OUT is {options.out}, but must end in .npz: rename it.")
     if not options.out.parent.is_dir():
         raise UserError(f"OUT: the folder {options.out.parent} does not exist: create it first.")
-    told = {key: value for key in ("form", "window") if (value := getattr(options, key))}
+    told = ({"form": options.form} if options.form else {}) | options.window
     loaded = pretrained.load_named(options.spec, flags=FLAGS, model=options.arch, options=told)
     data = _open(options.data, options.split, options.dir, options.raw)
     table = _extract(loaded, data, options.data, options.size or loaded.size, options.batch_size)
@@ -71,7 +71,10 @@ def _parse(arguments):
         "--form", default="", help="the form of a vision transformer, if SPEC does not determine it"
     )
     parser.add_argument(
-        "--window", type=int, default=0, help="side of the windows of a Swin V2, if SPEC does not show it"
+        "--window",
+        type=swin.windows_of,
+        default={},
+        help="the windows of a Swin V2 as its name has them, 16 or 12to16, if SPEC does not show them",
     )
     parser.add_argument("--size", type=int, help="side of the images in pixels (default: the network's own)")
     parser.add_argument(

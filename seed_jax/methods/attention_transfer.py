@@ -36,7 +36,7 @@ class AttentionTransfer(Method):
       beta: weight of the activation maps of each stage. 1000 is the released code's, for the form
         'mean_square'; for 'norm' it is the paper's beta (equation 2): set it, since the default is not
         meant for that form. The mean square is over pixels, so the same beta counts four times as much for
-        images of half the side (measured: experiments/self_distillation/README.md).
+        images of half the side (experiments/self_distillation/README.md).
       stages: the maps, by their names in both networks, such as 'stage2,stage3'; () for every `stageN` that
         both have. These are the released code's: in WRN before the last norm and ReLU, in ResNet after the
         ReLU. For the maps before the last ReLU, name 'preact1' and so on. If two maps differ in size, the

@@ -110,11 +110,13 @@ class KD(Method):
     needs_teacher: ClassVar = True
     smoke: ClassVar = {"queue_size": 64}
 
-    without_labels: ClassVar = "method.gamma=0"
-
     @property
     def needs_labels(self) -> bool:
         return self.gamma > 0 or "dkd" in self.losses
+
+    @property
+    def without_labels(self) -> str:
+        return "" if "dkd" in self.losses else "method.gamma=0"
 
     def check(self, data, train):
         for name, weight in self.losses.items():

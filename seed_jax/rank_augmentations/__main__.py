@@ -14,12 +14,12 @@ from tqdm import tqdm
 from seed_jax import config, parallel
 from seed_jax.config import Data
 from seed_jax.data import files
-from seed_jax.data.sources import named, open_source
+from seed_jax.data.sources import named, open_source, recognise
 from seed_jax.errors import UserError, command, unknown
 from seed_jax.methods.base import base_view
 from seed_jax.rank_augmentations import measure, page
 from seed_jax.train import teacher, workdir
-from seed_jax.weights import pretrained
+from seed_jax.weights import pretrained, swin
 
 FLAGS = ("--arch", "--form", "--window")
 SMALL = 64  # sides up to this one are cropped as CIFAR, larger ones as ImageNet
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     if "logits" not in features:
         notes.append(page.SIMILARITIES)
     elif features["logits"].shape[-1] == source.num_classes:
-        known = f"{100 * measure.accuracy(respond, first):.0f} % of {measure.SEEN} images"
+        known = f"{100 * measure.accuracy(respond, first):.0f} % of {measure.SEEN} training crops"
         facts["the teacher's first choice is the label of"] = known
         notes.append(
             f"The teacher's first choice is the label of {known}. A teacher that does not know the data says "
@@ -124,7 +124,12 @@ def _parse(arguments):
     parser.add_argument("--dir", help="the data_dir of TFDS, for tfds:NAME")
     parser.add_argument("--arch", default="", help="the architecture, if TEACHER does not determine it")
     parser.add_argument("--form", default="", help="the form of a vision transformer, likewise")
-    parser.add_argument("--window", type=int, default=0, help="side of the windows of a Swin V2, likewise")
+    parser.add_argument(
+        "--window",
+        type=swin.windows_of,
+        default={},
+        help="the windows of a Swin V2, likewise, as its name has them: 16 or 12to16",
+    )
     parser.add_argument("--size", type=int, help="side of the images in pixels (default: the teacher's own)")
     parser.add_argument(
         "--augmentations",
@@ -184,9 +189,10 @@ def _parse(arguments):
 
 
 def _is_data(name: str) -> bool:
-    """Whether the argument beside `--config` is DATA: the name of a source, or a folder that is no run."""
-    if Path(name).exists():
-        return Path(name).is_dir() and not (Path(name) / "config.json").exists()
+    """Whether the argument beside `--config` is DATA, which an .npz is not, as it may have weights."""
+    if name and Path(name).exists():
+        weights = name.endswith(".npz") or (Path(name) / "config.json").exists()
+        return not weights and recognise(name) is not None
     return bool(name and named(name)[0])
 
 
@@ -196,7 +202,7 @@ def _read(options) -> tuple[teacher.Loaded, Data, int, list[str]]:
     run, notes = options.config or (options.teacher if is_run else ""), []
     given = _config(run) if run else None
     if options.teacher:
-        told = {key: value for key in ("form", "window") if (value := getattr(options, key))}
+        told = ({"form": options.form} if options.form else {}) | options.window
         found = pretrained.load_named(options.teacher, flags=FLAGS, model=options.arch, options=told)
         size = options.size or (given.data.image_size if given else found.size)
         loaded = teacher.prepare(teacher.Loaded(found.network, found.variables, found.provenance), size)

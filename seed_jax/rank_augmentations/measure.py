@@ -108,8 +108,10 @@ def originals(source: Source, view: ViewSpec, seed: int, background=images_lib.W
 
 
 def accuracy(respond: Callable, batches: Sequence[Original]) -> float:
-    """Share of the images whose label is the teacher's most probable class."""
-    return float(np.mean([np.argmax(respond(x.images), axis=1) == x.labels for x in batches]))
+    """Share of the labelled images whose label is the teacher's most probable class; NaN without labels."""
+    labels = np.concatenate([x.labels for x in batches])
+    first = np.concatenate([np.argmax(respond(x.images), axis=1) for x in batches])
+    return float(np.mean((first == labels)[labels >= 0]))
 
 
 def responses(loaded: Loaded, batches: Iterator[Original], size: int) -> Callable:

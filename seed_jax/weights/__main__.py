@@ -22,6 +22,7 @@ from seed_jax.weights import (
     recognition,
     source,
     state_dict,
+    swin,
 )
 from seed_jax.weights.cases import CASES
 
@@ -71,7 +72,10 @@ def _add_network(parser):
         "--form", default="", help="the form of a vision transformer, if the file fits several"
     )
     parser.add_argument(
-        "--window", type=int, default=0, help="side of the windows of a Swin V2, if the file does not show it"
+        "--window",
+        type=swin.windows_of,
+        default={},
+        help="the windows of a Swin V2 as its name has them, 16 or 12to16, if the file does not show them",
     )
 
 
@@ -90,7 +94,7 @@ def _inspect(options) -> int:
         path,
         arch=options.arch,
         form=options.form,
-        windows={"window": options.window},
+        windows=options.window,
         part=options.part,
         flags=FLAGS,
     )
@@ -156,13 +160,13 @@ def _export(options) -> int:
     exported = export.write(
         options.spec,
         options.out,
-        options.names,
-        options.best,
-        options.arch,
-        options.form,
-        options.window,
-        (*FLAGS, "--exit"),
-        options.exit,
+        names=options.names,
+        best=options.best,
+        model=options.arch,
+        form=options.form,
+        windows=options.window,
+        exit=options.exit,
+        flags=(*FLAGS, "--exit"),
     )
     of = {0: "", exits.ALL: "all exits of "}.get(options.exit, f"exit {options.exit} of ")
     print(f"{exported.path}: {of}{exported.arch} under {exported.names}'s names")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from seed_jax.errors import UserError
 from seed_jax.weights import exits, loading, provenance, recognition, saving, source
@@ -34,7 +36,7 @@ def export(
     best: bool = False,
     model: str = "",
     form: str = "",
-    window: int = 0,
+    windows: Mapping[str, int] = MappingProxyType({}),
     exit: int | str = 0,
 ) -> Exported:
     """Write a network to a safetensors file in the tensor names and layouts of PyTorch code.
@@ -51,7 +53,8 @@ def export(
         the network has them, else the first that it has.
       best: export a run's checkpoint with the best probe, not its newest.
       model, form: the architecture and the form of a vision transformer, if a weights file fits several.
-      window: the side of the windows, if the file of a Swin V2 does not show it.
+      windows: options of a Swin V2's windows, if its file does not show them: {'window': 16}, and for timm's
+        `window12to16` 'pretrained_window', too.
       exit: of a run with exits, write this one alone, numbered from 1: the backbone up to its stage and its
         own part, whose tensors are `exit1.conv1.weight` and so on. 'all' writes the whole network with all
         exits, as `seed_jax.exits.adaptive` needs it. `seed_jax.load` reads both. 0 writes the network with
@@ -61,21 +64,24 @@ def export(
       UserError: the weights cannot be read, the network has no such names or exit, or `out` cannot be
         written.
     """
-    return write(spec, out, names, best, model, form, window, ("model", "form", "window", "exit"), exit)
+    flags = ("model", "form", "windows['window']", "exit")
+    options = {"names": names, "best": best, "model": model, "form": form, "windows": windows, "exit": exit}
+    return write(spec, out, flags=flags, **options)
 
 
 def write(
     spec: str | os.PathLike,
     out: str | os.PathLike,
+    *,
     names: str,
     best: bool,
     model: str,
     form: str,
-    window: int,
-    flags: tuple[str, str, str, str],
+    windows: Mapping[str, int],
     exit: int | str,
+    flags: tuple[str, str, str, str],
 ) -> Exported:
-    """Write a network as `export` does; `flags`: what messages call `model`, `form`, `window` and `exit`."""
+    """Write a network as `export` does; `flags`: what messages call model, form, window and exit."""
     path = source.find(spec)
     if path.is_dir():
         run = _run(path, best)
@@ -85,9 +91,7 @@ def write(
     elif exit:
         raise UserError(f"{flags[3]} is {exit}, and {spec} is a file: use the workdir of a run.")
     else:
-        network = recognition.recognise(
-            path, arch=model, form=form, windows={"window": window}, flags=flags[:3]
-        )
+        network = recognition.recognise(path, arch=model, form=form, windows=windows, flags=flags[:3])
         variables = loading.load(path, network.network())
         facts = {"origin": provenance.describe_source(path)}
     names = names or _default_names(list(saving.offered(network, variables)))

@@ -4,7 +4,7 @@ Its training files hold the network below `encoder.`, beside a projector and the
 files hold it alone, with a table of positions in each block, `fc_norm` and a classifier.
 
 They are BEiT's names (microsoft/unilm, beit/modeling_finetune.py), whose networks compute the same, but of
-images normalised to [-1, 1]. BEiT's pre-training files are known by their mask token.
+images normalised to [-1, 1] in BEiT's first version.
 """
 
 import math
@@ -18,7 +18,6 @@ from seed_jax.weights.naming import Naming, tensor_name
 
 ARCHITECTURES = {(384, 12): "fd_vit_small", (768, 12): "fd_vit_base", (1024, 24): "fd_vit_large"}
 SHARED = "rel_pos_bias.relative_position_bias_table"
-BEIT_MEAN = BEIT_STD = (0.5,) * 3
 OF_TRAINING = ("decoder.", "feature_model.")  # what Feature-Distillation's training files hold besides
 OF_BLOCK = "blocks.0.attn.relative_position_bias_table"
 
@@ -56,7 +55,7 @@ def describe(shapes):
     """Return name and options for `models.create`.
 
     Without positions nothing shows the size of the images. Tables show the number of heads. Mean and std are
-    BEiT's or ImageNet's if the file is one of pre-training, else unknown.
+    ImageNet's if the file is one of Feature-Distillation's training, else unknown.
     """
     dim, _, patch, _ = shapes["patch_embed.proj.weight"]
     depth = len({match[1] for tensor in shapes if (match := re.match(r"blocks\.(\d+)\.", tensor))})
@@ -75,9 +74,7 @@ def describe(shapes):
             options |= {"positions": "absolute", "image_size": patch * side}
     if "fc_norm.weight" in shapes:
         options["pool"] = "mean"
-    if "mask_token" in shapes:
-        options |= {"mean": BEIT_MEAN, "std": BEIT_STD}
-    elif any(tensor.startswith(OF_TRAINING) for tensor in shapes):
+    if any(tensor.startswith(OF_TRAINING) for tensor in shapes):
         options |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return arch, options
 

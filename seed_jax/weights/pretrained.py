@@ -235,7 +235,7 @@ def _warn(spec: str, recognised: weights.Recognised, options: Mapping[str, Any])
     if recognised.family == "fd_vit" and not {"mean", "std"} <= options.keys():
         logging.warning(
             "%s has tensors as Feature-Distillation and BEiT write them, and is read with ImageNet's mean "
-            "and std: for BEiT set the options mean and std to (0.5, 0.5, 0.5).",
+            "and std: for BEiT set the options mean and std to (0.5, 0.5, 0.5), but not for BEiT v2.",
             spec,
         )
     classified = "num_classes" in recognised.options

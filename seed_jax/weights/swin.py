@@ -10,6 +10,7 @@ the positions were trained. Without it Feature-Distillation's files are taken fo
 windows of 14 and images of 224 pixels; the window of others must be told.
 """
 
+import argparse
 import functools
 import math
 import re
@@ -89,6 +90,21 @@ def _describe_v2(usual, shapes):
         window, last = ((shapes[PLACES.format(stage)][1] + 1) // 2 for stage in (0, 3))
         usual = {"window": window, "image_size": 32 * last}
     return _arch("swinv2", shapes), dict(usual)
+
+
+def windows_of(text: str) -> dict:
+    """The options of the windows that a network's name states; the `type` of an option of argparse.
+
+    >>> windows_of("16"), windows_of("12to16")
+    ({'window': 16}, {'window': 16, 'pretrained_window': 12})
+
+    Raises:
+      argparse.ArgumentTypeError: the text has another form; argparse names the option.
+    """
+    found = re.fullmatch(r"(?:(\d+)to)?(\d+)", text)
+    if not found or not int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no window: write one as 16 or 12to16.")
+    return {"window": int(found[2])} | ({"pretrained_window": int(found[1])} if found[1] else {})
 
 
 def usual_size(window: int) -> int:

@@ -250,7 +250,7 @@ def test_a_file_identifies_its_naming_and_its_network(arch, options):
 @pytest.mark.parametrize(
     ("extra", "mean", "assumed"),
     [
-        ({"mask_token": torch.zeros(1, 1, DIM), "lm_head.weight": torch.zeros(9, DIM)}, 0.5, False),  # BEiT
+        ({"mask_token": torch.zeros(1, 1, DIM), "lm_head.weight": torch.zeros(9, DIM)}, 0.485, True),  # BEiT
         ({"decoder.weight": torch.zeros(8, DIM, 1)}, 0.485, False),  # Feature-Distillation
         ({}, 0.485, True),
     ],

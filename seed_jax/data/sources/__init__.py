@@ -116,8 +116,6 @@ def recognise(path: str) -> str | None:
         return "arrayrecord"
     if any(map(TRAIN_IMAGES.fullmatch, names)):
         return "idx"
-    if archives := names & ARCHIVES.keys():
-        return ARCHIVES[min(archives)]
     for source, marks in MARKS:
         if marks <= names and not (source == "cifar100" and (folder / "train").is_dir()):
             return source
@@ -127,7 +125,10 @@ def recognise(path: str) -> str | None:
             (folder / name).is_dir() for name in names if not os.path.splitext(name)[1]
         ):
             return "webdataset"
-        return "imagefolder" if no_classes(path) is None else "folder"
+        if no_classes(path) is None:
+            return "imagefolder"
+        kinds = {ARCHIVES[name] for name in names & ARCHIVES.keys()}
+        return kinds.pop() if len(kinds) == 1 else "folder"
 
 
 def named(data: str) -> tuple[str, str]:
