@@ -5,14 +5,15 @@ Run:      python main.py --config=configs/dino_vits16.py --workdir=runs/dino_vit
 Hardware: 100 epochs of 1.28 million images, each two views of 224 px and eight of 96; meant for 8 GPUs or a
   TPU slice (1.75 days on the authors' 8 GPUs). Not run yet: we have no number of our own.
 Expected: 69.3 % kNN, 74.0 % linear (README of facebookresearch/dino, "Vanilla DINO training", whose command
-  is the defaults of main_dino.py; read on GitHub, as all values here). Their kNN weighs votes by similarity;
+  is the defaults of main_dino.py). Their kNN weighs votes by similarity;
   ours counts them.
 Batch:    the rate scales with data.batch_size, from 0.0005 at 256; the authors' 8 GPUs had 64 images each. At
   a batch of 256 they recommend a momentum of 0.9995.
 Variants: `:smoke` runs anywhere; `:epochs300` warms the teacher's temperature up to 0.07 (README: 73.3 % kNN,
   76.0 % linear, on 16 GPUs and with a trained norm of the last layer, which we do not have); `:resnet50` is
   the README's command for a ResNet-50 and 100 epochs, for which it gives no figures.
-Differs from main_dino.py: the gradient is clipped by its global norm, there each parameter's by its own;
+Differs from main_dino.py: the gradient is clipped by the norm of all of it, also of the prototypes that wait
+  in the first epoch; there each parameter's is clipped by its own, which cuts less;
   weight decay leaves the position table and the cls token alone; crops are resized as in data/images.py.
 """
 

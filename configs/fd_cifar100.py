@@ -8,8 +8,8 @@ Run:      python main.py --config=configs/fd_cifar100.py --workdir=runs/fd_cifar
           baseline. The folder is that of cifar-100-python.tar.gz.
 Hardware: 300 epochs of 45,000 images at 32 px, which the teacher sees at 128 px; fine-tuning 100 epochs;
           meant for one GPU. Not run yet.
-Expected: unknown: there is no published number for this pair, and no number of our own. What is to be seen is
-          the gain of `:finetune` over `:scratch`.
+Expected: unknown: there is no published number for this pair, and no number of our own. Compare `:finetune`
+          with `:scratch`.
           The student's 8 x 8 patches are those of the teacher's 128 px, so that tokens pair up. The values
           are those of fd_clip_b.py and finetune_fd.py, in smaller batches, with RandAugment and without
           erasing, which at 32 px leaves little of an object.

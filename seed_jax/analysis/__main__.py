@@ -21,7 +21,7 @@ EPILOG = f"""\
 RUN_OR_WEIGHTS  the workdir of a run; a checkpoint (.pth, .pth.tar, .safetensors, .npz) or
                 pip:efficientnet-lite0, which need --data and have the sections attention and heads alone
 
-Sections: {", ".join(SECTIONS)}. One that none of them can have is left out with a sentence; if
+Sections: {", ".join(SECTIONS)}. A section that nothing given has the data for is left out with a sentence; if
 --sections names it, that is an error, after the others were measured.
 
   python -m seed_jax.analysis runs/plain runs/self_distilled

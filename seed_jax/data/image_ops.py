@@ -70,7 +70,7 @@ def shear_matrix(shape, across, down, about_centre):
 
 
 def translation_matrix(shape, right, down, whole=True):
-    """The matrices of `translate`, for `resample`; not `whole`: by parts of a pixel, too."""
+    """The matrices of `translate`, for `resample`; not `whole`: also by fractions of a pixel."""
     right, down = _amounts(shape, right), _amounts(shape, down)
     if whole:
         right, down = jnp.trunc(right), jnp.trunc(down)

@@ -112,8 +112,8 @@ class Rules:
         released code's version of torchvision; False is today's.
       truncate: cut to whole levels first and after each operation, as torchvision on uint8. False keeps what
         lies between levels.
-      bicubic: shear, move by parts of a pixel and rotate by bicubic interpolation, as timm where its crops
-        are bicubic; False takes the nearest pixel.
+      bicubic: shear, move by fractions of a pixel and rotate by bicubic interpolation, as timm where its
+        crops are bicubic; False takes the nearest pixel.
       fill: colour of what comes from outside the image, a number or three.
     """
 

@@ -25,7 +25,7 @@ class DINO(Method):
 
     The teacher is an exponential moving average of the student, and sees the global views alone. A centre, a
     moving average of its outputs over the global batch, is subtracted from its outputs, and a low
-    temperature sharpens them; together they prevent that all images are assigned alike. The teacher's
+    temperature sharpens them; together they keep images from all being assigned alike. The teacher's
     backbone is what is probed and exported, as eval_knn.py and eval_linear.py of facebookresearch/dino do by
     default.
 
