@@ -50,7 +50,8 @@ def _way_out(path: Path, where: str) -> str:
         return f"train it with `python main.py --config={path.name} --workdir={path}`"
     return (
         f"use --config.{where}=PATH with the workdir of a run or a file of weights (docs/weights.md), "
-        "such as (for SEED) moco_v2_800ep_pretrain.pth.tar, which github.com/facebookresearch/moco links"
+        "such as, for SEED, moco_v2_800ep_pretrain.pth.tar (md5 a04e12f8...), which "
+        "github.com/facebookresearch/moco links"
     )
 
 

@@ -256,6 +256,7 @@ def test_a_file_identifies_its_naming_and_its_network(arch, options):
     ],
 )
 def test_mean_and_std_of_beit_and_of_feature_distillation(tmp_path, narrow, caplog, extra, mean, assumed):
+    caplog.set_level("WARNING", logger="absl")
     _, tensors = made_up()
     torch.save({"model": tensors | extra}, tmp_path / "a.pth")
     loaded = pretrained.load(tmp_path / "a.pth")

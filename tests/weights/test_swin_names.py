@@ -197,6 +197,7 @@ def test_esvit(tmp_path, narrow):
 
 
 def test_a_swin_without_a_classifier_could_be_esvits(tmp_path, narrow, caplog):
+    caplog.set_level("WARNING", logger="absl")
     _, tensors = made_up()
     torch.save({"model": tensors}, tmp_path / "a.pth")
     pretrained.load(tmp_path / "a.pth")
