@@ -13,7 +13,7 @@ from seed_jax.data.sources import Arrays
 from seed_jax.data.views import ViewSpec
 from seed_jax.errors import UserError
 from seed_jax.rank_augmentations import measure, page
-from seed_jax.rank_augmentations.__main__ import main
+from seed_jax.rank_augmentations.__main__ import _parse, main
 from seed_jax.train import loop
 
 GREY = (0.5, 0.5, 0.5)
@@ -124,9 +124,14 @@ def test_the_command_from_a_config(tmp_path, capsys):
 
 
 def test_one_argument_beside_a_config_is_data_if_it_is_no_teacher(tmp_path):
-    arguments = ["--config", "cifar100_kd:smoke", "--augmentations", "flip", "--chunks", "5"]
-    assert main([*arguments, "scattered", "--out", str(tmp_path)]) == 0
-    assert json.loads((tmp_path / "results.json").read_text())["data"] == "scattered"
+    run, images, file = tmp_path / "run", tmp_path / "images", tmp_path / "teacher.pth"
+    for folder, inside in ((run, "config.json"), (images, "a.png")):
+        folder.mkdir()
+        (folder / inside).touch()
+    file.touch()
+    for name, is_data in (("scattered", True), (images, True), (run, False), (file, False)):
+        options = _parse(["--config", "cifar100_kd", str(name)])
+        assert (options.teacher, options.data) == (("", str(name)) if is_data else (str(name), ""))
 
 
 @pytest.mark.parametrize(
