@@ -125,10 +125,13 @@ def recognise(path: str) -> str | None:
             (folder / name).is_dir() for name in names if not os.path.splitext(name)[1]
         ):
             return "webdataset"
-        if no_classes(path) is None:
-            return "imagefolder"
-        kinds = {ARCHIVES[name] for name in names & ARCHIVES.keys()}
-        return kinds.pop() if len(kinds) == 1 else "folder"
+        archives = {ARCHIVES[name] for name in names & ARCHIVES.keys()}
+        try:
+            return "imagefolder" if no_classes(path) is None else "folder"
+        except UserError:  # there is no image
+            if len(archives) != 1:
+                raise
+            return archives.pop()
 
 
 def named(data: str) -> tuple[str, str]:
