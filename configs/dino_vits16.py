@@ -42,7 +42,7 @@ def get_config(variant: str = ""):
     c.train.precision = "bf16"
     c.train.bn_group = 0
     c.evals.every_epochs = 5.0
-    c.evals.k = 20  # the best for most of their runs (paper, section 3.2; recalled, not re-read)
+    c.evals.k = 20
     c.evals.bank_size = 50_000
     if variant == "epochs300":
         c.train.epochs = 300.0

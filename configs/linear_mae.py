@@ -7,7 +7,7 @@ Run:      python main.py --config=configs/linear_mae.py --workdir=runs/linear_ma
 Hardware: 90 epochs at 224 px in batches of 16,384: the backbone forward and one linear layer; meant for
           eight GPUs and up. Not run yet: there is no number of our own.
 Batch:    the rate scales with data.batch_size, from its value at 256.
-Expected: MAE's ViT-B 68.0 (recalled from its paper, not read again). Of the students of feature distillation:
+Expected: no number of our own. Of the students of feature distillation:
           DINO 78.2 (README of facebookresearch/dino, whose own probe is another) -> 76.1 (a reading note on
           arXiv 2205.14141v3). Fine-tuning goes up at the same time, so report both
           (configs/finetune_fd.py).

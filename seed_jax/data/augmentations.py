@@ -42,7 +42,7 @@ def augment(name: str, images, key, keys=None, *, fill=0.0, released: bool = Fal
 
 
 def of_views(spec, x, keys, mean, std, first_view: int = 0):
-    """The policy of a ViewSpec on its views, then its erasing, drawn for each view.
+    """Apply a ViewSpec's policy to its views, then erase; each view has its own draws.
 
     As timm's training transform (timm/data/transforms_factory.py): erased pixels are noise of the
     normalisation's mean and std, and may leave [0, 1].

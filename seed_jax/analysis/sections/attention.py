@@ -10,8 +10,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from seed_jax.analysis import overlay
-from seed_jax.analysis.runs import Opened, Options, at_most, having, lacks_teacher, short_names
+from seed_jax.analysis.runs import Opened, Options
 from seed_jax.analysis.sections.figures import STAGE
+from seed_jax.analysis.sections.needs import at_most, having, lacks_teacher, short_names
 from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.losses import attention_map

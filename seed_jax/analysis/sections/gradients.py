@@ -8,8 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import gradient_magnitudes
-from seed_jax.analysis.runs import Opened, Options, Run, at_most, lacks_teacher, short_names, trained
+from seed_jax.analysis.runs import Opened, Options, Run
 from seed_jax.analysis.sections.figures import curves
+from seed_jax.analysis.sections.needs import at_most, lacks_teacher, short_names, trained
 from seed_jax.data.pipeline import train_batches
 from seed_jax.models.network import Network
 from seed_jax.report import html, plots

@@ -19,7 +19,8 @@ from seed_jax.analysis import (
     head_cosine,
     mean_attention,
 )
-from seed_jax.analysis.runs import Opened, Options, at_most, having, lacks_teacher, short_names
+from seed_jax.analysis.runs import Opened, Options
+from seed_jax.analysis.sections.needs import at_most, having, lacks_teacher, short_names
 from seed_jax.models.network import Joined, Network, with_attention
 from seed_jax.report import html
 from seed_jax.report.dots import dots

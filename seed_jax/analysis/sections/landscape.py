@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from seed_jax.analysis import coloured, filter_normalised_direction, landscape
-from seed_jax.analysis.runs import Opened, Options, Run, short_names, trained
+from seed_jax.analysis.runs import Opened, Options, Run
 from seed_jax.analysis.sections.figures import curves
+from seed_jax.analysis.sections.needs import short_names, trained
 from seed_jax.analysis.sections.scoring import LOSS, RIGHT, alone, lacks_classifier, scored
 from seed_jax.report import html
 from seed_jax.report.pictures import pictures

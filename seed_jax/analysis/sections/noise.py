@@ -9,8 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import noisy
-from seed_jax.analysis.runs import Opened, Options, Run, short_names, trained
+from seed_jax.analysis.runs import Opened, Options, Run
 from seed_jax.analysis.sections.figures import curves
+from seed_jax.analysis.sections.needs import short_names, trained
 from seed_jax.analysis.sections.scoring import KEPT, RECOMPUTED, RIGHT, alone, lacks_classifier, scored
 from seed_jax.report import html
 from seed_jax.report.tables import Table

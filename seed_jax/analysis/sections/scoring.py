@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seed_jax.analysis import recomputed_statistics
-from seed_jax.analysis.runs import Options, Run, labelled, lacks_classes
+from seed_jax.analysis.runs import Options, Run
+from seed_jax.analysis.sections.needs import labelled, lacks_classes
 from seed_jax.analysis.weight_noise import STATISTICS
 
 KEPT, RECOMPUTED = "statistics kept", "statistics recomputed"

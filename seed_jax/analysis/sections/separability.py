@@ -8,18 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax.analysis import separability
-from seed_jax.analysis.runs import (
-    READ,
-    Images,
-    Opened,
-    Options,
-    Run,
-    labelled,
-    lacks_classes,
-    short_names,
-    trained,
-)
+from seed_jax.analysis.runs import READ, Images, Opened, Options, Run
 from seed_jax.analysis.sections.figures import STAGE, curves
+from seed_jax.analysis.sections.needs import labelled, lacks_classes, short_names, trained
 from seed_jax.evals.features import Extractor
 from seed_jax.report import html
 from seed_jax.report.tables import Table
