@@ -357,6 +357,6 @@ def initial(truncated: bool, factor: float = 1.0):
     return lambda key, shape, dtype=jnp.float32: factor * init(key, shape, dtype)
 
 
-fd_vit_small = functools.partial(FDVisionTransformer, 384, 12, heads=6)
-fd_vit_base = functools.partial(FDVisionTransformer, 768, 12, heads=12)
-fd_vit_large = functools.partial(FDVisionTransformer, 1024, 24, heads=16)
+fd_vit_small = functools.partial(FDVisionTransformer, dim=384, depth=12, heads=6)
+fd_vit_base = functools.partial(FDVisionTransformer, dim=768, depth=12, heads=12)
+fd_vit_large = functools.partial(FDVisionTransformer, dim=1024, depth=24, heads=16)

@@ -103,7 +103,7 @@ class PrototypeHead(nn.Module):
       batch_norm: normalise between each hidden Linear and its GELU.
       of, out: names of the entry that is read and of the one that is added to the features.
       bn_group: samples per group of batch statistics; None for the whole batch (`layers.BatchNorm`).
-      dtype: of the matrix products and of the values between layers. Both scalings are float32.
+      dtype: of the Linear layers and of the values between them. The cosines are float32.
 
     >>> head = PrototypeHead(prototypes=8, hidden=32, bottleneck=4)
     >>> features = {"pooled": jnp.ones((2, 16))}
@@ -137,10 +137,7 @@ class PrototypeHead(nn.Module):
         shape = (self.bottleneck, self.prototypes)
         prototypes = self.param("prototypes", layers.torch_conv_init, shape, jnp.float32)
         x, prototypes = _unit(x.astype(jnp.float32), 1), _unit(prototypes, 0)
-        cosines = jnp.dot(
-            x.astype(self.dtype), prototypes.astype(self.dtype), preferred_element_type=jnp.float32
-        )
-        return {self.out: cosines}
+        return {self.out: x @ prototypes}
 
 
 def _unit(x, axis):

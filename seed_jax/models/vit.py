@@ -372,6 +372,6 @@ def _choice(what, name, table):
     return table[name]
 
 
-vit_small = functools.partial(VisionTransformer, 384, 12, heads=6)
-vit_base = functools.partial(VisionTransformer, 768, 12, heads=12)
-vit_large = functools.partial(VisionTransformer, 1024, 24, heads=16)
+vit_small = functools.partial(VisionTransformer, dim=384, depth=12, heads=6)
+vit_base = functools.partial(VisionTransformer, dim=768, depth=12, heads=12)
+vit_large = functools.partial(VisionTransformer, dim=1024, depth=24, heads=16)
