@@ -1,4 +1,4 @@
-"""Our ViT-S/16 at 224 px and timm's in PyTorch in turn, each in processes of its own: forward, and with backward.
+"""Our ViT-S/16 at 224 px and timm's (PyTorch) in turn, each in its own processes: forward, and with backward.
 
     pip install timm -r tests/requirements.txt
     python -m experiments.benchmarks.vit              batch 16, three rounds
@@ -85,8 +85,8 @@ def _round(number: int, folder: str, options) -> dict:
         measured[side] = json.loads(ended.stdout.splitlines()[-1])
         told = ", ".join(f"{part} {ms:.1f} ms" for part, ms in measured[side]["ms"].items())
         print(f"  {side}: {told}; {quiet.told(measured[side]['others'])}", flush=True)
-    cls = [np.asarray(measured[side].pop("cls")) for side in SIDES]
-    error = np.abs(cls[0] - cls[1]).max() / np.abs(cls[1]).max()
+    ours, theirs = (np.asarray(measured[side].pop("cls")) for side in SIDES)
+    error = np.abs(ours - theirs).max() / np.abs(theirs).max()
     print(f"  relative error of the cls tokens {error:.0e}")
     if not error < TOLERANCE:
         raise UserError(
