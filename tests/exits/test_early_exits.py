@@ -22,10 +22,9 @@ from seed_jax.evals import final
 from seed_jax.evals.base import SharedFeatures
 from seed_jax.evals.final import open_run
 from seed_jax.evals.top1 import Top1
-from seed_jax.exits import adaptive, confidence, sweep
+from seed_jax.exits import adaptive, confidence, cost, sweep
 from seed_jax.exits.__main__ import main
 from seed_jax.exits.adaptive import sections
-from seed_jax.exits.cost import flops
 from seed_jax.models.exits import classifiers
 from seed_jax.models.sections import Section
 from seed_jax.train import loop, plan, teacher, workdir
@@ -135,7 +134,7 @@ def test_flops_of_an_exit_by_hand(run):
     start = jax.ShapeDtypeStruct((1, SIDE, SIDE, 16), jnp.float32)
     counted = jax.jit(part).lower(own, start).cost_analysis()["flops"]
     assert by_hand <= counted <= 1.25 * by_hand  # norms, ReLUs and the average on top
-    np.testing.assert_allclose(flops(part, run.variables), counted)
+    np.testing.assert_allclose(cost.flops(part, run.variables), counted)
 
 
 def test_flops_are_counted_on_the_cpu(monkeypatch):
@@ -157,7 +156,7 @@ def test_flops_are_counted_on_the_cpu(monkeypatch):
         plan.flops(product, jnp.ones((4, 4)))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.4, pytest.param(1.0, marks=pytest.mark.long)])
 def test_leaving_early_answers_as_the_sweep_predicts(run, images, whole, share):
     names = classifiers(whole)
     sure = np.sort(confidence(whole[names[0]]))
@@ -332,6 +331,7 @@ def labelled_as(labels):
 )
 def test_one_class_and_images_without_a_label(folder, tmp_path, monkeypatch, labels, count, known):
     monkeypatch.setattr(final, "open_scored", lambda config, split: labelled_as(labels))
+    monkeypatch.setattr(cost, "costs", lambda sections, variables: [cost.Cost(1, 1.0, 1.0)] * len(sections))
     assert main([str(folder), "--out", str(tmp_path), "--thresholds", "0.5"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["images"] == count
