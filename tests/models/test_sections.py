@@ -59,9 +59,9 @@ def test_a_cut_network_ends_at_its_exit():
     kept = Section(network, 16, ("exit1_logits",)).keep(variables)
     assert set(kept["params"]) == {"backbone", "exit1"}
     assert set(kept["params"]["backbone"]) == {"conv1", "bn1", "layer1_0"}
-    features, state = jax.jit(lambda v, x: cut.apply(v, x, False))(kept, images)
+    features, state = cut.apply(kept, images, False)
     assert list(features) == ["logits"] and set(state) == {"batch_stats"}
-    want, _ = jax.jit(lambda v, x: network.apply(v, x, False))(variables, images)
+    want, _ = network.apply(variables, images, False)
     np.testing.assert_allclose(features["logits"], want["exit1_logits"], rtol=1e-6)
     fresh = jax.eval_shape(cut.init, jax.random.key(0), images)
     assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, kept)
