@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -36,6 +37,22 @@ def compile_cache(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_picture(request):
+    """A run draws the curves of its page in tests/report and in a process of its own; elsewhere they are
+    empty, since drawing them is a fifth of a short run.
+    """
+    from seed_jax.report import plots, runs, svg
+
+    def empty(lines, *, title, percent, name):
+        return svg.Figure("<svg></svg>", name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "report":
+            patch.setattr(runs, "plots", types.SimpleNamespace(MAX_SERIES=plots.MAX_SERIES, curves=empty))
+        yield
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_draws_for_each_image_and_the_released_rules(options):
 
 def test_the_command_from_a_config(tmp_path, capsys):
     names = "identity,cutmix_pick"
-    arguments = ["--config", "cifar100_kd:smoke", "--augmentations", names, "--chunks", "5"]
+    arguments = ["--config", "cifar100_kd:smoke", "--augmentations", names, "--chunks", "5", "--size", "16"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| cutmix_pick " in out and "T.stddev × 1000" in out

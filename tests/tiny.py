@@ -30,6 +30,26 @@ class Tiny(nn.Module):
         return {"pooled": layers.Dropout(self.dropout, name="dropout")(x, train, keys)}
 
 
+class Staged(Tiny):
+    """`Tiny` of so many convolutions that also returns what they compute, and logits if it has classes."""
+
+    stages: int = 2
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, x, train, keys=None):
+        features = {}
+        for i in range(1, self.stages + 1):
+            x = layers.Conv(self.features, 3, 2, dtype=self.dtype, name=f"conv{i}")(x)
+            x = nn.relu(layers.BatchNorm(self.bn_group, dtype=self.dtype, name=f"bn{i}")(x, train))
+            features[f"stage{i}"] = x
+        features["pooled"] = layers.global_average(x)
+        if self.num_classes is not None:
+            linear = layers.torch_linear(self.num_classes, self.features, "fc")
+            features["logits"] = linear(features["pooled"])
+        return features
+
+
 def get_config(variant: str = "seed"):
     """Six steps at batch 16, a checkpoint each third step, a line of metrics each step, no probe."""
     models.MODELS["tiny"] = Tiny

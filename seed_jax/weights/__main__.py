@@ -165,7 +165,7 @@ def _export(options) -> int:
         model=options.arch,
         form=options.form,
         windows=options.window,
-        exit=options.exit,
+        at_exit=options.exit,
         flags=(*FLAGS, "--exit"),
     )
     of = {0: "", exits.ALL: "all exits of "}.get(options.exit, f"exit {options.exit} of ")

@@ -46,7 +46,7 @@ def write(
     run,
     recognised: Recognised,
     path: str | os.PathLike,
-    exit: int | str,
+    at_exit: int | str,
     names: str,
     facts: Mapping,
     where: str,
@@ -56,10 +56,10 @@ def write(
     Args:
       recognised: of the backbone.
       path: the `.safetensors` file to write.
-      exit: the number of one exit, from 1, or 'all'.
+      at_exit: the number of one exit, from 1, or 'all'.
       names: of the other tensors, as for `saving.save`, but none of a training file.
       facts: the provenance.
-      where: what messages call `exit`.
+      where: what messages call `at_exit`.
 
     Raises:
       UserError: the network has no such exit, or no such names, or the file cannot be written.
@@ -67,14 +67,14 @@ def write(
     parts = {name: part for name, part in run.network.parts.items() if isinstance(part, Exit)}
     known = ", ".join(name.removeprefix("exit") for name in parts)
     if not parts:
-        raise UserError(f"{where} is {exit}, and the network has no exits: use a run of byot.")
-    if exit != ALL and f"exit{exit}" not in parts:
+        raise UserError(f"{where} is {at_exit}, and the network has no exits: use a run of byot.")
+    if at_exit != ALL and f"exit{at_exit}" not in parts:
         raise UserError(
-            f"{where} is {exit}, and the network has the exits {known}: use one, 'all', or leave it out for "
-            "the deepest."
+            f"{where} is {at_exit}, and the network has the exits {known}: use one, 'all', or leave it out "
+            "for the deepest."
         )
-    kept = [*parts.values()] if exit == ALL else [parts[f"exit{exit}"]]
-    network = run.network if exit == ALL else _cut(run.network.backbone, *kept)
+    kept = [*parts.values()] if at_exit == ALL else [parts[f"exit{at_exit}"]]
+    network = run.network if at_exit == ALL else _cut(run.network.backbone, *kept)
     offered = saving.offered(recognised, run.variables)
     namings = {name: naming for name, (naming, prefix) in offered.items() if not prefix}
     if names not in namings:
@@ -92,7 +92,7 @@ def write(
     }
     metadata = saving.metadata(recognised, {}, names, facts)
     fields = [{field: getattr(part, field) for field in FIELDS} for part in kept]
-    metadata |= {"exits": json.dumps(fields)} if exit == ALL else {"exit": json.dumps(*fields)}
+    metadata |= {"exits": json.dumps(fields)} if at_exit == ALL else {"exit": json.dumps(*fields)}
     array_files.write_safetensors(Path(path), tensors, metadata)
 
 

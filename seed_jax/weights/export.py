@@ -37,7 +37,7 @@ def export(
     model: str = "",
     form: str = "",
     windows: Mapping[str, int] = MappingProxyType({}),
-    exit: int | str = 0,
+    at_exit: int | str = 0,
 ) -> Exported:
     """Write a network to a safetensors file in the tensor names and layouts of PyTorch code.
 
@@ -55,18 +55,26 @@ def export(
       model, form: the architecture and the form of a vision transformer, if a weights file fits several.
       windows: options of a Swin V2's windows, if its file does not show them: {'window': 16}, and for timm's
         `window12to16` 'pretrained_window', too.
-      exit: of a run with exits, write this one alone, numbered from 1: the backbone up to its stage and its
-        own part, whose tensors are `exit1.conv1.weight` and so on. 'all' writes the whole network with all
-        exits, as `seed_jax.exits.adaptive` needs it. `seed_jax.load` reads both. 0 writes the network with
-        its deepest classifier.
+      at_exit: of a run with exits, write this one alone, numbered from 1: the backbone up to its stage and
+        its own part, whose tensors are `exit1.conv1.weight` and so on. 'all' writes the whole network with
+        all exits, as `seed_jax.exits.adaptive` needs it. `seed_jax.load` reads both. 0 writes the network
+        with its deepest classifier.
 
     Raises:
       UserError: the weights cannot be read, the network has no such names or exit, or `out` cannot be
         written.
     """
-    flags = ("model", "form", "windows['window']", "exit")
-    options = {"names": names, "best": best, "model": model, "form": form, "windows": windows, "exit": exit}
-    return write(spec, out, flags=flags, **options)
+    return write(
+        spec,
+        out,
+        names=names,
+        best=best,
+        model=model,
+        form=form,
+        windows=windows,
+        at_exit=at_exit,
+        flags=("model", "form", "windows['window']", "at_exit"),
+    )
 
 
 def write(
@@ -78,7 +86,7 @@ def write(
     model: str,
     form: str,
     windows: Mapping[str, int],
-    exit: int | str,
+    at_exit: int | str,
     flags: tuple[str, str, str, str],
 ) -> Exported:
     """Write a network as `export` does; `flags`: what messages call model, form, window and exit."""
@@ -88,16 +96,16 @@ def write(
         network, variables = recognition.of_run(run), run.variables
         facts = provenance.made_from(run.manifest)
         provenance.warn({"source": os.fspath(spec), **facts})
-    elif exit:
-        raise UserError(f"{flags[3]} is {exit}, and {spec} is a file: use the workdir of a run.")
+    elif at_exit:
+        raise UserError(f"{flags[3]} is {at_exit}, and {spec} is a file: use the workdir of a run.")
     else:
         network = recognition.recognise(path, arch=model, form=form, windows=windows, flags=flags[:3])
         variables = loading.load(path, network.network())
         facts = {"origin": provenance.describe_source(path)}
     names = names or _default_names(list(saving.offered(network, variables)))
     left_out = []
-    if exit:
-        exits.write(run, network, out, exit, names, facts, flags[3])
+    if at_exit:
+        exits.write(run, network, out, at_exit, names, facts, flags[3])
     else:
         left_out = saving.save(variables, network, out, names=names, provenance=facts)
     caution = ""

@@ -54,11 +54,12 @@ class Parsed(html.parser.HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
-@pytest.fixture(params=CASES, ids=list(CASES))
-def written(request, tmp_path):
-    result = made_up.result(tmp_path, **CASES[request.param])
-    source = page.write(result, tmp_path / "page").read_text()
-    return result, tmp_path / "page", source, Parsed(source)
+@pytest.fixture(scope="module", params=CASES, ids=list(CASES))
+def written(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    result = made_up.result(folder, **CASES[request.param])
+    source = page.write(result, folder / "page").read_text()
+    return result, folder / "page", source, Parsed(source)
 
 
 def test_the_same_cells_in_page_markdown_and_latex(written):

@@ -22,10 +22,9 @@ from seed_jax.evals import final
 from seed_jax.evals.base import SharedFeatures
 from seed_jax.evals.final import open_run
 from seed_jax.evals.top1 import Top1
-from seed_jax.exits import adaptive, confidence, sweep
+from seed_jax.exits import adaptive, confidence, cost, sweep
 from seed_jax.exits.__main__ import main
 from seed_jax.exits.adaptive import sections
-from seed_jax.exits.cost import flops
 from seed_jax.models.exits import classifiers
 from seed_jax.models.sections import Section
 from seed_jax.train import loop, plan, teacher, workdir
@@ -135,7 +134,7 @@ def test_flops_of_an_exit_by_hand(run):
     start = jax.ShapeDtypeStruct((1, SIDE, SIDE, 16), jnp.float32)
     counted = jax.jit(part).lower(own, start).cost_analysis()["flops"]
     assert by_hand <= counted <= 1.25 * by_hand  # norms, ReLUs and the average on top
-    np.testing.assert_allclose(flops(part, run.variables), counted)
+    np.testing.assert_allclose(cost.flops(part, run.variables), counted)
 
 
 def test_flops_are_counted_on_the_cpu(monkeypatch):
@@ -157,7 +156,7 @@ def test_flops_are_counted_on_the_cpu(monkeypatch):
         plan.flops(product, jnp.ones((4, 4)))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.4, pytest.param(1.0, marks=pytest.mark.long)])
 def test_leaving_early_answers_as_the_sweep_predicts(run, images, whole, share):
     names = classifiers(whole)
     sure = np.sort(confidence(whole[names[0]]))
@@ -181,7 +180,7 @@ def test_the_documented_lines_run(folder, images, tmp_path, capsys):
     page = Path(__file__, "../../../docs/weights.md").resolve().read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "adaptive(" in block)
     names = {"images": images[:3]}
-    seed_jax.export(folder, tmp_path / "all.safetensors", exit="all")
+    seed_jax.export(folder, tmp_path / "all.safetensors", at_exit="all")
     exec(code.replace("all.safetensors", str(tmp_path / "all.safetensors")), names)
     assert re.fullmatch(r"\[\d \d \d\]\n", capsys.readouterr().out)
 
@@ -236,7 +235,7 @@ def test_the_journals_exits_of_a_run_in_bf16(images, tmp_path):
     raw.method.form, raw.train.precision, raw.train.steps = "journal", "bf16", 1
     loop.run(raw, tmp_path / "run")
     file = tmp_path / "all.safetensors"
-    seed_jax.export(tmp_path / "run", file, exit="all")
+    seed_jax.export(tmp_path / "run", file, at_exit="all")
     loaded, run = seed_jax.load(file), workdir.load_run(tmp_path / "run", precision="fp32")
     chex.assert_trees_all_equal(loaded.variables, jax.device_get(run.variables))
     want, _ = run.network.apply(run.variables, images[:5] / jnp.float32(255), False)
@@ -247,7 +246,7 @@ def test_the_journals_exits_of_a_run_in_bf16(images, tmp_path):
 
 def test_the_file_has_pytorchs_names_and_layouts(folder, run, tmp_path):
     file = tmp_path / "exit.safetensors"
-    exported = seed_jax.export(folder, file, exit=1)
+    exported = seed_jax.export(folder, file, at_exit=1)
     assert (exported.names, exported.left_out) == ("crd", ())
     tensors = array_files.read_safetensors(file)
     kernel = run.variables["params"]["exit1"]["conv2"]["kernel"]
@@ -281,15 +280,15 @@ def test_mistakes_are_one_sentence(folder, tmp_path, capsys):
     assert main([str(folder), "--out", str(tmp_path / "file" / "exits")]) == 1
     said = capsys.readouterr()
     assert "--out: " in said.err and "cannot be created" in said.err and "Measuring" not in said.out
-    seed_jax.export(folder, out, exit=1)
-    with pytest.raises(UserError, match="exit is 1, and .* is a file: use the workdir of a run"):
-        seed_jax.export(out, tmp_path / "y.safetensors", exit=1)
+    seed_jax.export(folder, out, at_exit=1)
+    with pytest.raises(UserError, match="at_exit is 1, and .* is a file: use the workdir of a run"):
+        seed_jax.export(out, tmp_path / "y.safetensors", at_exit=1)
 
 
 def test_what_an_exit_on_its_own_can_do(folder, images, whole, tmp_path):
     """It gives features of images; it is no teacher."""
     file = tmp_path / "exit.safetensors"
-    seed_jax.export(folder, file, exit=2)
+    seed_jax.export(folder, file, at_exit=2)
     found = seed_jax.embed(file, images)
     np.testing.assert_allclose(found["pooled"], whole["exit2_pooled"], rtol=1e-5, atol=1e-6)
     loaded = seed_jax.load(file)
@@ -299,7 +298,7 @@ def test_what_an_exit_on_its_own_can_do(folder, images, whole, tmp_path):
 
 def test_one_exit_is_no_start_and_has_one_architecture(folder, tmp_path):
     file = tmp_path / "exit.safetensors"
-    seed_jax.export(folder, file, exit=1)
+    seed_jax.export(folder, file, at_exit=1)
     with pytest.raises(UserError, match="student.init: .* is one exit, without the stages after it"):
         pretrained.load_named(file, where="student.init", model="cifar_resnet8")
     with pytest.raises(UserError, match="has exits of cifar_resnet8, not of resnet18: leave --arch empty"):
@@ -309,7 +308,7 @@ def test_one_exit_is_no_start_and_has_one_architecture(folder, tmp_path):
 
 def test_a_damaged_file_is_named(folder, tmp_path):
     file = tmp_path / "exit.safetensors"
-    seed_jax.export(folder, file, exit=1)
+    seed_jax.export(folder, file, at_exit=1)
     tensors, metadata = dict(array_files.read_safetensors(file)), array_files.safetensors_metadata(file)
     tensors = {name: np.array(x) for name, x in tensors.items() if name != "exit1.fc.bias"}
     array_files.write_safetensors(file, tensors, metadata)
@@ -332,6 +331,7 @@ def labelled_as(labels):
 )
 def test_one_class_and_images_without_a_label(folder, tmp_path, monkeypatch, labels, count, known):
     monkeypatch.setattr(final, "open_scored", lambda config, split: labelled_as(labels))
+    monkeypatch.setattr(cost, "costs", lambda sections, variables: [cost.Cost(1, 1.0, 1.0)] * len(sections))
     assert main([str(folder), "--out", str(tmp_path), "--thresholds", "0.5"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["images"] == count

@@ -28,11 +28,12 @@ def images():
 def test_both_inferences_are_those_of_single_forward_passes(images):
     """One image and one view at a time; column y M + j is class y, view j."""
     ours = network()
-    variables = ours.init(jax.random.key(0), images)
+    variables = jax.jit(ours.init)(jax.random.key(0), images)
     features, state = jax.jit(lambda v, x: ours.apply(v, x, False))(variables, images)
     views = [jnp.rot90(images, j, axes=(1, 2)) for j in range(VIEWS)]
     plain = models.Joined(ours.backbone, ours.parts)
-    joint = [np.asarray(plain.apply(variables, x, False)[0]["joint_logits"]) for x in views]
+    alone = jax.jit(lambda v, x: plain.apply(v, x, False)[0])
+    joint = [np.asarray(alone(variables, x)["joint_logits"]) for x in views]
     np.testing.assert_allclose(features["joint_logits"], joint[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(features["logits"], features["joint_logits"][:, ::VIEWS])
     want = [[np.mean([joint[j][i, y * VIEWS + j] for j in range(VIEWS)]) for y in range(5)] for i in range(3)]
@@ -41,16 +42,17 @@ def test_both_inferences_are_those_of_single_forward_passes(images):
 
 
 def test_a_pass_over_views_is_one_over_adjacent_rows(images):
-    ours = network(bn_group=1)
-    variables = ours.init(jax.random.key(0), images)
+    ours, one = network(bn_group=1), network()
+    variables = jax.jit(ours.init)(jax.random.key(0), images)
     views = transform(images, 4, 1)
-    features, _ = apply_views(ours, variables, views, True)
+    features, _ = jax.jit(lambda v, x: apply_views(ours, v, x, True))(variables, views)
     assert {name: features[name].shape for name in ("joint_logits", "logits")} == {
         "joint_logits": (3, 4, 20),
         "logits": (3, 4, 5),
     }
+    of_one = jax.jit(lambda v, x: apply_views(one, v, x, True))
     for i in range(3):  # a group has all views of one image
-        alone, _ = apply_views(network(), variables, views[i : i + 1], True)
+        alone, _ = of_one(variables, views[i : i + 1])
         got, want = features["joint_logits"][i], alone["joint_logits"][0]
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
 

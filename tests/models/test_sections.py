@@ -13,14 +13,14 @@ from seed_jax.models.sections import Cut, Section
 
 def drawn(network, side):
     """Variables with no value at its default, and images."""
-    images = jax.random.uniform(jax.random.key(1), (3, side, side, 3))
+    numbers = np.random.default_rng(0)
+    images = numbers.random((3, side, side, 3), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    values = [
-        0.05 + 0.1 * jax.random.uniform(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, values), images
+
+    def draw(leaf):
+        return numbers.uniform(0.05, 0.15, leaf.shape).astype(np.float32)
+
+    return jax.tree.map(draw, shapes), images
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from tiny import Staged
 from toys import rows_of, steps
 
-from seed_jax import config
+from seed_jax import config, models
 from seed_jax.methods.attention_transfer import AttentionTransfer
 from seed_jax.train import loop, workdir
 
@@ -23,8 +24,12 @@ def settings(**method):
     return raw
 
 
-def test_all_terms_are_trained_and_the_plain_network_is_left(tmp_path):
-    loop.run(settings(alpha=0.5, gradient=1.0, symmetry=1.0), tmp_path)
+def test_all_terms_are_trained_and_the_plain_network_is_left(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.MODELS, "staged", Staged)
+    raw = settings(alpha=0.5, gradient=1.0, symmetry=1.0)
+    raw.student.model, raw.student.options = "staged", {"stages": 3}
+    raw.teacher.model, raw.teacher.options = "staged", {"stages": 3, "num_classes": 10}
+    loop.run(raw, tmp_path)
     rows = rows_of(tmp_path)
     terms = {"ce", "kd", "attention_stage1", "attention_stage2", "attention_stage3", "gradient", "symmetry"}
     assert all(np.isfinite(row[name]) and row[name] > 0 for row in rows for name in terms)

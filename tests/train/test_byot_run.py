@@ -1,9 +1,10 @@
 """BYOT in a run: each exit is trained, saved and scored, and the adapters are left behind."""
 
 import numpy as np
+from tiny import Staged
 from toys import rows_of
 
-from seed_jax import config
+from seed_jax import config, models
 from seed_jax.report import metrics
 from seed_jax.train import loop, workdir
 
@@ -12,7 +13,7 @@ def settings(**method):
     raw = config.default("byot")
     raw.data.source, raw.data.batch_size, raw.data.image_size = "digits", 16, 16
     raw.data.photometric, raw.data.flip = "digits", 0.0
-    raw.student.model = "cifar_resnet8"
+    raw.student.model, raw.student.options = "staged", {"stages": 3}
     raw.train.steps, raw.train.bn_group = 2, 8
     raw.log.every_steps, raw.log.tensorboard = 1, False
     raw.evals.names, raw.evals.batch_size = ("top1",), 64
@@ -20,7 +21,8 @@ def settings(**method):
     return raw
 
 
-def test_exits_are_trained_scored_and_served(tmp_path):
+def test_exits_are_trained_scored_and_served(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.MODELS, "staged", Staged)
     loop.run(settings(form="journal"), tmp_path)
     rows = rows_of(tmp_path)
     assert all(

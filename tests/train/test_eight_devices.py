@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from toys import Staged, steps
+from tiny import Staged
+from toys import steps
 
 from seed_jax import models
 from seed_jax.methods.byot import BYOT

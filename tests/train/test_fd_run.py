@@ -55,8 +55,9 @@ def test_the_projector_is_left_behind_also_of_a_run_before_prefixes_were_recorde
     assert open_run(tmp_path).given.teacher_prefix == 1
     loaded = workdir.load_run(tmp_path)
     assert set(loaded.variables["params"]) == {"backbone"}
-    features, _ = loaded.network.apply(loaded.variables, np.zeros((1, 16, 16, 3), np.float32), False)
-    assert jax.tree.map(np.shape, features["tokens"]) == (1, 17, 8)
+    images = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
+    features, _ = jax.eval_shape(lambda v, x: loaded.network.apply(v, x, False), loaded.variables, images)
+    assert features["tokens"].shape == (1, 17, 8)
     manifest["teacher_features"]["tokens"]["shape"][1] = 21
     assert workdir.given_of(loaded.config, manifest).teacher_prefix == 5
 

@@ -55,8 +55,8 @@ def test_sla_is_scored_by_one_image_and_by_all_views(tmp_path):
     scored = {name for row in metrics.read(tmp_path) for name in row if name.endswith("top1")}
     assert scored == {"top1", "aggregated_top1"}
     loaded = workdir.load_run(tmp_path)
-    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
-    features, _ = loaded.network.apply(loaded.variables, images, False)
+    images = jax.ShapeDtypeStruct((2, 16, 16, 3), np.float32)
+    features, _ = jax.eval_shape(lambda v, x: loaded.network.apply(v, x, False), loaded.variables, images)
     assert (features["logits"].shape, features["aggregated_logits"].shape) == ((2, 10), (2, 10))
 
 

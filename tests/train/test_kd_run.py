@@ -1,13 +1,15 @@
 """FitNet and CRD in a run: what they add is trained, saved for a resume, and not served."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 from toys import rows_of
 
-from seed_jax import config
+from seed_jax import config, models
 from seed_jax.errors import UserError
+from seed_jax.models.resnet import BasicBlock, ResNet
 from seed_jax.train import loop, workdir
 
 
@@ -35,7 +37,9 @@ def test_helpers_are_trained_and_left_behind(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["method"]["dim"] == 8
 
 
-def test_maps_of_other_sides_are_named(tmp_path):
+def test_maps_of_other_sides_are_named(tmp_path, monkeypatch):
+    shallow = functools.partial(ResNet, BasicBlock, (1, 1), width=0.125)
+    monkeypatch.setitem(models.MODELS, "resnet18", shallow)
     raw = settings(losses={"fitnet": 100.0})
     raw.teacher.model = "resnet18"
     with pytest.raises(UserError, match="The student's stage2 has a side of 8 and the teacher's one of 2"):

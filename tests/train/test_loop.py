@@ -41,6 +41,32 @@ def run(directory, variant="seed", **overrides):
     return loop.run(raw, directory)
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """An uninterrupted run of the config as it is."""
+    directory = tmp_path_factory.mktemp("ended") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "tiny", tiny.Tiny)
+        run(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def moco(tmp_path_factory):
+    """A run without a teacher."""
+    directory = tmp_path_factory.mktemp("moco") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "tiny", tiny.Tiny)
+        run(directory, "moco", method__dim=12)
+    return directory
+
+
+@pytest.fixture
+def copied(ended, tmp_path):
+    """A copy of `ended` that a test may change."""
+    return shutil.copytree(ended, tmp_path / "copied")
+
+
 def steps_kept(directory):
     return sorted(int(path.name) for path in (directory / "checkpoints").iterdir())
 
@@ -243,26 +269,24 @@ def test_run_that_diverges_at_once_can_be_started_again_in_its_workdir(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["optim"]["lr"] == 0.1
 
 
-def test_workdir_of_another_config_names_the_keys_that_differ(tmp_path):
-    run(tmp_path)
+def test_workdir_of_another_config_names_the_keys_that_differ(copied):
     with pytest.raises(UserError) as caught:
-        run(tmp_path, optim__lr=0.2, method__tau_student=0.3)
+        run(copied, optim__lr=0.2, method__tau_student=0.3)
     message = str(caught.value)
     assert "method.tau_student is 0.2 there and 0.3 here" in message
     assert "optim.lr is 0.1 there and 0.2 here" in message
     assert "\n" not in message
-    run(tmp_path, log__every_steps=7)  # how a run is watched is not what it is
+    run(copied, log__every_steps=7)  # how a run is watched is not what it is
 
 
-def test_a_run_goes_on_when_a_key_was_added_since(tmp_path):
-    run(tmp_path)
-    path = tmp_path / "config.json"
+def test_a_run_goes_on_when_a_key_was_added_since(copied):
+    path = copied / "config.json"
     written = json.loads(path.read_text())
     del written["student"]["image_size"]
     path.write_text(json.dumps(written))
-    run(tmp_path)
+    run(copied)
     with pytest.raises(UserError, match="student.image_size is 0 there and 8 here"):
-        run(tmp_path, student__image_size=8)
+        run(copied, student__image_size=8)
 
 
 def test_teacher_and_student_of_other_sizes_than_the_views(tmp_path):
@@ -291,13 +315,12 @@ def test_batch_that_the_devices_do_not_divide(tmp_path):
         run(tmp_path / "run", data__batch_size=20, train__bn_group=4)
 
 
-def test_a_run_does_not_go_on_with_other_data_or_another_teacher(tmp_path, monkeypatch):
-    run(tmp_path)
+def test_a_run_does_not_go_on_with_other_data_or_another_teacher(copied, monkeypatch):
     monkeypatch.setattr(Subset, "fingerprint", lambda self: "another")
     with pytest.raises(
         UserError, match="its data, teacher or student.init changed: data.fingerprint was .* and is another"
     ):
-        run(tmp_path)
+        run(copied)
 
 
 def test_a_run_goes_on_where_its_data_and_its_teacher_lie_elsewhere(tmp_path):
@@ -345,38 +368,36 @@ def test_all_problems_of_data_and_teacher_are_told_at_once(tmp_path):
     assert "nowhere.pth" in second
 
 
-def test_a_run_is_the_teacher_of_another(tmp_path):
+def test_a_run_is_the_teacher_of_another(moco, tmp_path):
     """What `load_run` gives is the last checkpoint; SEED takes it and says so in its manifest."""
-    run(tmp_path / "teacher", "moco", method__dim=12)
-    loaded = workdir.load_run(tmp_path / "teacher")
+    loaded = workdir.load_run(moco)
     network, variables, manifest = loaded.network, loaded.variables, loaded.manifest
     assert loaded.step == 6
-    saved = checkpoint(tmp_path / "teacher", 6)["model"]
+    saved = checkpoint(moco, 6)["model"]
     chex.assert_trees_all_equal(jax.device_get(variables["params"]), saved["params"])
     chex.assert_trees_all_equal(jax.device_get(variables["batch_stats"]), saved["model_state"]["batch_stats"])
     image = jax.random.uniform(rng.stream(0, "image"), (2, 16, 16, 3))
     assert network.apply(variables, image, False)[0]["embedding"].shape == (2, 12)
     assert manifest["data"]["source"] == "digits"
 
-    run(tmp_path / "student", teacher__weights=str(tmp_path / "teacher"))
+    run(tmp_path / "student", teacher__weights=str(moco))
     written = json.loads((tmp_path / "student" / "manifest.json").read_text())
-    assert written["teacher"]["source"] == str(tmp_path / "teacher")
+    assert written["teacher"]["source"] == str(moco)
     assert written["teacher_features"]["embedding"] == {"shape": [16, 12], "dtype": "float32"}
     assert written["data"]["images"] == len(open_source("digits", "train"))
     assert written["steps"] == 6
 
 
-def test_a_run_is_the_start_of_another(tmp_path):
+def test_a_run_is_the_start_of_another(moco, tmp_path):
     """A linear probe keeps the backbone of the run that it starts from."""
-    run(tmp_path / "first", "moco")
-    run(tmp_path / "probe", "supervised", student__init=str(tmp_path / "first"), method__freeze="backbone")
-    first, probe = checkpoint(tmp_path / "first", 6)["model"], checkpoint(tmp_path / "probe", 6)["model"]
+    run(tmp_path / "probe", "supervised", student__init=str(moco), method__freeze="backbone")
+    first, probe = checkpoint(moco, 6)["model"], checkpoint(tmp_path / "probe", 6)["model"]
     chex.assert_trees_all_equal(probe["params"]["backbone"], first["params"]["backbone"])
     chex.assert_trees_all_equal(
         probe["model_state"]["batch_stats"]["backbone"], first["model_state"]["batch_stats"]["backbone"]
     )
     manifest = json.loads((tmp_path / "probe" / "manifest.json").read_text())
-    assert (manifest["init"]["source"], manifest["init"]["step"]) == (str(tmp_path / "first"), 6)
+    assert (manifest["init"]["source"], manifest["init"]["step"]) == (str(moco), 6)
     with pytest.raises(UserError, match=r"student.init changed: init.step was 6 and is 7"):
         workdir.write_manifest(tmp_path / "probe", init=manifest["init"] | {"step": 7})
     older = {key: value for key, value in manifest.items() if key != "init"}
@@ -385,17 +406,12 @@ def test_a_run_is_the_start_of_another(tmp_path):
     assert workdir.load_run(tmp_path / "probe").step == 6
 
 
-def test_lost_lines_of_metrics_are_told(tmp_path, crash, monkeypatch, capsys):
-    with monkeypatch.context(), pytest.raises(RuntimeError, match="power cut"):
-        crash(5)
-        run(tmp_path)
-    monkeypatch.undo()
-    monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
-    whole = (tmp_path / metrics.FILE).read_text()
+def test_lost_lines_of_metrics_are_told(copied, capsys):
+    whole = (copied / metrics.FILE).read_text()
     for kept, told in ((whole, False), (whole.splitlines(keepends=True)[0], True), ("", True)):
-        (tmp_path / metrics.FILE).write_text(kept)
-        shutil.rmtree(tmp_path / "checkpoints" / "6", ignore_errors=True)
-        run(tmp_path)
+        (copied / metrics.FILE).write_text(kept)
+        shutil.rmtree(copied / "checkpoints" / "6")
+        run(copied)
         lost = f"metrics.jsonl ends at step {1 if kept else 0}: its lines up to step 3 are lost"
         assert (lost in capsys.readouterr().out) == told
 
@@ -435,16 +451,15 @@ def test_folders_that_are_no_finished_run(tmp_path, path, words):
         workdir.load_run(tmp_path / path)
 
 
-def test_runs_of_older_versions_are_read(tmp_path):
+def test_runs_of_older_versions_are_read(copied):
     """They had `evals.knn` in the config, and only the embedding's width in the manifest."""
-    run(tmp_path, train__steps=3)
-    raw, manifest = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("config", "manifest"))
+    raw, manifest = (json.loads((copied / f"{name}.json").read_text()) for name in ("config", "manifest"))
     assert raw["evals"].pop("names") == ["top1"]
     raw["evals"]["knn"] = False
     assert manifest.pop("teacher_features")["embedding"]["shape"] == [16, 8]
     manifest["teacher_dim"] = 8
-    before = workdir.load_run(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(raw))
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    chex.assert_trees_all_equal(workdir.load_run(tmp_path).variables, before.variables)
-    run(tmp_path, train__steps=3)
+    before = workdir.load_run(copied)
+    (copied / "config.json").write_text(json.dumps(raw))
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    chex.assert_trees_all_equal(workdir.load_run(copied).variables, before.variables)
+    run(copied)

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,7 +252,9 @@ ENDED = "Ended without saving: the same command resumes from the newest checkpoi
     ("place", "signals", "code", "sentence"),
     [
         (("seed_jax.train.build", "prepare", 1), [signal.SIGTERM], 0, STOPPED),
-        (("seed_jax.train.build", "make_step", 1), [signal.SIGINT], 130, STOPPED),  # traced, as if compiled
+        pytest.param(  # traced, as if compiled
+            ("seed_jax.train.build", "make_step", 1), [signal.SIGINT], 130, STOPPED, marks=pytest.mark.long
+        ),
         (("seed_jax.train.loop", "_scores", 1), [signal.SIGINT], 130, STOPPED),
         (("seed_jax.train.loop", "_scores", 2), [signal.SIGINT, signal.SIGINT], 130, ENDED),
         (("seed_jax.train.state", "served", 2), [signal.SIGTERM, signal.SIGTERM], 143, ENDED),  # saving
@@ -338,7 +341,7 @@ def test_a_folder_that_becomes_unwritable_ends_the_process(tmp_path):
 
 
 def test_damaged_checkpoint_is_named_and_the_previous_one_is_used(tmp_path, whole, capsys):
-    run(tmp_path / "run")
+    shutil.copytree(whole, tmp_path / "run")
     for file in (tmp_path / "run" / "checkpoints" / "20" / "model" / "d").iterdir():
         file.write_bytes(file.read_bytes()[:50])
     run(tmp_path / "run")
@@ -349,12 +352,12 @@ def test_damaged_checkpoint_is_named_and_the_previous_one_is_used(tmp_path, whol
     chex.assert_trees_all_equal(checkpoint(tmp_path / "run", 20), checkpoint(whole, 20))
 
 
-def test_metrics_are_kept_when_the_checkpoints_are_gone(tmp_path):
-    run(tmp_path)
-    before = (tmp_path / "metrics.jsonl").read_text()
-    (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
-    run(tmp_path)
-    assert (tmp_path / "metrics.jsonl.old").read_text() == before
+def test_metrics_are_kept_when_the_checkpoints_are_gone(tmp_path, whole):
+    shutil.copytree(whole, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "elsewhere")
+    run(tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl.old").read_text() == before
 
 
 def test_resume_on_other_numbers_of_devices(tmp_path, whole, send, monkeypatch, capsys):

@@ -2,17 +2,14 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-import tiny
 
 from seed_jax import config, parallel
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import open_source
 from seed_jax.methods.base import LossOut, Method
-from seed_jax.models import layers
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
 from seed_jax.report import metrics
@@ -89,16 +86,3 @@ class Averaged(Toy):
 
     def served(self, variables, aux):
         return {name: {"backbone": trees["backbone"]} for name, trees in aux["average"].items()}
-
-
-class Staged(tiny.Tiny):
-    """`Tiny` that also returns what its convolutions compute."""
-
-    @nn.compact
-    def __call__(self, x, train, keys=None):
-        features = {}
-        for i in (1, 2):
-            x = layers.Conv(self.features, 3, 2, dtype=self.dtype, name=f"conv{i}")(x)
-            x = nn.relu(layers.BatchNorm(self.bn_group, dtype=self.dtype, name=f"bn{i}")(x, train))
-            features[f"stage{i}"] = x
-        return features | {"pooled": layers.global_average(x)}

@@ -11,9 +11,10 @@ from seed_jax.weights.cases import CASES
 BY_NAME = {case.name: case for case in CASES}
 SMALL = [
     "resnet18-torchvision",
-    "mobilenetv3_small-d-li14",
+    # d-li14's network is SEED's of tests/models/test_architectures.py, timm's is torchvision's.
+    pytest.param("mobilenetv3_small-d-li14", marks=pytest.mark.long),
     "mobilenetv3_small-torchvision",
-    "mobilenetv3_small-timm",
+    pytest.param("mobilenetv3_small-timm", marks=pytest.mark.long),
     "efficientnet_lite0-lukemelas",
     "vit_s16-dino",
 ]
