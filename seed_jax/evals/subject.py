@@ -269,8 +269,8 @@ class Subject:
 
     @property
     def _entries(self) -> tuple[str, ...]:
-        own = ("logits",) if self.classified == self.num_classes and self.feature != "logits" else ()
-        return (self.feature, *own)
+        own = self.classified and self.classified == self.num_classes
+        return (self.feature, "logits") if own and self.feature != "logits" else (self.feature,)
 
     @functools.cached_property
     def _extractor(self) -> Extractor:

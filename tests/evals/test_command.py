@@ -1,5 +1,6 @@
 """`python -m seed_jax.evals`: a run whose data has moved; protocols, and what they refuse."""
 
+import dataclasses
 import json
 import shutil
 
@@ -172,6 +173,27 @@ def test_mistakes_are_one_sentence_before_anything_compiles(
     error = capsys.readouterr().err
     assert said.format(**names) in error
     assert error.count("\n") == 1
+
+
+def test_images_without_labels_have_numbers_too(trained, tmp_path, capsys):
+    """Of the weights of the backbone alone, which has no classifier."""
+    run, data = trained
+    np.savez(tmp_path / "unlabelled.npz", image=np.load(data)["image"])
+    loaded = pretrained.load(run)
+    backbone = dataclasses.replace(loaded.network, parts={})
+    loaded = dataclasses.replace(loaded, network=backbone)
+    images = subject.open_images(str(tmp_path / "unlabelled.npz"))
+    opened = subject.Subject("run", loaded, images, most=40, batch_size=16)
+    options = protocols.Options()
+    found = {}
+    for name in ("uniformity", "rank"):
+        protocols.PROTOCOLS[name].check(opened, options)
+        found |= protocols.PROTOCOLS[name].measure(opened, options)
+    x, labels = opened.get("test")
+    assert set(labels) == {-1} and len(x) == 40
+    assert 0 < found["alignment"].value < 4  # two different views
+    assert -8 < found["uniformity"].value < 0
+    assert 1 < found["effective_rank"].value <= x.shape[1]
 
 
 def test_weights_without_protocol_or_data_are_one_sentence(tmp_path, capsys):
