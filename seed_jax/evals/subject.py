@@ -80,8 +80,8 @@ def open_images(name: str, dir: str = "", splits: str = "") -> Images:
             f"tensorflow-datasets has no {known.title}: use --data={name}:FOLDER, with a folder of images."
         )
     where = place if known and place else f"tfds:{known.tfds}" if known else name
-    known = known or of_tfds.get(where.removeprefix("tfds:"))
     if where.startswith("tfds:"):
+        known = known or of_tfds.get(where.removeprefix("tfds:"))
         usual = known or Set("", 0, False)
         data = Data(source=where, dir=dir, train=usual.train, val=usual.val, test=usual.test)
     else:
