@@ -114,6 +114,7 @@ class Subject:
 
     Attributes:
       notes: sentences that a reader of the scores must know.
+      sources: the images of the roles that were asked for.
 
     Raises:
       UserError: the network has no such feature.
@@ -245,9 +246,10 @@ class Subject:
     @functools.cached_property
     def weights(self) -> str:
         """A digest of the network and all of its variables."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.loaded.variables)
-        parts = [part for path, x in leaves for part in (str(path).encode(), np.asarray(x).tobytes())]
-        return digest(re.sub(r" at 0x[0-9a-f]+", "", repr(self.loaded.network)).encode(), *parts)
+        found = digest(re.sub(r" at 0x[0-9a-f]+", "", repr(self.loaded.network)).encode())
+        for path, x in jax.tree_util.tree_leaves_with_path(self.loaded.variables):
+            found = digest(found.encode(), str(path).encode(), np.asarray(x).tobytes())
+        return found
 
     def _kept(self, source, what, compute) -> dict[str, np.ndarray]:
         """`compute()`, or what an earlier command kept of it; `what`: is done to the images."""
