@@ -137,7 +137,7 @@ class Subject:
         self.feature, self.size, self.notes = feature, size or loaded.size, []
         self._split, self._most, self._batch_size = split, most, batch_size
         self._cache = cache if jax.process_count() == 1 else None
-        self.sources, self._found = {}, {}
+        self.sources, self._wholes, self._found = {}, {}, {}
         self.mesh = parallel.make_mesh()
         sample = jax.ShapeDtypeStruct((2, self.size, self.size, 3), jnp.float32)
         shapes = jax.eval_shape(lambda v, x: loaded.network.apply(v, x, False)[0], loaded.variables, sample)
@@ -155,16 +155,28 @@ class Subject:
           UserError: the split is unknown or empty, or the data cannot be read.
         """
         if role not in self.sources:
-            d, most = self.images.data, self._most
-            split = {"bank": d.bank or d.train, "val": d.val, "test": getattr(d, self._split)}[role]
-            own = split == d.train
-            found = open_source(
-                d.source, split, dir=d.dir or None, subset=d.subset if own else "", seed=self.images.seed
-            )
+            found, most = self._whole(role), self._most
             if role == "bank" and self.images.bank_size:
                 most = min(most or len(found), self.images.bank_size)
             self.sources[role] = evenly(found, most)
         return self.sources[role]
+
+    def _whole(self, role):
+        if role not in self._wholes:
+            d = self.images.data
+            split = {"bank": d.bank or d.train, "val": d.val, "test": getattr(d, self._split)}[role]
+            self._wholes[role] = open_source(
+                d.source,
+                split,
+                dir=d.dir or None,
+                subset=d.subset if split == d.train else "",
+                seed=self.images.seed,
+            )
+        return self._wholes[role]
+
+    def _shares(self, role) -> bool:
+        """Whether the whole split of a role has images of that of 'test'."""
+        return bool(np.isin(self._whole(role).ids(), self._whole("test").ids()).any())
 
     @property
     def num_classes(self) -> int:
@@ -188,7 +200,7 @@ class Subject:
                 f"{self.images.name}: the splits to learn from and to score have different classes: name "
                 "other splits with --splits=TRAIN,VAL,TEST."
             )
-        if "bank" in roles and np.isin(self.source("bank").ids(), self.source("test").ids()).any():
+        if "bank" in roles and self._shares("bank"):
             raise UserError(
                 f"{self.images.name}: what is learned from has images that are scored: name three separate "
                 "splits with --splits=TRAIN,VAL,TEST."
@@ -220,7 +232,7 @@ class Subject:
         """
         x, labels = self.get("bank")
         learned = np.ones(len(x), bool) if labelled is None else np.isin(self._found["bank"]["id"], labelled)
-        if not self._held_out:
+        if not self._shares("val"):
             return (x[learned], labels[learned]), self.get("val")
         rows = scramble(np.arange(len(x))) % np.uint64(5) == 0
         learned, rows = (learned & ~rows, rows) if labelled is None else (learned, rows & ~learned)
@@ -228,11 +240,6 @@ class Subject:
         if note not in self.notes:
             self.notes.append(note)
         return (x[learned], labels[learned]), (x[rows], labels[rows])
-
-    @functools.cached_property
-    def _held_out(self) -> bool:
-        """Whether 'val' has images that are scored."""
-        return bool(np.isin(self.source("val").ids(), self.source("test").ids()).any())
 
     def pairs(self, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of two random views of at most `most` evenly spaced images of 'test', `[N, D]` each.

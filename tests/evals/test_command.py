@@ -143,6 +143,7 @@ def test_scored_images_choose_nothing(trained):
         (["--protocol=classifier", "--data={three}"], "classifies 10 classes, but {three} has 3"),
         (["--protocol=rank,knn", "--data={unlabelled}"], "has no labels, which this protocol needs"),
         (["--protocol=knn", "--splits=train,val,train"], "has images that are scored"),
+        (["--protocol=knn", "--splits=all,val,test", "--images=3"], "has images that are scored"),
         (["--protocol=knn", "--k=1000"], "--k is 1000, but there are"),
         (["--protocol=retrieval", "--images=8"], "Recall at 10 needs 11 test images, and there are 8"),
         (["--protocol=few_shot"], "test images each"),

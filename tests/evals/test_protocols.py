@@ -35,6 +35,7 @@ def made(known=None, held_out=False):
         start += size
     if held_out:
         opened.sources["val"], opened._found["val"] = opened.sources["test"], opened._found["test"]
+    opened._wholes = opened.sources
     return opened
 
 
