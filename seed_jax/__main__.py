@@ -15,7 +15,7 @@ from seed_jax.errors import command, end_on_signals, leave, unknown  # noqa: E40
 COMMANDS = {
     "train": ("seed_jax.train.__main__", "train or distil, or resume: --config=CONFIG --workdir=DIR"),
     "compare": ("seed_jax.compare.__main__", "rows x seeds x scores on one page: FILE, or WORKDIR…"),
-    "evals": ("seed_jax.evals.__main__", "accuracies of runs on the test split: WORKDIR…"),
+    "evals": ("seed_jax.evals.__main__", "accuracies of runs, protocols on any network: RUN_OR_WEIGHTS…"),
     "report": ("seed_jax.report.__main__", "curves and numbers of a run as a page: WORKDIR…"),
     "embed": ("seed_jax.evals.embed", "features of images by any network: SPEC DATA OUT.npz"),
     "weights": (

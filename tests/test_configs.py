@@ -137,6 +137,17 @@ def test_the_released_small_patches_feed_both_networks_the_same_std():
     assert (code.optim.update, code.optim.warmup_epochs, code.optim.warmup_from) == ("epoch", 5, "lr")
 
 
+def test_fine_tuning_with_few_labels_has_swavs_values_and_transfer_the_sets_splits():
+    one, ten = (loaded("finetune_semi", variant) for variant in ("1percent", "10percent"))
+    assert (one.data.subset, one.optim.lr, one.optim.parts_lr) == ("1%", 0.02, 5.0)
+    assert (ten.data.subset, ten.optim.lr, ten.optim.parts_lr) == ("10%", 0.01, 0.2)
+    assert (one.train.epochs, one.optim.factor, one.optim.weight_decay) == (20, 0.2, 0)
+    food = loaded("finetune_transfer", "food101").data
+    assert (food.source, food.train, food.test) == ("tfds:food101", "train[:90%]", "validation")
+    with pytest.raises(UserError, match="did you mean 'flowers'"):
+        loaded("finetune_transfer", "flower")
+
+
 def test_the_released_moco_sets_an_unscaled_rate_once_an_epoch_and_starts_with_noise():
     """facebookresearch/moco, main_moco.py and moco/builder.py, with the flags of v2."""
     module = importlib.import_module("seed_jax.configs.moco_r50")

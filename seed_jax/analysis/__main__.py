@@ -9,13 +9,14 @@ from pathlib import Path
 from absl import logging
 
 from seed_jax import parallel
-from seed_jax.analysis.runs import SPLITS, Lacking, Opened, Options, open_data, open_run, open_weights
+from seed_jax.analysis.runs import SPLITS, Lacking, Opened, Options, open_run, open_weights
 from seed_jax.analysis.sections import SECTIONS
 from seed_jax.data import files
 from seed_jax.errors import UserError, command, numbers, unknown
+from seed_jax.evals.subject import open_data
 from seed_jax.report import html
 from seed_jax.report.tables import Table
-from seed_jax.weights import swin
+from seed_jax.weights import flags
 
 EPILOG = f"""\
 RUN_OR_WEIGHTS  the workdir of a run; a checkpoint (.pth, .pth.tar, .safetensors, .npz) or
@@ -110,17 +111,7 @@ def _parse(arguments) -> tuple[Options, list[str], argparse.Namespace]:
         default="",
         help="the new folder of a run's data, if it has moved; with --data=tfds:NAME, the data_dir of TFDS",
     )
-    parser.add_argument("--arch", default="", help="the architecture, if the weights do not determine it")
-    parser.add_argument("--form", default="", help="the form of a vision transformer, likewise")
-    parser.add_argument(
-        "--window",
-        type=swin.windows_of,
-        default={},
-        help="the windows of a Swin V2, likewise, as its name has them: 16 or 12to16",
-    )
-    parser.add_argument(
-        "--size", type=int, default=0, help="side of the images of weights in pixels (default: their own)"
-    )
+    flags.add(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -177,20 +168,7 @@ def _parse(arguments) -> tuple[Options, list[str], argparse.Namespace]:
             raise unknown("section in --sections", name, SECTIONS)
         if names.count(name) > 1:
             raise UserError(f"--sections names {name} twice: name each once.")
-    for spec in given.spec:
-        if [Path(other).resolve() for other in given.spec].count(Path(spec).resolve()) > 1:
-            raise UserError(f"RUN_OR_WEIGHTS names {spec} twice: name each once.")
-    files_given = [spec for spec in given.spec if not Path(spec).is_dir()]
-    for flag in ("arch", "form", "window"):
-        if getattr(given, flag) and len(files_given) != 1:
-            raise UserError(
-                f"--{flag} is for one weights file, and RUN_OR_WEIGHTS has {len(files_given)}: leave it out, "
-                "or `python -m seed_jax.weights export` the others, whose files then say it."
-            )
-    if given.size and not files_given:
-        raise UserError("--size is for weights, and RUN_OR_WEIGHTS has none: leave it out.")
-    if given.size < 0:
-        raise UserError(f"--size is {given.size}: use 1 or more.")
+    flags.check(given, given.spec)
     for name, least in (("images", 1), ("samples", 0), ("draws", 1), ("points", 3), ("seed", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}: use {least} or more.")

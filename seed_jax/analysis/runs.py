@@ -15,20 +15,19 @@ import numpy as np
 from seed_jax import parallel
 from seed_jax.config import Config, Data
 from seed_jax.data.pipeline import eval_batches
-from seed_jax.data.sources import Source, listed_once, named, open_source
+from seed_jax.data.sources import Source, listed_once, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals.online import evenly
 from seed_jax.methods.base import Given
 from seed_jax.models.network import Network
 from seed_jax.train import build, checkpoint, inputs, start, state, student, teacher, workdir
 from seed_jax.train.build import Training
-from seed_jax.weights import pretrained
+from seed_jax.weights import flags, pretrained
 from seed_jax.weights import source as weights_source
 from seed_jax.weights.preparation import Preparation, of_run
 from seed_jax.weights.pretrained import Pretrained
 
 SPLITS = ("train", "val", "test")
-FLAGS = ("--arch", "--form", "--window")
 READ = 64  # images that are read at a time
 
 
@@ -262,16 +261,6 @@ class Run(Opened):
         return super().drawn(split, count) if self.shown else self.images(split, count).image
 
 
-def open_data(data: str, dir: str = "") -> Data:
-    """The section `data` of a config for what a user calls their images; `dir`: the data_dir of `tfds:NAME`.
-
-    Raises:
-      UserError: it is no data, or cannot be read.
-    """
-    source, place = named(data)
-    return Data(source=source, dir=place or (dir if source.startswith("tfds:") else "")).settled()
-
-
 def open_weights(
     name: str,
     *,
@@ -296,7 +285,7 @@ def open_weights(
     if shown is None:
         raise UserError(f"{name} is a weights file, which has no images of its own: name some with --data.")
     options = ({"form": form} if form else {}) | dict(windows)
-    loaded = pretrained.load_named(name, flags=FLAGS, model=arch, options=options)
+    loaded = pretrained.load_named(name, flags=flags.FLAGS, model=arch, options=options)
     notes = ()
     if loaded.assumed:
         notes = (f"{name} does not say how images are normalised: ImageNet's mean and std are assumed.",)

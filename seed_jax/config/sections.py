@@ -164,6 +164,9 @@ class Optim:
       lr: learning rate for a batch of `lr_batch`; the rate used is lr * batch_size / lr_batch (Goyal et al.
         2017).
       lr_batch: batch size that `lr` and `lr_min` refer to; 0 uses them unscaled.
+      parts_lr: rate of the parts that are joined to the backbone, such as the classifier, scaled and
+        scheduled as `lr` is, with a floor in proportion; 0 for `lr` itself. Fine-tuning with few labels has
+        two rates.
       lr_min: the rate that 'cosine' and 'poly' decay to, at most `lr` and scaled as `lr` is.
       momentum: of sgd and lars, 0 or more and below 1.
       nesterov: Nesterov momentum (PyTorch's formula), for sgd with `momentum` above 0 only.
@@ -193,6 +196,7 @@ class Optim:
     name: str = "sgd"
     lr: float = 0.03
     lr_batch: int = 256
+    parts_lr: float = 0.0
     lr_min: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
@@ -221,6 +225,7 @@ class Optim:
         for name in (
             "lr",
             "lr_batch",
+            "parts_lr",
             "lr_min",
             "weight_decay",
             "weight_decay_end",
@@ -233,6 +238,7 @@ class Optim:
         _require("optim.momentum", self.momentum, 0 <= self.momentum < 1, "0 to less than 1")
         _require("optim.layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "above 0 and at most 1")
         _require("optim.lr_min", self.lr_min, self.lr_min <= self.lr, f"at most optim.lr ({self.lr})")
+        _require("optim.parts_lr", self.parts_lr, self.lr > 0 or not self.parts_lr, "0 where optim.lr is 0")
         m = self.milestones
         _require(
             "optim.milestones",

@@ -12,6 +12,8 @@ from seed_jax.errors import UserError
 from seed_jax.evals.base import SharedFeatures
 from seed_jax.evals.features import check
 
+_VOTERS = 1024  # queries whose votes are counted at a time
+
 
 class Knn:
     """The evaluator `knn`: `correct` with the feature `evals.feature` and `evals.k` neighbours.
@@ -50,23 +52,27 @@ def correct(
     *,
     mesh: jax.sharding.Mesh,
     k: int,
+    temperature: float | None = None,
     query_chunk: int = 1024,
     bank_chunk: int = 16384,
 ) -> np.ndarray:
-    """Which queries the majority vote of the `k` bank examples with the largest cosine similarity gets right.
+    """Which queries the vote of the `k` bank examples with the largest cosine similarity gets right.
 
-    SEED (arXiv 2101.04731) reports this with k = 10. When classes have equal votes, the class of the nearest
-    neighbour among them wins. When bank examples are equally similar, the earlier one is taken as nearer.
-
-    Similarities are float32 products at the highest precision. The queries are sharded over the mesh, and the
-    bank passes through every device chunk by chunk, so only one `[query_chunk, bank_chunk]` block of
-    similarities exists at a time.
+    In a majority vote every neighbour has one vote, as SEED (arXiv 2101.04731) reports it with k = 10. In a
+    weighted vote a neighbour of similarity s has exp(s / temperature) votes: InstDisc (Wu et al. 2018, arXiv
+    1805.01978, section 3.4; k = 200) and DINO (facebookresearch/dino, eval_knn.py; k = 20) with temperature
+    0.07. When classes have equal votes, the class of the nearest neighbour among them wins; DINO's sum of
+    votes is the same up to rounding. When bank examples are equally similar, the earlier one is taken as
+    nearer.
 
     >>> bank, queries = np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), np.array([[2.0, 0.1], [0.1, 3.0]])
-    >>> correct(bank, [0, 1, 1], queries, [0, 1], mesh=parallel.make_mesh(), k=1)
+    >>> mesh = parallel.make_mesh()
+    >>> correct(bank, [0, 1, 1], queries, [0, 1], mesh=mesh, k=1)
     array([ True,  True])
-    >>> correct(bank, [0, 1, 1], queries, [0, 1], mesh=parallel.make_mesh(), k=3)  # class 1 outvotes class 0
+    >>> correct(bank, [0, 1, 1], queries, [0, 1], mesh=mesh, k=3)  # class 1 outvotes class 0
     array([False,  True])
+    >>> correct(bank, [0, 1, 1], queries, [0, 1], mesh=mesh, k=3, temperature=0.07)  # but is far away
+    array([ True,  True])
 
     Args:
       bank: float `[N, D]`; normalised to length 1 here, as the queries are.
@@ -75,8 +81,8 @@ def correct(
       query_labels: int `[M]`.
       mesh: from `parallel.make_mesh`.
       k: 1 to N.
-      query_chunk: queries per block; rounded up to a multiple of the devices.
-      bank_chunk: bank examples per block.
+      temperature: of the weighted vote, above 0; None for the majority vote.
+      query_chunk, bank_chunk: as for `nearest`.
 
     Returns:
       Bool `[M]`.
@@ -87,82 +93,134 @@ def correct(
     """
     bank, bank_labels = check(bank, bank_labels, "bank")
     queries, query_labels = check(queries, query_labels, "query")
-    if not 1 <= k <= len(bank):
-        raise UserError(f"k is {k}: it must be between 1 and the {len(bank)} examples of the bank.")
+    similarity, index = nearest(bank, queries, mesh=mesh, k=k, query_chunk=query_chunk, bank_chunk=bank_chunk)
+    weights = _even if temperature is None else functools.partial(_weights, temperature=temperature)
+    return np.concatenate(
+        [
+            _winners(weights(similarity[rows]), bank_labels[index[rows]]) == query_labels[rows]
+            for rows in (slice(start, start + _VOTERS) for start in range(0, len(queries), _VOTERS))
+        ]
+    )
+
+
+def nearest(
+    bank: np.ndarray,
+    queries: np.ndarray,
+    *,
+    mesh: jax.sharding.Mesh,
+    k: int,
+    others: bool = False,
+    query_chunk: int = 1024,
+    bank_chunk: int = 16384,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` bank examples with the largest cosine similarity to each query, nearest first.
+
+    When bank examples are equally similar, the earlier one is taken as nearer. Similarities are float32
+    products at the highest precision. The queries are sharded over the mesh, and the bank passes through
+    every device chunk by chunk, so only one `[query_chunk, bank_chunk]` block of similarities exists at a
+    time.
+
+    Args:
+      bank: finite, float32 `[N, D]`; normalised to length 1 here, as the queries are.
+      queries: finite, float32 `[M, D]`.
+      mesh: from `parallel.make_mesh`.
+      k: 1 to N; to N - 1 with `others`.
+      others: the queries are the bank, and no example is its own neighbour.
+      query_chunk: queries per block; rounded up to a multiple of the devices.
+      bank_chunk: bank examples per block.
+
+    Returns:
+      Similarities float32 `[M, k]` and indices int32 `[M, k]` in the bank.
+
+    Raises:
+      UserError: `k` is out of its range.
+    """
+    if not 1 <= k <= len(bank) - others:
+        what = "other examples" if others else "examples"
+        raise UserError(f"k is {k}: it must be between 1 and the {len(bank) - others} {what} of the bank.")
 
     by_query, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     query_rows = _round_up(min(query_chunk, len(queries)), mesh.size)
     bank_rows = min(bank_chunk, len(bank))
 
     query_chunks = [
-        (_put(x, by_query), _put(labels, by_query))
-        for x, labels in _padded_chunks(queries, query_labels, query_rows)
+        (_put(x, by_query), _put(numbers if others else np.full_like(numbers, -2), by_query))
+        for x, numbers in _padded_chunks(queries, query_rows)
     ]
-    nearest = [
+    found = [
         (
             _put(np.full((query_rows, k), -np.inf, np.float32), by_query),
             _put(np.full((query_rows, k), -1, np.int32), by_query),
         )
         for _ in query_chunks
     ]
-    for x, labels in _padded_chunks(bank, bank_labels, bank_rows):
-        x, labels = _put(x, everywhere), _put(labels, everywhere)
-        nearest = [
-            _merge(*so_far, query, x, labels, mesh=mesh)
-            for (query, _), so_far in zip(query_chunks, nearest, strict=True)
+    for x, numbers in _padded_chunks(bank, bank_rows):
+        x, numbers = _put(x, everywhere), _put(numbers, everywhere)
+        found = [
+            _merge(*so_far, *query, x, numbers, mesh=mesh)
+            for query, so_far in zip(query_chunks, found, strict=True)
         ]
 
     # On CPU devices, XLA's threads may wait for each other forever if a collective starts among other work.
-    jax.block_until_ready(nearest)
-    right = [
-        np.asarray(_correct(neighbours, labels, mesh=mesh))
-        for (_, labels), (_, neighbours) in zip(query_chunks, nearest, strict=True)
-    ]
-    return np.concatenate(right)[: len(queries)]
+    jax.block_until_ready(found)
+    found = [[np.asarray(_everywhere(x, mesh=mesh)) for x in pair] for pair in found]
+    similarity, index = (np.concatenate(parts)[: len(queries)] for parts in zip(*found, strict=True))
+    return similarity, index
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=(0, 1))
-def _merge(similarity, label, queries, bank, bank_labels, *, mesh):
-    """The k nearest so far, nearest first (similarities and labels `[Q, k]`), after one more bank chunk."""
-    k, rows = label.shape[1], parallel.batch_sharding(mesh).spec
+def _merge(similarity, index, queries, query_numbers, bank, bank_numbers, *, mesh):
+    """The k nearest so far, nearest first (similarities and indices `[Q, k]`), after one more bank chunk."""
+    k, rows = index.shape[1], parallel.batch_sharding(mesh).spec
 
     # Left to itself, the partitioner gathers the whole block on every device for `top_k`.
-    @jax.shard_map(mesh=mesh, in_specs=(rows, rows, rows, P(), P()), out_specs=(rows, rows))
-    def merge(similarity, label, queries, bank, bank_labels):
+    @jax.shard_map(mesh=mesh, in_specs=(rows, rows, rows, rows, P(), P()), out_specs=(rows, rows))
+    def merge(similarity, index, queries, query_numbers, bank, bank_numbers):
         block = jnp.matmul(_normalise(queries), _normalise(bank).T, precision=jax.lax.Precision.HIGHEST)
-        block = jnp.where(bank_labels[None, :] >= 0, block, -jnp.inf)
+        seen = (bank_numbers >= 0)[None, :] & (bank_numbers[None, :] != query_numbers[:, None])
+        block = jnp.where(seen, block, -jnp.inf)
         similarity = jnp.concatenate([similarity, block], axis=1)
-        label = jnp.concatenate([label, jnp.broadcast_to(bank_labels[None, :], block.shape)], axis=1)
+        index = jnp.concatenate([index, jnp.broadcast_to(bank_numbers[None, :], block.shape)], axis=1)
         # top_k prefers the lower index among equals, hence the example that came earlier in the bank.
-        similarity, index = jax.lax.top_k(similarity, k)
-        return similarity, jnp.take_along_axis(label, index, axis=1)
+        similarity, place = jax.lax.top_k(similarity, k)
+        return similarity, jnp.take_along_axis(index, place, axis=1)
 
-    return merge(similarity, label, queries, bank, bank_labels)
+    return merge(similarity, index, queries, query_numbers, bank, bank_numbers)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _correct(neighbours, query_label, *, mesh):
-    """Which queries are classified right, bool `[Q]` on every device.
+def _everywhere(x, *, mesh):
+    """The rows of all devices on every device."""
+    return jax.lax.with_sharding_constraint(x, parallel.replicated(mesh))
 
-    `neighbours` are labels int32 `[Q, k]`, nearest first.
-    """
-    votes = jnp.sum(neighbours[:, :, None] == neighbours[:, None, :], axis=-1)
+
+def _even(similarity):
+    return np.ones(similarity.shape, np.float64)
+
+
+def _weights(similarity, temperature):
+    # Divided by the weight of the nearest, which changes no winner and cannot overflow.
+    return np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)
+
+
+def _winners(weights, labels):
+    """The class with the most votes, `[Q]`; weights and labels of neighbours are `[Q, k]`, nearest first."""
+    votes = ((labels[:, :, None] == labels[:, None, :]) * weights[:, None, :]).sum(axis=2)
     # Every neighbour carries the votes of its class; argmax takes the first of the largest.
-    winner = jnp.argmax(votes, axis=-1)
-    predicted = jnp.take_along_axis(neighbours, winner[:, None], axis=1)[:, 0]
-    return jax.lax.with_sharding_constraint(predicted == query_label, parallel.replicated(mesh))
+    return np.take_along_axis(labels, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
 def _normalise(x):
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def _padded_chunks(x, labels, rows):
-    """Chunks of exactly `rows` examples; padding examples are zero and have the label -1."""
+def _padded_chunks(x, rows):
+    """Chunks of exactly `rows` examples and their numbers; padding is zero and has the number -1."""
+    numbers = np.arange(len(x), dtype=np.int32)
     for start in range(0, len(x), rows):
-        chunk, chunk_labels = x[start : start + rows], labels[start : start + rows]
+        chunk, own = x[start : start + rows], numbers[start : start + rows]
         padding = rows - len(chunk)
-        yield np.pad(chunk, ((0, padding), (0, 0))), np.pad(chunk_labels, (0, padding), constant_values=-1)
+        yield np.pad(chunk, ((0, padding), (0, 0))), np.pad(own, (0, padding), constant_values=-1)
 
 
 def _put(x, sharding):

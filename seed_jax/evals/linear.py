@@ -53,7 +53,11 @@ class LinearProbe:
           UserError: there are no examples, a label is missing, or a feature is not finite.
         """
         features, labels = check(features, labels, "probed")
-        return correct(features @ self.kernel + self.bias, labels)
+        return correct(self.logits(features), labels)
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Float `[N, C]` of features `[N, D]`."""
+        return features @ self.kernel + self.bias
 
 
 def fit(
@@ -115,9 +119,7 @@ def fit(
     if not lrs:
         raise UserError("lrs is empty: pass at least one learning rate.")
 
-    mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
-    # Without the share of the mean variance, channels that hardly vary would be blown up.
-    scale = np.sqrt(variance + 1e-8 * variance.mean() + 1e-12)
+    mean, scale = scale_of(x)
     kernels, biases = _train(
         ((x - mean) / scale).astype(np.float32),
         labels,
@@ -133,6 +135,13 @@ def fit(
         probe = LinearProbe(raw.astype(np.float32), (bias - mean @ raw).astype(np.float32), float(lr))
         probes.append(dataclasses.replace(probe, val_accuracy=probe.accuracy(val_x, val_labels)))
     return max(probes, key=lambda probe: probe.val_accuracy)
+
+
+def scale_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel of `[N, D]`, float64 `[D]`; the second is above 0."""
+    mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
+    # Without the share of the mean variance, channels that hardly vary would be blown up.
+    return mean, np.sqrt(variance + 1e-8 * variance.mean() + 1e-12)
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "epochs", "batch_size"))

@@ -114,6 +114,8 @@ def optimizer(
     (optimizer.py, lr_scheduler.py) scales the peak rate alone; its minimum, 1e-6 where the peak is 5e-3, and
     the start of its warm-up are the same for all layers. We do not offer that.
 
+    `optim.parts_lr` multiplies the updates of all parameters outside 'backbone' in the same way.
+
     Args:
       o: the `optim` section.
       rate: the learning rate of a step, from `schedule`.
@@ -151,6 +153,8 @@ def optimizer(
         main = optax.chain(optax.clip_by_global_norm(o.clip_norm), main)
     if o.layer_decay != 1:
         main = optax.chain(main, _scaled(lambda path: o.layer_decay ** (layers - layer(path))))
+    if o.parts_lr:
+        main = optax.chain(main, _scaled(lambda path: 1.0 if path[0] == "backbone" else o.parts_lr / o.lr))
     return optax.partition(
         {"trained": main, "frozen": optax.set_to_zero()},
         lambda tree: _map(lambda path, _: "frozen" if frozen(path) else "trained", tree),

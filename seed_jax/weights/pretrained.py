@@ -19,7 +19,8 @@ from seed_jax.models.network import Features, Joined
 from seed_jax.models.sections import Cut
 from seed_jax.train import workdir
 from seed_jax.weights import exits
-from seed_jax.weights.preparation import Preparation, of_run
+from seed_jax.weights import preparation as preparations
+from seed_jax.weights.preparation import Preparation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -183,12 +184,9 @@ def load_named(
     keys = (f"--config.{section}.model", *(f"config.{section}.options.{key}" for key in ("form", "window")))
     flags = flags or keys
     if path.is_dir():
-        run = workdir.load_run(path, precision=precision)
-        network, variables = run.network, run.variables
-        native = run.config.student.image_size or run.config.data.image_size
-        preparation = of_run(run.config.data)
-        provenance = weights.provenance.of_run(spec, run)
-        arch = run.config.student.model
+        found = of_run(spec, workdir.load_run(path, precision=precision))
+        network, variables, native = found.network, found.variables, found.size
+        preparation, provenance, arch = found.preparation, found.provenance, found.arch
     elif exits.holds(path):
         network, variables, found = exits.read(path, precision=precision, size=size, **(options or {}))
         if where == "student.init" and isinstance(network, Cut):
@@ -228,6 +226,18 @@ def load_named(
     if size:
         network = dataclasses.replace(network, backbone=dataclasses.replace(network.backbone, size=size))
     return Pretrained(network, variables, native, provenance, preparation, assumed, arch)
+
+
+def of_run(spec: str | os.PathLike, run: workdir.Run) -> Pretrained:
+    """The network of a run that `workdir.load_run` read from the workdir `spec`."""
+    return Pretrained(
+        run.network,
+        run.variables,
+        run.config.student.image_size or run.config.data.image_size,
+        weights.provenance.of_run(spec, run),
+        preparations.of_run(run.config.data),
+        arch=run.config.student.model,
+    )
 
 
 def _warn(spec: str, recognised: weights.Recognised, options: Mapping[str, Any]) -> None:

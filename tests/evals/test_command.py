@@ -1,5 +1,7 @@
-"""`python -m seed_jax.evals` of a run whose data has moved."""
+"""`python -m seed_jax.evals`: a run whose data has moved; protocols, and what they refuse."""
 
+import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -8,8 +10,10 @@ import tiny
 
 from seed_jax import models
 from seed_jax.data.sources import open_source
+from seed_jax.evals import features, protocols, subject
 from seed_jax.evals.__main__ import main
 from seed_jax.train import loop
+from seed_jax.weights import pretrained
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +71,144 @@ def test_other_data_is_one_sentence(trained, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{run} was trained on different data from {tmp_path / 'other.npz'} (fingerprint" in said
     assert said.count("\n") == 1
+
+
+MEASURED = "knn,classifier,retrieval,rank,overlap"
+
+
+def table(capsys):
+    """Cells of the printed table by the names of their scores."""
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    return dict([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """A forward of any network fails the test."""
+
+    def fail(*_):
+        raise AssertionError("a network was compiled")
+
+    monkeypatch.setattr(features.Extractor, "_dispatch", fail)
+
+
+def test_protocols_of_a_run_as_table_and_json(trained, tmp_path, capsys, monkeypatch):
+    run, _ = trained
+    command = [str(run), f"--protocol={MEASURED}", f"--teacher={run}", f"--cache={tmp_path}"]
+    assert main([*command, f"--out={tmp_path / 'scores.json'}"]) == 0
+    shown = table(capsys)
+    assert [name.split(": ")[1] for name in shown] == [
+        *("knn", "knn_weighted", "classifier", "classifier_per_class", "classifier_ece"),
+        *("recall@1", "recall@5", "recall@10", "effective_rank", "overlap"),
+    ]
+    (result,) = json.loads((tmp_path / "scores.json").read_text())["results"]
+    scores, test = result["scores"], result["data"]["test"]
+    for name, score in scores.items():
+        assert score["number"] == test["images"]
+        assert (score["low"] is not None) == score["share"]
+        if score["share"]:
+            assert 0 <= score["low"] <= score["value"] <= score["high"] <= 1, name
+    assert scores["overlap"]["value"] == 1  # it is its own teacher
+    assert scores["recall@1"]["value"] <= scores["recall@5"]["value"] <= scores["recall@10"]["value"]
+    before = main([str(run)]) or numbers(capsys)
+    assert f"{100 * scores['knn']['value']:.1f}" in before[1]
+    assert f"{100 * scores['classifier']['value']:.1f}" in before[1]
+
+    with monkeypatch.context() as patch:  # the features are kept
+        patch.setattr(features.Extractor, "__call__", lambda *_: pytest.fail("computed again"))
+        assert main(command) == 0
+    assert table(capsys) == shown
+
+
+def test_scored_images_choose_nothing(trained):
+    run, data = trained
+    images = subject.open_images(str(data))
+    opened = subject.Subject("run", pretrained.load(run), images, split="val", most=60)
+    (x, labels), (chosen_x, chosen_labels) = opened.chosen_on()
+    bank, bank_labels = opened.get("bank")
+    assert len(x) + len(chosen_x) == len(bank) == 60
+    rows = {row.tobytes() for row in bank}
+    assert {row.tobytes() for row in (*x, *chosen_x)} == rows
+    assert sorted([*labels, *chosen_labels]) == sorted(bank_labels)
+    assert "fifth" in opened.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--protocol=semi"], "1% of the {smallest} images of class {rare} rounds to none"),
+        (["--protocol=transfer", "--data=cifar10:{data}"], "CIFAR-10 has one that papers score"),
+        (["--protocol=transfer", "--data=pets:{data}"], "Oxford-IIIT Pets has 37 classes, but"),
+        (["--protocol=transfer", "--data=aircraft"], "--data=aircraft:FOLDER"),
+        (["--protocol=classifier", "--data={three}"], "classifies 10 classes, but {three} has 3"),
+        (["--protocol=rank,knn", "--data={unlabelled}"], "has no labels, which this protocol needs"),
+        (["--protocol=knn", "--splits=train,val,train"], "has images that are scored"),
+        (["--protocol=knn", "--splits=all,val,test", "--images=3"], "has images that are scored"),
+        (["--protocol=knn", "--k=1000"], "--k is 1000, but there are"),
+        (["--protocol=retrieval", "--images=8"], "Recall at 10 needs 11 test images, and there are 8"),
+        (["--protocol=few_shot"], "test images each"),
+        (["--protocol=overlap"], "--teacher"),
+        (["--protocol=kn"], "Unknown protocol in --protocol 'kn': did you mean 'knn'"),
+        (["--protocol=rank", "--feature=embedding"], "use --feature with one of logits, pooled"),
+        (["--protocol=rank", "--cache=/no/such"], "--cache: there is no folder"),
+        (["--protocol=rank", "--splits=train,test"], "name three, as train,val,test"),
+        (["--data={data}"], "--data is for protocols"),
+    ],
+)
+def test_mistakes_are_one_sentence_before_anything_compiles(
+    trained, uncompiled, tmp_path, capsys, arguments, said
+):
+    run, data = trained
+    image, label = (np.load(data)[name] for name in ("image", "label"))
+    names = {"data": data, "three": tmp_path / "three.npz", "unlabelled": tmp_path / "unlabelled.npz"}
+    np.savez(names["three"], image=image, label=label % 3)
+    np.savez(names["unlabelled"], image=image)
+    if arguments[0] == "--protocol=semi":
+        labels = open_source("npz", "train", dir=str(data)).labels()
+        classes, sizes = np.unique(labels, return_counts=True)
+        names |= {"smallest": sizes.min(), "rare": classes[sizes.argmin()]}
+    arguments = [argument.format(**names) for argument in arguments]
+    if any("splits" in argument for argument in arguments):
+        arguments.append(f"--data={data}")
+    assert main([str(run), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert said.format(**names) in error
+    assert error.count("\n") == 1
+
+
+def test_images_without_labels_have_numbers_too(trained, tmp_path, capsys):
+    """Of the weights of the backbone alone, which has no classifier."""
+    run, data = trained
+    np.savez(tmp_path / "unlabelled.npz", image=np.load(data)["image"])
+    loaded = pretrained.load(run)
+    backbone = dataclasses.replace(loaded.network, parts={})
+    loaded = dataclasses.replace(loaded, network=backbone)
+    images = subject.open_images(str(tmp_path / "unlabelled.npz"))
+    opened = subject.Subject("run", loaded, images, most=40, batch_size=16)
+    options = protocols.Options()
+    found = {}
+    for name in ("uniformity", "rank"):
+        protocols.PROTOCOLS[name].check(opened, options)
+        found |= protocols.PROTOCOLS[name].measure(opened, options)
+    x, labels = opened.get("test")
+    assert set(labels) == {-1} and len(x) == 40
+    assert 0 < found["alignment"].value < 4  # two different views
+    assert -8 < found["uniformity"].value < 0
+    assert 1 < found["effective_rank"].value <= x.shape[1]
+
+
+def test_weights_without_protocol_or_data_are_one_sentence(tmp_path, capsys):
+    weights = tmp_path / "weights.npz"
+    weights.touch()
+    assert main([str(weights)]) == 1
+    assert "name what to measure with --protocol" in capsys.readouterr().err
+    assert main([str(weights), "--protocol=knn"]) == 1
+    assert "name some with --data" in capsys.readouterr().err
+
+
+def test_every_protocol_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    for name, protocol in protocols.PROTOCOLS.items():
+        assert f"  {name:<12}{protocol.about}" in told

@@ -90,3 +90,21 @@ def test_mistakes_are_named(change, named):
     arguments = arguments | {"k": 1} | change
     with pytest.raises(UserError, match=named):
         correct(**arguments, mesh=MESHES[1])
+
+
+def test_the_weighted_vote_agrees_with_scikit_learn():
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rng = np.random.default_rng(2)
+    (bank, labels), (queries, truth) = clusters(rng, 300), clusters(rng, 101)
+    model = KNeighborsClassifier(
+        20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
+    ).fit(bank, labels)
+    right = correct(bank, labels, queries, truth, mesh=MESHES[1], k=20, temperature=0.07)
+    np.testing.assert_array_equal(right, model.predict(queries) == truth)
+    majority = correct(bank, labels, queries, truth, mesh=MESHES[1], k=20)
+    assert (majority != right).any()
+    # At a temperature near 0 the nearest decides; at a high one all votes weigh the same.
+    nearest = correct(bank, labels, queries, truth, mesh=MESHES[1], k=1)
+    coldest = correct(bank, labels, queries, truth, mesh=MESHES[1], k=20, temperature=1e-5)
+    np.testing.assert_array_equal(coldest, nearest)

@@ -211,6 +211,36 @@ def test_equals_pytorch(o, name, options):
         np.testing.assert_allclose(params[k], theirs[k].detach().numpy(), rtol=2e-5, atol=2e-6)
 
 
+def test_two_rates_equal_the_parameter_groups_of_swavs_fine_tuning():
+    """eval_semisup.py: rates 0.02 and 5, momentum 0.9, both divided by 5 after 12 and 16 epochs."""
+    torch = pytest.importorskip("torch")
+    numbers = np.random.default_rng(0)
+    start = {part: {"kernel": numbers.standard_normal((4, 3))} for part in ("backbone", "classifier")}
+    grads = numbers.standard_normal((20, 4, 3))
+    o = Optim(lr=0.02, parts_lr=5.0, lr_batch=0, weight_decay=0.0, schedule="steps", factor=0.2)
+    tx = optim.optimizer(o, optim.schedule(o, batch_size=64, steps=20, steps_per_epoch=1), never)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), start)
+    state = tx.init(params)
+    theirs = {part: torch.tensor(tree["kernel"], requires_grad=True) for part, tree in start.items()}
+    groups = [{"params": [theirs["backbone"]]}, {"params": [theirs["classifier"]], "lr": 5.0}]
+    reference = torch.optim.SGD(groups, lr=0.02, momentum=0.9)
+    falls = torch.optim.lr_scheduler.MultiStepLR(reference, [12, 16], gamma=0.2)
+
+    @jax.jit
+    def step(params, state, grad):
+        updates, state = tx.update({part: {"kernel": grad} for part in params}, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for grad in grads:
+        params, state = step(params, state, jnp.asarray(grad, jnp.float32))
+        for x in theirs.values():
+            x.grad = torch.tensor(grad)
+        reference.step()
+        falls.step()
+    for part, x in theirs.items():
+        np.testing.assert_allclose(params[part]["kernel"], x.detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
 def test_decay_of_kernels_only(name):
     """With a zero gradient only the decay moves a parameter."""
@@ -453,6 +483,8 @@ def test_structure_of_the_state_is_that_of_existing_checkpoints(name, clip_norm)
         ({"nesterov": True, "momentum": 0.0}, r"optim\.nesterov is True: .* optim\.momentum above 0"),
         ({"restart_momentum": True}, r"optim\.restart_momentum is True: .* optim\.schedule 'steps'"),
         ({"restart_momentum": True, "schedule": "steps", "name": "lars"}, r"optim\.restart_momentum is True"),
+        ({"parts_lr": -1.0}, r"optim\.parts_lr is -1\.0: it must be 0 or more"),
+        ({"parts_lr": 5.0, "lr": 0.0}, r"optim\.parts_lr is 5\.0: it must be 0 where optim\.lr is 0"),
         ({"decay_from": "warmup", "schedule": "steps"}, r"optim\.decay_from is warmup: it must be 'start'"),
     ],
 )

@@ -1,0 +1,346 @@
+"""What a protocol evaluates: one network on one data set, whose features are computed once and kept."""
+
+import dataclasses
+import functools
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from seed_jax import parallel
+from seed_jax.config import Data
+from seed_jax.data import images as pictures
+from seed_jax.data import photometric, rng
+from seed_jax.data.pipeline import eval_batches, local_rows
+from seed_jax.data.sources import Source, named, open_source, split_of
+from seed_jax.data.sources import cache as arrays
+from seed_jax.data.sources.base import digest, scramble
+from seed_jax.data.views import ViewSpec, fill_views
+from seed_jax.errors import UserError
+from seed_jax.evals.embed import numbered
+from seed_jax.evals.features import Extractor
+from seed_jax.evals.online import evenly
+from seed_jax.evals.transfer import SETS, Set
+from seed_jax.weights.pretrained import Pretrained
+
+VIEWS = ViewSpec(count=2)  # two views of an image, as MoCo-v2 trains on them
+ROLES = ("bank", "val", "test")
+
+
+class Images(NamedTuple):
+    """A data set to evaluate on.
+
+    Attributes:
+      name: as the user wrote it.
+      data: its source and splits, settled.
+      transfer: the known data set that it is; None if it is none.
+      seed: of `data.subset`.
+      bank_size: at most so many images are learned from, evenly spaced; 0 for all.
+    """
+
+    name: str
+    data: Data
+    transfer: Set | None = None
+    seed: int = 0
+    bank_size: int = 0
+
+
+def open_data(data: str, dir: str = "") -> Data:
+    """The section `data` of a config for what a user calls their images; `dir`: the data_dir of `tfds:NAME`.
+
+    Raises:
+      UserError: it is no data, or cannot be read.
+    """
+    source, place = named(data)
+    return Data(source=source, dir=place or (dir if source.startswith("tfds:") else "")).settled()
+
+
+def open_images(name: str, dir: str = "", splits: str = "") -> Images:
+    """A data set as users name it for an evaluation.
+
+    Args:
+      name: as for `open_data`, or the name of a known data set, a key of `transfer.SETS`: `pets` is read from
+        tensorflow-datasets, `pets:PLACE` from a folder or file.
+      dir: the data_dir of tensorflow-datasets.
+      splits: 'TRAIN,VAL,TEST', the names of the three splits; '' for the usual ones.
+
+    Raises:
+      UserError: it is no data or cannot be read, or is not the data set that its name says.
+    """
+    prefix, _, place = name.partition(":")
+    known = SETS.get(prefix) if not os.path.exists(name) else None
+    of_tfds = {one.tfds: one for one in SETS.values() if one.tfds}
+    if known and not place and not known.tfds:
+        raise UserError(
+            f"tensorflow-datasets has no {known.title}: use --data={name}:FOLDER, with a folder of images."
+        )
+    where = place if known and place else f"tfds:{known.tfds}" if known else name
+    if where.startswith("tfds:"):
+        known = known or of_tfds.get(where.removeprefix("tfds:"))
+        usual = known or Set("", 0, False)
+        data = Data(source=where, dir=dir, train=usual.train, val=usual.val, test=usual.test)
+    else:
+        data = open_data(where)
+    if splits:
+        names = splits.split(",")
+        if len(names) != len(ROLES) or not all(names):
+            raise UserError(f"--splits is {splits!r}: name three, as train,val,test.")
+        data = dataclasses.replace(data, train=names[0], val=names[1], test=names[2])
+    return Images(name, data, known)
+
+
+class Subject:
+    """A network on a data set.
+
+    The three parts of the data are its roles: 'bank' is learned from, choices are made on 'val', and 'test'
+    is scored.
+
+    Args:
+      name: of the network, as the user wrote it.
+      loaded: the network.
+      images: the data set.
+      split: which split is the role 'test': 'test' or 'val'.
+      feature: entry of the features to read, a vector.
+      size: side of the images, pixels; 0 for the network's own.
+      most: evenly spaced images of each role; 0 for all.
+      batch_size: images per forward, over all devices.
+      cache: folder where features are kept; None keeps them in memory alone. With several processes nothing
+        is kept in a folder.
+
+    Attributes:
+      notes: sentences that a reader of the scores must know.
+      sources: the images of the roles that were asked for.
+
+    Raises:
+      UserError: the network has no such feature.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loaded: Pretrained,
+        images: Images,
+        *,
+        split: str = "test",
+        feature: str = "pooled",
+        size: int = 0,
+        most: int = 0,
+        batch_size: int = 64,
+        cache: Path | None = None,
+    ):
+        self.name, self.loaded, self.images = name, loaded, images
+        self.feature, self.size, self.notes = feature, size or loaded.size, []
+        self._split, self._most, self._batch_size = split, most, batch_size
+        self._cache = cache if jax.process_count() == 1 else None
+        self.sources, self._wholes, self._found = {}, {}, {}
+        self.mesh = parallel.make_mesh()
+        sample = jax.ShapeDtypeStruct((2, self.size, self.size, 3), jnp.float32)
+        shapes = jax.eval_shape(lambda v, x: loaded.network.apply(v, x, False)[0], loaded.variables, sample)
+        self._vectors = {key: value.shape[1] for key, value in shapes.items() if len(value.shape) == 2}
+        if feature not in self._vectors:
+            raise UserError(
+                f"{name} has no vector {feature!r}: use --feature with one of "
+                f"{', '.join(sorted(self._vectors))}."
+            )
+
+    def source(self, role: str) -> Source:
+        """The images of a role.
+
+        Raises:
+          UserError: the split is unknown or empty, or the data cannot be read.
+        """
+        if role not in self.sources:
+            found, most = self._whole(role), self._most
+            if role == "bank" and self.images.bank_size:
+                most = min(most or len(found), self.images.bank_size)
+            self.sources[role] = evenly(found, most)
+        return self.sources[role]
+
+    def _whole(self, role):
+        if role not in self._wholes:
+            d = self.images.data
+            split = {"bank": d.bank or d.train, "val": d.val, "test": getattr(d, self._split)}[role]
+            self._wholes[role] = open_source(
+                d.source,
+                split,
+                dir=d.dir or None,
+                subset=d.subset if split == d.train else "",
+                seed=self.images.seed,
+            )
+        return self._wholes[role]
+
+    def _shares(self, role) -> bool:
+        """Whether the whole split of a role has images of that of 'test'."""
+        return bool(np.isin(self._whole(role).ids(), self._whole("test").ids()).any())
+
+    @property
+    def num_classes(self) -> int:
+        return self.source("test").num_classes
+
+    @property
+    def classified(self) -> int:
+        """Classes of the network's own classifier; 0 without one."""
+        return self._vectors.get("logits", 0)
+
+    def check_labels(self, *roles: str) -> None:
+        """Raise `UserError` unless these roles have the same classes and 'bank' has no image of 'test'."""
+        for role in roles:
+            if not self.source(role).num_classes:
+                raise UserError(
+                    f"{self.images.name} has no labels, which this protocol needs: put the images of each "
+                    "class into a sub-folder of their own, or use uniformity, rank or overlap."
+                )
+        if len({self.source(role).num_classes for role in roles}) > 1:
+            raise UserError(
+                f"{self.images.name}: the splits to learn from and to score have different classes: name "
+                "other splits with --splits=TRAIN,VAL,TEST."
+            )
+        if "bank" in roles and self._shares("bank"):
+            raise UserError(
+                f"{self.images.name}: what is learned from has images that are scored: name three separate "
+                "splits with --splits=TRAIN,VAL,TEST."
+            )
+
+    def get(self, role: str, entry: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """Features float32 `[N, D]` and labels int `[N]` (-1: none) of a role.
+
+        Args:
+          entry: of the features; '' for `feature`.
+
+        Raises:
+          UserError: the images cannot be read.
+        """
+        if role not in self._found:
+            source = self.source(role)
+            self._found[role] = self._kept(source, "whole", lambda: self._extract(source, role))
+        return self._found[role][entry or self.feature], self._found[role]["label"]
+
+    def chosen_on(
+        self, labelled: np.ndarray | None = None
+    ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Features and labels to learn from, and others to choose on, neither of which is scored.
+
+        The others are those of 'val'. Where these are scored, they are a fifth of 'bank'.
+
+        Args:
+          labelled: ids of the images to learn from; None for all of 'bank'.
+        """
+        x, labels = self.get("bank")
+        learned = np.ones(len(x), bool) if labelled is None else np.isin(self._found["bank"]["id"], labelled)
+        if not self._shares("val"):
+            return (x[learned], labels[learned]), self.get("val")
+        rows = scramble(np.arange(len(x))) % np.uint64(5) == 0
+        learned, rows = (learned & ~rows, rows) if labelled is None else (learned, rows & ~learned)
+        note = f"{self.images.name}: choices were made on a fifth of the images that are learned from."
+        if note not in self.notes:
+            self.notes.append(note)
+        return (x[learned], labels[learned]), (x[rows], labels[rows])
+
+    def pairs(self, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Features of two random views of at most `most` evenly spaced images of 'test', `[N, D]` each.
+
+        Views are cropped, mirrored and coloured as MoCo-v2 trains on them (`VIEWS`), keyed by the image.
+        """
+        source = evenly(self.source("test"), most)
+        found = self._kept(source, f"views {VIEWS}", lambda: self._views(source))
+        return found["first"], found["second"]
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """A digest of the network and all of its variables."""
+        found = digest(re.sub(r" at 0x[0-9a-f]+", "", repr(self.loaded.network)).encode())
+        for path, x in jax.tree_util.tree_leaves_with_path(self.loaded.variables):
+            found = digest(found.encode(), str(path).encode(), np.asarray(x).tobytes())
+        return found
+
+    def _kept(self, source, what, compute) -> dict[str, np.ndarray]:
+        """`compute()`, or what an earlier command kept of it; `what`: is done to the images."""
+        if self._cache is None:
+            return compute()
+        shown = what, self.size, self.loaded.preparation, self._entries
+        key = digest(
+            f"{self.weights} {source.fingerprint()} {shown}".encode(),
+            source.ids().astype(np.int64),
+            source.labels().astype(np.int64),
+        )
+        file = self._cache / f"{key}.npz"
+        found = arrays.load(file)
+        if found is None:
+            found = compute()
+            if not arrays.save(file, **found):
+                raise UserError(f"--cache: {file} cannot be written: free some space, or use another folder.")
+        return found
+
+    @property
+    def _entries(self) -> tuple[str, ...]:
+        own = self.classified and self.classified == self.num_classes
+        return (self.feature, "logits") if own and self.feature != "logits" else (self.feature,)
+
+    @functools.cached_property
+    def _extractor(self) -> Extractor:
+        return Extractor(self.loaded.network, self.mesh, keys=self._entries)
+
+    def _run(self, batches, count, title):
+        progress = tqdm(
+            numbered(batches, self._batch_size),
+            f"{self.name}, {title}",
+            -(-count // self._batch_size),
+            unit="batch",
+            disable=None if jax.process_index() == 0 else True,
+        )
+        features, labels, ids = self._extractor(self.loaded.variables, progress)
+        order = np.argsort(ids[:, 0], kind="stable")
+        words = ids[order, 1:]
+        found = {key: value[order] for key, value in features.items()}
+        return {**found, "label": labels[order], "id": words[:, 0] | words[:, 1] << 32}
+
+    def _extract(self, source, role):
+        how = self.loaded.preparation._asdict()
+        return self._run(eval_batches(source, self.size, self._batch_size, **how), len(source), role)
+
+    def _views(self, source):
+        spec = dataclasses.replace(VIEWS, size=self.size)
+        seen = jax.jit(
+            lambda pixels, ids: photometric.augment(
+                spec.photometric,
+                pixels,
+                rng.fold(rng.sample_keys(rng.stream(0, "sample"), ids, jnp.zeros(len(ids), jnp.int32)), 0),
+                spec.flip,
+            )[0]
+        )
+        found = {}
+        for view, name in enumerate(("first", "second")):
+            batches = _view_batches(source, spec, view, seen, self._batch_size, self.loaded.preparation)
+            found[name] = self._run(batches, len(source), f"{name} view")[self.feature]
+        return found
+
+
+def _view_batches(source, spec, view, seen, batch_size, preparation):
+    """Batches for `Extractor` of one of the views that `spec` describes."""
+    for start in range(0, len(source), batch_size):
+        indices = np.arange(start, start + batch_size)[local_rows(batch_size)]
+        pixels = np.zeros((len(indices), spec.count, spec.size, spec.size, 3), np.uint8)
+        ids, mask = np.zeros(len(indices), np.int64), np.zeros(len(indices), bool)
+        for row, i in enumerate(indices[indices < len(source)].tolist()):
+            try:
+                record = source[i]
+                fill_views([pixels[row]], record, (spec,), 0, 0, preparation.background)
+                ids[row], mask[row] = record.id, True
+            except pictures.BadImage:
+                continue
+        words = rng.split_id(ids)
+        image = np.asarray(seen(pixels, words))[:, view]
+        yield {"image": image, "label": np.full(len(indices), -1), "id": words, "mask": mask}
+
+
+def has_own_test(data: Data) -> bool:
+    """Whether a data set has a test split of its own, not one that was drawn by a hash."""
+    if data.source.startswith("tfds:"):
+        return True
+    source = open_source(data.source, "all", dir=data.dir or None)
+    return not np.array_equal(source.splits, split_of(source.ids()))
