@@ -31,7 +31,7 @@ def narrow(monkeypatch):
         constructor = models.MODELS[f"{family}_tiny"].func
         small = functools.partial(constructor, 8, DEPTHS, HEADS)
         monkeypatch.setitem(models.MODELS, f"{family}_narrow", small)
-    monkeypatch.setitem(swin.ARCHITECTURES, (8, 2), "narrow")
+    monkeypatch.setitem(swin.ARCHITECTURES, (8, (2, 2, 2, 2)), "narrow")
 
 
 def made_up(version=1, window=3, image_size=64, **options):
