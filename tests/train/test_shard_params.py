@@ -61,9 +61,9 @@ def small():
     """Networks with arrays that 8 does not divide, too; those of 64 numbers and more are divided."""
     sizes = {"patch": 4, "image_size": 16}
     with pytest.MonkeyPatch.context() as patch:
-        student = functools.partial(FDVisionTransformer, 8, 2, 2, **sizes)
+        student = functools.partial(FDVisionTransformer, 8, 4, 2, **sizes)
         patch.setitem(models.MODELS, "small_fd_vit", student)
-        patch.setitem(models.MODELS, "small_vit", functools.partial(VisionTransformer, 12, 2, 3, **sizes))
+        patch.setitem(models.MODELS, "small_vit", functools.partial(VisionTransformer, 12, 4, 3, **sizes))
         patch.setattr(parallel, "WHOLE", 64)
         yield
 
