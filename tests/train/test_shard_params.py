@@ -123,6 +123,7 @@ def test_features_of_divided_parameters(divided):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_run_may_go_on_in_full(tmp_path, capsys):
     """The key may differ from that of the run that is resumed."""
     loop.run(settings(True), tmp_path)
