@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib.util
+import math
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from seed_jax.errors import UserError
 
 Result = TypeVar("Result")
 DATA_AXIS = "data"
+WHOLE = 2**14  # arrays of fewer numbers are never divided: there is little to save
 HEARTBEAT_SECONDS = 30  # a process without a heartbeat for this long is taken for dead, and the others end
 LAST_SECONDS = 3  # the coordinator waits for the others to fail too before it ends
 FAREWELL_SECONDS = 20  # a process waits for the others at its exit
@@ -248,6 +250,33 @@ def replicated(mesh) -> NamedSharding:
 def batch_sharding(mesh) -> NamedSharding:
     """Sharding of arrays whose leading axis is the batch."""
     return NamedSharding(mesh, P(DATA_AXIS))
+
+
+def divided_axis(shape: tuple[int, ...], devices: int) -> int | None:
+    """The axis along which an array is divided over the devices: the longest one that their number divides.
+
+    None if there is no such axis or the array has fewer than `WHOLE` numbers: every device has it in full.
+
+    >>> divided_axis((4096, 16384), 8), divided_axis((4096, 4096), 8), divided_axis((4096,), 8)
+    (1, 0, None)
+    """
+    axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
+    if math.prod(shape) < WHOLE or not axes:
+        return None
+    return max(axes, key=shape.__getitem__)
+
+
+def variable_shardings(mesh, tree, *, divided: bool):
+    """Shardings of a tree of arrays or shapes: each along its `divided_axis`, or all in full on every device.
+
+    XLA gathers what a computation needs of a divided array, and keeps its share of the result.
+    """
+
+    def place(x):
+        axis = divided_axis(x.shape, mesh.size) if divided else None
+        return replicated(mesh) if axis is None else NamedSharding(mesh, P(*[None] * axis, DATA_AXIS))
+
+    return jax.tree.map(place, tree)
 
 
 def to_devices(mesh, batch):

@@ -62,12 +62,13 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, dim, heads, window, shift, version, pretrained, epsilon, positions):
+    def __init__(self, dim, heads, window, shift, version, pretrained, epsilon, positions, extra):
         super().__init__()
         self.window, self.shift, self.version = window, shift, version
         self.norm1, self.norm2 = (nn.LayerNorm(dim, eps=epsilon) for _ in range(2))
         self.attn = Attention(dim, heads, window, version, pretrained, positions)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, 4 * dim), "fc2": nn.Linear(4 * dim, dim)})
+        self.norm3 = nn.LayerNorm(dim, eps=epsilon) if extra else nn.Identity()
 
     def attention(self, x):
         batch, height, width, dim = x.shape
@@ -97,7 +98,7 @@ class Block(nn.Module):
             return x + mlp(self.norm2(x)), weights
         y, weights = self.attention(x)
         x = x + self.norm1(y)
-        return x + self.norm2(mlp(x)), weights
+        return self.norm3(x + self.norm2(mlp(x))), weights
 
 
 class Merge(nn.Module):
@@ -140,6 +141,7 @@ class Swin(nn.Module):
         pretrained=None,
         epsilon=1e-5,
         positions="cpb_mlp",
+        extra_norm=0,
     ):
         super().__init__()
         patches = nn.Conv2d(3, dim, patch, patch)
@@ -152,6 +154,7 @@ class Swin(nn.Module):
                 Block(
                     *(width, heads[s], n, window // 2 if i % 2 and side > window else 0, version),
                     *(pretrained[s] if pretrained else n, epsilon, positions),
+                    extra=bool(extra_norm) and (i + 1) % extra_norm == 0,
                 )
                 for i in range(depth)
             ]

@@ -274,6 +274,7 @@ def test_the_weight_decay_of_funmatch_is_the_released_one():
         ("fd_mae_b", 300, 0.3, 1.2e-3, 2e-5, 0.08),
         ("fd_dinov2_b", 300, 0.3, 1.2e-3, 2e-5, 0.08),
         ("fd_esvit_b", 300, 0.3, 8e-4, 4e-5, 0.08),
+        ("fd_swinv2_g", 300, 0.3, 8e-4, 4e-5, 0.08),
         ("fd_esvit_b:official_code", 300, 0.3, 8e-4, 4e-5, 0.08),
     ],
 )

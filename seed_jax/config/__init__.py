@@ -142,6 +142,7 @@ SMALLEST = {
     "swin_base": "swin_tiny",
     "swinv2_small": "swinv2_tiny",
     "swinv2_base": "swinv2_tiny",
+    "swinv2_giant": "swinv2_tiny",
     **{f"cifar_resnet{size}": "cifar_resnet8" for size in (14, 20, 32, 44, 56, 110, "8x4", "32x4")},
     **{f"wrn_{size}": "wrn_16_1" for size in ("16_2", "40_1", "40_2")},
     "vgg13": "vgg8",

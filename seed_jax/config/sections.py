@@ -283,6 +283,9 @@ class Train:
         method that carries state, such as a queue, and BatchNorm over the whole batch.
       ema: decay, below 1, of a moving average of the student's weights and statistics, updated after each
         step, which is then probed, exported and loaded by later runs; 0 for none.
+      shard_params: divide parameters, optimizer state, moving averages and the teacher's variables among the
+        devices, each array along its longest axis that their number divides, instead of keeping all of them
+        on every device; XLA gathers what it needs of them (docs/scale.md).
       checkpoint_epochs: epochs between checkpoints, each with a probe.
       keep: number of newest checkpoints that are kept; the one with the best score is kept, too.
     """
@@ -295,6 +298,7 @@ class Train:
     bn_group: int = 32
     accumulate: int = 1
     ema: float = 0.0
+    shard_params: bool = False
     checkpoint_epochs: float = 1.0
     keep: int = 2
 

@@ -37,11 +37,7 @@ class Extractor:
                 )
             return {key: features[key].astype(jnp.float32) for key in self.keys}
 
-        self._forward = jax.jit(
-            forward,
-            in_shardings=(parallel.replicated(mesh), parallel.batch_sharding(mesh)),
-            out_shardings=parallel.batch_sharding(mesh),
-        )
+        self._forward = jax.jit(forward, out_shardings=parallel.batch_sharding(mesh))
 
     def __call__(
         self,
@@ -55,7 +51,7 @@ class Extractor:
         process gets the rows of all processes, in the order of the processes.
 
         Args:
-          variables: of the network; host arrays or arrays on the mesh.
+          variables: of the network; host arrays, or arrays on the mesh, which stay divided as they are.
           batches: dicts of `image`, uint8 `[B, H, W, 3]` or float32 as the network takes it, `label` int
             `[B]`, `id` int `[B, ...]` and `mask` bool `[B]`.
           keys: the entries to return, of those in the constructor; None returns all of them.
@@ -66,7 +62,7 @@ class Extractor:
         Raises:
           UserError: there are no batches, or the network lacks one of the constructor's `keys`.
         """
-        variables = jax.device_put(variables, parallel.replicated(self.mesh))
+        variables = jax.device_put(variables, jax.tree.map(self._place, variables))
         keys = self.keys if keys is None else keys
         rows, pending = [], None
         for batch in batches:
@@ -80,6 +76,11 @@ class Extractor:
         table = jax.tree.map(lambda *batches: _all_processes(np.concatenate(batches)), *rows)
         table = jax.tree.map(lambda column: column[table["mask"]], table)
         return table["features"], table["label"], table["id"]
+
+    def _place(self, x):
+        everywhere = parallel.replicated(self.mesh)
+        there = isinstance(x, jax.Array) and x.sharding.device_set == everywhere.device_set
+        return x.sharding if there else everywhere
 
     def _dispatch(self, variables, batch):
         # The devices may not divide the batch; `_fetch` removes the added rows.

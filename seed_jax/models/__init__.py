@@ -18,7 +18,7 @@ from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD, Joined, LinenNe
 from seed_jax.models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
 from seed_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from seed_jax.models.swin import swin_base, swin_small, swin_tiny
-from seed_jax.models.swinv2 import swinv2_base, swinv2_small, swinv2_tiny
+from seed_jax.models.swinv2 import swinv2_base, swinv2_giant, swinv2_small, swinv2_tiny
 from seed_jax.models.vgg import vgg8, vgg13
 from seed_jax.models.vit import vit_base, vit_large, vit_small
 
@@ -47,6 +47,7 @@ MODELS = {
     "swinv2_tiny": swinv2_tiny,
     "swinv2_small": swinv2_small,
     "swinv2_base": swinv2_base,
+    "swinv2_giant": swinv2_giant,
     **cifar_resnet.ARCHITECTURES,
     **wrn.ARCHITECTURES,
     "vgg8": vgg8,
@@ -58,7 +59,17 @@ MODELS = {
 }
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
-NOT_OPTIONS = {"block", "depths", "blocks", "pooled_features", "bn_group", "dtype", "parent", "name"}
+NOT_OPTIONS = {
+    "block",
+    "depths",
+    "blocks",
+    "pooled_features",
+    "bn_group",
+    "extra_norm",
+    "dtype",
+    "parent",
+    "name",
+}
 # Options that change nothing that a network with given parameters computes when it does not train.
 INERT = {
     "dropout",

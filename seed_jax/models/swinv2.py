@@ -4,6 +4,12 @@ a small network, layer norms after the branches.
 Source of the choices: microsoft/Swin-Transformer, models/swin_transformer_v2.py. The student of feature
 distillation is the base network with `window=14, image_size=224, fd_init=True` (SwinTransformer/
 Feature-Distillation, models/swin_transformer_v2.py).
+
+`swinv2_giant` is SwinV2-G. Its channels, its blocks and an "additional layer normalization on the main branch
+every 6 layers" are the paper's (quoted in microsoft/Swin-Transformer, issue 353). Neither its code nor its
+weights were released. We follow two ports, open-mmlab/mmpretrain (swin_transformer_v2.py) and timm
+(swin_transformer_v2_cr.py): heads of 32 channels, a layer is a block, counted within its stage, and the norm
+comes after both residual sums.
 """
 
 import functools
@@ -32,6 +38,7 @@ class Block(nn.Module):
     Attributes:
       pretrained: side of the windows for which the positions were trained; 0 for `window`.
       fd_number: 0, or the block's number from 1 for FD's initial values (`SwinTransformerV2.fd_init`).
+      extra_norm: a third layer norm, of the map itself, which the block returns.
       others: as for `swin.Block`.
     """
 
@@ -43,6 +50,7 @@ class Block(nn.Module):
     dtype: Any
     pretrained: int
     fd_number: int
+    extra_norm: bool
 
     @nn.compact
     def __call__(self, x, train: bool, keys):
@@ -59,7 +67,8 @@ class Block(nn.Module):
         )
         y, weights = in_windows(attention, x, self)
         x = added(x, y, 1)
-        return added(x, MLP(False, self.dtype, (token_init, last_init), name="mlp")(x), 2), weights
+        x = added(x, MLP(False, self.dtype, (token_init, last_init), name="mlp")(x), 2)
+        return layers.LayerNorm(self.epsilon, name="norm3")(x) if self.extra_norm else x, weights
 
 
 class CosineAttention(nn.Module):
@@ -128,6 +137,7 @@ class SwinTransformerV2(SwinTransformer):
       fd_init: start as FD's student. The norms of a block start at 1e-5 and not at 0, patches are embedded by
         N(0, 0.02), and the last weights of both branches of block i, counted from 1, are divided by
         sqrt(2 i).
+      extra_norm: every so many blocks of a stage, a layer norm of the map; 0 for none.
       undecayed: the scales of the cosines and the network of the positions.
     """
 
@@ -136,6 +146,7 @@ class SwinTransformerV2(SwinTransformer):
     pretrained_window: int = 0
     pretrained_size: int = 0
     fd_init: bool = False
+    extra_norm: int = 0
 
     undecayed: ClassVar = frozenset({"logit_scale", "rel_pos_bias"})
     adapts: ClassVar = frozenset({"window", "image_size", "pretrained_window", "pretrained_size"})
@@ -145,7 +156,12 @@ class SwinTransformerV2(SwinTransformer):
     @nn.nowrap
     def block_options(self, number):
         stage = next(s for s in range(1, len(self.depths) + 1) if number < sum(self.depths[:s]))
-        return {"pretrained": self.pretrained_of(stage), "fd_number": number + 1 if self.fd_init else 0}
+        in_stage = number - sum(self.depths[: stage - 1])
+        return {
+            "pretrained": self.pretrained_of(stage),
+            "fd_number": number + 1 if self.fd_init else 0,
+            "extra_norm": self.extra_norm > 0 and (in_stage + 1) % self.extra_norm == 0,
+        }
 
     @nn.nowrap
     def pretrained_of(self, stage: int) -> int:
@@ -201,3 +217,4 @@ def _unit(x):
 swinv2_tiny = functools.partial(SwinTransformerV2, 96, (2, 2, 6, 2), (3, 6, 12, 24))
 swinv2_small = functools.partial(SwinTransformerV2, 96, (2, 2, 18, 2), (3, 6, 12, 24))
 swinv2_base = functools.partial(SwinTransformerV2, 128, (2, 2, 18, 2), (4, 8, 16, 32))
+swinv2_giant = functools.partial(SwinTransformerV2, 512, (2, 2, 42, 4), (16, 32, 64, 128), extra_norm=6)

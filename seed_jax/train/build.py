@@ -196,7 +196,7 @@ def assemble(
 
     abstract = jax.eval_shape(fresh, backbone)
     _check_accumulation(config, abstract.aux)
-    shardings = state.shardings(mesh, abstract)
+    shardings = state.shardings(mesh, abstract, divided=t.shard_params)
     abstract = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, shardings
     )

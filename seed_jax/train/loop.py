@@ -76,7 +76,9 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     writer = enter(MetricsWriter(directory, config.log.tensorboard, config.log.wandb or None))
     checkpoints = Checkpoints(directory / "checkpoints", config.train.keep, writer.score)
     enter(contextlib.closing(checkpoints))
-    teacher_variables = jax.device_put(p.teacher_variables, parallel.replicated(p.mesh))
+    divided = config.train.shard_params
+    of_teacher = parallel.variable_shardings(p.mesh, p.teacher_variables, divided=divided)
+    teacher_variables = jax.device_put(p.teacher_variables, of_teacher)
     current, begin = _newest_state(p, directory, checkpoints, name)
     if begin == 0:
         fresh = compiling.ahead(f"{name}: the start", training.fresh, p.backbone)

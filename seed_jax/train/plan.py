@@ -55,20 +55,33 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
     teacher_flops, all_flops, asked, kept, pixels = _one_step(c, training, given, loaded)
     queues = [x for x in jax.tree.leaves(shapes.aux, is_leaf=_is_queue) if _is_queue(x)]
     copies = jax.tree.map(lambda x: None if _is_queue(x) else x, shapes.aux, is_leaf=_is_queue)
+    gathers = c.train.shard_params and devices > 1
+    if gathers:
+        notes.append(
+            "train.shard_params: gradients and what is gathered are counted in full, as if all layers were "
+            "there at once; XLA may gather and scatter them one after the other, and then needs less."
+        )
 
     def replicated(name, tree):
         return Memory(name, devices * _bytes(tree), _bytes(tree), "on every device")
+
+    def held(name, tree):
+        if not c.train.shard_params:
+            return replicated(name, tree)
+        each = sum(_share(x, devices) for x in jax.tree.leaves(tree))
+        return Memory(name, devices * each, each, "a share on each")
 
     def sharded(name, total):
         return Memory(name, total, -(-total // devices), "a share on each")
 
     rows = (
-        replicated("student: parameters", shapes.params),
+        held("student: parameters", shapes.params),
         replicated("student: gradients", shapes.params),
-        replicated("student: running statistics", shapes.model_state),
-        replicated(f"optimizer ({c.optim.name})", shapes.opt_state),
-        replicated("teacher: variables", variables),
-        replicated("moving averages", (copies, shapes.ema)),
+        held("student: running statistics", shapes.model_state),
+        held(f"optimizer ({c.optim.name})", shapes.opt_state),
+        held("teacher: variables", variables),
+        replicated("gathered: student and teacher", (shapes.params, variables) if gathers else ()),
+        held("moving averages", (copies, shapes.ema)),
         sharded(f"queues ({len(queues)})", _bytes(queues)),
         sharded("views, uint8 and float32", 5 * pixels),
         sharded("activations kept for the backward pass", kept),
@@ -210,6 +223,11 @@ def _is_queue(x) -> bool:
 
 def _count(tree) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def _share(x, devices: int) -> int:
+    """Bytes of one array on each device if the trainer divides it."""
+    return _bytes(x) // (1 if parallel.divided_axis(x.shape, devices) is None else devices)
 
 
 def _bytes(tree) -> int:

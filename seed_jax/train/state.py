@@ -52,13 +52,13 @@ def served(method: Method, state: TrainState):
     return method.served(state.ema or {"params": state.params, **state.model_state}, state.aux)
 
 
-def shardings(mesh, state: TrainState):
-    """Queues over the devices on their batch axis, everything else on every device."""
+def shardings(mesh, state: TrainState, *, divided: bool = False):
+    """Queues over the devices on their batch axis, everything else as `parallel.variable_shardings`."""
 
     def place(x):
         if isinstance(x, Queue):
             slots = NamedSharding(mesh, P(None, parallel.DATA_AXIS))
             return Queue(slots, parallel.replicated(mesh), parallel.replicated(mesh))
-        return parallel.replicated(mesh)
+        return parallel.variable_shardings(mesh, x, divided=divided)
 
     return jax.tree.map(place, state, is_leaf=lambda x: isinstance(x, Queue))

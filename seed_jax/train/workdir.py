@@ -105,9 +105,9 @@ def agree(workdir: Path, raw: ml_collections.ConfigDict, facts: dict) -> None:
 def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
     """Write `config.json`, or check that the config in it is the same.
 
-    The `log` section and `data.workers` may differ, and so may the paths of the data and the teacher if the
-    manifest identifies their content. A workdir without a checkpoint is not checked: nothing in it can be
-    lost.
+    The `log` section, `data.workers` and `train.shard_params` may differ, and so may the paths of the data
+    and the teacher if the manifest identifies their content. A workdir without a checkpoint is not checked:
+    nothing in it can be lost.
 
     Raises:
       UserError: the workdir has a run of another config (names the keys that differ), or a `config.json` that
@@ -124,7 +124,8 @@ def claim(workdir: Path, raw: ml_collections.ConfigDict) -> None:
             _flat(files.read_json(workdir / "manifest.json")) if (workdir / "manifest.json").exists() else {}
         )
         places = {key for key, content in PLACES.items() if known.get(content)}
-        free = places | {"data.workers"} | {key for key in theirs | mine if key.startswith("log.")}
+        of_log = {key for key in theirs | mine if key.startswith("log.")}
+        free = places | of_log | {"data.workers", "train.shard_params"}
         theirs, mine = ({k: v for k, v in run.items() if k not in free} for run in (theirs, mine))
         if theirs != mine:
             raise UserError(

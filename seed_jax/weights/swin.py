@@ -18,10 +18,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from seed_jax import models
 from seed_jax.models.swin import resize_table
 from seed_jax.weights.naming import Naming, tensor_name
 
-ARCHITECTURES = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base"}
+ARCHITECTURES = {
+    (96, (2, 2, 6, 2)): "tiny",
+    (96, (2, 2, 18, 2)): "small",
+    (128, (2, 2, 18, 2)): "base",
+    (512, (2, 2, 42, 4)): "giant",  # of the second version alone
+}
 TABLE = "layers.0.blocks.0.attn.relative_position_bias_table"
 PLACES = "layers.{}.blocks.0.attn.relative_coords_table"
 UNKNOWN = 0  # a window that no tensor shows
@@ -60,8 +66,8 @@ def _arch(family, shapes):
     for name in shapes:
         if match := re.fullmatch(r"layers\.(\d)\.blocks\.\d+\.norm1\.weight", name):
             depths[int(match[1])] += 1
-    size = ARCHITECTURES.get((dim, depths[2]))
-    if size is None or depths[:2] + depths[3:] != [2, 2, 2]:
+    size = ARCHITECTURES.get((dim, tuple(depths)))
+    if f"{family}_{size}" not in models.MODELS:
         return f"{family} of {', '.join(map(str, depths))} blocks and {dim} channels"
     return f"{family}_{size}"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seed_jax import models
-from seed_jax.models import cifar_resnet, efficientnet, fd_vit, mobilenetv3, resnet, swin, vit, wrn
+from seed_jax.models import cifar_resnet, efficientnet, fd_vit, mobilenetv3, resnet, swin, swinv2, vit, wrn
 from seed_jax.weights import saving
 from seed_jax.weights.recognition import Recognised
 
@@ -25,6 +25,7 @@ MODULES = {
     "cifar_resnet": cifar_resnet.CifarResNet(1, (8, 8, 16, 16)),
     "wrn": wrn.WideResNet(1, 1),
     "vit": vit.VisionTransformer(8, 4, heads=2, patch=4, image_size=8, drop_path=0.5),
+    "swinv2": swinv2.SwinTransformerV2(8, (2,), (2,), 2, 8, 2, drop_path=0.5, fd_init=True, extra_norm=2),
     "swin": swin.SwinTransformer(8, (2,), (2,), 2, 8, 2, drop_path=0.5),
     "fd_vit": fd_vit.FDVisionTransformer(8, 4, heads=2, patch=4, image_size=8, drop_path=0.5),
 }

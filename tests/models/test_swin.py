@@ -24,6 +24,7 @@ CASES = {
     "v1": (1, {"window": 3, "image_size": 24}, {}, (24, 24)),
     "v1, padded, other epsilon": (1, {"window": 4, "image_size": 16, "epsilon": 1e-3}, {}, (18, 28)),
     "v2": (2, {"window": 3, "image_size": 24, "pretrained_window": 2}, {"pretrained": (2, 2)}, (24, 24)),
+    "v2, third norms": (2, {"window": 4, "image_size": 16, "extra_norm": 2}, {}, (16, 16)),
     "v2, padded": (2, {"window": 4, "image_size": 16}, {}, (18, 28)),
 }
 
@@ -155,6 +156,24 @@ def test_the_student_of_feature_distillation():
     assert tables == [(729, 4), (729, 16), (169, 32)]
 
 
+def test_the_giant_has_three_billion_parameters():
+    """The paper says 3 billion. Of C channels with C / 32 heads a block has 12 C^2 + 12 C weights and biases,
+    norms included, and 513 for a head and 1,536 for its positions; a merging has 8 C^2 + 4 C.
+    """
+    blocks = sum(
+        depth * (12 * c * c + 12 * c + 513 * c // 32 + 1536)
+        for c, depth in ((512, 2), (1024, 2), (2048, 42), (4096, 4))
+    )
+    merging = sum(8 * c * c + 4 * c for c in (512, 1024, 2048))
+    patches, extra, last = 4 * 4 * 3 * 512 + 512 + 2 * 512, 7 * 2 * 2048, 2 * 4096
+    params = shapes_of("swinv2_giant")
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == blocks + merging + patches + extra + last
+    assert blocks + merging + patches + extra + last == 2_997_843_680
+    third = [f"block3_{i}" for i in range(5, 42, 6)]
+    assert sorted(name for name, block in params.items() if "norm3" in block) == sorted(third)
+    assert params["block3_5"]["attn"]["logit_scale"].shape == (64, 1, 1)
+
+
 def test_released_windows_of_pre_training():
     """configs/swinv2/swinv2_base_patch4_window12to24_192to384_22kto1k_ft.yaml: 12, 12, 12, 6."""
     for window in (16, 24):
@@ -234,7 +253,7 @@ def test_bf16_keeps_softmax_norms_and_sums_in_float32(version):
 
 @pytest.mark.parametrize("fd_init", [False, True])
 def test_initial_values_of_the_second_version(fd_init):
-    network = SwinTransformerV2(64, (1, 1), (2, 4), 2, 8, 2, fd_init=fd_init)
+    network = SwinTransformerV2(64, (1, 1), (2, 4), 2, 8, 2, fd_init=fd_init, extra_norm=1)
     params = jax.jit(functools.partial(network.init, train=False))(jax.random.key(0), draw_images((8, 8)))
     block = params["params"]["block2_0"]
     np.testing.assert_array_equal(block["norm1"]["scale"], np.float32(1e-5 if fd_init else 0))
@@ -245,6 +264,7 @@ def test_initial_values_of_the_second_version(fd_init):
     np.testing.assert_allclose(block["attn"]["logit_scale"], np.log(10), rtol=1e-6)
     assert params["params"]["patch_embed"]["bias"].any() != fd_init
     np.testing.assert_array_equal(params["params"]["norm"]["scale"], 1)
+    np.testing.assert_array_equal(block["norm3"]["scale"], 1)
 
 
 def test_attention_is_returned_on_request_alone():

@@ -67,7 +67,7 @@ def test_what_only_training_differs_by_is_no_matter(start):
 def test_a_swin_transformer_may_have_other_windows_than_its_start(start, monkeypatch):
     narrow = functools.partial(SwinTransformerV2, 8, (2, 2, 2, 2), (1, 1, 2, 2))
     monkeypatch.setitem(models.MODELS, "swinv2_narrow", narrow)
-    monkeypatch.setitem(swin.ARCHITECTURES, (8, 2), "narrow")
+    monkeypatch.setitem(swin.ARCHITECTURES, (8, (2, 2, 2, 2)), "narrow")
     held = weights.Recognised("swinv2", "swinv2_narrow", {}, None, "")
     old = {"pretrained_window": 8, "pretrained_size": 256}
     for size in (256, 512):
@@ -79,7 +79,7 @@ def test_a_swin_transformer_may_have_other_windows_than_its_start(start, monkeyp
 def test_a_file_that_lacks_its_windows_has_those_of_the_students_options(tmp_path, monkeypatch):
     narrow = functools.partial(SwinTransformerV2, 8, (2, 2, 2, 2), (1, 1, 2, 2))
     monkeypatch.setitem(models.MODELS, "swinv2_narrow", narrow)
-    monkeypatch.setitem(swin.ARCHITECTURES, (8, 2), "narrow")
+    monkeypatch.setitem(swin.ARCHITECTURES, (8, (2, 2, 2, 2)), "narrow")
     shapes = loading.shapes(models.Joined(models.create("swinv2_narrow"), {}))
     flat = traverse_util.flatten_dict(jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes), sep="/")
     np.savez(tmp_path / "a.npz", **flat)

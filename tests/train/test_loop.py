@@ -341,7 +341,7 @@ def test_a_run_goes_on_where_its_data_and_its_teacher_lie_elsewhere(tmp_path):
     raw = tiny.get_config("seed")
     workdir._write(directory / "config.json", workdir._plain(raw))
     workdir._write(directory / "manifest.json", digests)
-    raw.teacher.weights, raw.data.workers = "b/renamed.pth", 2
+    raw.teacher.weights, raw.data.workers, raw.train.shard_params = "b/renamed.pth", 2, True
     workdir.claim(directory, raw)
     moved = digests["teacher"] | {"source": "b/renamed.pth", "file": "renamed.pth"}
     workdir.write_manifest(directory, teacher=moved)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from seed_jax import config, models
+from seed_jax import config, models, parallel
 from seed_jax.errors import UserError
 from seed_jax.report.plan import Memory, Plan, text
 from seed_jax.train import plan
@@ -63,6 +63,24 @@ def test_parameters_optimizer_and_queue_of_seed():
     assert rows["views, uint8 and float32"] == (5 * pixels, 5 * pixels // 8)
     assert "moving averages" not in rows
     assert p.device_bytes == sum(per_device for _, per_device in rows.values())
+
+
+def test_divided_parameters(monkeypatch):
+    """Of the kernels, of 64 numbers and more, each of 8 devices has an eighth, of vectors all."""
+    monkeypatch.setattr(parallel, "WHOLE", 64)
+    p = planned(train__shard_params=True)
+    rows = memory(p)
+    kernels, vectors = 216 + 576 + 8 * 8 + 8 * 8, 2 * 16 + 8 + 8
+    each = 4 * (kernels // 8 + vectors)
+    assert rows["student: parameters"] == (8 * each, each)
+    assert rows["optimizer (sgd)"][1] == each + 4
+    folded = 4 * (kernels // 8 + vectors - STATISTICS // 2)
+    assert rows["teacher: variables"] == (8 * folded, folded)
+    full = 4 * (kernels + vectors)
+    assert rows["student: gradients"] == (8 * full, full)
+    assert rows["gathered: student and teacher"][1] == 2 * full - 4 * STATISTICS // 2
+    assert any("train.shard_params" in note for note in p.notes)
+    assert "gathered: student and teacher" not in memory(planned(devices=1, train__shard_params=True))
 
 
 def test_small_patches_have_two_queues_and_more_pixels():

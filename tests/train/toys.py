@@ -45,7 +45,9 @@ def assembled(raw, source=None, devices=1):
     host = train_batches(source, training.views, c.data.batch_size, 0)
     batches = (parallel.to_devices(mesh, batch) for batch in host)
     current = training.fresh(None)
-    variables = jax.device_put(loaded.variables if loaded else {}, parallel.replicated(mesh))
+    variables = loaded.variables if loaded else {}
+    places = parallel.variable_shardings(mesh, variables, divided=c.train.shard_params)
+    variables = jax.device_put(variables, places)
     return training, current, variables, batches, mesh
 
 

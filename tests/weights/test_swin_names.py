@@ -31,7 +31,7 @@ def narrow(monkeypatch):
         constructor = models.MODELS[f"{family}_tiny"].func
         small = functools.partial(constructor, 8, DEPTHS, HEADS)
         monkeypatch.setitem(models.MODELS, f"{family}_narrow", small)
-    monkeypatch.setitem(swin.ARCHITECTURES, (8, 2), "narrow")
+    monkeypatch.setitem(swin.ARCHITECTURES, (8, (2, 2, 2, 2)), "narrow")
 
 
 def made_up(version=1, window=3, image_size=64, **options):
@@ -100,6 +100,14 @@ def test_each_naming_there_and_back(tmp_path, narrow, version, positions):
             np.testing.assert_array_equal(tensor, theirs[name].numpy(), strict=True)
         again = weights.recognise(tmp_path / "b.safetensors")
         assert again.options == recognised.options
+
+
+def test_a_giant_is_of_the_second_version():
+    shapes = {"patch_embed.proj.weight": (512, 3, 4, 4)}
+    for stage, depth in enumerate((2, 2, 42, 4)):
+        shapes |= {f"layers.{stage}.blocks.{i}.norm1.weight": (512 * 2**stage,) for i in range(depth)}
+    assert swin._arch("swinv2", shapes) == "swinv2_giant"
+    assert swin._arch("swin", shapes) == "swin of 2, 2, 42, 4 blocks and 512 channels"
 
 
 def test_the_second_version_shows_its_window_in_a_constant(tmp_path, narrow):
