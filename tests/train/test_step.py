@@ -85,7 +85,16 @@ def test_compiled_once_with_the_same_types_and_shardings_in_and_out(variant):
 
 @pytest.mark.parametrize(
     ("variant", "method"),
-    [("seed", {}), ("seed", {"method__patches": 3, "method__patch_size": 12}), ("moco", {}), ("dino", {})],
+    [
+        ("seed", {}),
+        ("seed", {"method__patches": 3, "method__patch_size": 12}),
+        ("moco", {}),
+        ("dino", {}),
+        ("simclr", {}),
+        ("swav", {}),
+        ("mocov3", {}),
+        pytest.param("simsiam", {}, marks=pytest.mark.long),
+    ],
 )
 def test_one_and_eight_devices_agree(variant, method):
     """Five steps: parameters, statistics, optimizer, queue, average and metrics."""
