@@ -90,9 +90,9 @@ def test_compiled_once_with_the_same_types_and_shardings_in_and_out(variant):
         ("seed", {"method__patches": 3, "method__patch_size": 12}),
         ("moco", {}),
         ("dino", {}),
-        ("simclr", {}),
+        pytest.param("simclr", {}, marks=pytest.mark.long),
         ("swav", {}),
-        ("mocov3", {}),
+        pytest.param("mocov3", {}, marks=pytest.mark.long),
         pytest.param("simsiam", {}, marks=pytest.mark.long),
     ],
 )
