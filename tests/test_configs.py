@@ -189,6 +189,51 @@ def test_dino_has_the_values_of_the_released_commands():
     assert optim.decay_schedule(resnet.optim, 1000) == 1e-4
 
 
+def test_simclr_has_the_values_of_the_released_command():
+    """google-research/simclr: README, "Pretraining", and the defaults of run.py."""
+    c = config.resolve(config.load("simclr_r50"))
+    assert (c.method.temperature, c.method.layers, c.method.dim, c.train.bn_group) == (0.1, 3, 128, 0)
+    assert (c.data.batch_size, c.train.epochs, c.data.crop_scale) == (4096, 100, (0.08, 1.0))
+    assert (c.optim.name, c.optim.weight_decay, c.optim.decay) == ("lars", 1e-4, "kernels")
+    rate = optim.schedule(c.optim, batch_size=4096, steps=1000, steps_per_epoch=10)
+    for step, want in ((50, 2.4), (100, 0.075 * 4096**0.5), (550, 2.4), (1000, 0)):
+        assert math.isclose(rate(step), want, rel_tol=1e-5, abs_tol=1e-6)
+
+
+def test_swav_has_the_values_of_the_released_scripts():
+    """facebookresearch/swav: scripts/swav_{100ep,200ep_bs256}_pretrain.sh."""
+    large, small = (config.resolve(config.load(f"swav_r50{v}")) for v in ("", ":batch256"))
+    for c in (large, small):
+        m = c.method
+        assert (m.prototypes, m.dim, m.hidden, m.temperature) == (3000, 128, 2048, 0.1)
+        assert (m.epsilon, m.iterations, m.freeze_epochs) == (0.05, 3, 1)
+        assert (m.local_views, m.local_size, m.local_scale) == (6, 96, (0.05, 0.14))
+        assert (c.data.crop_scale, c.optim.weight_decay, c.optim.decay) == ((0.14, 1.0), 1e-6, "all")
+    assert (large.method.queue_size, large.data.batch_size, large.train.bn_group) == (0, 4096, 512)
+    assert (small.method.queue_size, small.method.queue_from, small.data.batch_size) == (3840, 15, 256)
+    for c, epochs, first, last in ((large, 10, 4.8, 0.0048), (small, 0, 0.6, 0.0006)):
+        rate = optim.schedule(c.optim, batch_size=c.data.batch_size, steps=1000, steps_per_epoch=10)
+        assert math.isclose(rate(10 * epochs), first, rel_tol=1e-5)
+        assert math.isclose(rate(1000), last, rel_tol=1e-3)
+
+
+def test_moco_v3_has_the_values_of_the_released_commands():
+    """facebookresearch/moco-v3: CONFIG.md and the defaults of main_moco.py."""
+    vit, resnet = (config.resolve(config.load(f"mocov3_vits16{v}")) for v in ("", ":resnet50"))
+    for c in (vit, resnet):
+        m = c.method
+        assert (m.dim, m.hidden, m.momentum, c.train.bn_group) == (256, 4096, 0.99, 0)
+    of_vit = (vit.method.temperature, vit.method.layers, vit.optim.weight_decay, vit.data.crop_scale)
+    assert of_vit == (0.2, 3, 0.1, (0.08, 1.0))
+    of_resnet = (resnet.method.temperature, resnet.method.layers, resnet.optim.weight_decay)
+    assert of_resnet == (1.0, 2, 1e-6) and resnet.data.crop_scale == (0.2, 1.0)
+    for c, warm, want in ((vit, 400, 1.5e-4 * 4), (resnet, 100, 0.6 * 16)):
+        rate = optim.schedule(c.optim, batch_size=c.data.batch_size, steps=3000, steps_per_epoch=10)
+        assert math.isclose(rate(warm), want, rel_tol=1e-5)
+    module = models.create(vit.student.model, **vit.student.options).module
+    assert (module.heads, module.mocov3_init, module.form) == (12, True, "deit")
+
+
 @pytest.mark.parametrize(
     "name", ["moco_r50", "seed_r50_to_mbv3", "seed_r50w2_small_patches", "linear_imagenet"]
 )

@@ -1,7 +1,8 @@
 """A network of two convolutions and configs around it, so that the trunk's tests compile in seconds.
 
 Also a config file: `main.py --config=tests/tiny.py`, with variants `seed`, `patches` (SEED with six small
-views), `moco`, `dino` (two local views, prototypes that wait for two steps) and `supervised`.
+views), `moco`, `dino` and `swav` (two local views, prototypes that wait for two steps), `simclr`, `mocov3`,
+`simsiam` and `supervised`.
 """
 
 from typing import Any
@@ -67,6 +68,17 @@ def get_config(variant: str = "seed"):
         c.method.photometric_second = c.method.photometric_local = "digits"
         c.method.freeze_epochs = 2 / 78
         c.optim.clip_norm = 3.0  # the fresh head's weights are small, and its gradient therefore large
+    if method in ("simclr", "swav", "mocov3", "simsiam"):
+        c.optim.clip_norm = 1.0  # deep heads with norms amplify what 1 and 8 devices round differently
+    if method == "simclr":
+        c.method.update(dim=4, layers=2, temperature=0.5)
+    if method == "swav":
+        c.method.update(prototypes=16, hidden=8, dim=4, local_views=2, local_size=8)
+        c.method.update(queue_size=32, queue_from=0, freeze_epochs=2 / 78)
+    if method == "mocov3":
+        c.method.update(dim=4, hidden=8, photometric_second="digits")
+    if method == "simsiam":
+        c.method.update(dim=8, bottleneck=4)
     if method in ("seed", "moco"):
         c.method.queue_size = 64
     c.optim.lr, c.optim.lr_batch = 0.1, 0

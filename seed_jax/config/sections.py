@@ -41,7 +41,8 @@ class Data:
       padding: black pixels added on each side; used by crop 'pad' only.
       policy: augmentation of each view after its photometrics: one of `seed_jax.data.augmentations.POLICIES`,
         of which 'timm_rand_augment' is the `rand-m9-mstd0.5-inc1` of fine-tuning recipes; '' for none. The
-        small views of `seed` and `dino` have none. Boxes and masks that a loss gets do not move with it.
+        small views of `seed`, `dino` and `swav` have none. Boxes and masks that a loss gets do not move with
+        it.
       erase: probability of erasing a random rectangle of a view, at the end, with noise as timm's mode
         `pixel`; 0.25 in fine-tuning recipes.
       last: 'drop' leaves out the incomplete last batch of an epoch, 'keep' trains on it as a shorter batch.

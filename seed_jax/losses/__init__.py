@@ -8,9 +8,9 @@ from seed_jax.losses.attention import (
     input_gradient_loss,
     sad_loss,
 )
-from seed_jax.losses.contrastive import info_nce, seed_loss
+from seed_jax.losses.contrastive import batch_info_nce, info_nce, nt_xent, seed_loss
 from seed_jax.losses.feature import fd_loss, normalise_tokens, token_distances
-from seed_jax.losses.prototype import dino_loss
+from seed_jax.losses.prototype import dino_loss, sinkhorn, swav_loss
 from seed_jax.losses.relation import (
     crd_constant,
     crd_loss,
@@ -35,6 +35,7 @@ __all__ = [
     "aggregate",
     "attention_map",
     "attention_transfer_loss",
+    "batch_info_nce",
     "crd_constant",
     "crd_loss",
     "crd_queue_loss",
@@ -49,14 +50,17 @@ __all__ = [
     "input_gradient_loss",
     "kd_loss",
     "normalise_tokens",
+    "nt_xent",
     "pkt_loss",
     "rkd_loss",
     "sad_loss",
     "seed_loss",
     "similarity_rows",
+    "sinkhorn",
     "sp_loss",
     "sskd_loss",
     "standardise_logits",
+    "swav_loss",
     "token_distances",
     "virtual_teacher_loss",
 ]

@@ -1,7 +1,7 @@
-"""Losses over a queue of embeddings: SEED (arXiv 2101.04731) and InfoNCE as in MoCo (arXiv 1911.05722).
+"""Contrastive losses, over a queue of embeddings or over the batch itself.
 
-Both are cross-entropies of a target distribution p with the student's softmax over D+ = [own positive;
-queue]:
+SEED (arXiv 2101.04731) and InfoNCE as in MoCo (arXiv 1911.05722) compare with a queue. Both are
+cross-entropies of a target distribution p with the student's softmax over D+ = [own positive; queue]:
 
     L_i = -sum_j p_ij log softmax(z_i . d_j / tau)_j = lse_i - z_i . (sum_j p_ij d_j) / tau
     dL_i / dz_i = (sum_j softmax_ij d_j - sum_j p_ij d_j) / tau
@@ -9,6 +9,10 @@ queue]:
 Both therefore need only log-sum-exps and softmax means over the queue (`readout.py`). No `[N, K]` array is
 formed, nor kept for the backward pass. Everything is float32, matrix products at the highest precision: in
 bfloat16 the values just below 1 are 0.0039 apart, which is 0.39 logits at temperature 0.01.
+
+Those of SimCLR (arXiv 2002.05709) and MoCo v3 (arXiv 2104.02057) compare the images of a batch with one
+another. There, a device computes the rows of its own images against all columns: embeddings are gathered,
+similarities stay where they are.
 """
 
 import functools
@@ -16,6 +20,8 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from seed_jax.losses.readout import check_queue, readout
 
@@ -93,6 +99,78 @@ def info_nce(query, key, queue, valid=None, *, temperature: float):
     check_temperatures(temperature=temperature)
     query, key, queue = (x.astype(jnp.float32) for x in (query, key, queue))
     return _info_nce(float(temperature), query, key, queue, valid)
+
+
+def nt_xent(z, *, temperature: float = 0.1):
+    """SimCLR's loss: a view must find the other view of its image among all views of the batch.
+
+    The candidates of a view are the 2 B - 1 others (NT-Xent, eq. 1). On several devices, call it inside
+    `jax.set_mesh` with the images sharded, as the trainer does: a device then holds the similarities of its
+    own images only.
+
+    Args:
+      z: `[B, 2, D]`, both views of each image, rows of length 1.
+      temperature: of the softmax; 0.1 in the released command for ImageNet.
+
+    Returns:
+      float32 `[B]`: the sum of the losses of both views, as google-research/simclr, objective.py, has it. The
+      paper's algorithm 1 takes their mean, half of that.
+
+    Raises:
+      AssertionError: the shape or dtype of `z` is not the above, or the temperature is not above 0; it names
+        the argument. Checked while tracing.
+
+    Two images, the views of each alike and those of different images orthogonal: 2 log(1 + 2 / e^(1 / 0.2))
+
+    >>> z = jnp.broadcast_to(jnp.eye(2, 3)[:, None], (2, 2, 3))
+    >>> np.asarray(nt_xent(z, temperature=0.2)).round(4)
+    array([0.0268, 0.0268], dtype=float32)
+    """
+    chex.assert_rank(z, 3, custom_message="z")
+    chex.assert_axis_dimension(z, 1, 2, custom_message="z")
+    chex.assert_type(z, float, custom_message="z")
+    check_temperatures(temperature=temperature)
+    z = z.astype(jnp.float32)
+    logits = jnp.einsum("bvd,cwd->bvcw", z, _on_every_device(z), precision="highest") / temperature
+    image, view, other, other_view = (lax.broadcasted_iota(jnp.int32, logits.shape, i) for i in range(4))
+    logits = jnp.where((image == other) & (view == other_view), -jnp.inf, logits)
+    positive = _rows_dot(z[:, 0], z[:, 1]) / temperature
+    return jax.nn.logsumexp(logits, axis=(2, 3)).sum(axis=1) - 2 * positive
+
+
+def batch_info_nce(query, key, *, temperature: float = 0.2):
+    """InfoNCE with the keys of the batch: a query must find its own among all of them (MoCo v3, eq. 1).
+
+    On several devices, call it as `nt_xent`: a device holds the similarities of its own queries only.
+
+    Args:
+      query: `[B, D]` rows of length 1. Only this argument receives a gradient.
+      key: `[B, D]` rows of length 1.
+      temperature: of the softmax; 0.2 in MoCo v3.
+
+    Returns:
+      float32 `[B]`, a loss for each query, without the factor 2 `temperature` that the method multiplies by.
+
+    Raises:
+      AssertionError: the shape or dtype of an argument is not the above, or the temperature is not above 0;
+        it names the argument. Checked while tracing.
+
+    >>> np.asarray(batch_info_nce(jnp.eye(2), jnp.eye(2), temperature=0.2)).round(4)  # log(1 + 1 / e^5)
+    array([0.0067, 0.0067], dtype=float32)
+    """
+    for name, x in {"query": query, "key": key}.items():
+        chex.assert_rank(x, 2, custom_message=name)
+        chex.assert_type(x, float, custom_message=name)
+        chex.assert_shape(x, query.shape, custom_message=f"{name}, against the shape of query")
+    check_temperatures(temperature=temperature)
+    query, key = query.astype(jnp.float32), lax.stop_gradient(key).astype(jnp.float32)
+    logits = jnp.dot(query, _on_every_device(key).T, precision="highest") / temperature
+    return jax.nn.logsumexp(logits, axis=1) - _rows_dot(query, key) / temperature
+
+
+def _on_every_device(x):
+    """`x`, gathered where it is sharded over a mesh."""
+    return x if jax.sharding.get_abstract_mesh().empty else lax.with_sharding_constraint(x, P())
 
 
 def check_rows(queue, valid, **rows):

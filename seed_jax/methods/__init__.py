@@ -9,10 +9,14 @@ from seed_jax.methods.fd import FD
 from seed_jax.methods.frskd import FRSKD
 from seed_jax.methods.kd import KD
 from seed_jax.methods.moco import MoCo
+from seed_jax.methods.mocov3 import MoCoV3
 from seed_jax.methods.sad import SAD
 from seed_jax.methods.seed import Seed
+from seed_jax.methods.simclr import SimCLR
+from seed_jax.methods.simsiam import SimSiam
 from seed_jax.methods.sla import SLA
 from seed_jax.methods.supervised import Supervised
+from seed_jax.methods.swav import SwAV
 
 METHODS = {
     "attention_transfer": AttentionTransfer,
@@ -24,8 +28,12 @@ METHODS = {
     "frskd": FRSKD,
     "kd": KD,
     "moco": MoCo,
+    "mocov3": MoCoV3,
     "sad": SAD,
     "seed": Seed,
+    "simclr": SimCLR,
+    "simsiam": SimSiam,
     "sla": SLA,
     "supervised": Supervised,
+    "swav": SwAV,
 }

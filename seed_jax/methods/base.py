@@ -159,6 +159,10 @@ class Method:
         """
         return ""
 
+    def not_finite(self, given: Given) -> str:
+        """What may help when a loss is not finite, besides a lower rate: "raise …"; '' for nothing."""
+        return ""
+
     def views(self, data) -> tuple[ViewSpec, ...]:
         """The views of an image that the loss sees, from the `data` section of the config."""
         return (base_view(data),)
@@ -229,6 +233,39 @@ def bound(
             raise UserError(f"method.{name} is {value}: use {least:g} to {most:g}.")
         if least is not None and not value >= least:
             raise UserError(f"method.{name} is {value}: use {least:g} or more.")
+
+
+def check_local_views(method: Method) -> None:
+    """Raise `UserError` if `local_views`, `local_size` or `local_scale` of a method is not allowed."""
+    bound(method, "local_views", least=0)
+    bound(method, "local_size", least=1)
+    scale = method.local_scale
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise UserError(f"method.local_scale is {scale}: use a range within (0, 1], such as (0.05, 0.4).")
+
+
+def check_local_size(method: Method, backbone: Network, image_size: int) -> None:
+    """Raise `UserError` if a network for images of `image_size` cannot take the method's local views."""
+    if not method.local_views or method.local_size == image_size:
+        return
+
+    def image(side):
+        return jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+
+    variables = jax.eval_shape(backbone.init, jax.random.key(0), image(image_size))
+    try:
+        jax.eval_shape(lambda v, x: backbone.apply(v, x, False)[0], variables, image(method.local_size))
+    except UserError as error:
+        raise UserError(
+            f"method.local_size is {method.local_size}, which student.model cannot take. {error}"
+        ) from error
+
+
+def local_view(method: Method, data, photometric: str) -> ViewSpec:
+    """The method's local views, flipped as the `data` section of the config says."""
+    return ViewSpec(
+        method.local_views, method.local_size, method.local_scale, flip=data.flip, photometric=photometric
+    )
 
 
 def hits(logits: jax.Array, label: jax.Array) -> jax.Array:

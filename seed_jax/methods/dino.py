@@ -11,10 +11,18 @@ from jax import lax
 
 from seed_jax.data import rng as rng_lib
 from seed_jax.data.photometric import PRESETS
-from seed_jax.data.views import ViewSpec
 from seed_jax.errors import UserError, unknown
 from seed_jax.losses.prototype import dino_loss, teacher_probabilities
-from seed_jax.methods.base import LossOut, Method, base_view, bound, without
+from seed_jax.methods.base import (
+    LossOut,
+    Method,
+    base_view,
+    bound,
+    check_local_size,
+    check_local_views,
+    local_view,
+    without,
+)
 from seed_jax.models.heads import PrototypeHead
 from seed_jax.models.network import Joined, for_views, without_dropout
 
@@ -78,11 +86,9 @@ class DINO(Method):
         bound(self, "global_views", "prototypes", least=2)
         bound(self, "tau_student", "tau_teacher", "tau_teacher_start", above=0)
         bound(self, "momentum", "center_momentum", least=0, most=1)
-        bound(self, "hidden", "bottleneck", "local_size", least=1)
-        bound(self, "local_views", "tau_warmup_epochs", "freeze_epochs", least=0)
-        scale = self.local_scale
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise UserError(f"method.local_scale is {scale}: use a range within (0, 1], such as (0.05, 0.4).")
+        bound(self, "hidden", "bottleneck", least=1)
+        bound(self, "tau_warmup_epochs", "freeze_epochs", least=0)
+        check_local_views(self)
         for name in ("photometric_second", "photometric_local"):
             if getattr(self, name) not in PRESETS:
                 raise unknown(f"method.{name}", getattr(self, name), PRESETS)
@@ -95,18 +101,11 @@ class DINO(Method):
     def views(self, data):
         first = base_view(data)
         second = dataclasses.replace(first, count=self.global_views - 1, photometric=self.photometric_second)
-        local = ViewSpec(
-            self.local_views,
-            self.local_size,
-            self.local_scale,
-            flip=data.flip,
-            photometric=self.photometric_local,
-        )
+        local = local_view(self, data, self.photometric_local)
         return (first, second, local) if self.local_views else (first, second)
 
     def network(self, backbone, given):
-        if self.local_views and self.local_size != given.image_size:
-            self._check_local_size(backbone, given.image_size)
+        check_local_size(self, backbone, given.image_size)
         head = PrototypeHead(
             self.prototypes,
             self.hidden,
@@ -116,20 +115,6 @@ class DINO(Method):
             dtype=given.dtype,
         )
         return Joined(backbone, {"head": head})
-
-    def _check_local_size(self, backbone, image_size):
-        """Raise `UserError` if a network for images of `image_size` cannot take local views."""
-
-        def image(side):
-            return jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-
-        variables = jax.eval_shape(backbone.init, jax.random.key(0), image(image_size))
-        try:
-            jax.eval_shape(lambda v, x: backbone.apply(v, x, False)[0], variables, image(self.local_size))
-        except UserError as error:
-            raise UserError(
-                f"method.local_size is {self.local_size}, which student.model cannot take. {error}"
-            ) from error
 
     def init_aux(self, rng, given, variables):
         return {"ema": jax.tree.map(jnp.copy, variables), "center": jnp.zeros(self.prototypes, jnp.float32)}

@@ -79,6 +79,7 @@ INERT = {
     "truncated",
     "layer_scale",
     "fd_init",
+    "mocov3_init",
     "attention",
 }
 

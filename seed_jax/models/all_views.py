@@ -13,7 +13,12 @@ from seed_jax.models.network import Features, Joined, Network, Variables, for_vi
 
 
 def apply_views(
-    network: Network, variables: Variables, views: jax.Array, train: bool, keys: jax.Array | None = None
+    network: Network,
+    variables: Variables,
+    views: jax.Array,
+    train: bool,
+    keys: jax.Array | None = None,
+    first: int = 0,
 ) -> tuple[Features, Variables]:
     """Features of several views of each image, from one forward pass, and the new model state.
 
@@ -22,13 +27,14 @@ def apply_views(
     Args:
       views: float `[B, M, H, W, 3]` in [0, 1].
       keys: typed keys `[B]` of the images; None for a network without dropout, or in eval mode.
+      first: index of the first view, where an image has views in several arrays.
 
     Returns:
       Features, `[B, M, ...]` each, and the model state.
     """
     batch, count = views.shape[:2]
     if keys is not None:
-        keys = jnp.stack([rng_lib.fold(keys, 1 + view) for view in range(count)], axis=1).reshape(-1)
+        keys = jnp.stack([rng_lib.fold(keys, 1 + first + view) for view in range(count)], axis=1).reshape(-1)
     rows = views.reshape(-1, *views.shape[2:])
     features, state = for_views(network, count).apply(variables, rows, train, keys)
     return {name: x.reshape(batch, count, *x.shape[1:]) for name, x in features.items()}, state

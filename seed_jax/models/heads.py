@@ -140,6 +140,35 @@ class PrototypeHead(nn.Module):
         return {self.out: x @ prototypes}
 
 
+class Prototypes(nn.Module):
+    """Products of the entry `of`, `[B, D]`, scaled to length 1, with K prototypes: `out`, float32 `[B, K]`.
+
+    A Linear without bias that starts as PyTorch's (facebookresearch/swav, src/resnet50.py). Its columns are
+    what they are: SwAV scales them to length 1 at the start of each step.
+
+    Attributes:
+      prototypes: K.
+      of, out: names of the entry that is read and of the one that is added to the features.
+
+    >>> part = Prototypes(prototypes=8)
+    >>> features = {"embedding": jnp.ones((2, 4))}
+    >>> variables = part.init(jax.random.key(0), features, train=False)
+    >>> variables["params"]["kernel"].shape, part.apply(variables, features, train=False)["scores"].shape
+    ((4, 8), (2, 8))
+    """
+
+    prototypes: int
+    of: str = "embedding"
+    out: str = "scores"
+
+    @nn.compact
+    def __call__(self, features, train: bool, keys=None):
+        x = _unit(features[self.of].astype(jnp.float32), 1)
+        shape = (x.shape[-1], self.prototypes)
+        kernel = self.param("kernel", layers.torch_conv_init, shape, jnp.float32)
+        return {self.out: jnp.dot(x, kernel, precision="highest")}
+
+
 def _unit(x, axis):
     """`x` scaled to length 1 along an axis, safe at 0."""
     return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-24))

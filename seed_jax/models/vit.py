@@ -9,7 +9,8 @@
 | DINOv2             | `dinov2`, `dinov2_registers` | 14      | 518          | ImageNet's mean and std |
 
 The authors evaluate on the central 224 x 224 pixels of images resized bicubically (MoCo v3: bilinearly) to a
-shorter side of 256 (CLIP: 224). MoCo v3's small network has `heads=12`. The width D is 384, 768 and 1024 for
+shorter side of 256 (CLIP: 224). MoCo v3's small network has `heads=12`, and its networks start with
+`mocov3_init=True`. The width D is 384, 768 and 1024 for
 small, base and large.
 
 Parameter names follow timm's: `cls_token`, `pos_embed`, `patch_embed`, `norm` (or `fc_norm`) and
@@ -71,6 +72,8 @@ FORMS = {
 
 # timm's `trunc_normal_(std=0.02)`: it truncates at +-2, which is a hundred deviations, so never.
 token_init = nn.initializers.normal(0.02)
+_xavier = nn.initializers.xavier_uniform()
+_each_xavier = nn.initializers.variance_scaling(1, "fan_in", "uniform")  # of three square matrices in one
 
 
 class VisionTransformer(layers.Architecture):
@@ -103,6 +106,9 @@ class VisionTransformer(layers.Architecture):
       drop_path: stochastic depth; the rate grows linearly from 0 in the first block to this in the last.
       attention: return the attention weights, too.
       remat: compute each block again in the backward pass instead of keeping its activations.
+      mocov3_init: start as facebookresearch/moco-v3, vits.py: positions from a fixed table of sines and
+        cosines (`sine_positions`), the cls token from N(0, 1e-6), Linear layers from Xavier's uniform
+        distribution, with query, key and value apart.
       dtype: of matrix products and GELU.
       undecayed: names of the position table and tokens, which weight decay leaves alone.
 
@@ -121,6 +127,7 @@ class VisionTransformer(layers.Architecture):
     drop_path: float = 0.0
     attention: bool = False
     remat: bool = False
+    mocov3_init: bool = False
     dtype: Any = jnp.float32
 
     undecayed: ClassVar = frozenset({"pos_embed", "cls_token", "register_tokens"})
@@ -136,7 +143,8 @@ class VisionTransformer(layers.Architecture):
         block_class = layers.block_class(Block, self.remat, train)
         for i in range(self.depth):
             rate = self.drop_path * i / (self.depth - 1)
-            x, weights = block_class(self.heads, form, rate, self.dtype, name=f"block{i}")(x, train, keys)
+            block = block_class(self.heads, form, rate, self.dtype, self.mocov3_init, name=f"block{i}")
+            x, weights = block(x, train, keys)
             if self.attention:
                 features[f"attention{i + 1}"] = weights
             if (i + 1) % (self.depth // 4) == 0:
@@ -180,9 +188,16 @@ class VisionTransformer(layers.Architecture):
         check_sides((self.image_size, *x.shape[1:3]), self.patch)
         grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
         stored = self.image_size // self.patch
-        cls = self.param("cls_token", token_init, (1, 1, self.dim), jnp.float32)
-        positions = self.param("pos_embed", token_init, (1, 1 + stored**2, self.dim), jnp.float32)
-        x = PatchEmbed(self.dim, self.patch, form.patch_bias, self.dtype, name="patch_embed")(x)
+        of_cls = of_positions = token_init
+        of_patches = None
+        if self.mocov3_init:
+            of_cls, of_positions = nn.initializers.normal(1e-6), _sine_init
+            bound = math.sqrt(6 / (3 * self.patch**2 + self.dim))
+            of_patches = functools.partial(_uniform, bound=bound)
+        cls = self.param("cls_token", of_cls, (1, 1, self.dim), jnp.float32)
+        positions = self.param("pos_embed", of_positions, (1, 1 + stored**2, self.dim), jnp.float32)
+        embed = PatchEmbed(self.dim, self.patch, form.patch_bias, self.dtype, of_patches, name="patch_embed")
+        x = embed(x)
         if grid != (stored, stored):
             resized = resize_positions(positions[0, 1:], grid, form.offset, form.antialias)
             positions = jnp.concatenate([positions[:, :1], resized[None]], axis=1)
@@ -232,12 +247,16 @@ class Block(nn.Module):
     form: Form
     drop_path: float
     dtype: Any
+    xavier: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool, keys):
-        y, weights = Attention(self.heads, self.dtype, name="attn")(_layer_norm(self.form, "norm1")(x))
+        of_qkv, of_others = (_each_xavier, _xavier) if self.xavier else (token_init, token_init)
+        attention = Attention(self.heads, self.dtype, (of_qkv, of_others), name="attn")
+        y, weights = attention(_layer_norm(self.form, "norm1")(x))
         x = self._added(x, y, 1, train, keys)
-        y = MLP(self.form.quick_gelu, self.dtype, name="mlp")(_layer_norm(self.form, "norm2")(x))
+        mlp = MLP(self.form.quick_gelu, self.dtype, (of_others, of_others), name="mlp")
+        y = mlp(_layer_norm(self.form, "norm2")(x))
         return self._added(x, y, 2, train, keys), weights
 
     def _added(self, x, y, number, train, keys):
@@ -255,18 +274,20 @@ class Attention(nn.Module):
 
     heads: int
     dtype: Any
+    kernel_inits: tuple[Callable, Callable] = (token_init, token_init)
 
     @nn.compact
     def __call__(self, x):
         batch, tokens, dim = x.shape
-        qkv = _linear(3 * dim, "qkv", self.dtype)(x).reshape(batch, tokens, 3, self.heads, -1)
+        of_qkv, of_proj = self.kernel_inits
+        qkv = _linear(3 * dim, "qkv", self.dtype, of_qkv)(x).reshape(batch, tokens, 3, self.heads, -1)
         # Heads before tokens: with `bqhd,bkhd` both products take twice the time on a CPU.
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)
         logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits / math.sqrt(dim // self.heads))
         y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
         y = y.transpose(0, 2, 1, 3).reshape(x.shape)
-        return _linear(dim, "proj", self.dtype)(y), weights
+        return _linear(dim, "proj", self.dtype, of_proj)(y), weights
 
 
 class MLP(nn.Module):
@@ -324,6 +345,32 @@ def resize_positions(positions, grid: tuple[int, int], offset: float, antialias:
     return resized.reshape(-1, positions.shape[-1])
 
 
+def sine_positions(side: int, dim: int) -> np.ndarray:
+    """Positions of a square grid, float32 `[side * side, dim]` (facebookresearch/moco-v3, vits.py).
+
+    The first half of a row encodes the row of the patch, the second half its column: sines, then cosines, of
+    dim / 4 frequencies from 1 to nearly 1 / 10,000.
+
+    >>> sine_positions(2, 4).round(2)
+    array([[0.  , 1.  , 0.  , 1.  ],
+           [0.  , 1.  , 0.84, 0.54],
+           [0.84, 0.54, 0.  , 1.  ],
+           [0.84, 0.54, 0.84, 0.54]], dtype=float32)
+    """
+    quarter = dim // 4
+    angles = np.arange(side)[:, None] * 10_000.0 ** -(np.arange(quarter) / quarter)
+    half = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    both = np.concatenate([np.repeat(half, side, axis=0), np.tile(half, (side, 1))], axis=1)
+    return both.astype(np.float32)
+
+
+def _sine_init(key, shape, dtype):
+    """`sine_positions` behind a cls token at 0."""
+    _, tokens, dim = shape
+    table = sine_positions(math.isqrt(tokens - 1), dim)
+    return jnp.asarray(np.concatenate([np.zeros((1, dim)), table])[None], dtype)
+
+
 @functools.cache
 def bicubic(inputs: int, outputs: int, offset: float = 0.0, antialias: bool = False) -> np.ndarray:
     """The float32 matrix `[outputs, inputs]` of PyTorch's `interpolate(mode='bicubic', align_corners=False)`.
@@ -358,8 +405,8 @@ def _layer_norm(form, name):
     return layers.LayerNorm(form.epsilon, name=name)
 
 
-def _linear(features, name, dtype):
-    return nn.Dense(features, dtype=dtype, kernel_init=token_init, name=name)
+def _linear(features, name, dtype, init=token_init):
+    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
 
 def _uniform(key, shape, bound):

@@ -1,12 +1,12 @@
-"""DINO's loss against its definition in float64."""
+"""The losses of DINO and SwAV, and Sinkhorn's algorithm, against their definitions in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numeric import draw, softmax
+from numeric import assert_equals_float64, assert_same_on_8_devices, draw, softmax, wave
 
-from seed_jax.losses import dino_loss
+from seed_jax.losses import dino_loss, sinkhorn, swav_loss
 
 
 def dino64(student, teacher, center, tau_student, tau_teacher):
@@ -74,3 +74,94 @@ def test_wrong_arguments(student, teacher, center, tau):
         dino_loss(
             jnp.zeros(student), jnp.zeros(teacher), jnp.zeros(center), tau_student=tau, tau_teacher=0.04
         )
+
+
+def sinkhorn64(scores, epsilon, iterations):
+    """distributed_sinkhorn of facebookresearch/swav, main_swav.py: exponentials, divided in turn."""
+    q = np.exp(np.asarray(scores, np.float64) / epsilon)
+    for _ in range(iterations):
+        q /= q.sum(axis=0)
+        q /= q.sum(axis=1, keepdims=True)
+    return q
+
+
+@pytest.mark.parametrize(("epsilon", "iterations"), [(0.5, 1), (0.05, 3), (0.2, 20)])
+def test_sinkhorn_equals_divided_exponentials(epsilon, iterations):
+    scores = draw(7, 5, scale=0.3)
+    got = sinkhorn(scores, epsilon=epsilon, iterations=iterations)
+    np.testing.assert_allclose(got, sinkhorn64(scores, epsilon, iterations), rtol=1e-4, atol=1e-6)
+
+
+def test_sinkhorn_is_that_of_the_released_code():
+    """The first two rows of distributed_sinkhorn (facebookresearch/swav), run in one process."""
+    got = sinkhorn(jnp.asarray(wave(4, 5, 0.0), jnp.float32), epsilon=0.5)
+    want = [
+        [0.00036264, 0.44232535, 6.196e-05, 0.55723577, 1.428e-05],
+        [0.17614819, 5.59e-06, 0.76815047, 0.05568775, 7.99e-06],
+    ]
+    np.testing.assert_allclose(got[:2], want, rtol=1e-4, atol=1e-7)
+
+
+def test_sinkhorn_balances_more_prototypes_than_rows_and_fewer():
+    for rows, prototypes in ((4, 9), (9, 4)):
+        q = sinkhorn(draw(rows, prototypes, scale=0.3), epsilon=0.2, iterations=100)
+        np.testing.assert_allclose(q.sum(axis=1), np.ones(rows), rtol=1e-5)
+        np.testing.assert_allclose(q.sum(axis=0), np.full(prototypes, rows / prototypes), rtol=1e-3)
+
+
+def test_sinkhorn_stays_finite_at_any_epsilon():
+    """exp(1 / 0.001) is infinite, and for a row with small scores every exponential is 0."""
+    scores = jnp.array([[1.0, 0.9, -1.0], [1.0, 0.8, -1.0], [-1.0, -0.9, -1.0]])
+    q = sinkhorn(scores, epsilon=1e-3)
+    assert jnp.isfinite(q).all()
+    np.testing.assert_allclose(q.sum(axis=1), np.ones(3), rtol=1e-5)
+
+
+def test_rows_that_are_not_valid_change_nothing():
+    scores, valid = draw(2, 4, 5, scale=0.3), np.array([[True, False, True, True], [False] * 4])
+    got = sinkhorn(scores, valid=valid)
+    np.testing.assert_allclose(got[valid], sinkhorn(scores[valid]), rtol=1e-5)
+
+
+def test_swav_loss_is_a_cross_entropy_over_pairs_of_views():
+    """The loops of train() in main_swav.py, an image at a time."""
+    assignments = np.stack([sinkhorn64(draw(3, 7, seed=n, scale=0.1), 0.05, 3) for n in (1, 2)])
+
+    def direct(rows):
+        scores = rows.reshape(5, 3, 7)
+        losses = np.zeros(3)
+        for a in range(2):
+            for v in set(range(5)) - {a}:
+                losses -= (assignments[a] * np.log(softmax(scores[v] / 0.1))).sum(axis=-1) / 4
+        return losses / 2
+
+    def ours(rows):
+        return swav_loss(rows.reshape(5, 3, 7), jnp.asarray(assignments, jnp.float32))
+
+    assert_equals_float64(ours, direct, draw(15, 7, scale=0.3))
+
+
+def test_assignments_get_no_gradient():
+    scores = jnp.asarray(draw(2, 3, 5))
+    gradient = jax.grad(lambda x: swav_loss(scores, jnp.stack([sinkhorn(x), sinkhorn(x)])).sum())(scores[0])
+    assert not gradient.any()
+
+
+def test_sinkhorn_on_8_devices():
+    assert_same_on_8_devices(
+        lambda x: swav_loss(jnp.stack([x, x]), sinkhorn(x)[None]), draw(16, 6, scale=0.3)
+    )
+
+
+def test_wrong_arguments_of_swav():
+    scores = np.zeros((3, 2, 4), np.float32)
+    for call, words in (
+        (lambda: swav_loss(scores, scores[:2, :, :3]), "shape"),
+        (lambda: swav_loss(scores[:1], scores[:1]), "1 views, 1 of them assigned"),
+        (lambda: swav_loss(scores, scores[:2], temperature=0.0), "temperature is 0.0"),
+        (lambda: sinkhorn(scores, epsilon=0.0), "epsilon is 0.0"),
+        (lambda: sinkhorn(scores, iterations=0), "iterations is 0"),
+        (lambda: sinkhorn(scores, valid=np.ones(3, bool)), "shape"),
+    ):
+        with pytest.raises(AssertionError, match=words):
+            call()

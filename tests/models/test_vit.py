@@ -50,6 +50,34 @@ def test_features_and_their_shapes(form, side):
     }
 
 
+def test_positions_of_moco_v3_are_those_of_the_released_code():
+    """vits.py, build_2d_sincos_position_embedding, for a 2 x 2 grid and 8 channels."""
+    sin, cos = [0.841471, 0.01], [0.540302, 0.99995]
+    first, second = [0, 0, 1, 1], [*sin, *cos]
+    want = [first + first, first + second, second + first, second + second]
+    np.testing.assert_allclose(vit.sine_positions(2, 8), want, atol=1e-5)
+
+
+def test_initial_values_of_moco_v3():
+    """vits.py: bounds of uniform distributions, query, key and value apart; no other bias than 0."""
+    network = tiny(mocov3_init=True)
+    params = network.init(jax.random.key(0), images())["params"]
+    np.testing.assert_array_equal(params["pos_embed"][0, 0], np.zeros(8))
+    np.testing.assert_array_equal(params["pos_embed"][0, 1:], vit.sine_positions(2, 8))
+    assert 0 < jnp.abs(params["cls_token"]).max() < 1e-5
+    block = params["block0"]
+    for leaves, fans in (
+        (params["patch_embed"], 3 * 4 * 4 + 8),
+        (block["attn"]["qkv"], 8 + 8),
+        (block["attn"]["proj"], 8 + 8),
+        (block["mlp"]["fc1"], 8 + 32),
+        (block["mlp"]["fc2"], 32 + 8),
+    ):
+        bound, largest = math.sqrt(6 / fans), float(jnp.abs(leaves["kernel"]).max())
+        assert 0.8 * bound < largest <= bound
+    assert not params["block3"]["mlp"]["fc2"]["bias"].any()
+
+
 def test_attention_equals_float64():
     x = np.random.default_rng(3).standard_normal((2, 5, 8)).astype(np.float32)
     module = vit.Attention(heads=2, dtype=jnp.float32)

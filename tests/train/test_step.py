@@ -90,6 +90,10 @@ def test_compiled_once_with_the_same_types_and_shardings_in_and_out(variant):
         ("seed", {"method__patches": 3, "method__patch_size": 12}),  # views of two sizes
         ("moco", {}),
         ("dino", {"method__local_views": 0}),
+        pytest.param("simclr", {}, marks=pytest.mark.long),
+        ("swav", {}),
+        pytest.param("mocov3", {}, marks=pytest.mark.long),
+        pytest.param("simsiam", {}, marks=pytest.mark.long),
     ],
 )
 def test_one_and_eight_devices_agree(variant, method):
