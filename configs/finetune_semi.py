@@ -36,6 +36,6 @@ def get_config(variant: str = ""):
     c.student.model = "mobilenetv3_large"
     c.optim.lr_batch, c.optim.weight_decay = 0, 0.0
     c.optim.schedule, c.optim.milestones, c.optim.factor = "steps", (0.6, 0.8), 0.2
-    c.train.epochs = 20.0
+    c.train.epochs, c.train.bn_group = 20.0, 0
     c.evals.names = ("top1",)
     return config.variant(c, variant if variant == "smoke" else "")

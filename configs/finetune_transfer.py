@@ -2,9 +2,9 @@
 
 Run:      python main.py --config=configs/finetune_transfer.py:pets --workdir=runs/pets \\
               --config.student.init=runs/seed_r50_to_mbv3 --config.data.dir=TFDS_FOLDER
-          then python -m seed_jax.evals runs/pets --protocol=classifier: top-1, or the mean per class where
-          that is the custom (seed_jax/evals/transfer.py). For a folder add --config.data.source=imagefolder.
-          Linear transfer trains nothing:
+          then python -m seed_jax.evals runs/pets --protocol=classifier: top-1 and the mean per class; which
+          of them papers report is in seed_jax/evals/transfer.py. `:pets_folder` takes a folder with `train`
+          and `test` in --config.data.dir. Linear transfer trains nothing:
           python -m seed_jax.evals WEIGHTS --protocol=transfer --data=pets.
 Hardware: 20,000 steps at 224 px in batches of 256; meant for one GPU. Not run yet: there is no number of our
           own.
@@ -12,10 +12,11 @@ Batch:    the rate is for batches of 256 and is not scaled.
 Expected: no number of our own. The recipe is SimCLR's (Chen et al. 2020, arXiv 2002.05709, section B.8.1):
           Nesterov momentum 0.9, half a cosine, crops and mirroring alone. It chooses the rate among seven
           from 0.0001 to 0.1 and the decay among seven from 1e-6 to 1e-3 on a validation split, and trains
-          the best one again on both splits; here are values from the middle. Choose by data.val and rows of
+          the best one again on both splits; here is one value of each. Choose by data.val and rows of
           `seed-jax compare`.
 Variants: `:cifar10` (the default), `:cifar100`, `:sun397`, `:caltech101`, `:dtd`, `:flowers`, `:pets`,
-          `:cars`, `:aircraft` (a folder: tensorflow-datasets lacks it), `:food101`; `:smoke` runs anywhere.
+          `:cars`, `:food101` from tensorflow-datasets, which lacks `:aircraft_folder`; each also with
+          `_folder`; `:smoke` runs anywhere.
 """
 
 from seed_jax import config
@@ -25,15 +26,16 @@ from seed_jax.evals.transfer import SETS
 
 def get_config(variant: str = ""):
     name = "cifar10" if variant in ("", "smoke") else variant
-    if name not in SETS:
-        raise unknown("config variant", variant, ("smoke", *SETS))
-    known = SETS[name]
+    variants = [n for n, known in SETS.items() if known.tfds] + [f"{n}_folder" for n in SETS]
+    if name not in variants:
+        raise unknown("config variant", variant, ("smoke", *variants))
+    known = SETS[name.removesuffix("_folder")]
     c = config.default("supervised")
-    if known.tfds:
+    if name.endswith("_folder"):
+        c.data.source, c.data.train = "", ""  # recognised, with the splits that it has
+    else:
         c.data.source = f"tfds:{known.tfds}"
         c.data.train, c.data.val, c.data.test = known.train, known.val, known.test
-    else:
-        c.data.source = "imagefolder"
     c.data.batch_size, c.data.last = 256, "keep"
     c.data.crop_scale, c.data.photometric = (0.08, 1.0), "supervised"
     c.student.model = "mobilenetv3_large"

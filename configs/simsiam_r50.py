@@ -9,7 +9,8 @@ Expected: 68.1 % linear with a predictor whose rate does not decay (README of fa
 Batch:    the rate scales with data.batch_size, from 0.05 at 256; the README has 68.3 % there.
 Variants: `:smoke` runs anywhere.
 Differs from main_simsiam.py: the predictor's rate; the last norm of each residual block starts at 1 and not
-  at 0; the rate changes with every step and not with every epoch; crops are resized as in data/images.py.
+  at 0; the rate changes with every step and not with every epoch; crops are resized as in data/images.py;
+  a hundredth of the training images is kept for probes.
 """
 
 from seed_jax import config

@@ -12,7 +12,8 @@ Batch:    the rate scales with data.batch_size, from 0.3 at 256; the authors use
 Variants: `:smoke` runs anywhere; `:batch256` is scripts/swav_200ep_bs256_pretrain.sh, with a queue.
 Differs from main_swav.py: LARS adapts the rate of kernels alone (the authors' LARC adapts that of vectors,
   too) and applies the rate before momentum; the head's norm takes views of each size apart (methods/swav.py);
-  warm-up starts at 0 and not at 0.3; scores are float32.
+  warm-up starts at 0 and not at 0.3; scores are float32; a hundredth of the training images is kept for
+  probes, so an epoch, for which the prototypes wait, has as many fewer steps.
 """
 
 from seed_jax import config

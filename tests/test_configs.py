@@ -144,6 +144,8 @@ def test_fine_tuning_with_few_labels_has_swavs_values_and_transfer_the_sets_spli
     assert (one.train.epochs, one.optim.factor, one.optim.weight_decay) == (20, 0.2, 0)
     food = loaded("finetune_transfer", "food101").data
     assert (food.source, food.train, food.test) == ("tfds:food101", "train[:90%]", "validation")
+    folder = loaded("finetune_transfer", "aircraft_folder").data
+    assert (folder.source, folder.train, folder.val, folder.test) == ("", "", "val", "test")
     with pytest.raises(UserError, match="did you mean 'flowers'"):
         loaded("finetune_transfer", "flower")
 

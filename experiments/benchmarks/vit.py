@@ -67,7 +67,11 @@ def _parse(arguments):
     parser.add_argument("--repeats", type=int, default=5, help="timings of a part in a round; default: 5")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name in ("batch", "rounds", "repeats"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}: use 1 or more.")
+    return options
 
 
 def _round(number: int, folder: str, options) -> dict:

@@ -13,7 +13,7 @@ from seed_jax.analysis.runs import SPLITS, Lacking, Opened, Options, open_run, o
 from seed_jax.analysis.sections import SECTIONS
 from seed_jax.data import files
 from seed_jax.errors import UserError, command, numbers, unknown
-from seed_jax.evals.subject import open_data
+from seed_jax.evals.images import open_data
 from seed_jax.report import html
 from seed_jax.report.tables import Table
 from seed_jax.weights import flags

@@ -11,17 +11,20 @@ from absl import logging
 
 import seed_jax
 from seed_jax import parallel
+from seed_jax.config import Evals
 from seed_jax.data import files
 from seed_jax.errors import UserError, command, unknown
 from seed_jax.evals import accuracy
 from seed_jax.evals.final import SPLITS, evaluate, open_run
+from seed_jax.evals.images import ROLES, Images, open_images
 from seed_jax.evals.protocols import PROTOCOLS, Options
-from seed_jax.evals.subject import ROLES, Images, Subject, open_images
+from seed_jax.evals.subject import Subject
 from seed_jax.evals.transfer import SETS
 from seed_jax.report.tables import SCORES, Table
 from seed_jax.train import workdir
 from seed_jax.weights import flags, pretrained, source
 
+FINAL = ("network", "protocol", "best", "dir", "split")  # the flags that the final evaluation takes
 EPILOG = """\
 RUN_OR_WEIGHTS  the workdir of a run; a checkpoint (.pth, .pth.tar, .safetensors, .npz) or
                 pip:efficientnet-lite0, which need --protocol and --data
@@ -80,22 +83,22 @@ def _protocols(given) -> None:
         scores = {}
         for name in given.protocol:
             scores |= PROTOCOLS[name].measure(subject, options)
-        results.append((subject, scores))
+        results.append((subject, options, scores))
     if jax.process_index():
         return
-    names = {(subject.images.name, name): None for subject, scores in results for name in scores}
+    names = {(subject.images.name, name): None for subject, _, scores in results for name in scores}
     cells = {
         (subject.name, subject.images.name, name): score.text()
-        for subject, scores in results
+        for subject, _, scores in results
         for name, score in scores.items()
     }
     rows = [[f"{data}: {name}", *(cells.get((n, data, name)) for n in given.network)] for data, name in names]
     print(Table(["score", *given.network], rows).aligned())
-    print("Shares in percent with 95 % intervals over the test images.")
-    notes = dict.fromkeys(note for subject, _ in results for note in subject.notes)
+    print(f"Shares in percent with 95 % intervals over the {given.split} images (few-shot: over tasks).")
+    notes = dict.fromkeys(note for subject, *_ in results for note in subject.notes)
     print("".join(f"{note}\n" for note in notes), end="")
     if given.out:
-        _write(given.out, [_described(subject, scores) for subject, scores in results])
+        _write(given.out, [_described(*result) for result in results])
         print(given.out)
 
 
@@ -103,21 +106,28 @@ def _subjects(given) -> list[tuple[Subject, Options]]:
     """Every network on every data set."""
     shown = [open_images(name, given.dir, given.splits) for name in given.data]
     teacher = given.teacher and pretrained.load_named(given.teacher)
+    shared = {
+        "split": given.split,
+        "most": given.images,
+        "batch_size": given.batch_size,
+        "cache": given.cache,
+    }
+    beside = [teacher and Subject(given.teacher, teacher, images, **shared) for images in shown]
     found = []
     for spec in given.network:
-        loaded, own = _open(spec, given)
-        for images in shown or [own]:
-            size = 0 if Path(spec).is_dir() else given.size
-            shared = {"split": given.split, "most": given.images, "batch_size": given.batch_size}
-            shared["cache"] = given.cache
-            subject = Subject(spec, loaded, images, feature=given.feature, size=size, **shared)
-            beside = teacher and Subject(given.teacher, teacher, images, **shared)
-            found.append((subject, Options(given.k, given.labels, given.seed, beside or None)))
+        loaded, own, evals = _open(spec, given)
+        if own:
+            shown, beside = [own], [teacher and Subject(given.teacher, teacher, own, **shared)]
+        size = 0 if Path(spec).is_dir() else given.size
+        for images, its in zip(shown, beside, strict=True):
+            feature = given.feature or evals.feature
+            subject = Subject(spec, loaded, images, feature=feature, size=size, **shared)
+            found.append((subject, Options(given.k or evals.k, given.labels, given.seed, its or None)))
     return found
 
 
-def _open(spec: str, given) -> tuple[pretrained.Pretrained, Images | None]:
-    """A network, and the data of its run; None for weights and with --data."""
+def _open(spec: str, given) -> tuple[pretrained.Pretrained, Images | None, Evals]:
+    """A network, the data of its run and the `evals` section; with --data None and the section's defaults."""
     if not Path(spec).is_dir():
         source.find(spec)
         if not given.data:
@@ -125,19 +135,20 @@ def _open(spec: str, given) -> tuple[pretrained.Pretrained, Images | None]:
                 f"{spec} is a weights file, which has no images of its own: name some with --data."
             )
         told = ({"form": given.form} if given.form else {}) | given.window
-        return pretrained.load_named(spec, flags=flags.FLAGS, model=given.arch, options=told), None
+        return pretrained.load_named(spec, flags=flags.FLAGS, model=given.arch, options=told), None, Evals()
     if given.data:
-        return pretrained.of_run(spec, workdir.load_run(spec, best=given.best)), None
+        return pretrained.of_run(spec, workdir.load_run(spec, best=given.best)), None, Evals()
     run, config = open_run(spec, best=given.best, dir=given.dir)
     name = config.data.dir or config.data.source
     images = Images(name, config.data.settled(), None, config.train.seed, config.evals.bank_size)
-    return pretrained.of_run(spec, run), images
+    return pretrained.of_run(spec, run), images, config.evals
 
 
-def _described(subject: Subject, scores: dict[str, accuracy.Score]) -> dict:
+def _described(subject: Subject, options: Options, scores: dict[str, accuracy.Score]) -> dict:
     """One result, as the JSON has it."""
     d = subject.images.data
     sources = [(role, subject.sources[role]) for role in ROLES if role in subject.sources]
+    teacher = options.teacher and {"network": options.teacher.name, "weights": options.teacher.weights}
     return {
         "network": subject.name,
         "weights": subject.weights,
@@ -147,9 +158,11 @@ def _described(subject: Subject, scores: dict[str, accuracy.Score]) -> dict:
         "data": {
             "name": subject.images.name,
             "source": d.source,
+            "splits": {"train": d.train, "val": d.val, "test": d.test},
             "classes": subject.num_classes,
             **{role: {"images": len(x), "fingerprint": x.fingerprint()} for role, x in sources},
         },
+        "options": {**options._asdict(), "teacher": teacher},
         "scores": {name: score._asdict() for name, score in scores.items()},
         "notes": subject.notes,
     }
@@ -212,8 +225,10 @@ def _parse(arguments) -> argparse.Namespace:
         help="the split to measure on, data.test or data.val (default: test)",
     )
     flags.add(parser)
-    parser.add_argument("--feature", default="pooled", help="the vector to read (default: pooled)")
-    parser.add_argument("--teacher", default="", help="of overlap: weights or run to compare with")
+    parser.add_argument(
+        "--feature", default="", help="the vector to read (default: pooled, or evals.feature of the run)"
+    )
+    parser.add_argument("--teacher", default="", help="of overlap: weights or run whose `pooled` is compared")
     parser.add_argument(
         "--labels",
         default=usual.labels,
@@ -222,20 +237,24 @@ def _parse(arguments) -> argparse.Namespace:
         help="of semi: shares of the labels of each class, drawn by --seed, or by 3 as 1%%@3, or files that "
         "name the labelled images, as SimCLR's 1percent.txt (default: 1%%,10%%)",
     )
-    parser.add_argument("--k", type=int, default=usual.k, help=f"neighbours of kNN (default: {usual.k})")
+    parser.add_argument(
+        "--k", type=int, default=0, help=f"neighbours of kNN (default: {Evals.k}, or evals.k of the run)"
+    )
     parser.add_argument("--images", type=int, default=0, help="of each split, evenly spaced (default: all)")
     parser.add_argument(
         "--batch-size", type=int, default=64, help="images per forward, over all devices (default: 64)"
     )
     parser.add_argument("--seed", type=int, default=usual.seed, help="of what is drawn (default: 0)")
-    parser.add_argument("--cache", type=Path, help="folder that keeps features for the next command")
+    parser.add_argument(
+        "--cache", type=Path, help="folder that keeps features for the next command (docs/evaluation.md)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all results there, too")
     given = parser.parse_args(arguments)
     for name in given.protocol:
         if name not in PROTOCOLS:
             raise unknown("protocol in --protocol", name, PROTOCOLS)
     flags.check(given, given.network)
-    for name, least in (("k", 1), ("images", 0), ("batch_size", 1), ("seed", 0)):
+    for name, least in (("k", 0), ("images", 0), ("batch_size", 1), ("seed", 0)):
         if getattr(given, name) < least:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} is {getattr(given, name)}: use {least} or more.")
@@ -245,9 +264,12 @@ def _parse(arguments) -> argparse.Namespace:
                 raise UserError(
                     f"{spec} is a weights file: name what to measure with --protocol, and images with --data."
                 )
-        if given.data or given.out:
-            flag = "data" if given.data else "out"
-            raise UserError(f"--{flag} is for protocols: name some with --protocol.")
+        for name, value in vars(given).items():
+            if name not in FINAL and value != parser.get_default(name):
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} is for protocols: name some with --protocol.")
+    if given.splits and not given.data:
+        raise UserError("--splits names splits of --data: name the data, too.")
     for flag, path in (("cache", given.cache), ("out", given.out and given.out.parent)):
         if path is not None and not path.is_dir():
             raise UserError(f"--{flag}: there is no folder {path}: create it first.")

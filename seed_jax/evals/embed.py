@@ -18,8 +18,8 @@ from seed_jax.data.sources import Arrays, Source, named, open_source, recognise
 from seed_jax.errors import UserError, command
 from seed_jax.evals.features import Extractor
 from seed_jax.weights import pretrained, swin
+from seed_jax.weights.flags import FLAGS
 
-FLAGS = ("--arch", "--form", "--window")
 EPILOG = """\
 SPEC   a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0
 DATA   a folder of images or of tar shards; a folder that `python -m seed_jax.data pack` wrote; tfds:NAME; an

@@ -147,3 +147,9 @@ def check(features: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarr
             "with a lower learning rate."
         )
     return features, labels
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows `[N, D]` scaled to length 1, float64; a row of 0 stays 0."""
+    x = np.asarray(x, np.float64)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from seed_jax.errors import UserError
-from seed_jax.evals.features import check
+from seed_jax.evals.features import check, unit
 
 WAYS, SHOTS, QUERIES, EPISODES = 5, (1, 5), 15, 600
 PER_CLASS, DRAWS = (1, 5, 10), 10
@@ -38,7 +38,7 @@ def episodes(
       UserError: fewer than `ways` classes have `shots + queries` images.
     """
     features, labels = check(features, labels, "test")
-    x = _unit(features)
+    x = unit(features)
     rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     check_tasks(labels, shots, ways, queries)
     rows = [own for own in rows if len(own) >= shots + queries]
@@ -83,12 +83,13 @@ def per_class(
     queries, query_labels = check(queries, query_labels, "query")
     check_bank(bank_labels, count)
     classes = np.unique(bank_labels)
-    x, asked = _unit(bank), _unit(queries)
+    asked = unit(queries)
     rows = [np.flatnonzero(bank_labels == label) for label in classes]
     rng = np.random.default_rng(seed)
     right = np.zeros(len(asked))
     for _ in range(draws):
-        means = np.stack([x[rng.choice(own, count, replace=False)].mean(axis=0) for own in rows])
+        drawn = [unit(bank[rng.choice(own, count, replace=False)]) for own in rows]
+        means = np.stack([x.mean(axis=0) for x in drawn])
         right += classes[_nearest(asked, means)] == query_labels
     return right / draws
 
@@ -111,11 +112,6 @@ def check_bank(labels: np.ndarray, count: int) -> None:
             f"Class {classes[sizes.argmin()]} has {sizes.min()} images to learn from, fewer than the {count} "
             "of few-shot classification: use more images."
         )
-
-
-def _unit(x):
-    x = x.astype(np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def _nearest(x, means):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from seed_jax.evals.features import unit
+
 _ROWS = 1024  # whose distances to all images exist at a time
 
 
@@ -14,7 +16,7 @@ def alignment(first: np.ndarray, second: np.ndarray) -> float:
     Args:
       first, second: float `[M, D]`, normalised to length 1 here.
     """
-    return float(np.square(_unit(first) - _unit(second)).sum(axis=1).mean())
+    return float(np.square(unit(first) - unit(second)).sum(axis=1).mean())
 
 
 def uniformity(features: np.ndarray) -> float:
@@ -29,14 +31,9 @@ def uniformity(features: np.ndarray) -> float:
     Args:
       features: float `[M, D]` of at least two images, normalised to length 1 here.
     """
-    x, total = _unit(features), 0.0
+    x, total = unit(features), 0.0
     for start in range(0, len(x), _ROWS):
         squared = np.maximum(2 - 2 * x[start : start + _ROWS] @ x.T, 0)
         total += np.exp(-2 * squared).sum()
     total -= len(x)  # the images themselves, at distance 0
     return float(np.log(max(total, 0) / (len(x) * (len(x) - 1))))
-
-
-def _unit(x):
-    x = np.asarray(x, np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

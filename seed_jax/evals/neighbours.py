@@ -3,7 +3,7 @@
 import numpy as np
 
 from seed_jax.evals.base import SharedFeatures
-from seed_jax.evals.features import check
+from seed_jax.evals.features import check, unit
 from seed_jax.report.metrics import MOST_IMAGES
 
 K = 10  # as SEED's kNN
@@ -54,7 +54,7 @@ class Neighbours:
         if len(self._embeddings) > K + 1:
             scores["neighbours"] = shared(own[self._feature], self._embeddings, K)
         if self._aligned:
-            scores["alignment"] = (_unit(own["embedding"]) * _unit(self._embeddings)).sum(axis=1)
+            scores["alignment"] = (unit(own["embedding"]) * unit(self._embeddings)).sum(axis=1)
         return scores
 
 
@@ -99,15 +99,10 @@ def effective_rank(features: np.ndarray) -> float:
 
 def _nearest(x, k):
     """Indices of the `k` nearest other rows, int `[M, k]`."""
-    x = _unit(x)
+    x = unit(x)
     similarity = x @ x.T
     np.fill_diagonal(similarity, -np.inf)
     return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-
-
-def _unit(x):
-    x = np.asarray(x, np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def _queries(found) -> dict[str, np.ndarray]:

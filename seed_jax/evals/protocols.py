@@ -16,7 +16,8 @@ from seed_jax.errors import UserError
 from seed_jax.evals import accuracy, few_shot, hypersphere, knn, linear, logistic, neighbours, retrieval
 from seed_jax.evals.accuracy import Score
 from seed_jax.evals.features import check
-from seed_jax.evals.subject import Subject, has_own_test
+from seed_jax.evals.images import has_own_test
+from seed_jax.evals.subject import Subject
 from seed_jax.evals.top1 import correct
 
 TEMPERATURE = 0.07  # of kNN's weighted vote
@@ -149,7 +150,10 @@ def _semi_check(subject, options):
     _learned(subject, options)
     source = subject.source("bank")
     for spec in options.labels:
-        take_subset(source, spec, options.seed)
+        try:
+            take_subset(source, spec, options.seed)
+        except UserError as error:
+            raise UserError(str(error).replace("data.subset", "--labels")) from error
         if share := re.match(r"[\d.]+(?= ?%)", spec):
             classes, sizes = np.unique(source.labels(), return_counts=True)
             if sizes.min() * float(share[0]) / 100 < 0.5:

@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import os
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,85 +11,21 @@ import numpy as np
 from tqdm import tqdm
 
 from seed_jax import parallel
-from seed_jax.config import Data
 from seed_jax.data import images as pictures
 from seed_jax.data import photometric, rng
 from seed_jax.data.pipeline import eval_batches, local_rows
-from seed_jax.data.sources import Source, named, open_source, split_of
+from seed_jax.data.sources import Source, open_source
 from seed_jax.data.sources import cache as arrays
 from seed_jax.data.sources.base import digest, scramble
 from seed_jax.data.views import ViewSpec, fill_views
 from seed_jax.errors import UserError
 from seed_jax.evals.embed import numbered
 from seed_jax.evals.features import Extractor
+from seed_jax.evals.images import ROLES, Images
 from seed_jax.evals.online import evenly
-from seed_jax.evals.transfer import SETS, Set
 from seed_jax.weights.pretrained import Pretrained
 
 VIEWS = ViewSpec(count=2)  # two views of an image, as MoCo-v2 trains on them
-ROLES = ("bank", "val", "test")
-
-
-class Images(NamedTuple):
-    """A data set to evaluate on.
-
-    Attributes:
-      name: as the user wrote it.
-      data: its source and splits, settled.
-      transfer: the known data set that it is; None if it is none.
-      seed: of `data.subset`.
-      bank_size: at most so many images are learned from, evenly spaced; 0 for all.
-    """
-
-    name: str
-    data: Data
-    transfer: Set | None = None
-    seed: int = 0
-    bank_size: int = 0
-
-
-def open_data(data: str, dir: str = "") -> Data:
-    """The section `data` of a config for what a user calls their images; `dir`: the data_dir of `tfds:NAME`.
-
-    Raises:
-      UserError: it is no data, or cannot be read.
-    """
-    source, place = named(data)
-    return Data(source=source, dir=place or (dir if source.startswith("tfds:") else "")).settled()
-
-
-def open_images(name: str, dir: str = "", splits: str = "") -> Images:
-    """A data set as users name it for an evaluation.
-
-    Args:
-      name: as for `open_data`, or the name of a known data set, a key of `transfer.SETS`: `pets` is read from
-        tensorflow-datasets, `pets:PLACE` from a folder or file.
-      dir: the data_dir of tensorflow-datasets.
-      splits: 'TRAIN,VAL,TEST', the names of the three splits; '' for the usual ones.
-
-    Raises:
-      UserError: it is no data or cannot be read, or is not the data set that its name says.
-    """
-    prefix, _, place = name.partition(":")
-    known = SETS.get(prefix) if not os.path.exists(name) else None
-    of_tfds = {one.tfds: one for one in SETS.values() if one.tfds}
-    if known and not place and not known.tfds:
-        raise UserError(
-            f"tensorflow-datasets has no {known.title}: use --data={name}:FOLDER, with a folder of images."
-        )
-    where = place if known and place else f"tfds:{known.tfds}" if known else name
-    if where.startswith("tfds:"):
-        known = known or of_tfds.get(where.removeprefix("tfds:"))
-        usual = known or Set("", 0, False)
-        data = Data(source=where, dir=dir, train=usual.train, val=usual.val, test=usual.test)
-    else:
-        data = open_data(where)
-    if splits:
-        names = splits.split(",")
-        if len(names) != len(ROLES) or not all(names):
-            raise UserError(f"--splits is {splits!r}: name three, as train,val,test.")
-        data = dataclasses.replace(data, train=names[0], val=names[1], test=names[2])
-    return Images(name, data, known)
 
 
 class Subject:
@@ -174,9 +108,9 @@ class Subject:
             )
         return self._wholes[role]
 
-    def _shares(self, role) -> bool:
-        """Whether the whole split of a role has images of that of 'test'."""
-        return bool(np.isin(self._whole(role).ids(), self._whole("test").ids()).any())
+    def _share(self, role, other) -> bool:
+        """Whether the whole splits of two roles have images in common."""
+        return bool(np.isin(self._whole(role).ids(), self._whole(other).ids()).any())
 
     @property
     def num_classes(self) -> int:
@@ -188,22 +122,27 @@ class Subject:
         return self._vectors.get("logits", 0)
 
     def check_labels(self, *roles: str) -> None:
-        """Raise `UserError` unless these roles have the same classes and 'bank' has no image of 'test'."""
+        """Raise `UserError` unless these roles are labelled with the same classes and 'bank' lacks 'test'."""
         for role in roles:
             if not self.source(role).num_classes:
                 raise UserError(
                     f"{self.images.name} has no labels, which this protocol needs: put the images of each "
                     "class into a sub-folder of their own, or use uniformity, rank or overlap."
                 )
+            if missing := int((self.source(role).labels() < 0).sum()):
+                raise UserError(
+                    f"{self.images.name}: {missing} of {len(self.source(role))} images lack a label in the "
+                    f"split that is {ROLES[role]}: name others with --data and --splits=TRAIN,VAL,TEST."
+                )
         if len({self.source(role).num_classes for role in roles}) > 1:
             raise UserError(
                 f"{self.images.name}: the splits to learn from and to score have different classes: name "
-                "other splits with --splits=TRAIN,VAL,TEST."
+                "other splits with --data and --splits=TRAIN,VAL,TEST."
             )
-        if "bank" in roles and self._shares("bank"):
+        if "bank" in roles and self._share("bank", "test"):
             raise UserError(
                 f"{self.images.name}: what is learned from has images that are scored: name three separate "
-                "splits with --splits=TRAIN,VAL,TEST."
+                "splits with --data and --splits=TRAIN,VAL,TEST."
             )
 
     def get(self, role: str, entry: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -225,14 +164,15 @@ class Subject:
     ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """Features and labels to learn from, and others to choose on, neither of which is scored.
 
-        The others are those of 'val'. Where these are scored, they are a fifth of 'bank'.
+        The others are those of 'val'. Where some of these are scored or learned from, they are a fifth of
+        'bank'.
 
         Args:
           labelled: ids of the images to learn from; None for all of 'bank'.
         """
         x, labels = self.get("bank")
         learned = np.ones(len(x), bool) if labelled is None else np.isin(self._found["bank"]["id"], labelled)
-        if not self._shares("val"):
+        if not self._share("val", "test") and not self._share("val", "bank"):
             return (x[learned], labels[learned]), self.get("val")
         rows = scramble(np.arange(len(x))) % np.uint64(5) == 0
         learned, rows = (learned & ~rows, rows) if labelled is None else (learned, rows & ~learned)
@@ -336,11 +276,3 @@ def _view_batches(source, spec, view, seen, batch_size, preparation):
         words = rng.split_id(ids)
         image = np.asarray(seen(pixels, words))[:, view]
         yield {"image": image, "label": np.full(len(indices), -1), "id": words, "mask": mask}
-
-
-def has_own_test(data: Data) -> bool:
-    """Whether a data set has a test split of its own, not one that was drawn by a hash."""
-    if data.source.startswith("tfds:"):
-        return True
-    source = open_source(data.source, "all", dir=data.dir or None)
-    return not np.array_equal(source.splits, split_of(source.ids()))

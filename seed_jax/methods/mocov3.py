@@ -69,7 +69,13 @@ class MoCoV3(Method):
         return (first, dataclasses.replace(first, photometric=self.photometric_second))
 
     def network(self, backbone, given):
-        if not getattr(getattr(backbone, "module", None), "mocov3_init", True):
+        module = getattr(backbone, "module", None)
+        if getattr(module, "positions", "") == "absolute":
+            raise UserError(
+                "student.options.positions is 'absolute', but mocov3 does not train positions, which would "
+                "stay random: use 'shared' or 'layer'."
+            )
+        if not getattr(module, "mocov3_init", True):
             raise UserError(
                 "student.options.mocov3_init is False, but mocov3 does not train positions, which would stay "
                 "random: use --config.student.options.mocov3_init=True."

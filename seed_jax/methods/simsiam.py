@@ -14,15 +14,16 @@ from seed_jax.models.network import Joined
 
 @dataclasses.dataclass(frozen=True)
 class SimSiam(Method):
-    """- cos(prediction of one view, embedding of the other), both ways, halved (algorithm 1).
+    """Minus the cosine of the prediction of one view and the embedding of the other, both ways (algorithm 1).
 
     No gradient flows through the embedding that is predicted. There are no negatives and no moving average;
     the metric `embedding_std` is 1 / sqrt(dim) for embeddings that fill the sphere and 0 for collapsed ones.
     Every forward has one view, and statistics of its own; use it with `train.bn_group=0`, as the released
     code does (facebookresearch/simsiam). What is probed and exported is the network without the predictor.
 
-    The last norm of the head has no scale and shift: they stay 1 and 0. We differ in one point: the rate of
-    the predictor follows the schedule, as without `--fix-pred-lr` there.
+    The last norm of the head has no scale and shift: they stay 1 and 0. We differ in two points: the rate of
+    the predictor follows the schedule, as without `--fix-pred-lr` there, and its first Linear has a bias,
+    which the norm after it removes.
 
     Attributes:
       dim: width of the embedding.

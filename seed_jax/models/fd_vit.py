@@ -17,7 +17,15 @@ import numpy as np
 
 from seed_jax.errors import UserError, unknown
 from seed_jax.models import layers
-from seed_jax.models.vit import MLP, PatchEmbed, adapt_norm, check_sides, resize_positions
+from seed_jax.models.vit import (
+    MLP,
+    PatchEmbed,
+    adapt_norm,
+    check_heads,
+    check_sides,
+    resize_positions,
+    stage_ends,
+)
 
 POSITIONS = ("shared", "layer", "absolute", "none")
 POOLS = ("tokens", "mean")
@@ -31,7 +39,7 @@ class FDVisionTransformer(layers.Architecture):
     There are T = 1 + H / patch * W / patch tokens: cls, then patches in reading order. The features are
 
       stem             `[B, T, D]`, the input of the first block
-      stage1 .. stage4 `[B, T, D]`, the output of each quarter of the blocks
+      stage1 .. stage4 `[B, T, D]`, the output of each quarter of the blocks (`stage_ends`)
       tokens           `[B, T, D]`, the output of the last block after the final layer norm
       pooled           `[B, D]`, the mean over the patches of `tokens`
       logits           `[B, num_classes]`, if `num_classes` is not None
@@ -60,7 +68,7 @@ class FDVisionTransformer(layers.Architecture):
       dtype: of matrix products and GELU.
 
     Raises:
-      UserError: `positions` or `pool` is unknown, or `patch` does not divide a size.
+      UserError: `positions` or `pool` is unknown, `patch` does not divide a size, or `heads` not `dim`.
     """
 
     dim: int
@@ -88,12 +96,13 @@ class FDVisionTransformer(layers.Architecture):
         for name, known in (("positions", POSITIONS), ("pool", POOLS)):
             if getattr(self, name) not in known:
                 raise unknown(f"{name} of a vision transformer", getattr(self, name), known)
+        check_heads(self.dim, self.heads)
         x, grid = self._embed(x)
         stored = self.image_size // self.patch
         bias = None
         if self.positions == "shared":
             bias = RelativePositions(self.heads, stored, name="rel_pos_bias")(grid)
-        features = {"stem": x}
+        features, ends = {"stem": x}, stage_ends(self.depth)
         block_class = layers.block_class(Block, self.remat, train)
         for i in range(self.depth):
             block = block_class(
@@ -110,8 +119,8 @@ class FDVisionTransformer(layers.Architecture):
             x, weights = block(x, train, keys, bias)
             if self.attention:
                 features[f"attention{i + 1}"] = weights
-            if (i + 1) % max(1, self.depth // 4) == 0:
-                features[f"stage{4 * (i + 1) // self.depth}"] = x
+            if i + 1 in ends:
+                features[f"stage{ends[i + 1]}"] = x
         if self.pool == "mean":
             features["tokens"] = x
             features["pooled"] = layers.LayerNorm(EPSILON, name="fc_norm")(x[:, 1:].mean(axis=1))

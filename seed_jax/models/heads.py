@@ -137,7 +137,7 @@ class PrototypeHead(nn.Module):
         shape = (self.bottleneck, self.prototypes)
         prototypes = self.param("prototypes", layers.torch_conv_init, shape, jnp.float32)
         x, prototypes = _unit(x.astype(jnp.float32), 1), _unit(prototypes, 0)
-        return {self.out: x @ prototypes}
+        return {self.out: jnp.dot(x, prototypes, precision="highest")}
 
 
 class Prototypes(nn.Module):

@@ -83,7 +83,7 @@ class VisionTransformer(layers.Architecture):
     features are
 
       stem             `[B, T, D]`, the input of the first block
-      stage1 .. stage4 `[B, T, D]`, the output of each quarter of the blocks
+      stage1 .. stage4 `[B, T, D]`, the output of each quarter of the blocks (`stage_ends`)
       tokens           `[B, T, D]`, the output of the last block after the final layer norm
       pooled           `[B, D]`, the cls token of `tokens`
       logits           `[B, num_classes]`, if `num_classes` is not None
@@ -113,7 +113,7 @@ class VisionTransformer(layers.Architecture):
       undecayed: names of the position table and tokens, which weight decay leaves alone.
 
     Raises:
-      UserError: `form` or `pool` is unknown, or `patch` does not divide a size.
+      UserError: `form` or `pool` is unknown, `patch` does not divide a size, or `heads` not `dim`.
     """
 
     dim: int
@@ -138,17 +138,21 @@ class VisionTransformer(layers.Architecture):
     def __call__(self, x, train: bool, keys=None):
         form = _choice("form", self.form, FORMS)
         pool_mean = _choice("pool", self.pool, {"cls": False, "mean": True})
+        check_heads(self.dim, self.heads)
+        if self.mocov3_init and self.dim % 4:
+            raise UserError(f"dim is {self.dim}, and the positions of mocov3_init need a multiple of 4.")
         x = self._embed(form, x)
         features = {"stem": x}
         block_class = layers.block_class(Block, self.remat, train)
+        ends = stage_ends(self.depth)
         for i in range(self.depth):
-            rate = self.drop_path * i / (self.depth - 1)
+            rate = self.drop_path * i / max(1, self.depth - 1)
             block = block_class(self.heads, form, rate, self.dtype, self.mocov3_init, name=f"block{i}")
             x, weights = block(x, train, keys)
             if self.attention:
                 features[f"attention{i + 1}"] = weights
-            if (i + 1) % (self.depth // 4) == 0:
-                features[f"stage{4 * (i + 1) // self.depth}"] = x
+            if i + 1 in ends:
+                features[f"stage{ends[i + 1]}"] = x
         if pool_mean:
             features["tokens"] = x
             features["pooled"] = _layer_norm(form, "fc_norm")(x[:, 1 + form.registers :].mean(1))
@@ -320,6 +324,21 @@ def adapt_norm(params: dict, network, other) -> dict:
         )
     fresh = {"scale": jnp.ones(network.dim), "bias": jnp.zeros(network.dim)}
     return {name: tree for name, tree in params.items() if name != "norm"} | {"fc_norm": fresh}
+
+
+def stage_ends(depth: int) -> dict[int, int]:
+    """The stage that ends after a number of blocks: each quarter of them, rounded up.
+
+    >>> stage_ends(12), stage_ends(6), stage_ends(2)
+    ({3: 1, 6: 2, 9: 3, 12: 4}, {2: 1, 3: 2, 5: 3, 6: 4}, {1: 2, 2: 4})
+    """
+    return {-(-stage * depth // 4): stage for stage in range(1, 5)}
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Raise `UserError` unless the heads share the width evenly."""
+    if dim % heads:
+        raise UserError(f"A vision transformer has dim={dim}, which heads={heads} do not divide: use others.")
 
 
 def check_sides(sides, patch: int) -> None:

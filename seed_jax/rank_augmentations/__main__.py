@@ -20,8 +20,8 @@ from seed_jax.methods.base import base_view
 from seed_jax.rank_augmentations import measure, page
 from seed_jax.train import teacher, workdir
 from seed_jax.weights import pretrained, swin
+from seed_jax.weights.flags import FLAGS
 
-FLAGS = ("--arch", "--form", "--window")
 SMALL = 64  # sides up to this one are cropped as CIFAR, larger ones as ImageNet
 EPILOG = """\
 TEACHER  a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, or pip:efficientnet-lite0

@@ -25,9 +25,9 @@ from seed_jax.weights import (
     swin,
 )
 from seed_jax.weights.cases import CASES
+from seed_jax.weights.flags import FLAGS
 
 LARGEST_ERROR = 1e-4
-FLAGS = ("--arch", "--form", "--window")
 
 
 @command

@@ -12,6 +12,7 @@ from seed_jax import models
 from seed_jax.data.sources import open_source
 from seed_jax.evals import features, protocols, subject
 from seed_jax.evals.__main__ import main
+from seed_jax.evals.images import open_images
 from seed_jax.train import loop
 from seed_jax.weights import pretrained
 
@@ -120,10 +121,11 @@ def test_protocols_of_a_run_as_table_and_json(trained, tmp_path, capsys, monkeyp
     assert table(capsys) == shown
 
 
-def test_scored_images_choose_nothing(trained):
+@pytest.mark.parametrize(("splits", "split"), [("", "val"), ("train+val,val,test", "test")])
+def test_images_that_are_scored_or_learned_from_choose_nothing(trained, splits, split):
     run, data = trained
-    images = subject.open_images(str(data))
-    opened = subject.Subject("run", pretrained.load(run), images, split="val", most=60)
+    images = open_images(str(data), splits=splits)
+    opened = subject.Subject("run", pretrained.load(run), images, split=split, most=60)
     (x, labels), (chosen_x, chosen_labels) = opened.chosen_on()
     bank, bank_labels = opened.get("bank")
     assert len(x) + len(chosen_x) == len(bank) == 60
@@ -142,8 +144,11 @@ def test_scored_images_choose_nothing(trained):
         (["--protocol=transfer", "--data=aircraft"], "--data=aircraft:FOLDER"),
         (["--protocol=classifier", "--data={three}"], "classifies 10 classes, but {three} has 3"),
         (["--protocol=rank,knn", "--data={unlabelled}"], "has no labels, which this protocol needs"),
-        (["--protocol=knn", "--splits=train,val,train"], "has images that are scored"),
-        (["--protocol=knn", "--splits=all,val,test", "--images=3"], "has images that are scored"),
+        (["--protocol=knn", "--splits=train,val,train", "--data={data}"], "has images that are scored"),
+        (["--protocol=knn", "--splits=all,val,test", "--data={data}"], "has images that are scored"),
+        (["--protocol=knn", "--splits=train,val,val"], "--splits names splits of --data"),
+        (["--protocol=knn", "--data={partly}"], "lack a label in the split that is learned from"),
+        (["--protocol=semi", "--labels=0%"], "--labels"),
         (["--protocol=knn", "--k=1000"], "--k is 1000, but there are"),
         (["--protocol=retrieval", "--images=8"], "Recall at 10 needs 11 test images, and there are 8"),
         (["--protocol=few_shot"], "test images each"),
@@ -151,8 +156,10 @@ def test_scored_images_choose_nothing(trained):
         (["--protocol=kn"], "Unknown protocol in --protocol 'kn': did you mean 'knn'"),
         (["--protocol=rank", "--feature=embedding"], "use --feature with one of logits, pooled"),
         (["--protocol=rank", "--cache=/no/such"], "--cache: there is no folder"),
-        (["--protocol=rank", "--splits=train,test"], "name three, as train,val,test"),
+        (["--protocol=rank", "--splits=train,test", "--data={data}"], "name three, as train,val,test"),
         (["--data={data}"], "--data is for protocols"),
+        (["--feature=embedding"], "--feature is for protocols"),
+        (["--batch-size=8"], "--batch-size is for protocols"),
     ],
 )
 def test_mistakes_are_one_sentence_before_anything_compiles(
@@ -161,6 +168,8 @@ def test_mistakes_are_one_sentence_before_anything_compiles(
     run, data = trained
     image, label = (np.load(data)[name] for name in ("image", "label"))
     names = {"data": data, "three": tmp_path / "three.npz", "unlabelled": tmp_path / "unlabelled.npz"}
+    names["partly"] = tmp_path / "partly.npz"
+    np.savez(names["partly"], image=image, label=np.where(np.arange(len(label)) % 3, label, -1))
     np.savez(names["three"], image=image, label=label % 3)
     np.savez(names["unlabelled"], image=image)
     if arguments[0] == "--protocol=semi":
@@ -168,8 +177,6 @@ def test_mistakes_are_one_sentence_before_anything_compiles(
         classes, sizes = np.unique(labels, return_counts=True)
         names |= {"smallest": sizes.min(), "rare": classes[sizes.argmin()]}
     arguments = [argument.format(**names) for argument in arguments]
-    if any("splits" in argument for argument in arguments):
-        arguments.append(f"--data={data}")
     assert main([str(run), *arguments]) == 1
     error = capsys.readouterr().err
     assert said.format(**names) in error
@@ -183,7 +190,7 @@ def test_images_without_labels_have_numbers_too(trained, tmp_path, capsys):
     loaded = pretrained.load(run)
     backbone = dataclasses.replace(loaded.network, parts={})
     loaded = dataclasses.replace(loaded, network=backbone)
-    images = subject.open_images(str(tmp_path / "unlabelled.npz"))
+    images = open_images(str(tmp_path / "unlabelled.npz"))
     opened = subject.Subject("run", loaded, images, most=40, batch_size=16)
     options = protocols.Options()
     found = {}

@@ -8,7 +8,7 @@ from seed_jax import parallel
 from seed_jax.config import Data
 from seed_jax.data.sources import Arrays, Subset
 from seed_jax.errors import UserError
-from seed_jax.evals import accuracy, linear, logistic, protocols, subject
+from seed_jax.evals import accuracy, images, linear, logistic, protocols, subject
 from seed_jax.evals.transfer import Set
 
 CLASSES = 5
@@ -24,7 +24,7 @@ def made(known=None, held_out=False):
     whole = Arrays("made", np.zeros((total, 1, 1, 3), np.uint8), labels)
     opened = object.__new__(subject.Subject)
     opened.name, opened.feature, opened.notes = "made", "pooled", []
-    opened.images = subject.Images("made", Data(), known)
+    opened.images = images.Images("made", Data(), known)
     opened.mesh = parallel.make_mesh(jax.devices()[:1])
     opened.sources, opened._found, start = {}, {}, 0
     for role, size in SIZES.items():
@@ -81,12 +81,12 @@ def test_few_shot_has_tasks_and_all_classes():
 
 
 def test_known_sets_have_their_splits():
-    flowers = subject.open_images("flowers", "/data")
+    flowers = images.open_images("flowers", "/data")
     assert (flowers.data.source, flowers.data.dir) == ("tfds:oxford_flowers102", "/data")
     assert (flowers.data.train, flowers.data.val, flowers.data.test) == ("train", "validation", "test")
-    assert subject.open_images("tfds:food101").transfer.title == "Food-101"
-    assert subject.open_images("tfds:food101").data.test == "validation"
-    other = subject.open_images("tfds:mnist", splits="train[:50%],train[50%:],test")
+    assert images.open_images("tfds:food101").transfer.title == "Food-101"
+    assert images.open_images("tfds:food101").data.test == "validation"
+    other = images.open_images("tfds:mnist", splits="train[:50%],train[50%:],test")
     assert other.transfer is None and other.data.val == "train[50%:]"
     with pytest.raises(UserError, match="tensorflow-datasets has no FGVC Aircraft"):
-        subject.open_images("aircraft")
+        images.open_images("aircraft")
