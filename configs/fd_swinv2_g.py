@@ -1,10 +1,11 @@
 """Feature distillation on ImageNet: SwinV2-G, of 3 billion parameters, teaches a fresh SwinV2-G, without
 labels.
 
-Run:      python main.py --config=configs/fd_swinv2_g.py --plan --devices=64 --images=1281167
-          prints memory and FLOPs. SwinV2-G was never released, so there is no teacher to train from; with
-          weights of your own, add --workdir=runs/fd_swinv2_g --config.teacher.weights=FILE and
-          --config.data.dir=FOLDER_OF_IMAGENET.
+Run:      python main.py --config=configs/fd_swinv2_g.py --workdir=runs/fd_swinv2_g \\
+              --config.teacher.weights=FILE --config.data.dir=FOLDER_OF_IMAGENET
+          SwinV2-G was never released: FILE is weights of your own. Without any,
+          python main.py --config=configs/fd_swinv2_g.py --plan --devices=64 --images=1281167
+          prints memory and FLOPs.
 Hardware: 300 epochs of 1.28 million images at 224 px in batches of 2,048; meant for 64 devices of 80 GB.
           Parameters, optimizer state and teacher are divided among the devices (`train.shard_params`), and
           blocks are computed again in the backward pass (`remat`). docs/scale.md has the memory. Not run:

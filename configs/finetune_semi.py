@@ -1,6 +1,6 @@
 """Fine-tuning on 1 % or 10 % of ImageNet's labels, with one rate for the backbone and one for the classifier.
 
-Run:      python main.py --config=configs/finetune_semi.py:1percent --workdir=runs/semi1 \\
+Run:      python main.py --config=configs/finetune_semi.py --workdir=runs/semi1 \\
               --config.student.init=runs/seed_r50_to_mbv3 --config.data.dir=FOLDER_OF_IMAGENET \\
               --config.data.subset=1percent.txt
           then python -m seed_jax.evals runs/semi1 for the validation set's top-1. 1percent.txt and

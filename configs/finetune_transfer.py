@@ -1,8 +1,8 @@
 """Fine-tuning on one of the ten data sets that transfer is measured on.
 
-Run:      python main.py --config=configs/finetune_transfer.py:pets --workdir=runs/pets \\
+Run:      python main.py --config=configs/finetune_transfer.py --workdir=runs/cifar10 \\
               --config.student.init=runs/seed_r50_to_mbv3 --config.data.dir=TFDS_FOLDER
-          then python -m seed_jax.evals runs/pets --protocol=classifier: top-1 and the mean per class; which
+          then python -m seed_jax.evals runs/cifar10 --protocol=classifier: top-1 and the mean per class; which
           of them papers report is in seed_jax/evals/transfer.py. `:pets_folder` takes a folder with `train`
           and `test` in --config.data.dir. Linear transfer trains nothing:
           python -m seed_jax.evals WEIGHTS --protocol=transfer --data=pets.

@@ -39,7 +39,8 @@ def test_the_first_taught_row_of_the_quick_form_runs(comparison, tmp_path, monke
     """And its teacher, or else the first row; with tiny networks."""
     monkeypatch.setitem(models.MODELS, "tiny", tiny.Staged)
     rows = tuple(_tiny(row) if isinstance(row, Trained) else row for row in comparison.rows)
-    evals = comparison.evals[:1]  # no other row has the rest
+    every = [score for score in comparison.evals if score in ("knn", "linear")]
+    evals = every[:1] or comparison.evals[:1]  # no other row may have the rest
     comparison = dataclasses.replace(comparison, rows=rows, evals=evals)
     made = cells.make(comparison, tmp_path)
     trained = [cell for cell in made if isinstance(comparison.row(cell.row), Trained)]
