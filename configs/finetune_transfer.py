@@ -2,7 +2,7 @@
 
 Run:      python main.py --config=configs/finetune_transfer.py --workdir=runs/cifar10 \\
               --config.student.init=runs/seed_r50_to_mbv3 --config.data.dir=TFDS_FOLDER
-          then python -m seed_jax.evals runs/cifar10 --protocol=classifier: top-1 and the mean per class; which
+          then python -m seed_jax.evals runs/cifar10 --protocol=classifier: top-1 and mean per class; which
           of them papers report is in seed_jax/evals/transfer.py. `:pets_folder` takes a folder with `train`
           and `test` in --config.data.dir. Linear transfer trains nothing:
           python -m seed_jax.evals WEIGHTS --protocol=transfer --data=pets.
