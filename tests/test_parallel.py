@@ -50,7 +50,7 @@ def test_a_number_of_processes_that_is_not_a_number(environment):
     ("command", "arguments"),
     [
         ("seed_jax.evals.embed", ["network", "data", "out.npz"]),
-        ("seed_jax.evals.__main__", ["workdir"]),
+        ("seed_jax.evals.__main__", ["."]),
         ("seed_jax.weights.__main__", ["parity"]),
         ("seed_jax.compare.__main__", ["experiments/lite0"]),
     ],
