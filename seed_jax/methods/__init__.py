@@ -13,6 +13,7 @@ from seed_jax.methods.mocov3 import MoCoV3
 from seed_jax.methods.sad import SAD
 from seed_jax.methods.seed import Seed
 from seed_jax.methods.simclr import SimCLR
+from seed_jax.methods.simreg import SimReg
 from seed_jax.methods.simsiam import SimSiam
 from seed_jax.methods.sla import SLA
 from seed_jax.methods.supervised import Supervised
@@ -32,6 +33,7 @@ METHODS = {
     "sad": SAD,
     "seed": Seed,
     "simclr": SimCLR,
+    "simreg": SimReg,
     "simsiam": SimSiam,
     "sla": SLA,
     "supervised": Supervised,

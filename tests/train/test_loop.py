@@ -100,6 +100,7 @@ def crash(monkeypatch):
         ("swav", {}),
         pytest.param("mocov3", {}, marks=pytest.mark.long),
         pytest.param("simsiam", {}, marks=pytest.mark.long),
+        pytest.param("simreg", {}, marks=pytest.mark.long),
     ],
 )
 def test_resumed_run_equals_an_uninterrupted_one_bitwise(
