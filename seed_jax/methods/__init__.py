@@ -2,6 +2,7 @@
 
 from seed_jax.methods.attention_transfer import AttentionTransfer
 from seed_jax.methods.byot import BYOT
+from seed_jax.methods.compress import CompRess
 from seed_jax.methods.cs_kd import CSKD
 from seed_jax.methods.ddgsd import DDGSD
 from seed_jax.methods.dino import DINO
@@ -22,6 +23,7 @@ from seed_jax.methods.swav import SwAV
 METHODS = {
     "attention_transfer": AttentionTransfer,
     "byot": BYOT,
+    "compress": CompRess,
     "cs_kd": CSKD,
     "ddgsd": DDGSD,
     "dino": DINO,

@@ -101,6 +101,7 @@ def crash(monkeypatch):
         pytest.param("mocov3", {}, marks=pytest.mark.long),
         pytest.param("simsiam", {}, marks=pytest.mark.long),
         pytest.param("simreg", {}, marks=pytest.mark.long),
+        pytest.param("compress", {}, marks=pytest.mark.long),
     ],
 )
 def test_resumed_run_equals_an_uninterrupted_one_bitwise(
