@@ -8,7 +8,14 @@ from seed_jax.losses.attention import (
     input_gradient_loss,
     sad_loss,
 )
-from seed_jax.losses.contrastive import batch_info_nce, compress_loss, info_nce, nt_xent, seed_loss
+from seed_jax.losses.contrastive import (
+    batch_info_nce,
+    compress_loss,
+    info_nce,
+    nce_loss,
+    nt_xent,
+    seed_loss,
+)
 from seed_jax.losses.feature import fd_loss, normalise_tokens, token_distances
 from seed_jax.losses.prototype import dino_loss, sinkhorn, swav_loss
 from seed_jax.losses.relation import (
@@ -50,6 +57,7 @@ __all__ = [
     "info_nce",
     "input_gradient_loss",
     "kd_loss",
+    "nce_loss",
     "normalise_tokens",
     "nt_xent",
     "pkt_loss",

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from seed_jax.losses.readout import check_queue, readout
+from seed_jax.losses.readout import check_queue, readout, sigmoid_readout
 
 
 def seed_loss(student, teacher, queue, valid=None, *, tau_student: float = 0.2, tau_teacher: float = 0.01):
@@ -143,6 +143,36 @@ def compress_loss(student, teacher, queue, valid=None, *, temperature: float = 0
     check_temperatures(temperature=temperature)
     student, teacher, queue = (x.astype(jnp.float32) for x in (student, teacher, queue))
     return _compress(float(temperature), student, teacher, queue, valid)
+
+
+def nce_loss(student, teacher, queue, valid=None, *, temperature: float = 0.2):
+    """Noise-contrastive estimation: a classifier tells the own teacher embedding from the queue.
+
+    -log h(own) - sum over the queue of log(1 - h), where h = e / (e + N c) and e = exp(z . d / temperature).
+    N is the number of entries and c the mean of their e over the batch, without gradient. This is the
+    student's half of CRD (arXiv 1910.10699, equation 18; `crd_loss`) with the queue in place of a bank, and
+    with c in place of Z / M, which CRD sets once, by its first batch.
+
+    Args:
+      student, teacher, queue, valid: as in `seed_loss`.
+      temperature: of the similarities.
+
+    Returns:
+      float32 `[N]`, a loss for each sample; 0 without entries.
+
+    Raises:
+      AssertionError: as in `seed_loss`.
+
+    Student and teacher agree and are orthogonal to two entries: log(1 + 2 / e^5) + 2 log(1 + 1 / 2)
+
+    >>> rows = jnp.eye(1, 3)
+    >>> np.asarray(nce_loss(rows, rows, jnp.eye(3)[1:], temperature=0.2)).round(4)
+    array([0.8243], dtype=float32)
+    """
+    check_rows(queue, valid, student=student, teacher=teacher)
+    check_temperatures(temperature=temperature)
+    student, teacher, queue = (x.astype(jnp.float32) for x in (student, teacher, queue))
+    return _nce(float(temperature), student, teacher, queue, valid)
 
 
 def nt_xent(z, *, temperature: float = 0.1):
@@ -274,6 +304,15 @@ def _compress_terms(tau, student, teacher, queue, valid):
     return value, ((predicted - target) / tau)[:, -width:]
 
 
+def _nce_terms(tau, student, teacher, queue, valid):
+    none = jnp.full(len(student), NO_LOGIT, jnp.float32), jnp.zeros_like(student)
+    ((lse, _),) = readout((student,), (tau,), (none,), queue, valid)
+    shift = jax.nn.logsumexp(lse) - jnp.log(len(lse))  # log N c
+    negatives, read = sigmoid_readout(student, tau, shift, queue, valid)
+    missing = shift - _rows_dot(student, teacher) / tau
+    return jax.nn.softplus(missing) + negatives, (read - jax.nn.sigmoid(missing)[:, None] * teacher) / tau
+
+
 def _with_streamed_gradient(terms, temperatures: int):
     """A loss with a gradient for z alone, from `terms(*temperatures, z, …) -> (loss [N], dloss/dz [N, D])`.
 
@@ -303,3 +342,4 @@ def _no_gradient(x):
 _seed = _with_streamed_gradient(_seed_terms, 2)
 _info_nce = _with_streamed_gradient(_info_nce_terms, 1)
 _compress = _with_streamed_gradient(_compress_terms, 1)
+_nce = _with_streamed_gradient(_nce_terms, 1)

@@ -11,8 +11,10 @@ from seed_jax.methods.frskd import FRSKD
 from seed_jax.methods.kd import KD
 from seed_jax.methods.moco import MoCo
 from seed_jax.methods.mocov3 import MoCoV3
+from seed_jax.methods.online_clustering import OnlineClustering
 from seed_jax.methods.sad import SAD
 from seed_jax.methods.seed import Seed
+from seed_jax.methods.seed_moco import SeedMoCo
 from seed_jax.methods.simclr import SimCLR
 from seed_jax.methods.simreg import SimReg
 from seed_jax.methods.simsiam import SimSiam
@@ -32,8 +34,10 @@ METHODS = {
     "kd": KD,
     "moco": MoCo,
     "mocov3": MoCoV3,
+    "online_clustering": OnlineClustering,
     "sad": SAD,
     "seed": Seed,
+    "seed_moco": SeedMoCo,
     "simclr": SimCLR,
     "simreg": SimReg,
     "simsiam": SimSiam,

@@ -102,6 +102,8 @@ def crash(monkeypatch):
         pytest.param("simsiam", {}, marks=pytest.mark.long),
         pytest.param("simreg", {}, marks=pytest.mark.long),
         pytest.param("compress", {}, marks=pytest.mark.long),
+        pytest.param("seed_moco", {}, marks=pytest.mark.long),
+        pytest.param("online_clustering", {}, marks=pytest.mark.long),
     ],
 )
 def test_resumed_run_equals_an_uninterrupted_one_bitwise(
