@@ -1,8 +1,8 @@
 """The strategies of SEED's table 4: a ResNet-50 (MoCo-v2, 200 epochs) teaches a ResNet-18 in five ways.
 
-Run:      python main.py --config=configs/seed_strategies.py:VARIANT --workdir=runs/VARIANT \\
+Run:      python main.py --config=configs/seed_strategies.py --workdir=runs/seed_r50_to_r18 \\
               --config.teacher.weights=moco_v2_200ep_pretrain.pth.tar --config.data.dir=TFDS_FOLDER
-          python main.py --config=configs/seed_strategies.py is SEED itself.
+          is SEED itself; the others are variants.
 Hardware: 200 epochs of 1.28 million images at 224 px each; meant for 8 GPUs. Not run yet: we have no number
   of our own.
 Expected: top-1 % linear in the paper, recalled and not re-read: SEED 57.9, `:moco` 57.6, `:binary` 57.4,
