@@ -137,6 +137,26 @@ def test_the_released_small_patches_feed_both_networks_the_same_std():
     assert (code.optim.update, code.optim.warmup_epochs, code.optim.warmup_from) == ("epoch", 5, "lr")
 
 
+def test_relatives_of_seed_have_the_released_values_and_table_4_has_one_recipe():
+    """UCDvision/simreg, run.sh and main.py; UMBCvision/CompRess, train_student.py; SEED's own for table 4."""
+    simreg, compress = loaded("simreg_r50_to_r18"), loaded("compress_r50_to_r18")
+    for c, lr, scale in ((simreg, 0.05, 0.2), (compress, 0.01, 0.08)):
+        assert (c.optim.lr, c.optim.weight_decay, c.train.epochs, c.data.batch_size) == (lr, 1e-4, 130, 256)
+        assert (c.data.crop_scale, c.data.photometric) == ((scale, 1.0), "none")
+    rate = optim.schedule(compress.optim, batch_size=256, steps=1300, steps_per_epoch=10)
+    for epoch, want in ((89, 0.01), (90, 0.002), (119, 0.002), (120, 0.0004)):
+        assert math.isclose(rate(10 * epoch), want, rel_tol=1e-5)
+    assert loaded("compress_r50_to_r18", "one_queue").method.queues == 1
+    forms = {v: loaded("seed_strategies", v) for v in ("", "l2", "binary", "moco", "online_clustering")}
+    assert len({(c.method_name, str(c.method)) for c in forms.values()}) == 5
+    for c in forms.values():
+        assert (c.data, c.optim, c.train, c.student) == tuple(
+            getattr(forms[""], section) for section in ("data", "optim", "train", "student")
+        )
+    with pytest.raises(UserError, match="Unknown config variant 'kmeans'"):
+        loaded("seed_strategies", "kmeans")
+
+
 def test_fine_tuning_with_few_labels_has_swavs_values_and_transfer_the_sets_splits():
     one, ten = (loaded("finetune_semi", variant) for variant in ("1percent", "10percent"))
     assert (one.data.subset, one.optim.lr, one.optim.parts_lr) == ("1%", 0.02, 5.0)

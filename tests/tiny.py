@@ -2,7 +2,7 @@
 
 Also a config file: `main.py --config=tests/tiny.py`, with variants `seed`, `patches` (SEED with six small
 views), `moco`, `dino` and `swav` (two local views, prototypes that wait for two steps), `simclr`, `mocov3`,
-`simsiam` and `supervised`.
+`simsiam`, `simreg`, `compress`, `seed_moco`, `online_clustering` and `supervised`.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from seed_jax import config, models
+from seed_jax.methods import METHODS
 from seed_jax.models import layers
 
 
@@ -59,7 +60,7 @@ def get_config(variant: str = "seed"):
     c.data.source, c.data.batch_size, c.data.image_size = "digits", 16, 16
     c.data.photometric, c.data.flip = "digits", 0.0
     c.student.model = c.teacher.model = "tiny"
-    if method == "seed":
+    if METHODS[method].needs_teacher:
         c.teacher.weights, c.teacher.dim = "random", 8
     if variant == "patches":
         c.method.patches, c.method.patch_size, c.method.patch_scale = 6, 16, (0.3, 1.0)
@@ -68,7 +69,7 @@ def get_config(variant: str = "seed"):
         c.method.photometric_second = c.method.photometric_local = "digits"
         c.method.freeze_epochs = 2 / 78
         c.optim.clip_norm = 3.0  # the fresh head's weights are small, and its gradient therefore large
-    if method in ("simclr", "swav", "mocov3", "simsiam"):
+    if method in ("simclr", "swav", "mocov3", "simsiam", "simreg"):
         c.optim.clip_norm = 1.0  # deep heads with norms amplify what 1 and 8 devices round differently
     if method == "simclr":
         c.method.update(dim=4, layers=2, temperature=0.5)
@@ -79,7 +80,9 @@ def get_config(variant: str = "seed"):
         c.method.update(dim=4, hidden=8, photometric_second="digits")
     if method == "simsiam":
         c.method.update(dim=8, bottleneck=4)
-    if method in ("seed", "moco"):
+    if method == "online_clustering":
+        c.method.update(prototypes=16, queue_size=32)
+    if method in ("seed", "moco", "compress", "seed_moco"):
         c.method.queue_size = 64
     c.optim.lr, c.optim.lr_batch = 0.1, 0
     c.train.steps, c.train.checkpoint_epochs, c.train.bn_group = 6, 3 / 78, 8

@@ -8,7 +8,14 @@ from seed_jax.losses.attention import (
     input_gradient_loss,
     sad_loss,
 )
-from seed_jax.losses.contrastive import batch_info_nce, info_nce, nt_xent, seed_loss
+from seed_jax.losses.contrastive import (
+    batch_info_nce,
+    compress_loss,
+    info_nce,
+    nce_loss,
+    nt_xent,
+    seed_loss,
+)
 from seed_jax.losses.feature import fd_loss, normalise_tokens, token_distances
 from seed_jax.losses.prototype import dino_loss, sinkhorn, swav_loss
 from seed_jax.losses.relation import (
@@ -36,6 +43,7 @@ __all__ = [
     "attention_map",
     "attention_transfer_loss",
     "batch_info_nce",
+    "compress_loss",
     "crd_constant",
     "crd_loss",
     "crd_queue_loss",
@@ -49,6 +57,7 @@ __all__ = [
     "info_nce",
     "input_gradient_loss",
     "kd_loss",
+    "nce_loss",
     "normalise_tokens",
     "nt_xent",
     "pkt_loss",

@@ -10,6 +10,8 @@ Both therefore need only log-sum-exps and softmax means over the queue (`readout
 formed, nor kept for the backward pass. Everything is float32, matrix products at the highest precision: in
 bfloat16 the values just below 1 are 0.0039 apart, which is 0.39 logits at temperature 0.01.
 
+CompRess (arXiv 2010.14713) compares two such distributions, too, each over features of the same anchors.
+
 Those of SimCLR (arXiv 2002.05709) and MoCo v3 (arXiv 2104.02057) compare the images of a batch with one
 another. There, a device computes the rows of its own images against all columns: embeddings are gathered,
 similarities stay where they are.
@@ -23,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from seed_jax.losses.readout import check_queue, readout
+from seed_jax.losses.readout import check_queue, readout, sigmoid_readout
 
 
 def seed_loss(student, teacher, queue, valid=None, *, tau_student: float = 0.2, tau_teacher: float = 0.01):
@@ -99,6 +101,78 @@ def info_nce(query, key, queue, valid=None, *, temperature: float):
     check_temperatures(temperature=temperature)
     query, key, queue = (x.astype(jnp.float32) for x in (query, key, queue))
     return _info_nce(float(temperature), query, key, queue, valid)
+
+
+def compress_loss(student, teacher, queue, valid=None, *, temperature: float = 0.04):
+    """KL of the student's similarities to anchors from the teacher's (CompRess, arXiv 2010.14713).
+
+    Unlike in SEED, a sample is not an anchor of its own, both temperatures are equal, and the entropy of the
+    teacher's distribution is subtracted, so a student that agrees has the loss 0. With one queue (1q), both
+    networks compare with the teacher's features of the anchors. With two (2q), each compares with its own, so
+    their widths may differ, and a row of `queue` has both. The mean is the loss of UMBCvision/CompRess,
+    nn/compress_loss.py.
+
+    Args:
+      student: `[N, D]` rows of length 1. Only this argument receives a gradient.
+      teacher: `[N, T]` rows of length 1.
+      queue: the anchors: `[S, B, T]` or `[K, T]`, where T = D, the teacher's rows of length 1; or
+        `[S, B, T + D]` or `[K, T + D]`, the teacher's and, behind it, the student's.
+      valid: as in `seed_loss`.
+      temperature: of both distributions.
+
+    Returns:
+      float32 `[N]`, a loss for each sample; 0 without anchors.
+
+    Raises:
+      AssertionError: the shape or dtype of an argument is not the above, or the temperature is not above 0;
+        it names the argument. Checked while tracing.
+
+    Two anchors are alike to the teacher; to the student of the first sample they nearly are:
+
+    >>> student, teacher = jnp.array([[0.6, 0.8], [1.0, 0.0]]), jnp.ones((2, 1))
+    >>> queue = jnp.concatenate([jnp.ones((2, 1)), jnp.eye(2)], axis=1)  # the teacher's, the student's
+    >>> np.asarray(compress_loss(student, teacher, queue, temperature=0.2)).round(3)
+    array([0.12 , 1.814], dtype=float32)
+    """
+    for name, x in {"student": student, "teacher": teacher}.items():
+        chex.assert_rank(x, 2, custom_message=name)
+        chex.assert_type(x, float, custom_message=name)
+    chex.assert_equal_shape_prefix([student, teacher], 1, custom_message="student and teacher")
+    one = queue.shape[-1] == teacher.shape[1] == student.shape[1]
+    check_queue(queue, valid, teacher.shape[1] + (0 if one else student.shape[1]))
+    check_temperatures(temperature=temperature)
+    student, teacher, queue = (x.astype(jnp.float32) for x in (student, teacher, queue))
+    return _compress(float(temperature), student, teacher, queue, valid)
+
+
+def nce_loss(student, teacher, queue, valid=None, *, temperature: float = 0.2):
+    """Noise-contrastive estimation: a classifier tells the own teacher embedding from the queue.
+
+    -log h(own) - sum over the queue of log(1 - h), where h = e / (e + N c) and e = exp(z . d / temperature).
+    N is the number of entries and c the mean of their e over the batch, without gradient. This is the
+    student's half of CRD (arXiv 1910.10699, equation 18; `crd_loss`) with the queue in place of a bank, and
+    with c in place of Z / M, which CRD sets once, by its first batch.
+
+    Args:
+      student, teacher, queue, valid: as in `seed_loss`.
+      temperature: of the similarities.
+
+    Returns:
+      float32 `[N]`, a loss for each sample; 0 without entries.
+
+    Raises:
+      AssertionError: as in `seed_loss`.
+
+    Student and teacher agree and are orthogonal to two entries: log(1 + 2 / e^5) + 2 log(1 + 1 / 2)
+
+    >>> rows = jnp.eye(1, 3)
+    >>> np.asarray(nce_loss(rows, rows, jnp.eye(3)[1:], temperature=0.2)).round(4)
+    array([0.8243], dtype=float32)
+    """
+    check_rows(queue, valid, student=student, teacher=teacher)
+    check_temperatures(temperature=temperature)
+    student, teacher, queue = (x.astype(jnp.float32) for x in (student, teacher, queue))
+    return _nce(float(temperature), student, teacher, queue, valid)
 
 
 def nt_xent(z, *, temperature: float = 0.1):
@@ -216,6 +290,29 @@ def _info_nce_terms(tau, query, key, queue, valid):
     return lse - positive, (predicted - key) / tau
 
 
+NO_LOGIT = -1e30  # finite, so that sums over no entry at all are 0 and not NaN
+
+
+def _compress_terms(tau, student, teacher, queue, valid):
+    width, own = student.shape[1], jnp.full(len(student), NO_LOGIT, jnp.float32)
+    # Zeros hide the other network's half of an anchor, so one pass serves two queues.
+    hidden = [queue.shape[-1] - x.shape[1] for x in (student, teacher)]
+    student, teacher = jnp.pad(student, ((0, 0), (hidden[0], 0))), jnp.pad(teacher, ((0, 0), (0, hidden[1])))
+    none = own, jnp.zeros_like(student)
+    (lse_s, predicted), (lse_t, target) = readout((student, teacher), (tau, tau), (none, none), queue, valid)
+    value = _rows_dot(teacher - student, target) / tau + (lse_s - lse_t)
+    return value, ((predicted - target) / tau)[:, -width:]
+
+
+def _nce_terms(tau, student, teacher, queue, valid):
+    none = jnp.full(len(student), NO_LOGIT, jnp.float32), jnp.zeros_like(student)
+    ((lse, _),) = readout((student,), (tau,), (none,), queue, valid)
+    shift = jax.nn.logsumexp(lse) - jnp.log(len(lse))  # log N c
+    negatives, read = sigmoid_readout(student, tau, shift, queue, valid)
+    missing = shift - _rows_dot(student, teacher) / tau
+    return jax.nn.softplus(missing) + negatives, (read - jax.nn.sigmoid(missing)[:, None] * teacher) / tau
+
+
 def _with_streamed_gradient(terms, temperatures: int):
     """A loss with a gradient for z alone, from `terms(*temperatures, z, …) -> (loss [N], dloss/dz [N, D])`.
 
@@ -244,3 +341,5 @@ def _no_gradient(x):
 
 _seed = _with_streamed_gradient(_seed_terms, 2)
 _info_nce = _with_streamed_gradient(_info_nce_terms, 1)
+_compress = _with_streamed_gradient(_compress_terms, 1)
+_nce = _with_streamed_gradient(_nce_terms, 1)

@@ -56,35 +56,21 @@ def readout(queries, temperatures, own, queue, valid):
         chex.assert_shape(logit, query.shape[:1], custom_message="logits of own")
         chex.assert_shape(entry, query.shape, custom_message="entries of own")
         chex.assert_type([query, logit, entry], jnp.float32, custom_message="queries and own")
-    valid = jnp.ones(queue.shape[:-1], bool) if valid is None else valid
-    valid = jnp.broadcast_to(
-        valid.reshape(valid.shape + (1,) * (queue.ndim - 1 - valid.ndim)), queue.shape[:-1]
-    )
-    if queue.ndim == 2:
-        queue, valid = queue[None], valid[None]
+
+    def stream(inputs, queue, valid):
+        queries, own_logits = inputs
+        return _stream(queries, temperatures, own_logits, queue, valid)
+
+    def merge(partials, axes):
+        merged = []
+        for top, total, weighted in partials:
+            highest = lax.pmax(top, axes)
+            scale = jnp.exp(top - highest)
+            merged.append((highest, lax.psum(total * scale, axes), lax.psum(weighted * scale[:, None], axes)))
+        return tuple(merged)
 
     own_logits = tuple(logit for logit, _ in own)
-
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1 and queue.shape[1] % mesh.size == 0:
-        axes = mesh.axis_names
-
-        def sharded(queries, own_logits, queue, valid):
-            merged = []
-            for top, total, weighted in _stream(queries, temperatures, own_logits, queue, valid):
-                highest = lax.pmax(top, axes)
-                scale = jnp.exp(top - highest)
-                merged.append(
-                    (highest, lax.psum(total * scale, axes), lax.psum(weighted * scale[:, None], axes))
-                )
-            return tuple(merged)
-
-        columns = P(None, axes)
-        partials = jax.shard_map(
-            sharded, mesh=mesh, in_specs=(P(), P(), columns, columns), out_specs=P(), check_vma=False
-        )(queries, own_logits, queue, valid)
-    else:
-        partials = _stream(queries, temperatures, own_logits, queue, valid)
+    partials = _on_all_columns(stream, merge, (queries, own_logits), queue, valid)
 
     results = []
     for (top, total, weighted), (logit, entry) in zip(partials, own, strict=True):
@@ -92,6 +78,44 @@ def readout(queries, temperatures, own, queue, valid):
         total = total + share
         results.append((top + jnp.log(total), (weighted + share[:, None] * entry) / total[:, None]))
     return tuple(results)
+
+
+def sigmoid_readout(query, temperature, shift, queue, valid):
+    """Sums over a queue of the softplus of each logit, and of each entry weighted by the logit's sigmoid.
+
+    The logits are q . d_j / temperature - shift. The second sum, divided by the temperature, is the gradient
+    of the first.
+
+    Args:
+      query: float32 `[N, D]`.
+      temperature: a float.
+      shift: float32 scalar.
+      queue, valid: as in `readout`.
+
+    Returns:
+      float32 `[N]` and `[N, D]`.
+
+    A query over a queue of two, with logits 1 and 0:
+
+    >>> total, weighted = sigmoid_readout(jnp.eye(1, 2), 1.0, jnp.float32(0), jnp.eye(2), None)
+    >>> np.asarray(total).round(3), np.asarray(weighted).round(3)
+    (array([2.006], dtype=float32), array([[0.731, 0.5  ]], dtype=float32))
+    """
+
+    def stream(inputs, queue, valid):
+        query, shift = inputs
+
+        def read_block(carry, entries, mask):
+            total, weighted = carry
+            logits = jnp.dot(query, entries.T, precision=lax.Precision.HIGHEST) / temperature - shift
+            logits = jnp.where(mask[None, :], logits, -jnp.inf)
+            read = jnp.dot(jax.nn.sigmoid(logits), entries, precision=lax.Precision.HIGHEST)
+            return total + jax.nn.softplus(logits).sum(axis=1), weighted + read
+
+        empty = jnp.zeros(len(query), jnp.float32), jnp.zeros_like(query)
+        return _over_blocks(read_block, empty, queue, valid)
+
+    return _on_all_columns(stream, lax.psum, (query, shift), queue, valid)
 
 
 def check_queue(queue, valid, dim: int) -> None:
@@ -109,16 +133,52 @@ def check_queue(queue, valid, dim: int) -> None:
         chex.assert_type(valid, bool, custom_message="valid")
 
 
-def _stream(queries, temperatures, own_logits, queue, valid):
-    """Running (maximum, sum, weighted sum) over the rows of this device, from the own logits on."""
+def _on_all_columns(stream, merge, inputs, queue, valid):
+    """`stream(inputs, queue, valid)`; on several devices, each one's columns by themselves, then merged.
+
+    Args:
+      merge: called with the result of `stream` and the axes of the mesh.
+      queue, valid: as in `readout`; `stream` gets `[S, B, D]` and `[S, B]`.
+    """
+    valid = jnp.ones(queue.shape[:-1], bool) if valid is None else valid
+    valid = jnp.broadcast_to(
+        valid.reshape(valid.shape + (1,) * (queue.ndim - 1 - valid.ndim)), queue.shape[:-1]
+    )
+    if queue.ndim == 2:
+        queue, valid = queue[None], valid[None]
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or queue.shape[1] % mesh.size:
+        return stream(inputs, queue, valid)
+    axes = mesh.axis_names
+
+    def sharded(inputs, queue, valid):
+        return merge(stream(inputs, queue, valid), axes)
+
+    columns = P(None, axes)
+    return jax.shard_map(
+        sharded, mesh=mesh, in_specs=(P(), columns, columns), out_specs=P(), check_vma=False
+    )(inputs, queue, valid)
+
+
+def _over_blocks(read_block, carry, queue, valid):
+    """`carry = read_block(carry, entries, mask)` for each block of the rows of this device."""
     queue, valid = queue.reshape(-1, queue.shape[-1]), valid.reshape(-1)
     rows = queue.shape[0]
     block = min(BLOCK, rows)
 
-    def read_block(carry, first):
+    def read(carry, first):
         begin = jnp.minimum(first, rows - block)  # the last block overlaps the one before: masked below
         entries = lax.dynamic_slice_in_dim(queue, begin, block)
         mask = lax.dynamic_slice_in_dim(valid, begin, block) & (begin + jnp.arange(block) >= first)
+        return read_block(carry, entries, mask), None
+
+    return lax.scan(read, carry, jnp.arange(0, rows, block))[0]
+
+
+def _stream(queries, temperatures, own_logits, queue, valid):
+    """Running (maximum, sum, weighted sum) over the rows of this device, from the own logits on."""
+
+    def read_block(carry, entries, mask):
         updated = []
         for (top, total, weighted), query, temperature in zip(carry, queries, temperatures, strict=True):
             logits = jnp.dot(query, entries.T, precision=lax.Precision.HIGHEST) / temperature
@@ -128,10 +188,10 @@ def _stream(queries, temperatures, own_logits, queue, valid):
             weights = jnp.exp(logits - highest[:, None])
             read = jnp.dot(weights, entries, precision=lax.Precision.HIGHEST)
             updated.append((highest, total * scale + weights.sum(axis=1), weighted * scale[:, None] + read))
-        return tuple(updated), None
+        return tuple(updated)
 
     empty = tuple(
         (logit, jnp.zeros_like(logit), jnp.zeros_like(query))
         for logit, query in zip(own_logits, queries, strict=True)
     )
-    return lax.scan(read_block, empty, jnp.arange(0, rows, block))[0]
+    return _over_blocks(read_block, empty, queue, valid)

@@ -6,7 +6,7 @@ the state for the next step (`LossOut`).
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -42,6 +42,8 @@ class Given:
       teacher: shape and dtype of each of the teacher's features for one batch; None without a teacher.
       bn_group, dtype: for the parts that the method adds, as the backbone has them.
       teacher_prefix: the teacher's `prefix_tokens` (`Network`); 0 without a teacher.
+      student: returns shapes and dtypes of the student's features of one image, for `init_aux` alone; a
+        function, since it traces the network.
     """
 
     batch_size: int
@@ -53,6 +55,7 @@ class Given:
     bn_group: int | None = None
     dtype: Any = jnp.float32
     teacher_prefix: int = 0
+    student: Callable[[], Features] | None = None
 
 
 @struct.dataclass

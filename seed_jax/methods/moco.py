@@ -53,12 +53,7 @@ class MoCo(Method):
                 f"method.dim is {self.dim} and method.hidden is {self.hidden}: use a width above 0, and 0 or "
                 "more for the hidden layer."
             )
-        if not 0 < train.bn_group < data.batch_size:
-            raise UserError(
-                f"train.bn_group is {train.bn_group}: MoCo needs groups smaller than the batch, else a query "
-                "knows its key by their batch statistics; "
-                f"use --config.train.bn_group={max(1, data.batch_size // 8)}."
-            )
+        check_groups(data, train)
 
     def views(self, data):
         return (base_view(data, count=2),)
@@ -77,14 +72,44 @@ class MoCo(Method):
         )
         q = unit(features["embedding"])
 
-        ema, past = aux["ema"], aux["queue"]
-        average = optax.incremental_update(lax.stop_gradient(params), ema["params"], 1 - self.momentum)
-        order = jax.random.permutation(rng, q.shape[0])
-        # Keys of its own: a dropout mask that query and key share would give the pair away.
-        keys = rng_lib.fold(batch.keys, 1)[order]
-        features, ema_state = nets.student.apply({**ema, "params": average}, key_view[order], True, keys)
-        k = lax.stop_gradient(unit(features["embedding"]))[jnp.argsort(order)]
-
+        past = aux["queue"]
+        k, ema = momentum_keys(
+            nets.student, params, aux["ema"], key_view, batch.keys, rng, momentum=self.momentum
+        )
         losses = info_nce(q, k, past.slots, queue.valid(past), temperature=self.temperature)
-        aux = {"ema": {**ema_state, "params": average}, "queue": queue.enqueue(past, k, losses)}
+        aux = {"ema": ema, "queue": queue.enqueue(past, k, losses)}
         return losses.mean(), LossOut(model_state, aux, {"positive_cosine": (q * k).sum(axis=1)})
+
+
+def check_groups(data, train) -> None:
+    """Raise `UserError` if the statistics of a batch give a query's key away."""
+    if not 0 < train.bn_group < data.batch_size:
+        raise UserError(
+            f"train.bn_group is {train.bn_group}: MoCo needs groups smaller than the batch, else a query "
+            "knows its key by their batch statistics; "
+            f"use --config.train.bn_group={max(1, data.batch_size // 8)}."
+        )
+
+
+def momentum_keys(student, params, ema, view, keys, rng, *, momentum: float):
+    """Embeddings of a view by the moving average of a network, which moves first; its batch is shuffled.
+
+    Args:
+      student: the network.
+      params: its parameters, which the average follows.
+      ema: variables of the average.
+      view: float `[B, H, W, 3]`.
+      keys: of the samples, `[B]`, as the queries have them.
+      rng: key of the order.
+      momentum: of the average.
+
+    Returns:
+      The embeddings, float32 `[B, D]` of length 1, without a gradient, and the new variables of the average.
+    """
+    average = optax.incremental_update(lax.stop_gradient(params), ema["params"], 1 - momentum)
+    order = jax.random.permutation(rng, len(view))
+    # Keys of its own: a dropout mask that query and key share would give the pair away.
+    keys = rng_lib.fold(keys, 1)[order]
+    features, state = student.apply({**ema, "params": average}, view[order], True, keys)
+    embeddings = lax.stop_gradient(unit(features["embedding"]))[jnp.argsort(order)]
+    return embeddings, {**state, "params": average}

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 
 from seed_jax.data import rng as rng_lib
 from seed_jax.data.views import ViewSpec
-from seed_jax.errors import UserError
-from seed_jax.losses import seed_loss
+from seed_jax.errors import UserError, unknown
+from seed_jax.losses import nce_loss, seed_loss
 from seed_jax.methods import queue
 from seed_jax.methods.base import LossOut, Method, base_view, unit
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined, for_views
+
+STRATEGIES = ("seed", "binary")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,12 @@ class Seed(Method):
     forward, and the loss compares them over a second queue, which stores the teacher's embedding of each
     image's first patch. The two losses, each a mean over its rows, add up (seed/small_patch_builder.py).
 
+    The strategy 'binary' is the binary contrastive one of table 4. The released code has no other strategy of
+    that table, so its form is ours: `losses.nce_loss` at the temperature `tau_student`. Further ones are the
+    methods `simreg` (l2), `seed_moco` and `online_clustering`.
+
     Attributes:
+      strategy: 'seed', or 'binary'.
       tau_student: temperature of the student's distribution (tau^S, eq. 4).
       tau_teacher: temperature of the teacher's (tau^T, eq. 3); the released code's default is 1e-4.
       queue_size: K, a multiple of the batch size.
@@ -39,6 +46,7 @@ class Seed(Method):
       patch_scale: range of a small view's share of the image area.
     """
 
+    strategy: str = "seed"
     tau_student: float = 0.2
     tau_teacher: float = 0.01
     queue_size: int = 65_536
@@ -53,6 +61,8 @@ class Seed(Method):
 
     def check(self, data, train):
         queue.check_batches(data)
+        if self.strategy not in STRATEGIES:
+            raise unknown("method.strategy", self.strategy, STRATEGIES)
         if min(self.tau_student, self.tau_teacher) <= 0:
             raise UserError(
                 f"method.tau_student is {self.tau_student} and method.tau_teacher is {self.tau_teacher}: "
@@ -94,8 +104,7 @@ class Seed(Method):
             z_t = unit(nets.teacher(x, views)["embedding"])
             features, model_state = student.apply({"params": params, **model_state}, x, True, keys)
             z_s = unit(features["embedding"])
-            taus = {"tau_student": self.tau_student, "tau_teacher": self.tau_teacher}
-            return seed_loss(z_s, z_t, past.slots, queue.valid(past), **taus), z_s, z_t, model_state
+            return self._losses(z_s, z_t, past.slots, queue.valid(past)), z_s, z_t, model_state
 
         x = batch.views[0][:, 0]
         losses, z_s, z_t, model_state = compare(nets.student, model_state, aux["queue"], x, (0,), batch.keys)
@@ -118,3 +127,8 @@ class Seed(Method):
         queues["small_queue"] = queue.enqueue(aux["small_queue"], first, of_images)
         metrics["patch_loss"] = small
         return losses.mean() + small.mean(), LossOut(model_state, queues, metrics)
+
+    def _losses(self, *compared):
+        if self.strategy == "binary":
+            return nce_loss(*compared, temperature=self.tau_student)
+        return seed_loss(*compared, tau_student=self.tau_student, tau_teacher=self.tau_teacher)

@@ -192,7 +192,8 @@ def assemble(
         variables = student.init_variables(network, d.image_size, t.seed)
         if backbone is not None:
             variables = student.with_backbone(variables, backbone, config.student.init)
-        return state.init(variables, method, given, tx, seed=t.seed, ema=t.ema > 0)
+        known = student.with_student(given, network)
+        return state.init(variables, method, known, tx, seed=t.seed, ema=t.ema > 0)
 
     abstract = jax.eval_shape(fresh, backbone)
     _check_accumulation(config, abstract.aux)

@@ -1,6 +1,7 @@
 """The student: the network that a run trains, its fresh variables, and the network that later runs load."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from seed_jax import models
 from seed_jax.config import Config
 from seed_jax.data import rng
 from seed_jax.errors import UserError
-from seed_jax.methods.base import FeatureShapes, Given, Method
+from seed_jax.methods.base import FeatureShapes, Given, Method, feature_shapes
 from seed_jax.models.network import Network
 
 
@@ -59,6 +60,11 @@ def init_variables(network: Network, image_size: int, seed: int):
     return network.init(rng.stream(seed, "init"), jnp.zeros((2, image_size, image_size, 3), jnp.float32))
 
 
+def with_student(given: Given, network: Network) -> Given:
+    """`given` as `Method.init_aux` sees it: with the features of the student's network."""
+    return dataclasses.replace(given, student=functools.partial(feature_shapes, network, given.image_size))
+
+
 def with_backbone(variables, backbone, spec: str):
     """`variables` with the backbone of another network, `{collection: tree}`.
 
@@ -84,6 +90,8 @@ def served(method: Method, network: Network, given: Given, variables=None):
     """
     if variables is None:
         variables = jax.eval_shape(lambda: init_variables(network, given.image_size, 0))
+
+    given = with_student(given, network)
 
     def kept(variables):
         return method.served(variables, method.init_aux(jax.random.key(0), given, variables))

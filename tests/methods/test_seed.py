@@ -9,6 +9,7 @@ from fake import CLOCK, FakeNetwork, batch, embed64, given, log_softmax64
 
 from seed_jax.config import Data, Train
 from seed_jax.errors import UserError
+from seed_jax.losses import nce_loss
 from seed_jax.methods.base import Nets
 from seed_jax.methods.seed import Seed
 
@@ -111,6 +112,21 @@ def test_no_gradient_for_teacher_and_queue():
     np.testing.assert_array_equal(grads[2], 0)
 
 
+def test_binary_strategy_is_the_loss_of_that_name_over_the_same_queue():
+    nets, student, teacher, aux = setting()
+    method = Seed(queue_size=3 * B, strategy="binary", tau_student=0.3)
+    for n in range(2):
+        x = batch(B, seed=n)
+        loss, out = loss_of(nets, student, aux, x, method)
+        rows = [
+            jnp.asarray(embed64(v["params"]["w"], x.views[0][:, 0]), jnp.float32) for v in (student, teacher)
+        ]
+        want = nce_loss(*rows, aux["queue"].slots, jnp.arange(3) < n, temperature=0.3)
+        np.testing.assert_allclose(loss, want.mean(), rtol=1e-4)
+        aux = out.aux
+    np.testing.assert_allclose(aux["queue"].slots[1], rows[1], atol=1e-5)
+
+
 PATCHES = Seed(queue_size=3 * B, tau_student=0.2, tau_teacher=0.05, patches=3, patch_size=2)
 
 
@@ -185,6 +201,7 @@ def test_views_of_the_released_code():
     [
         ({"patches": -1}, "method.patches"),
         ({"hidden": -1}, "method.hidden is -1"),
+        ({"strategy": "l2"}, "Unknown method.strategy 'l2': it is one of binary, seed"),
         ({"patch_scale": (0.2, 0.1)}, "method.patch_scale"),
         ({"patch_scale": (0.2,)}, "method.patch_scale"),
     ],

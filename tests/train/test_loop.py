@@ -100,6 +100,10 @@ def crash(monkeypatch):
         ("swav", {}),
         pytest.param("mocov3", {}, marks=pytest.mark.long),
         pytest.param("simsiam", {}, marks=pytest.mark.long),
+        pytest.param("simreg", {}, marks=pytest.mark.long),
+        pytest.param("compress", {}, marks=pytest.mark.long),
+        pytest.param("seed_moco", {}, marks=pytest.mark.long),
+        pytest.param("online_clustering", {}, marks=pytest.mark.long),
     ],
 )
 def test_resumed_run_equals_an_uninterrupted_one_bitwise(

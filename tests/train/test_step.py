@@ -94,6 +94,10 @@ def test_compiled_once_with_the_same_types_and_shardings_in_and_out(variant):
         ("swav", {}),
         pytest.param("mocov3", {}, marks=pytest.mark.long),
         pytest.param("simsiam", {}, marks=pytest.mark.long),
+        pytest.param("simreg", {}, marks=pytest.mark.long),
+        pytest.param("compress", {}, marks=pytest.mark.long),
+        pytest.param("seed_moco", {}, marks=pytest.mark.long),
+        pytest.param("online_clustering", {}, marks=pytest.mark.long),
     ],
 )
 def test_one_and_eight_devices_agree(variant, method):
