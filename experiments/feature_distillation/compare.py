@@ -21,6 +21,8 @@ SIZE = {"dim": 64, "depth": 4, "heads": 4, "patch": 4, "image_size": SIDE}
 DATA = {
     "source": "idx",
     "dir": "/usr/share/datasets/fashion-mnist",  # Debian's package dataset-fashion-mnist
+    "val": "val",
+    "test": "test",
     "image_size": SIDE,
     "resize": 1.0,
     "batch_size": 64,
