@@ -93,7 +93,11 @@ def _protocols(given) -> None:
         for name, score in scores.items()
     }
     rows = [[f"{data}: {name}", *(cells.get((n, data, name)) for n in given.network)] for data, name in names]
-    print(Table(["score", *given.network], rows).aligned())
+    table = [["score", *given.network], *rows]
+    if len(given.network) > len(rows):
+        table = [list(column) for column in zip(*table, strict=True)]
+        table[0][0] = "network"
+    print(Table(table[0], table[1:]).aligned())
     print(f"Shares in percent with 95 % intervals over the {given.split} images (few-shot: over tasks).")
     notes = dict.fromkeys(note for subject, *_ in results for note in subject.notes)
     print("".join(f"{note}\n" for note in notes), end="")

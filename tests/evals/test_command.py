@@ -121,6 +121,17 @@ def test_protocols_of_a_run_as_table_and_json(trained, tmp_path, capsys, monkeyp
     assert table(capsys) == shown
 
 
+def test_many_networks_are_rows(trained, tmp_path, capsys):
+    run, _ = trained
+    other = shutil.copytree(run, tmp_path / "other")
+    assert main([str(run), str(other), "--protocol=rank"]) == 0
+    lines = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    (first, score), _, *rows = [[cell.strip() for cell in line] for line in lines]
+    assert (first, score.split(": ")[1]) == ("network", "effective_rank")
+    assert [name for name, _ in rows] == [str(run), str(other)]
+    assert rows[0][1] == rows[1][1]
+
+
 @pytest.mark.parametrize(("splits", "split"), [("", "val"), ("train+val,val,test", "test")])
 def test_images_that_are_scored_or_learned_from_choose_nothing(trained, splits, split):
     run, data = trained
