@@ -132,7 +132,7 @@ class MoCoV3(Method):
         return total.mean(), LossOut(variables, {"ema": ema}, metrics)
 
     def momentum_at(self, progress: jax.Array) -> jax.Array:
-        """Momentum after that share of the run; `adjust_moco_momentum` of main_moco.py there."""
+        """The momentum after a share of the run, as `adjust_moco_momentum` of main_moco.py sets it."""
         return 1 - (1 - self.momentum) * 0.5 * (1 + jnp.cos(math.pi * progress))
 
     def served(self, variables, aux):

@@ -17,13 +17,13 @@ import numpy as np
 
 from seed_jax.errors import UserError, unknown
 from seed_jax.models import layers
+from seed_jax.models.positions import resize_positions
 from seed_jax.models.vit import (
     MLP,
     PatchEmbed,
     adapt_norm,
     check_heads,
     check_sides,
-    resize_positions,
     stage_ends,
 )
 

@@ -1,4 +1,4 @@
-"""What sections need of the runs and weights that are open, and what they say of those that lack it."""
+"""What a section needs of a run or a weights file, and what the page says of one that lacks it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
