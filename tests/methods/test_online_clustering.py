@@ -69,7 +69,7 @@ def test_losses_over_four_steps_equal_the_formula():
 
 
 def test_only_the_students_predictions_have_a_gradient():
-    """That of the prototypes is the one of a cross-entropy with constant targets, here written out."""
+    """The prototypes get the gradient of a cross-entropy whose targets are constant, written out here."""
     network, params, state, _ = setting()
     x, method = batch(B), OnlineClustering(prototypes=K, temperature=0.3, epsilon=0.2, queue_size=0)
     z_t = jnp.asarray(unit64(np.random.default_rng(1).standard_normal((B, D))), jnp.float32)

@@ -11,9 +11,9 @@ from seed_jax.errors import UserError
 from seed_jax.methods.base import Given
 from seed_jax.models import swin as swin_lib
 from seed_jax.models.fd_vit import FDVisionTransformer, resize_absolute
+from seed_jax.models.positions import resize_positions
 from seed_jax.models.swin import SwinTransformer
 from seed_jax.models.swinv2 import SwinTransformerV2
-from seed_jax.models.positions import resize_positions
 from seed_jax.models.vit import VisionTransformer
 from seed_jax.train import start, student
 from seed_jax.weights import fd_vit
