@@ -129,7 +129,7 @@ class FDVisionTransformer(layers.Architecture):
             features["pooled"] = features["tokens"][:, 1:].mean(axis=1)
         if self.num_classes is not None:
             # In FD's fine-tuning N(0, 0.02) is multiplied by 0.001.
-            fc = nn.Dense(
+            fc = layers.Linear(
                 self.num_classes, dtype=self.dtype, kernel_init=nn.initializers.normal(2e-5), name="fc"
             )
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
@@ -245,7 +245,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x, bias):
         batch, tokens, dim = x.shape
-        qkv = nn.Dense(3 * dim, False, self.dtype, kernel_init=self.kernel_init, name="qkv")(x)
+        qkv = layers.Linear(3 * dim, False, self.dtype, kernel_init=self.kernel_init, name="qkv")(x)
         q_bias, v_bias = (
             self.param(name, nn.initializers.zeros, (dim,), jnp.float32) for name in ("q_bias", "v_bias")
         )
@@ -262,7 +262,7 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(logits)
         y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
         y = y.transpose(0, 2, 1, 3).reshape(x.shape)
-        return nn.Dense(dim, True, self.dtype, kernel_init=self.last_init, name="proj")(y), weights
+        return layers.Linear(dim, True, self.dtype, kernel_init=self.last_init, name="proj")(y), weights
 
 
 class RelativePositions(nn.Module):

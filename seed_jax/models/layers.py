@@ -287,6 +287,18 @@ class SqueezeExcite(nn.Module):
         return x * gate[:, None, None, :]
 
 
+class Linear(nn.Dense):
+    """`nn.Dense` on the rows of all leading axes, e.g. of `[B, T, D]`, as one matrix.
+
+    XLA transposes and copies both factors of the kernel's gradient if that sums over several axes: on a CPU
+    this takes a sixth of the time of a ViT-S step.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
 def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32, std: float = 0.01) -> nn.Dense:
     """Linear layer that starts with weights N(0, std^2) and bias 0: linear probes, MobileNet, VGG."""
     return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name)

@@ -67,12 +67,12 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x, mask):
         dim = x.shape[-1]
-        qkv = nn.Dense(3 * dim, dtype=self.dtype, kernel_init=token_init, name="qkv")(x)
+        qkv = layers.Linear(3 * dim, dtype=self.dtype, kernel_init=token_init, name="qkv")(x)
         q, k, v = split_heads(qkv, self.heads)
         logits = jnp.einsum("bwhqd,bwhkd->bwhqk", q, k, preferred_element_type=jnp.float32)
         bias = RelativePositions(self.heads, self.window, name="rel_pos_bias")()
         y, weights = attend(logits / math.sqrt(dim // self.heads) + bias[None, None], v, mask)
-        return nn.Dense(dim, dtype=self.dtype, kernel_init=token_init, name="proj")(y), weights
+        return layers.Linear(dim, dtype=self.dtype, kernel_init=token_init, name="proj")(y), weights
 
 
 class RelativePositions(nn.Module):
@@ -113,7 +113,7 @@ class Merge(nn.Module):
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 4, 2, 5)
         x = x.reshape(batch, height // 2, width // 2, 4 * channels)
         norm = layers.LayerNorm(self.epsilon, name="norm")
-        linear = nn.Dense(2 * channels, False, self.dtype, kernel_init=token_init, name="reduction")
+        linear = layers.Linear(2 * channels, False, self.dtype, kernel_init=token_init, name="reduction")
         return linear(norm(x)).astype(jnp.float32) if self.norm_first else norm(linear(x).astype(jnp.float32))
 
 
@@ -205,7 +205,7 @@ class SwinTransformer(layers.Architecture):
         features["tokens"] = tokens.reshape(len(x), -1, x.shape[-1])
         features["pooled"] = features["tokens"].mean(axis=1)
         if self.num_classes is not None:
-            fc = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=token_init, name="fc")
+            fc = layers.Linear(self.num_classes, dtype=self.dtype, kernel_init=token_init, name="fc")
             features["logits"] = fc(features["pooled"]).astype(jnp.float32)
         return features
 

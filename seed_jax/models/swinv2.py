@@ -91,7 +91,7 @@ class CosineAttention(nn.Module):
     @nn.compact
     def __call__(self, x, mask):
         dim = x.shape[-1]
-        qkv = nn.Dense(3 * dim, False, self.dtype, kernel_init=token_init, name="qkv")(x)
+        qkv = layers.Linear(3 * dim, False, self.dtype, kernel_init=token_init, name="qkv")(x)
         q_bias, v_bias = (
             self.param(name, nn.initializers.zeros, (dim,), jnp.float32) for name in ("q_bias", "v_bias")
         )
@@ -103,7 +103,7 @@ class CosineAttention(nn.Module):
         scale = jnp.exp(jnp.minimum(scale, LARGEST_SCALE))
         bias = ContinuousPositions(self.heads, self.window, self.pretrained, name="rel_pos_bias")()
         y, weights = attend(cosines * scale[None, None] + bias[None, None], v, mask)
-        return nn.Dense(dim, True, self.dtype, kernel_init=self.last_init, name="proj")(y), weights
+        return layers.Linear(dim, True, self.dtype, kernel_init=self.last_init, name="proj")(y), weights
 
 
 class ContinuousPositions(nn.Module):
@@ -118,8 +118,8 @@ class ContinuousPositions(nn.Module):
     @nn.compact
     def __call__(self):
         x = jnp.asarray(places(self.window, self.pretrained))
-        y = nn.Dense(HIDDEN, kernel_init=token_init, precision=EXACT, name="fc1")(x)
-        y = nn.Dense(self.heads, False, kernel_init=token_init, precision=EXACT, name="fc2")(nn.relu(y))
+        y = layers.Linear(HIDDEN, kernel_init=token_init, precision=EXACT, name="fc1")(x)
+        y = layers.Linear(self.heads, False, kernel_init=token_init, precision=EXACT, name="fc2")(nn.relu(y))
         return 16 * jax.nn.sigmoid(y)[offsets(self.window)].transpose(2, 0, 1)
 
 

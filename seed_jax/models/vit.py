@@ -304,9 +304,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x):
         first, second = self.kernel_inits
-        y = nn.Dense(4 * x.shape[-1], dtype=self.dtype, kernel_init=first, name="fc1")(x)
+        y = layers.Linear(4 * x.shape[-1], dtype=self.dtype, kernel_init=first, name="fc1")(x)
         y = y * jax.nn.sigmoid(1.702 * y) if self.quick_gelu else jax.nn.gelu(y, approximate=False)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=second, name="fc2")(y)
+        return layers.Linear(x.shape[-1], dtype=self.dtype, kernel_init=second, name="fc2")(y)
 
 
 def adapt_norm(params: dict, network, other) -> dict:
@@ -363,7 +363,7 @@ def _layer_norm(form, name):
 
 
 def _linear(features, name, dtype, init=token_init):
-    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+    return layers.Linear(features, dtype=dtype, kernel_init=init, name=name)
 
 
 def _uniform(key, shape, bound):
