@@ -233,12 +233,12 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", self.kernel_init or uniform, (p, p, channels, self.dim))
         grid = (x.shape[1] // p, x.shape[2] // p)
         x = x.astype(self.dtype).reshape(-1, grid[0], p, grid[1], p, channels).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(-1, grid[0] * grid[1], p * p * channels)
+        x = x.reshape(-1, p * p * channels)  # all patches as one matrix: as `layers.Linear`
         x = (x @ kernel.reshape(-1, self.dim).astype(self.dtype)).astype(jnp.float32)
-        if not self.bias:
-            return x
-        zeros_or_uniform = nn.initializers.zeros if self.kernel_init else uniform
-        return x + self.param("bias", zeros_or_uniform, (self.dim,)).reshape(1, 1, -1)
+        if self.bias:
+            zeros_or_uniform = nn.initializers.zeros if self.kernel_init else uniform
+            x += self.param("bias", zeros_or_uniform, (self.dim,)).reshape(1, -1)
+        return x.reshape(-1, grid[0] * grid[1], self.dim)
 
 
 class Block(nn.Module):
