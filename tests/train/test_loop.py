@@ -103,6 +103,7 @@ def crash(monkeypatch):
         pytest.param("simreg", {}, marks=pytest.mark.long),
         pytest.param("compress", {}, marks=pytest.mark.long),
         pytest.param("seed_moco", {}, marks=pytest.mark.long),
+        pytest.param("disco", {}, marks=pytest.mark.long),
         pytest.param("online_clustering", {}, marks=pytest.mark.long),
     ],
 )
