@@ -147,6 +147,11 @@ def test_relatives_of_seed_have_the_released_values_and_table_4_has_one_recipe()
     for epoch, want in ((89, 0.01), (90, 0.002), (119, 0.002), (120, 0.0004)):
         assert math.isclose(rate(10 * epoch), want, rel_tol=1e-5)
     assert loaded("compress_r50_to_r18", "one_queue").method.queues == 1
+    disco = loaded("disco_r50_to_r18")  # Yuting-Gao/DisCo-pytorch, DisCo/main.py and Reproduction.md
+    assert (disco.optim.lr, disco.optim.weight_decay, disco.train.epochs) == (0.03, 1e-4, 200)
+    assert (disco.data.crop_scale, disco.data.photometric) == ((0.2, 1.0), "mocov2")
+    assert (disco.method.temperature, disco.method.hidden, disco.method.queue_size) == (0.2, 2048, 65_536)
+    assert disco.method.weight == disco.data.batch_size / 8
     forms = {v: loaded("seed_strategies", v) for v in ("", "l2", "binary", "moco", "online_clustering")}
     assert len({(c.method_name, str(c.method)) for c in forms.values()}) == 5
     for c in forms.values():

@@ -176,6 +176,12 @@ def test_a_run_and_its_override(start, tmp_path):
     assert [row["step"] for row in metrics.read(tmp_path)] == [1, 2]
 
 
+def test_a_check_needs_no_workdir_and_excludes_a_plan(start):
+    assert "plan, check" in one_sentence(start(TINY, "--plan", "--check"))
+    assert "nowhere.pth" in one_sentence(start(TINY, "--check", "--config.teacher.weights=nowhere.pth"))
+    assert start(TINY, "--check") == (0, "")
+
+
 def test_sigterm_at_the_start(tmp_path):
     """The config file sends it, so it comes before anything else has begun."""
     (tmp_path / "own.py").write_text(

@@ -1,6 +1,7 @@
 """Describe a source: counts, classes, sizes, formats, and images that are unreadable, flat or repeated."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -26,9 +27,7 @@ def inspect(source: Source, *, everything: bool = False, workers: int = 1) -> st
       workers: number of threads.
     """
     count = len(source)
-    indices = range(count)
-    if not everything:
-        indices = np.unique(np.linspace(0, count - 1, SAMPLE).astype(int)).tolist()
+    indices = range(count) if everything else _sample(count)
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(lambda i: _look(source, i), indices))
     bad = [(i, r) for i, r in zip(indices, results, strict=True) if isinstance(r, images.BadImage)]
@@ -62,6 +61,28 @@ def inspect(source: Source, *, everything: bool = False, workers: int = 1) -> st
     return "\n".join(lines)
 
 
+def repeated(sources: Sequence[Source], *, workers: int = 1) -> list[list[str]]:
+    """The names of images with the same pixels, a list for each group of them.
+
+    Of each source, 2,000 evenly spaced images are compared. Unreadable images and images of one flat colour
+    are left out.
+
+    Args:
+      sources: of different images.
+      workers: number of threads.
+    """
+    looks, images_of = {}, [(source, i) for source in sources for i in _sample(len(source))]
+    with ThreadPoolExecutor(workers) as pool:
+        for n, look in enumerate(pool.map(lambda image: _look(*image), images_of)):
+            if isinstance(look, _Look):
+                looks[n] = look
+    return [[source.name(i) for source, i in (images_of[n] for n in group)] for group in _groups(looks)]
+
+
+def _sample(count: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, SAMPLE).astype(int)).tolist()
+
+
 class _Look(NamedTuple):
     """What the report needs of an image: (width, height) in pixels, format and mode, digest, flatness."""
 
@@ -86,13 +107,7 @@ def _look(source, i) -> _Look | images.BadImage:
 
 def _warnings(source, looks: dict[int, _Look]) -> list[str]:
     """Lines about flat and repeated images; `looks` by index."""
-    flat = [i for i, look in looks.items() if look.flat]
-    groups = defaultdict(list)
-    for i, look in looks.items():
-        if not look.flat:
-            groups[look.digest].append(i)
-    repeats = [group for group in groups.values() if len(group) > 1]
-    lines = []
+    flat, repeats, lines = [i for i, look in looks.items() if look.flat], _groups(looks), []
     if flat:
         lines.append(
             f"warning: {len(flat):,} images have one flat colour, such as "
@@ -106,6 +121,15 @@ def _warnings(source, looks: dict[int, _Look]) -> list[str]:
             f"one, such as {pairs}: remove them, because a copy in another split makes scores too good"
         )
     return lines
+
+
+def _groups(looks: dict[int, _Look]) -> list[list[int]]:
+    """The keys of images with the same pixels that have no flat colour, a list for each group."""
+    groups = defaultdict(list)
+    for i, look in looks.items():
+        if not look.flat:
+            groups[look.digest].append(i)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _classes(source):

@@ -6,6 +6,7 @@ from seed_jax.methods.compress import CompRess
 from seed_jax.methods.cs_kd import CSKD
 from seed_jax.methods.ddgsd import DDGSD
 from seed_jax.methods.dino import DINO
+from seed_jax.methods.disco import DisCo
 from seed_jax.methods.fd import FD
 from seed_jax.methods.frskd import FRSKD
 from seed_jax.methods.kd import KD
@@ -29,6 +30,7 @@ METHODS = {
     "cs_kd": CSKD,
     "ddgsd": DDGSD,
     "dino": DINO,
+    "disco": DisCo,
     "fd": FD,
     "frskd": FRSKD,
     "kd": KD,

@@ -10,7 +10,9 @@ from seed_jax.data import files
 from seed_jax.errors import UserError
 from seed_jax.report import html, metrics, plots
 from seed_jax.report.tables import Table
-from seed_jax.report.verdict import answer
+from seed_jax.report.verdict import answer, milestones
+
+INTERVALS = "In brackets: Wilson's 95 % interval, over the images of a probe."
 
 Series = tuple[list[float], list[float]]
 
@@ -53,8 +55,8 @@ def run_table(workdir: str | os.PathLike) -> Table:
 def run_report(workdir: str | os.PathLike) -> Path:
     """Write `report.html` into the workdir of a run, and return its path.
 
-    The page begins with what `answer` says. The curves, the numbers, the configuration and the manifest
-    follow. Metrics whose names agree up to the first `/` are drawn in one figure.
+    The page begins with what `answer` and `milestones` say. The curves, the numbers, the configuration and
+    the manifest follow. Metrics whose names agree up to the first `/` are drawn in one figure.
 
     Raises:
       UserError: the workdir has no metrics, or a file in it is damaged.
@@ -84,12 +86,14 @@ def run_report(workdir: str | os.PathLike) -> Path:
     ]
     last = max(points[0][-1] for points in curves.values())
     sentence, scores = answer(workdir)
+    early = "".join(f" {said}" for said in milestones(workdir).values())
     return html.write(
         workdir / "report.html",
         workdir.resolve().name,
-        lead=f"{sentence} Step {last} of the run; values are those of `{metrics.FILE}`.",
+        lead=f"{sentence}{early} Step {last} of the run; values are those of `{metrics.FILE}`.",
         figures=figures,
         tables=[*([] if scores is None else [scores]), run_table(workdir)],
+        notes=[] if scores is None else [INTERVALS],
         details=details,
     )
 

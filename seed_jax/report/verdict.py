@@ -99,53 +99,56 @@ def wilson(proportion: float, images: int) -> tuple[float, float]:
 
 
 def probe_line(scores: Mapping[str, float], start: Mapping[str, float], images: int | None = None) -> str:
-    """One probe in words, for the terminal.
+    """One probe in words, for the terminal: the student, what it was at the start, raw pixels, the teacher.
 
     Args:
       scores: of this probe by name; other networks' have the prefixes `metrics.BASELINES`.
       start: the scores of the probe at step 0; empty if this is it, or if they are lost.
-      images: the number of images of a probe, for the interval of a share; None for no interval.
+      images: the number of images of a probe, for the 95 % intervals of shares (`wilson`); None for none.
 
     >>> probe_line({"knn": 0.33, "pixels_knn": 0.599, "teacher_knn": 0.842}, {})
-    'student kNN 33.0 % (raw pixels 59.9 %; teacher 84.2 %)'
+    'kNN: student 33.0 %, raw pixels 59.9 %, teacher 84.2 %'
     >>> probe_line({"knn": 0.751}, {"knn": 0.33, "teacher_knn": 0.842}, 800)
-    'student kNN 75.1 % (72.0 to 78.0; 33.0 % at the start; teacher 84.2 %)'
+    'kNN: student 75.1 % (72.0 to 78.0), at the start 33.0 % (29.8 to 36.3), teacher 84.2 % (81.5 to 86.6)'
     """
-    known = {**start, **scores}
-    parts = []
+    known, parts = {**start, **scores}, []
     for name in (name for name in scores if not name.startswith(metrics.BASELINES)):
-        beside = [interval] if (interval := _interval(name, scores[name], _scored(name, images))) else []
-        beside += [f"{_show(name, start[name])} at the start"] if name in start else []
-        if metrics.is_share(name) and f"pixels_{name}" in known:
-            beside += [f"raw pixels {_show(name, known[f'pixels_{name}'])}"]
-        beside += [f"teacher {_show(name, known[key])}" for key in [f"teacher_{name}"] if key in known]
-        shown = f"{NAMES.get(name, name)} {_show(name, scores[name])}"
-        parts.append(shown + (f" ({'; '.join(beside)})" if beside else ""))
-    return f"student {', '.join(parts) or 'without a score'}"
+        found = {"student": scores[name], "at the start": start.get(name)}
+        if metrics.is_share(name):
+            found["raw pixels"] = known.get(f"pixels_{name}")
+        found["teacher"] = known.get(f"teacher_{name}")
+        shown = (
+            f"{who} {_with_interval(name, value, _scored(name, images))}"
+            for who, value in found.items()
+            if value is not None
+        )
+        parts.append(f"{NAMES.get(name, name)}: {', '.join(shown)}")
+    return "; ".join(parts) or "student without a score"
 
 
-def milestone(workdir: str | os.PathLike, step: int) -> str:
-    """What the probes show, if `step` has the first one at or after 10 % or 30 % of the steps; else ''.
+def milestones(workdir: str | os.PathLike) -> dict[int, str]:
+    """What the first probe at or after 10 % and 30 % of the steps shows, by its step.
 
-    It is about the score that decides the best checkpoint, and '' if that is no share. A gain must exceed
-    `Course.error`; without one, the sentence names what usually helps (`remedies`). At the end of the run it
-    is '', because `answer` says it.
+    It is about the score that decides the best checkpoint; empty if that is no share. A gain must exceed
+    `Course.error`; without one, the sentence names what usually helps (`remedies`). There is none of the end
+    of the run, because `answer` says it. The sentence of a step depends on nothing that is measured later.
 
     Raises:
       UserError: the workdir has no metrics, or a file in it is damaged.
     """
     workdir = Path(workdir)
-    manifest = _read(workdir, "manifest.json")
-    courses = _courses([row for row in metrics.read(workdir) if row["step"] <= step], manifest)
-    total = manifest["steps"]
-    if not courses or step >= total:
-        return ""
-    c = courses[metrics.deciding(courses)]
-    before = max((at for at, _ in c.points if at < step), default=0)
-    passed = any(100 * before < percent * total <= 100 * step for percent in MILESTONES)
-    if not passed or c.last[0] != step or not metrics.is_share(c.name):
-        return ""
-    return _milestone(c, step / total, remedies(_read(workdir, "config.json"), manifest, fell=_fell(c)))
+    manifest, config = _read(workdir, "manifest.json"), _read(workdir, "config.json")
+    courses, total = _courses(metrics.read(workdir), manifest), manifest.get("steps", 0)
+    if not courses:
+        return {}
+    whole, said, before = courses[metrics.deciding(courses)], {}, 0
+    for count, (step, _) in enumerate(whole.points, start=1):
+        passed = any(100 * before < percent * total <= 100 * step for percent in MILESTONES)
+        if passed and step < total and metrics.is_share(whole.name):
+            c = dataclasses.replace(whole, points=whole.points[:count])
+            said[step] = _milestone(c, step / total, remedies(config, manifest, fell=_fell(c)))
+        before = step
+    return said
 
 
 def _milestone(c: Course, done: float, usual: Sequence[str]) -> str:
@@ -222,7 +225,7 @@ def _table(courses: Sequence[Course], manifest: Mapping) -> Table:
     """A row for each network, a column for each score."""
 
     def row(name, values):
-        return (name, *(None if cell is None else _with_interval(c, *cell) for c, cell in values))
+        return (name, *(None if cell is None else _cell(c, *cell) for c, cell in values))
 
     held_out = manifest.get("probe_images") is None or manifest.get("val_images") is not None
     rows = [
@@ -237,9 +240,8 @@ def _table(courses: Sequence[Course], manifest: Mapping) -> Table:
     return Table((split, *(NAMES.get(c.name, c.name) for c in courses)), rows)
 
 
-def _with_interval(c: Course, step: int | None, value: float) -> str:
-    interval = _interval(c.name, value, c.images)
-    return c.show(value) + (f" ({interval})" if interval else "") + ("" if step is None else f" @ {step}")
+def _cell(c: Course, step: int | None, value: float) -> str:
+    return _with_interval(c.name, value, c.images) + ("" if step is None else f" @ {step}")
 
 
 def _way(c: Course) -> str:
@@ -322,8 +324,8 @@ def _scored(name: str, images: int | None) -> int | None:
     return images and min(images, metrics.MOST_IMAGES.get(name, images))
 
 
-def _interval(name: str, value: float, images: int | None) -> str:
-    """The interval of a share in percent; '' for another number, or if the number of images is not known."""
+def _with_interval(name: str, value: float, images: int | None) -> str:
+    """A score, and its interval in percent if it is a share of a known number of images."""
     if not images or not metrics.is_share(name):
-        return ""
-    return " to ".join(f"{100 * end:.1f}" for end in wilson(value, images))
+        return _show(name, value)
+    return f"{_show(name, value)} ({' to '.join(f'{100 * end:.1f}' for end in wilson(value, images))})"

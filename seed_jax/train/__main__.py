@@ -21,6 +21,12 @@ PROFILE = flags.DEFINE_integer(
 PLAN = flags.DEFINE_bool(
     "plan", False, "Print memory, FLOPs and time of the run; start nothing, use no accelerator."
 )
+CHECK = flags.DEFINE_bool(
+    "check",
+    False,
+    "Check teacher, images, queue and learning rate of the run; train and write nothing.",
+)
+flags.mark_bool_flags_as_mutual_exclusive(["plan", "check"])
 DEVICES = flags.DEFINE_integer("devices", 1, "With --plan: number of devices.", lower_bound=1)
 IMAGES = flags.DEFINE_integer(
     "images", None, "With --plan: number of training images, if the data is not on this machine."
@@ -61,7 +67,7 @@ def main(arguments: list[str] | None = None, *, program: str = "python main.py",
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     from seed_jax import parallel
-    from seed_jax.train import loop, plan
+    from seed_jax.train import check, loop, plan
 
     if PLAN.value:
         plan.run(
@@ -72,6 +78,9 @@ def main(arguments: list[str] | None = None, *, program: str = "python main.py",
             tflops=TFLOPS.value,
         )
         return 0
+    if CHECK.value:
+        parallel.start()
+        return check.run(CONFIG.value)
     outlive_output()
     parallel.start()
     loop.run(CONFIG.value, WORKDIR.value, started=started, profile=PROFILE.value)
@@ -79,7 +88,7 @@ def main(arguments: list[str] | None = None, *, program: str = "python main.py",
 
 
 def _help(program: str) -> str:
-    own = [flag.name for flag in (WORKDIR, PLAN, PROFILE, DEVICES, IMAGES, RATE, TFLOPS)]
+    own = [flag.name for flag in (WORKDIR, CHECK, PLAN, PROFILE, DEVICES, IMAGES, RATE, TFLOPS)]
     lines = [f"  --{name:<18}{flags.FLAGS[name].help}" for name in own]
     return HELP.format(program=program, names=", ".join(config_lib.packaged()), flags="\n".join(lines))
 
@@ -141,7 +150,7 @@ def _parse(argv: list[str]) -> None:
         raise unknown("config key", key, known) from error
     if len(arguments) > 1:
         raise UserError(f"Unknown argument '{arguments[1]}': overrides are --config.section.key=value.")
-    if not (WORKDIR.value or PLAN.value):
+    if not (WORKDIR.value or PLAN.value or CHECK.value):
         raise UserError("--workdir is missing: name the folder of the run, as in --workdir=runs/mine.")
 
 

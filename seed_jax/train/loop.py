@@ -117,8 +117,13 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
             say(f"{name}: step {step}: {report.probe_line(scores, at_start, images)}")
             if step == 0:
                 at_start.update(scores)
-            if jax.process_index() == 0 and (sentence := report.milestone(directory, step)):
-                say(f"{name}: {sentence}")
+            if jax.process_index() == 0:
+                early = report.milestones(directory).get(step)
+                if early:
+                    say(f"{name}: {early}")
+                if early or step == 0:
+                    with monitor.pause():
+                        report.run_report(directory)
         return last_score([scores])
 
     def end_here(step):

@@ -142,7 +142,7 @@ def test_a_score_that_is_no_share_has_no_verdict(tmp_path):
         "These scores cannot tell whether training helped: the student's effective rank rose from 3 at step "
         "0 to 33 at step 9."
     )
-    assert report.milestone(tmp_path, 9) == ""
+    assert report.milestones(tmp_path) == {}
 
 
 CONFIG = {
@@ -181,15 +181,28 @@ USUAL = (
 def test_a_milestone_in_one_sentence(tmp_path, last, pixels, sentence):
     lines = [(0, {"knn": 0.339, "teacher_knn": 0.84, "pixels_knn": pixels}), (5, {"knn": 0.3})]
     run = a_run(tmp_path, [*lines, (35, {"knn": last})], CONFIG, MANIFEST)
-    assert report.milestone(run, 35) == sentence
+    assert report.milestones(run) == {35: sentence}
+
+
+def test_the_page_keeps_what_was_said_at_a_milestone(tmp_path):
+    """What is measured later does not change it."""
+    lines = [(0, {"knn": 0.339, "teacher_knn": 0.84}), (35, {"knn": 0.343})]
+    run = a_run(tmp_path, lines, CONFIG, MANIFEST)
+    (sentence,) = report.milestones(run).values()
+    assert "has not clearly improved" in sentence and "try method.queue_size=640" in sentence
+    a_run(tmp_path, [(99, {"knn": 0.8})])
+    assert report.milestones(run) == {35: sentence}
+    page = report.run_report(run).read_text()
+    assert f"{report.answer(run)[0]} {sentence} Step 99 of the run" in page
+    assert "Wilson's 95 % interval" in page
 
 
 def test_milestones_are_the_first_probes_after_their_shares_of_the_steps(tmp_path):
     steps = [0, 5, 10, 15, 29, 30, 31, 99, 100]
     run = a_run(tmp_path, [(step, {"knn": (1 + step) / 200}) for step in steps], CONFIG, MANIFEST)
-    assert [step for step in steps if report.milestone(run, step)] == [10, 30]
+    assert [*report.milestones(run)] == [10, 30]
     sparse = a_run(tmp_path / "sparse", [(s, {"knn": s / 200}) for s in (0, 40, 80)], CONFIG, MANIFEST)
-    assert [step for step in (0, 40, 80) if report.milestone(sparse, step)] == [40]
+    assert [*report.milestones(sparse)] == [40]
 
 
 @pytest.mark.parametrize("trained", [99, 100])
@@ -326,11 +339,13 @@ def test_page_and_command_begin_with_the_answer(tmp_path, capsys):
 def test_a_probe_in_one_line():
     start = {"knn": 0.33, "top1": 0.1, "teacher_knn": 0.842, "pixels_knn": 0.599}
     assert (
-        report.probe_line(start, {}) == "student kNN 33.0 % (raw pixels 59.9 %; teacher 84.2 %), top-1 10.0 %"
+        report.probe_line(start, {})
+        == "kNN: student 33.0 %, raw pixels 59.9 %, teacher 84.2 %; top-1: student 10.0 %"
     )
     assert report.probe_line({"knn": 0.751, "top1": 0.5}, start, 800) == (
-        "student kNN 75.1 % (72.0 to 78.0; 33.0 % at the start; raw pixels 59.9 %; teacher 84.2 %), "
-        "top-1 50.0 % (46.5 to 53.5; 10.0 % at the start)"
+        "kNN: student 75.1 % (72.0 to 78.0), at the start 33.0 % (29.8 to 36.3), raw pixels 59.9 % (56.5 to "
+        "63.2), teacher 84.2 % (81.5 to 86.6); top-1: student 50.0 % (46.5 to 53.5), at the start 10.0 % "
+        "(8.1 to 12.3)"
     )
     start = {
         "neighbours": 0.05,
@@ -339,8 +354,12 @@ def test_a_probe_in_one_line():
         "teacher_effective_rank": 60,
     }
     assert report.probe_line({"neighbours": 0.4, "effective_rank": 33.25}, start) == (
-        "student share of the teacher's nearest neighbours 40.0 % (5.0 % at the start), effective rank 33.2 "
-        "(5 at the start; teacher 60)"
+        "share of the teacher's nearest neighbours: student 40.0 %, at the start 5.0 %; effective rank: "
+        "student 33.2, at the start 5, teacher 60"
     )
-    assert report.probe_line({"knn": 0.75}, {}) == "student kNN 75.0 %"
+    for share in (0.751, 0.33, 0.599, 0.842, 0.1):
+        want = stats.binomtest(round(share * 1_000), 1_000).proportion_ci(method="wilson")
+        line = report.probe_line({"knn": 0.5}, {"knn": share}, 1_000)
+        assert line.endswith(f"({100 * want.low:.1f} to {100 * want.high:.1f})")
+    assert report.probe_line({"knn": 0.75}, {}) == "kNN: student 75.0 %"
     assert report.probe_line({"teacher_top1": 0.75, "pixels_knn": 0.5}, {}) == "student without a score"

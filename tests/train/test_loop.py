@@ -103,6 +103,7 @@ def crash(monkeypatch):
         pytest.param("simreg", {}, marks=pytest.mark.long),
         pytest.param("compress", {}, marks=pytest.mark.long),
         pytest.param("seed_moco", {}, marks=pytest.mark.long),
+        pytest.param("disco", {}, marks=pytest.mark.long),
         pytest.param("online_clustering", {}, marks=pytest.mark.long),
     ],
 )
@@ -186,20 +187,22 @@ def test_each_probe_is_a_line_on_the_terminal_and_the_answer_comes_last(tmp_path
     crash(5)
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path, **probe)
+    page = (tmp_path / "report.html").read_text()
+    assert "raw pixels" in page and report.milestones(tmp_path)[3] in page
     monkeypatch.undo()
     monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
     run(tmp_path, **probe)
     found = {row["step"]: row for row in rows(tmp_path)}
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train: ")]
     images = len(open_source("digits", "val"))
-    lines = [line for line in said if ": student kNN" in line]
+    lines = [line for line in said if ": kNN: student" in line]
     assert lines == [
         f"train: step {step}: {report.probe_line(only(found[step], 'knn'), found[0] if step else {}, images)}"
         for step in (0, 3, 6)
     ]
     assert all(f" {100 * found[0][name]:.1f} %" in lines[-1] for name in ("knn", "pixels_knn", "teacher_knn"))
     milestones = [line for line in said if line.startswith("train: At ")]
-    assert milestones == [f"train: {report.milestone(tmp_path, 3)}"]
+    assert milestones == [f"train: {said}" for said in report.milestones(tmp_path).values()]
     assert milestones[0].startswith("train: At 50 % of the run")
     assert said[-2:] == [
         f"train: {report.answer(tmp_path)[0]}",

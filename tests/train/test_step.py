@@ -97,6 +97,7 @@ def test_compiled_once_with_the_same_types_and_shardings_in_and_out(variant):
         pytest.param("simreg", {}, marks=pytest.mark.long),
         pytest.param("compress", {}, marks=pytest.mark.long),
         pytest.param("seed_moco", {}, marks=pytest.mark.long),
+        pytest.param("disco", {}, marks=pytest.mark.long),
         pytest.param("online_clustering", {}, marks=pytest.mark.long),
     ],
 )

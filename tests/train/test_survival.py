@@ -26,7 +26,7 @@ from experiments.reliability.processes import (
     newest_checkpoint,
     rows,
 )
-from seed_jax import models, parallel
+from seed_jax import models, parallel, report
 from seed_jax.data.pipeline import eval_batches
 from seed_jax.evals import base
 from seed_jax.train import loop, monitor
@@ -165,6 +165,10 @@ def test_metrics_are_those_of_an_uninterrupted_run(tmp_path, send, crash, probed
         with pytest.raises(Stopped if step > 0 else RuntimeError):
             run(tmp_path / "cut", **PROBED, **log)
     score = run(tmp_path / "cut", **PROBED, **log)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train: At ")]
+    early = report.milestones(probed(every))
+    assert [*early] == [4, 8]  # the first probes at or after 10 % and 30 % of 20 steps
+    assert said == [f"train: {sentence}" for sentence in early.values()]
     assert rows(tmp_path / "cut") == rows(probed(every))
     assert score == rows(probed(every))[-1]["knn"]
     assert max(best(tmp_path / "cut").values()) == max(best(probed(every)).values())

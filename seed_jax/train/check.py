@@ -1,0 +1,180 @@
+"""What may go wrong in a run, before it is started: `main.py --config=… --check`.
+
+Nothing is trained and nothing is written. The teacher sees at most 2,000 images of the probe's split, and as
+many to learn from, as a probe prepares them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from seed_jax import config as config_lib
+from seed_jax import parallel
+from seed_jax.config import Config
+from seed_jax.data.inspect import SAMPLE, repeated
+from seed_jax.data.sources import Source
+from seed_jax.evals import pixels
+from seed_jax.evals.base import SharedFeatures
+from seed_jax.evals.features import check, unit
+from seed_jax.evals.hypersphere import uniformity
+from seed_jax.evals.knn import Knn
+from seed_jax.evals.neighbours import IMAGES, effective_rank
+from seed_jax.evals.online import evenly
+from seed_jax.report.remedies import remedies
+from seed_jax.report.tables import Table
+from seed_jax.report.verdict import wilson
+from seed_jax.train import build, inputs, teacher
+from seed_jax.train.monitor import say
+
+MOST = 2_000  # images of each split that the teacher sees
+CONSTANT = 1e-4  # below this variance a teacher's embeddings are equal up to rounding in bf16
+LOW_VARIANCE = 0.02  # mean cosine of two images above 0.98
+LOW_RANK = 5.0  # directions that the embeddings use
+ANOTHER = "take another teacher.weights, or the data.image_size that it was trained at"
+LATE = "the queue is full only after half of the run: use a smaller method.queue_size or train longer."
+NAMED = 3  # repeated images
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the check.
+
+    Attributes:
+      name: what was looked at.
+      found: its value, in words.
+      remedy: a sentence on what to do; '' if all is well.
+      stops: whether the run cannot work as it is.
+    """
+
+    name: str
+    found: str
+    remedy: str = ""
+    stops: bool = False
+
+
+def run(raw: ml_collections.ConfigDict) -> int:
+    """Print what `findings` finds, and return the exit code: 1 if the run cannot work, else 0.
+
+    Raises:
+      UserError: every mistake that would also stop the run before it compiles.
+    """
+    found = findings(config_lib.resolve(raw), raw.to_dict())
+    say(text(found))
+    return int(any(finding.stops for finding in found))
+
+
+def text(found: Sequence[Finding]) -> str:
+    """The findings as a table, and a sentence for each remedy."""
+    words = {f: "STOP" if f.stops else "look" if f.remedy else "OK" for f in found}
+    table = Table(("check", "found", "verdict"), [(f.name, f.found, word) for f, word in words.items()])
+    advice = [f"{f.name}: {f.remedy}" for f in found if f.remedy]
+    return "\n\n".join([table.aligned(), "\n".join(advice) or "All OK."])
+
+
+def findings(c: Config, settings: Mapping) -> list[Finding]:
+    """All findings on a run.
+
+    Args:
+      settings: the same config as a dictionary, as in config.json.
+
+    Raises:
+      UserError: as `run`.
+    """
+    mesh = parallel.make_mesh()
+    sources, loaded = inputs.open_all(c)
+    evals = dataclasses.replace(c.evals, names=sources.names)
+    c = dataclasses.replace(c, data=sources.data, evals=evals)
+    images = len(sources.train)
+    length = build.lengths(c, images)
+    build.check_batches(c, mesh.size, images)
+    given = build.make_given(c, length, sources.train.num_classes, loaded)
+    with jax.set_mesh(mesh):
+        build.assemble(c, mesh, given, loaded and loaded.network)
+        found = of_teacher(c, mesh, sources, loaded) if loaded else []
+    splits = [sources.train, sources.val] if sources.held_out else [sources.train]
+    found.append(of_images(splits, workers=max(1, c.data.workers)))
+    usual = remedies(settings, {"steps": length.total, "data": {"images": images}}, fell=False)
+    return found + of_settings(c, length, images, usual)
+
+
+def of_teacher(c: Config, mesh, sources: inputs.Sources, loaded: teacher.Loaded) -> list[Finding]:
+    """Whether the teacher tells the images apart, and whether its neighbours are of the same class."""
+    val = sources.train if sources.val is None else sources.val
+    splits = {"queries": evenly(val, MOST)}
+    if sources.held_out:
+        splits["bank"] = evenly(sources.bank, MOST)
+    features = SharedFeatures(loaded.network, loaded.variables, mesh, c, splits)
+    features.want("queries", "embedding")
+    labelled = sources.held_out and all((source.labels() >= 0).all() for source in splits.values())
+    knn = Knn(features, c.evals) if labelled else None
+    embeddings = features.get("queries")[0]["embedding"]
+    found = of_embeddings(check(embeddings, np.zeros(len(embeddings), np.int32), "query")[0])
+    if knn is None:
+        return [*found, Finding("teacher: kNN", "not known, no labels")]
+    raw, of_raw = pixels.scored(c, len(splits["bank"]), len(splits["queries"]))
+    of_pixels = Knn(SharedFeatures(raw, pixels.VARIABLES, mesh, of_raw, splits), of_raw.evals)
+    return [*found, of_neighbours(knn.run(None)["knn"], of_pixels.run(None)["knn"])]
+
+
+def of_embeddings(embeddings: np.ndarray) -> list[Finding]:
+    """Variance and effective rank of the teacher's embeddings, float `[M, D]` of at least two images.
+
+    The variance is that of embeddings of length 1, summed over the dimensions: 1 less the squared length of
+    their mean, 0 if all are equal and nearly 1 if they are spread evenly. The rank is that of at most 512
+    evenly spaced images, as in a probe.
+    """
+    variance = 1 - float(np.square(unit(embeddings).mean(axis=0)).sum()) if embeddings.any() else 0.0
+    same, low = variance < CONSTANT, ""
+    if variance < LOW_VARIANCE:
+        which = "the same embedding" if same else "nearly the same embedding"
+        low = f"the teacher has {which} for all images: {ANOTHER}."
+    rows = np.linspace(0, len(embeddings) - 1, min(IMAGES, len(embeddings))).astype(np.int64)
+    rank, limit = effective_rank(embeddings[rows]), min(LOW_RANK, *(n / 2 for n in embeddings.shape))
+    few = f"the teacher tells images apart in few directions: {ANOTHER}." if rank < limit else ""
+    spread = f"{variance:.2g} of 1, uniformity {uniformity(embeddings):.2g}, {len(embeddings):,} images"
+    return [
+        Finding("teacher: variance", spread, low, stops=same),
+        Finding("teacher: effective rank", f"{rank:.1f} of {embeddings.shape[1]} dimensions", few),
+    ]
+
+
+def of_neighbours(right: np.ndarray, of_pixels: np.ndarray) -> Finding:
+    """kNN accuracy of the teacher and of raw pixels on the same images, bool `[M]` each."""
+    low, high = wilson(right.mean(), len(right))
+    own, its = (f"{100 * x.mean():.1f} %" for x in (right, of_pixels))
+    found = f"{own} ({100 * low:.1f} to {100 * high:.1f}), raw pixels {its}"
+    worse = f"the teacher is worse than raw pixels: {ANOTHER}." if high < of_pixels.mean() else ""
+    return Finding("teacher: kNN", found, worse)
+
+
+def of_images(sources: Sequence[Source], *, workers: int = 1) -> Finding:
+    """Images with the same pixels, within the training images and between these and the probe's."""
+    groups = repeated(sources, workers=workers)
+    looked = sum(min(len(source), SAMPLE) for source in sources)
+    copies = sum(len(group) - 1 for group in groups)
+    pairs = ", ".join(f"{b} (as {a})" for a, b, *_ in groups[:NAMED])
+    remedy = f"remove the copies, such as {pairs}: a copy in another split makes scores too good."
+    return Finding("repeated images", f"{copies:,} of {looked:,}", remedy if groups else "")
+
+
+def of_settings(c: Config, length: build.Lengths, images: int, usual: Sequence[str]) -> list[Finding]:
+    """Queue, temperature and learning rate; `usual` are the `remedies` of this config."""
+    advice = {remedy.partition("=")[0]: f"use --config.{remedy}." for remedy in usual}
+    o, batch, found = c.optim, c.data.batch_size, []
+    if size := getattr(c.method, "queue_size", 0):
+        turn = size // batch
+        steps = f"{turn:,} of {length.total:,} steps, {turn / length.epoch:.2g} epochs"
+        found += [
+            Finding("queue", f"{size:,} of {images:,} images", advice.get("method.queue_size", "")),
+            Finding("turn of the queue", steps, LATE if turn > length.total / 2 else ""),
+        ]
+    if hasattr(c.method, "tau_teacher"):
+        tau = f"{c.method.tau_teacher:g}"
+        found.append(Finding("teacher: temperature", tau, advice.get("method.tau_teacher", "")))
+    rate = o.lr * batch / o.lr_batch if o.lr_batch else o.lr
+    scaling = f"{o.lr:g} for a batch of {o.lr_batch}, here {batch}" if o.lr_batch else "not scaled"
+    found.append(Finding(f"learning rate, {o.name}", f"{rate:.3g} ({scaling})", advice.get("optim.lr", "")))
+    return found
