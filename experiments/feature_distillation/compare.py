@@ -33,7 +33,7 @@ NETWORKS = {  # model and options when a network is pre-trained, and options whe
     "layer": ("fd_vit_small", {"positions": "layer"}, {"positions": "layer", "truncated": False}),
     "absolute": ("fd_vit_small", {"positions": "absolute"}, {"positions": "absolute", "truncated": False}),
 }
-EPOCHS = {"teacher": 24.0, "fd": 8.0, "tuned": 30.0}
+EPOCHS = {"teacher": 24.0, "fd": 6.0, "tuned": 24.0}
 
 
 class Row(NamedTuple):
