@@ -16,10 +16,17 @@ EXPERIMENTS = {
 }
 
 
+SOON = ("quickstart", "feature_distillation")  # the others' quick forms are run by `-m long`
+
+
 def comparisons(quick):
     """All of them; of quick forms not those on Fashion-MNIST, which are the ones beside them on digits."""
     names = [name for name in EXPERIMENTS if not (quick and name.endswith("/fashion"))]
-    return [pytest.param(spec.load(EXPERIMENTS[name], quick), id=name) for name in names]
+    later = [() if name in SOON or not quick else pytest.mark.long for name in names]
+    return [
+        pytest.param(spec.load(EXPERIMENTS[name], quick), id=name, marks=marks)
+        for name, marks in zip(names, later, strict=True)
+    ]
 
 
 def test_there_are_experiments():

@@ -57,6 +57,7 @@ def test_gradients_by_pixels_are_the_same_on_8_devices():
     np.testing.assert_allclose(*weights, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_maps_of_a_wrn_before_the_last_relu():
     raw = settings(stages=("preact1", "preact3"), form="norm", beta=1.0)
     raw.student.model = "wrn_16_1"

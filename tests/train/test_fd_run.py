@@ -19,8 +19,8 @@ from seed_jax.train import loop, workdir
 @pytest.fixture
 def settings(monkeypatch):
     sizes = {"patch": 4, "image_size": 16}
-    monkeypatch.setitem(models.MODELS, "small_vit", functools.partial(VisionTransformer, 12, 4, 3, **sizes))
-    student = functools.partial(FDVisionTransformer, 8, 4, 2, **sizes)
+    monkeypatch.setitem(models.MODELS, "small_vit", functools.partial(VisionTransformer, 12, 2, 3, **sizes))
+    student = functools.partial(FDVisionTransformer, 8, 2, 2, **sizes)
     monkeypatch.setitem(models.MODELS, "small_fd_vit", student)
 
     def make(**teacher):
