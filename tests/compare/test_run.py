@@ -193,6 +193,7 @@ def start(out, *arguments):
     )
 
 
+@pytest.mark.long
 def test_two_processes_share_and_a_killed_one_loses_nothing(finished, tmp_path):
     """Two are started; one of them is killed; both together train each cell once, as one process did."""
     reference = {str(cell): cell for cell in finished[1]}
