@@ -163,9 +163,9 @@ def _assign(x, real, before, centres, *, mesh):
 
 @functools.partial(jax.jit, static_argnames=("clusters", "mesh"))
 def _seeds(x, real, key, *, clusters, mesh):
-    """The centres of k-means++, float32 `[K, D]`: each is a row, drawn by its squared distance to the others.
+    """The centres of k-means++, float32 `[K, D]`: rows, each drawn by its squared distance to those before.
 
-    A row is drawn as the largest of the logarithms of the distances plus Gumbel noise. Arguments as `_assign`.
+    The row that is drawn has the largest logarithm of its distance plus Gumbel noise. Arguments as `_assign`.
     """
     share = parallel.batch_sharding(mesh).spec
 
