@@ -14,7 +14,7 @@ from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.evals.features import unit
-from seed_jax.train import loop, monitor, offline, plan, teacher
+from seed_jax.train import loop, monitor, offline, plan, teacher, workdir
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +120,17 @@ def test_damaged_and_foreign_files_are_named(whole, tmp_path):
     assert offline.load(copy, wanted, images).keys() == wanted.rows.keys()
     with pytest.raises(UserError, match=words):
         offline.load(copy, wanted, images + 1)
+
+
+def test_a_run_that_ended_is_read_with_its_targets(whole, tmp_path):
+    variant, directory = whole
+    run, arrays = workdir.load_run(directory), found(directory)
+    source, of_teacher = open_source("digits", "train"), run.manifest["teacher"]
+    read = offline.with_rows(source, directory, run.config, of_teacher)
+    for name, rows_of in arrays.items():
+        np.testing.assert_array_equal(read[7].targets[name], rows_of[7])
+    with pytest.raises(UserError, match="is missing, so the run's targets are not known: restore it"):
+        offline.with_rows(source, tmp_path, run.config, of_teacher)
 
 
 def test_the_name_depends_on_what_the_arrays_depend_on(tmp_path):
