@@ -6,7 +6,7 @@ Run:      python main.py --config=configs/seed_strategies.py --workdir=runs/seed
 Hardware: 200 epochs of 1.28 million images at 224 px each; meant for 8 GPUs. Not run yet: we have no number
   of our own.
 Expected: top-1 % linear in the paper, recalled and not re-read: SEED 57.9, `:moco` 57.6, `:binary` 57.4,
-  `:online_clustering` 56.4, `:l2` 55.3; k-means, which is missing here, 51.0.
+  `:online_clustering` 56.4, `:l2` 55.3; k-means (`kmeans_r50_to_r18`) 51.0.
 Variants: `:smoke`; `:l2` regresses the embedding at length 1 (`simreg`), `:binary` is `method.strategy`,
   `:moco` adds MoCo's loss (`seed_moco`), `:online_clustering` has SwAV's assignments. The released code has
   none of them: the docstrings of the methods say what is ours. All share SEED's recipe and head.

@@ -26,7 +26,8 @@ LAYERS = [
     "weights.pretrained evals.online evals.final evals.pixels evals.embed evals.images evals.subject "
     "evals.protocols",
     "train.teacher train.start train.step train.optim train.inputs train.build train.plan train.check "
-    "train.monitor train.stop train.profile train.compiling train.loop train.distil train.__main__ compare "
+    "train.monitor train.stop train.profile train.compiling train.offline train.loop train.distil "
+    "train.__main__ compare "
     "rank_augmentations exits analysis.runs analysis.sections analysis.__main__ embed evals.__main__ configs "
     "__main__",
 ]

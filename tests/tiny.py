@@ -2,7 +2,8 @@
 
 Also a config file: `main.py --config=tests/tiny.py`, with variants `seed`, `patches` (SEED with six small
 views), `moco`, `dino` and `swav` (two local views, prototypes that wait for two steps), `simclr`, `mocov3`,
-`simsiam`, `simreg`, `compress`, `seed_moco`, `disco`, `online_clustering` and `supervised`.
+`simsiam`, `simreg`, `compress`, `seed_moco`, `disco`, `online_clustering`, `kmeans`, `bingo` and
+`supervised`.
 """
 
 from typing import Any
@@ -82,7 +83,11 @@ def get_config(variant: str = "seed"):
         c.method.update(dim=8, bottleneck=4)
     if method == "online_clustering":
         c.method.update(prototypes=16, queue_size=32)
-    if method in ("seed", "moco", "compress", "seed_moco", "disco"):
+    if method == "kmeans":
+        c.method.clusters = 12
+    if method == "bingo":
+        c.method.update(hidden=8, neighbours=3, alone_epochs=2 / 78)
+    if method in ("seed", "moco", "compress", "seed_moco", "disco", "bingo"):
         c.method.queue_size = 64
     if method == "disco":
         c.method.hidden, c.method.weight = 8, 1.0

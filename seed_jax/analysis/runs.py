@@ -20,7 +20,7 @@ from seed_jax.errors import UserError
 from seed_jax.evals.online import evenly
 from seed_jax.methods.base import Given
 from seed_jax.models.network import Network
-from seed_jax.train import build, checkpoint, inputs, start, state, student, teacher, workdir
+from seed_jax.train import build, checkpoint, inputs, offline, start, state, student, teacher, workdir
 from seed_jax.train.build import Training
 from seed_jax.weights import flags, pretrained
 from seed_jax.weights import source as weights_source
@@ -358,7 +358,7 @@ def open_run(name: str | os.PathLike, *, dir: str = "", shown: Data | None = Non
         mesh=mesh,
         given=given,
         training=training,
-        train=sources.train,
+        train=offline.with_rows(sources.train, folder, config, manifest["teacher"]),
         steps=tuple(steps),
         backbone=backbone,
     )

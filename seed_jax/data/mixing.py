@@ -97,15 +97,7 @@ def cutmix(images, key, keys=None, *, alpha: float = 1.0) -> Mixed:
     _check_pairs(images, "CutMix")
     for_partner, for_batch = jax.random.split(key)
     partner = derangement(for_partner, len(images))
-    height, width = images.shape[1:3]
-
-    def one(k):
-        for_lambda, for_centre = jax.random.split(k)
-        return _beta(for_lambda, alpha), _centre(for_centre, height, width)
-
-    keys = rng.one_or_each(for_batch if keys is None else keys, len(images))
-    lam, centre = jax.vmap(one)(keys)
-    return paste(images, partner, cut_box(lam, centre, height, width))
+    return paste(images, partner, random_box(images, for_batch if keys is None else keys, alpha=alpha))
 
 
 def cutmix_pool(images, key, keys=None, *, alpha: float = 1.0, runs: int = 2) -> Mixed:
@@ -144,6 +136,23 @@ def derangement(key, count: int) -> jax.Array:
     return jax.lax.while_loop(has_fixed_point, draw, (key, jnp.arange(count, dtype=jnp.int32)))[1]
 
 
+def random_box(images, keys, *, alpha: float = 1.0) -> Box:
+    """CutMix's `cut_box` for lambda ~ Beta(alpha, alpha) and a uniform centre.
+
+    Args:
+      images: `[B, H, W, 3]`.
+      keys: typed keys of the samples `[B]` for one box an image, or one key `[]` for one box for all.
+    """
+    height, width = images.shape[1:3]
+
+    def one(k):
+        for_lambda, for_centre = jax.random.split(k)
+        return _beta(for_lambda, alpha), _centre(for_centre, height, width)
+
+    lam, centre = jax.vmap(one)(rng.one_or_each(keys, len(images)))
+    return cut_box(lam, centre, height, width)
+
+
 def cut_box(lam, centre, height: int, width: int) -> Box:
     """CutMix's box: int(side * sqrt(1 - lam)) pixels on each side, around the centre, cut at the borders.
 
@@ -167,8 +176,12 @@ def paste(images, partner, box: Box) -> Mixed:
     """
     height, width = images.shape[1:3]
     mixed = jnp.where(inside(box, height, width), images[partner], images)
-    area = (box.right - box.left) * (box.bottom - box.top)
-    return _mixed(mixed, partner, 1 - area / (height * width))
+    return _mixed(mixed, partner, outside(box, height, width))
+
+
+def outside(box: Box, height: int, width: int) -> jax.Array:
+    """The share of pixels that are not in the box, float32 `[B]`, or `[1]` for one box."""
+    return 1 - (box.right - box.left) * (box.bottom - box.top) / (height * width)
 
 
 def inside(box: Box, height: int, width: int) -> jax.Array:

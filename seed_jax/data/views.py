@@ -27,6 +27,8 @@ class ViewSpec:
       resize: short side before the centre crop, as a multiple of `size`; used by 'centre' only.
       policy: one of `augmentations.POLICIES`, on the device, after the photometrics; '' for none.
       erase: probability of erasing a rectangle of a view, on the device, at the end.
+      bag: the target of a record that lists other images of the source: the views are cut from one of them,
+        drawn by (seed, id, pass). '' for views of the image itself.
     """
 
     count: int = 1
@@ -40,6 +42,7 @@ class ViewSpec:
     resize: float = images.EVAL_RESIZE
     policy: str = ""
     erase: float = 0.0
+    bag: str = ""
 
     @property
     def short_side(self) -> float:
@@ -47,15 +50,16 @@ class ViewSpec:
         return 1.0 if self.crop == "pad" else self.resize
 
 
-def fill_views(outs, record, views, seed, epoch, background=images.WHITE):
+def fill_views(outs, record, views, seed, epoch, background=images.WHITE, first=0):
     """Write the views of a record into `outs`, uint8 `[V, H, W, 3]` for each ViewSpec.
 
-    Views are numbered across ViewSpecs. `background`: as for `images.load_rgb`. Returns the crop of each
-    view, as in `train_batches`.
+    Views are numbered across ViewSpecs, from `first` on. `background`: as for `images.load_rgb`. Returns the
+    crop of each view, as in `train_batches`.
     """
     specs = [spec for spec in views for _ in range(spec.count)]
     numbers = [
-        rng.host_generator(seed, record.id, epoch, v).random(images.NUMBERS) for v in range(len(specs))
+        rng.host_generator(seed, record.id, epoch, first + v).random(images.NUMBERS)
+        for v in range(len(specs))
     ]
     picture = images.open_image(record.image)
     size = images.upright_size(picture)

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
+from seed_jax.analysis.nearest import nearest
 from seed_jax.errors import UserError
 from seed_jax.evals.features import check
-from seed_jax.evals.knn import nearest
 
 AT = (1, 5, 10)
 

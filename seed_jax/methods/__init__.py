@@ -1,6 +1,7 @@
 """The methods by name: `config.method.name` is a key of `METHODS` and the name of a file here."""
 
 from seed_jax.methods.attention_transfer import AttentionTransfer
+from seed_jax.methods.bingo import BINGO
 from seed_jax.methods.byot import BYOT
 from seed_jax.methods.compress import CompRess
 from seed_jax.methods.cs_kd import CSKD
@@ -10,6 +11,7 @@ from seed_jax.methods.disco import DisCo
 from seed_jax.methods.fd import FD
 from seed_jax.methods.frskd import FRSKD
 from seed_jax.methods.kd import KD
+from seed_jax.methods.kmeans import KMeans
 from seed_jax.methods.moco import MoCo
 from seed_jax.methods.mocov3 import MoCoV3
 from seed_jax.methods.online_clustering import OnlineClustering
@@ -25,6 +27,7 @@ from seed_jax.methods.swav import SwAV
 
 METHODS = {
     "attention_transfer": AttentionTransfer,
+    "bingo": BINGO,
     "byot": BYOT,
     "compress": CompRess,
     "cs_kd": CSKD,
@@ -34,6 +37,7 @@ METHODS = {
     "fd": FD,
     "frskd": FRSKD,
     "kd": KD,
+    "kmeans": KMeans,
     "moco": MoCo,
     "mocov3": MoCoV3,
     "online_clustering": OnlineClustering,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from seed_jax.data.views import ViewSpec
@@ -134,6 +135,23 @@ class Nets:
     teacher_prefix: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Offline:
+    """What a method finds in the teacher's features of all training images, once, before the training.
+
+    Attributes:
+      entry: of the teacher's features, a vector.
+      rows: shape and dtype of an image's row in each array that is found, by name; a loss has the rows of its
+        batch in `batch.targets`, and a ViewSpec may cut its views from images that a row lists (`bag`).
+      find: `find(features, index, mesh, seed)` returns the arrays, `[M, ...]` each. `features` are float32
+        `[M, D]` of the M images that can be read, `index` int64 `[M]` their places in the training split.
+    """
+
+    entry: str
+    rows: Mapping[str, jax.ShapeDtypeStruct]
+    find: Callable[[np.ndarray, np.ndarray, jax.sharding.Mesh, int], Mapping[str, np.ndarray]]
+
+
 class Method:
     """The contract between a paper and the trainer, with the defaults that most papers share.
 
@@ -169,6 +187,17 @@ class Method:
     def views(self, data) -> tuple[ViewSpec, ...]:
         """The views of an image that the loss sees, from the `data` section of the config."""
         return (base_view(data),)
+
+    def offline(self, images: int) -> Offline | None:
+        """What to find before the training in the teacher's features of all training images; None: nothing.
+
+        Args:
+          images: how many they are.
+
+        Raises:
+          UserError: they are too few.
+        """
+        return None
 
     def network(self, backbone: Network, given: Given) -> Network:
         """The backbone and the parts trained with it, as a `Joined`."""

@@ -13,7 +13,7 @@ from seed_jax.data.pipeline import ViewSpec, steps_per_epoch
 from seed_jax.errors import UserError
 from seed_jax.evals import pixels
 from seed_jax.evals.online import OnlineProbe
-from seed_jax.methods.base import Given
+from seed_jax.methods.base import Given, Offline
 from seed_jax.models.network import Network
 from seed_jax.train import inputs, optim, start, state, student, teacher
 from seed_jax.train.monitor import say
@@ -62,6 +62,7 @@ class Training:
 class Prepared:
     """Everything that a run needs before it compiles.
 
+    `teacher`: the teacher's network, or None. `offline`: what the method finds before the training, or None.
     `backbone`: what the student starts from, or None. `facts`: for the manifest. `probe`, `teacher_probe`,
     `pixels_probe`: of student, teacher and raw pixels; None without a probe, or without a teacher.
     """
@@ -72,7 +73,9 @@ class Prepared:
     length: Lengths
     given: Given
     training: Training
+    offline: Offline | None
     backbone: Any
+    teacher: Network | None
     teacher_variables: Any
     probe: OnlineProbe | None
     teacher_probe: OnlineProbe | None
@@ -95,6 +98,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
     check_batches(config, mesh.size, len(sources.train))
     classes = sources.train.num_classes
     known = make_given(config, length, classes, loaded)
+    offline = make_offline(config, len(sources.train), known)
     backbone, init = start.load(config, student.network(config, known).backbone)
     training = assemble(config, mesh, known, loaded and loaded.network, backbone)
     if late := optim.late_milestones(config.optim, length.total, length.epoch):
@@ -126,7 +130,9 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
         length,
         known,
         training,
+        offline,
         backbone,
+        loaded and loaded.network,
         loaded.variables if loaded else {},
         probe,
         teacher_probe,
@@ -229,6 +235,21 @@ def make_given(config: Config, length: Lengths, num_classes: int, loaded: teache
     features = loaded and loaded.features(config.data.batch_size, config.data.image_size)
     prefix = loaded.network.prefix_tokens if loaded else 0
     return student.make_given(config, num_classes, length.total, length.epoch, features, prefix)
+
+
+def make_offline(config: Config, images: int, given: Given) -> Offline | None:
+    """What the method finds before the training in the features of that many training images.
+
+    Raises:
+      UserError: they are too few, or the teacher has no such feature.
+    """
+    offline = config.method.offline(images)
+    if offline is not None and len(given.teacher[offline.entry].shape) != 2:
+        vectors = sorted(name for name, x in given.teacher.items() if len(x.shape) == 2)
+        raise UserError(
+            f"The teacher's {offline.entry!r} is no vector: use one of {', '.join(vectors)} instead."
+        )
+    return offline
 
 
 def lengths(config: Config, images: int) -> Lengths:

@@ -15,7 +15,7 @@ from seed_jax.errors import UserError
 from seed_jax.evals.base import Abandoned
 from seed_jax.evals.pixels import VARIABLES
 from seed_jax.report.metrics import MetricsWriter, last_score, read
-from seed_jax.train import build, compiling, state, workdir
+from seed_jax.train import build, compiling, offline, state, workdir
 from seed_jax.train.build import Prepared
 from seed_jax.train.checkpoint import Checkpoints
 from seed_jax.train.monitor import Monitor, NotFinite, say
@@ -59,6 +59,7 @@ def run(
         with workdir.hold(directory), contextlib.ExitStack() as stack:
             workdir.claim(directory, raw)
             workdir.write_manifest(directory, **p.facts)
+            p = offline.searched(p, directory, name)
             _loop(p, directory, name, started, profile, stack.enter_context)
         if jax.process_index() == 0:
             page = report.run_report(directory)

@@ -15,7 +15,7 @@ from seed_jax import parallel
 from seed_jax.config import Config
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
-from seed_jax.methods.base import Batch, Given
+from seed_jax.methods.base import Batch, Given, Offline
 from seed_jax.methods.queue import Queue
 from seed_jax.models.network import Network
 from seed_jax.report.plan import Memory, Plan, text
@@ -49,10 +49,13 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
     length = build.lengths(c, images)
     loaded = _teacher(c, notes)
     given = build.make_given(c, length, classes, loaded)
+    offline = build.make_offline(c, images, given)
     mesh = parallel.make_mesh(jax.devices()[:1])
     training = build.assemble(c, mesh, given, loaded and loaded.network)
     shapes, variables = training.abstract, loaded.variables if loaded else {}
-    teacher_flops, all_flops, asked, kept, pixels = _one_step(c, training, given, loaded)
+    teacher_flops, all_flops, asked, kept, pixels = _one_step(c, training, given, loaded, offline)
+    if offline is not None:
+        notes.append("Not counted: the teacher sees every image once before the training.")
     queues = [x for x in jax.tree.leaves(shapes.aux, is_leaf=_is_queue) if _is_queue(x)]
     copies = jax.tree.map(lambda x: None if _is_queue(x) else x, shapes.aux, is_leaf=_is_queue)
     gathers = c.train.shard_params and devices > 1
@@ -145,7 +148,13 @@ def _fresh(network: Network, size: int):
     return jax.eval_shape(network.init, jax.random.key(0), sample)
 
 
-def _one_step(c: Config, training: build.Training, given: Given, loaded: teacher.Loaded | None):
+def _one_step(
+    c: Config,
+    training: build.Training,
+    given: Given,
+    loaded: teacher.Loaded | None,
+    offline: Offline | None,
+):
     """FLOPs of the teacher and of all for one batch, images that the teacher sees for it, bytes kept for the
     backward pass and pixels of one micro-batch.
     """
@@ -179,6 +188,10 @@ def _one_step(c: Config, training: build.Training, given: Given, loaded: teacher
         views=each(0, 0, 3),
         label=jax.ShapeDtypeStruct((size,), jnp.int32),
         keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size)),
+        targets={
+            name: jax.ShapeDtypeStruct((size, *row.shape), row.dtype)
+            for name, row in (offline.rows if offline else {}).items()
+        },
         crops=each(4),
         flipped=each(dtype=jnp.bool_),
     )

@@ -97,6 +97,22 @@ class Subset:
         return digest(self.source.fingerprint().encode(), self.indices.astype(np.int64))
 
 
+class WithTargets(Subset):
+    """All records of another source with further targets, which replace those of the same name.
+
+    Args:
+      targets: by name, `[N, ...]`.
+    """
+
+    def __init__(self, source: Source, targets: Mapping[str, np.ndarray]):
+        super().__init__(source, np.arange(len(source)))
+        self.targets = dict(targets)
+
+    def __getitem__(self, i):
+        record, own = super().__getitem__(i), {name: rows[i] for name, rows in self.targets.items()}
+        return record._replace(targets={**record.targets, **own})
+
+
 class Strings(Sequence):
     """Short strings stored in two arrays, in a third of a list's memory.
 

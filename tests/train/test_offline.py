@@ -1,0 +1,181 @@
+"""The teacher's pass over the training images before the training, and the two methods that need it."""
+
+import re
+
+import chex
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from experiments.reliability.processes import checkpoint, rows
+from seed_jax import config, models, parallel
+from seed_jax.data.pipeline import eval_batches
+from seed_jax.data.sources import open_source
+from seed_jax.errors import UserError
+from seed_jax.evals.features import unit
+from seed_jax.train import loop, monitor, offline, plan, teacher, workdir
+
+
+@pytest.fixture(autouse=True)
+def tiny_model(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "tiny", tiny.Tiny)
+
+
+def run(directory, variant, **overrides):
+    raw = tiny.get_config(variant)
+    raw.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
+    return loop.run(raw, directory)
+
+
+def found(directory):
+    (file,) = directory.glob("offline-*.npz")
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module", params=["kmeans", "bingo"])
+def whole(request, tmp_path_factory):
+    """`(variant, workdir)` of a run of six steps on 8 devices."""
+    directory = tmp_path_factory.mktemp(request.param) / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "tiny", tiny.Tiny)
+        run(directory, request.param)
+    return request.param, directory
+
+
+def test_what_is_found_is_of_the_teachers_centre_crops(whole):
+    """Pooled features by the teacher itself; each image's bag, or its cluster's mean, is nearest in them."""
+    variant, directory = whole
+    c = config.resolve(tiny.get_config(variant))
+    source = open_source("digits", "train")
+    loaded = teacher.load(c.teacher, image_size=16, seed=0, precision="fp32")
+    arrays = found(directory)
+    (rows_of,) = arrays.values()
+    assert len(rows_of) == len(source)
+    batches = eval_batches(source, 16, 64, resize=c.data.resize, background=c.data.background)
+    seen = [batch["image"][batch["mask"]] for batch in batches]
+    x = np.concatenate(seen).astype(np.float32) / 255
+    features = jax.jit(lambda x: loaded.network.apply(loaded.variables, x, False)[0])(x)
+    if variant == "bingo":
+        z = unit(features["pooled"])
+        similarity = z @ z.T
+        np.fill_diagonal(similarity, -np.inf)
+        own = np.take_along_axis(similarity, arrays["bag"], axis=1)
+        want = np.sort(similarity, axis=1)[:, : -len(own[0]) - 1 : -1]
+        np.testing.assert_allclose(own, want, atol=1e-5)
+    else:
+        z, cluster = unit(features["embedding"]), arrays["cluster"]
+        means = np.stack([z[cluster == k].mean(axis=0) for k in range(12)])
+        distance = ((z[:, None] - means[None]) ** 2).sum(axis=2)
+        own = distance[np.arange(len(z)), cluster]
+        np.testing.assert_allclose(own, distance.min(axis=1), atol=1e-4)
+
+
+def test_a_run_that_was_cut_resumes_bitwise_without_another_pass(whole, tmp_path, monkeypatch, capsys):
+    variant, directory = whole
+    noted = monitor.Monitor.step
+
+    def note(self, number, *args, **options):
+        noted(self, number, *args, **options)
+        if number == 5:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(monitor.Monitor, "step", note)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(tmp_path / "cut", variant)
+    assert capsys.readouterr().out.count("once, before the training") == 1
+    monkeypatch.setattr(offline, "Extractor", None)
+    run(tmp_path / "cut", variant)
+    said = capsys.readouterr().out
+    assert "resuming from step 3 of 6" in said and "before the training" not in said
+    chex.assert_trees_all_equal(checkpoint(tmp_path / "cut", 6), checkpoint(directory, 6))
+    assert rows(tmp_path / "cut") == rows(directory)
+    chex.assert_trees_all_equal(found(tmp_path / "cut"), found(directory))
+
+
+def test_the_same_on_one_device(whole, tmp_path, monkeypatch):
+    variant, directory = whole
+    make, devices = parallel.make_mesh, jax.devices()
+    monkeypatch.setattr(parallel, "make_mesh", lambda: make(devices[:1]))
+    run(tmp_path / "one", variant)
+    chex.assert_trees_all_equal(found(tmp_path / "one"), found(directory))
+    chex.assert_trees_all_close(checkpoint(tmp_path / "one", 6), checkpoint(directory, 6), rtol=0, atol=1e-5)
+
+
+def test_damaged_and_foreign_files_are_named(whole, tmp_path):
+    variant, directory = whole
+    (file,) = directory.glob("offline-*.npz")
+    wanted, copy = config.resolve(tiny.get_config(variant)).method.offline(1000), tmp_path / file.name
+    images = len(open_source("digits", "train"))
+    assert offline.load(copy, wanted, images) is None
+    content = file.read_bytes()
+    words = re.escape(f"{copy} is damaged or was not written by this run: remove it")
+    for wrong in (content[: len(content) // 2], b""):
+        copy.write_bytes(wrong)
+        with pytest.raises(UserError, match=words):
+            offline.load(copy, wanted, images)
+    copy.write_bytes(content)
+    assert offline.load(copy, wanted, images).keys() == wanted.rows.keys()
+    with pytest.raises(UserError, match=words):
+        offline.load(copy, wanted, images + 1)
+
+
+def test_a_run_that_ended_is_read_with_its_targets(whole, tmp_path):
+    variant, directory = whole
+    run, arrays = workdir.load_run(directory), found(directory)
+    source, of_teacher = open_source("digits", "train"), run.manifest["teacher"]
+    read = offline.with_rows(source, directory, run.config, of_teacher)
+    for name, rows_of in arrays.items():
+        np.testing.assert_array_equal(read[7].targets[name], rows_of[7])
+    with pytest.raises(UserError, match="is missing, so the run's targets are not known: restore it"):
+        offline.with_rows(source, tmp_path, run.config, of_teacher)
+
+
+def test_the_name_depends_on_what_the_arrays_depend_on(tmp_path):
+    def name(variant="kmeans", teacher=None, data="d", **overrides):
+        raw = tiny.get_config(variant)
+        raw.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
+        known = {"sha256": "a", "source": "here"} | (teacher or {})
+        return offline.path(tmp_path, config.resolve(raw), known, data).name
+
+    others = (
+        name("bingo"),
+        name(teacher={"sha256": "b"}),
+        name(data="e"),
+        name(method__clusters=13),
+        name(data__image_size=32),
+        name(data__resize=1.5),
+        name(train__seed=1),
+        name(train__precision="bf16"),
+    )
+    assert len({name(), *others}) == 9
+    assert name(teacher={"source": "there"}, optim__lr=1.0, data__workers=2) == name()
+
+
+@pytest.mark.parametrize(
+    ("variant", "overrides", "words"),
+    [
+        ("kmeans", {"method__clusters": 5000}, "method.clusters is 5000, and the training split has only"),
+        ("bingo", {"method__neighbours": 5000}, "method.neighbours is 5000, and the training split has only"),
+        (
+            "kmeans",
+            {"method__feature": "tokens"},
+            "the method needs the teacher's 'tokens', and it",
+        ),
+        ("bingo", {"teacher__weights": ""}, "teacher.weights is empty"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_compiled(tmp_path, variant, overrides, words):
+    with pytest.raises(UserError, match=words):
+        run(tmp_path, variant, **overrides)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("variant", ["kmeans", "bingo"])
+def test_is_planned(variant):
+    made = plan.make(config.resolve(tiny.get_config(variant)), devices=8)
+    assert made.student_flops > 0
+    assert made.teacher_images == {"kmeans": 0, "bingo": 2}[variant]
+    assert any("before the training" in note for note in made.notes)
