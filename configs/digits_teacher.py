@@ -32,7 +32,8 @@ def digits(method: str):
     c.data.flip = 0.0
     c.data.photometric = "digits"
     c.data.batch_size = 128
-    c.method.queue_size = 1024
+    if "queue_size" in c.method:
+        c.method.queue_size = 1024
     c.optim.lr = 0.12
     c.train.bn_group = 32
     c.train.checkpoint_epochs = 4.0

@@ -1,0 +1,62 @@
+"""SEED with one setting changed at a time: three seeds, a table with intervals, a plot for each setting.
+
+    python -m experiments.seed_ablation                    all of it; finished runs are not run again
+    python -m experiments.seed_ablation --quick            tries the code
+    python -m experiments.seed_ablation --plots FOLDER     only the plots, from FOLDER/results.json
+
+It is `./run.sh compare experiments/seed_ablation`, whose other flags it takes, and then the plots.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+
+from experiments.seed_ablation.compare import AXES, row
+from seed_jax.compare import __main__ as compare
+from seed_jax.data import files
+from seed_jax.errors import UserError, command
+from seed_jax.report import html, plots
+
+HERE = Path(__file__).parent
+OUT = Path("runs/seed_ablation")
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & {*arguments}:
+        print(__doc__)
+        return 0
+    if arguments[:1] == ["--plots"]:
+        if len(arguments) != 2:
+            raise UserError("--plots takes one folder, as in --plots experiments/seed_ablation/results.")
+        return draw(Path(arguments[1]))
+    if "--out" in arguments:
+        raise UserError(f"--out is not a flag of this command, which writes to {OUT}: use ./run.sh compare.")
+    out = OUT.with_name(f"{OUT.name}-quick") if "--quick" in arguments else OUT
+    code = compare.main([str(HERE), *arguments])
+    return code if code or "--plan" in arguments else draw(out)
+
+
+def draw(folder: Path) -> int:
+    """Write a plot of kNN for each setting that has at least two finished values, and print their paths."""
+    rows = {each["name"]: each for each in files.read_json(folder / "results.json")["rows"]}
+    figures = []
+    for name, axis in AXES.items():
+        values = sorted((axis.own, *axis.others))
+        lanes = [
+            plots.Lane(f"{value:g}", scores, f"{statistics.mean(scores):.1f}")
+            for value in values
+            if (scores := rows.get(row(name, value), {}).get("scores", {}).get("knn"))
+        ]
+        if len(lanes) > 1:
+            title = f"kNN of the student by {name}, test split, %"
+            figures.append(plots.lanes(lanes, title=title, line=None, name="-".join(name.split())))
+    html.save(folder, figures)
+    for figure in figures:
+        print(folder / f"{figure.name}.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

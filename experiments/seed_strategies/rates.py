@@ -1,0 +1,27 @@
+"""./run.sh compare experiments/seed_strategies/rates.py: three learning rates each, validation split."""
+
+import dataclasses
+
+from experiments.seed_strategies import setting
+from seed_jax.compare import Comparison, Trained
+
+SEED = 10  # none that the table reports
+
+
+def row(name: str, rate: float) -> str:
+    return f"{name}, rate {rate:g}"
+
+
+def get_comparison(quick: bool = False) -> Comparison:
+    names = (setting.ALONE, *setting.STRATEGIES)
+    names = names[:2] if quick else names
+    rows = [Trained(setting.TEACHER, "digits_teacher:smoke" if quick else "digits_teacher")]
+    for name in names:
+        for rate in setting.RATES[: 1 if quick else None]:
+            rows.append(setting.student(name, quick, rate=rate, row=row(name, rate)))
+    return Comparison(
+        title="Learning rates of the strategies, validation split",
+        rows=tuple(dataclasses.replace(each, overrides={"data.test": "val"}) for each in rows),
+        baseline=row(setting.SEED, setting.RATES[0]),
+        seeds=(SEED,),
+    )
