@@ -34,7 +34,7 @@ def found(directory):
         return dict(arrays)
 
 
-@pytest.fixture(scope="module", params=["kmeans", "bingo"])
+@pytest.fixture(scope="module", params=["kmeans", pytest.param("bingo", marks=pytest.mark.long)])
 def whole(request, tmp_path_factory):
     """`(variant, workdir)` of a run of six steps on 8 devices."""
     directory = tmp_path_factory.mktemp(request.param) / "run"
