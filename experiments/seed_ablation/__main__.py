@@ -31,11 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
         if len(arguments) != 2:
             raise UserError("--plots takes one folder, as in --plots experiments/seed_ablation/results.")
         return draw(Path(arguments[1]))
-    if "--out" in arguments:
+    if any(argument.partition("=")[0] == "--out" for argument in arguments):
         raise UserError(f"--out is not a flag of this command, which writes to {OUT}: use ./run.sh compare.")
     out = OUT.with_name(f"{OUT.name}-quick") if "--quick" in arguments else OUT
     code = compare.main([str(HERE), *arguments])
-    return code if code or "--plan" in arguments else draw(out)
+    if "--plan" not in arguments and (out / "results.json").exists():
+        draw(out)
+    return code
 
 
 def draw(folder: Path) -> int:

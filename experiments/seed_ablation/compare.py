@@ -25,8 +25,8 @@ class Axis(NamedTuple):
 AXES = {
     "teacher's temperature": Axis("method.tau_teacher", 0.01, (0.0001, 0.05, 0.1, 0.2)),
     "student's temperature": Axis("method.tau_student", 0.2, (0.05, 0.1, 0.5)),
-    "queue size K": Axis("method.queue_size", 1024, (128, 512, 2048)),
-    "hidden width of the head": Axis("method.hidden", 0, (64, 2048)),
+    "queue size K": Axis("method.queue_size", setting.SMALL_QUEUE, (128, 512, 2048)),
+    "hidden width of the head": Axis("method.hidden", setting.WIDTH, (64, 2048)),
     "width of the teacher": Axis("student.options.width", 0.25, (0.125, 0.5), of_teacher=True),
     "depth of the teacher": Axis("student.model", 18, (34,), of_teacher=True),
 }

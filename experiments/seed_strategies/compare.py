@@ -17,8 +17,5 @@ def get_comparison(quick: bool = False) -> Comparison:
         ),
         baseline=setting.SEED,
         seeds=(0,) if quick else (0, 1, 2),
-        notes=(
-            "The losses of two strategies are different quantities: compare each with itself.",
-            "Each strategy has the best of three learning rates (`rates.py`).",
-        ),
+        notes=("The losses of two strategies are different quantities: compare each with itself.",),
     )

@@ -21,20 +21,24 @@ class Strategy(NamedTuple):
     fields: dict = {}
 
 
+# All heads have one hidden layer as wide as the pooled feature, but for SimReg's, which is deeper by design.
+WIDTH = 1024
 QUEUE = {"queue_size": SMALL_QUEUE}
+HEAD = {"hidden": WIDTH}
 OWN_QUEUE = {**QUEUE, "momentum": KEY_MOMENTUM}
+L2 = {"target": "embedding", "layers": 2, "batch_norm": False}
 STRATEGIES = {
-    SEED: Strategy("seed", 0.12, QUEUE),
-    "SEED + MoCo v2": Strategy("seed_moco", 0.12, OWN_QUEUE),
-    "binary contrastive": Strategy("seed", 0.12, {**QUEUE, "strategy": "binary"}),
-    "online clustering": Strategy("online_clustering", 0.12, {**QUEUE, "prototypes": 256}),
+    SEED: Strategy("seed", 0.12, {**QUEUE, **HEAD}),
+    "SEED + MoCo v2": Strategy("seed_moco", 0.12, {**OWN_QUEUE, **HEAD}),
+    "binary contrastive": Strategy("seed", 0.12, {**QUEUE, **HEAD, "strategy": "binary"}),
+    "online clustering": Strategy("online_clustering", 0.12, {**QUEUE, **HEAD, "prototypes": 256}),
     "k-means": Strategy("kmeans", 0.12, {"clusters": 256}),
-    "l2": Strategy("simreg", 0.12, {"target": "embedding", "layers": 2, "batch_norm": False, "hidden": 512}),
+    "l2": Strategy("simreg", 0.12, {**L2, **HEAD}),
     "SimReg": Strategy("simreg", 0.12),
     "CompRess-1q": Strategy("compress", 0.12, {**QUEUE, "queues": 1}),
     "CompRess-2q": Strategy("compress", 0.12, {**OWN_QUEUE, "queues": 2}),
-    "DisCo": Strategy("disco", 0.12, OWN_QUEUE),
-    "BINGO": Strategy("bingo", 0.12, {**QUEUE, "alone_epochs": 2.0}),
+    "DisCo": Strategy("disco", 0.12, {**OWN_QUEUE, **HEAD}),
+    "BINGO": Strategy("bingo", 0.12, {**QUEUE, **HEAD, "alone_epochs": 2.0}),
 }
 
 

@@ -5,6 +5,8 @@ from seed_jax.compare import Comparison, Trained, Untrained
 from seed_jax.configs.digits_teacher import digits
 
 ALONE = "student, MoCo v2 alone"
+MODEL = {"small_stem": True, "width": 0.25}
+RATES = (0.03, 0.12, 0.48)  # that are tried for each method: rates.py
 METHODS = {  # what each method of a teacher has instead of its own values, and its learning rate
     "MoCo v2": ("moco", {"momentum": 0.99}, 0.12),
     "SimCLR": ("simclr", {"temperature": 0.2}, 0.12),
@@ -27,7 +29,7 @@ METHODS = {  # what each method of a teacher has instead of its own values, and 
         },
         0.12,
     ),
-    "SimSiam": ("simsiam", {}, 0.12),
+    "SimSiam": ("simsiam", {"dim": 128, "bottleneck": 32}, 0.12),
 }
 
 
@@ -40,12 +42,11 @@ def taught(method: str) -> str:
 
 
 def get_comparison(quick: bool = False) -> Comparison:
-    names = ("MoCo v2", "SwAV") if quick else tuple(METHODS)
-    rows = [Trained(teacher(name), _teacher(name, quick)) for name in names]
+    rows = [Trained(teacher(name), teacher_config(name, quick)) for name in METHODS]
     rows.append(Trained(ALONE, f"digits_baseline{':smoke' if quick else ''}"))
     rows += [
         Trained(taught(name), f"digits_seed{':smoke' if quick else ''}", teacher=teacher(name))
-        for name in names
+        for name in METHODS
     ]
     rows.append(Untrained("raw pixels", "pixels", like=ALONE))
     return Comparison(
@@ -56,12 +57,17 @@ def get_comparison(quick: bool = False) -> Comparison:
     )
 
 
-def _teacher(name: str, quick: bool):
-    """The quick start's teacher, trained by another method for as many epochs."""
-    method, fields, rate = METHODS[name]
+def teacher_config(name: str, quick: bool, rate: float = 0.0):
+    """The quick start's teacher, trained by another method for as many epochs; `rate` 0 is the method's.
+
+    Only MoCo has BatchNorm in groups: the others' papers take statistics over the whole batch.
+    """
+    method, fields, own = METHODS[name]
     c = digits(method)
-    c.student.model, c.student.options = "resnet18", {"small_stem": True, "width": 0.25}
+    c.student.model, c.student.options = "resnet18", MODEL
     c.method.update(fields)
-    c.optim.lr = rate
+    c.optim.lr = rate or own
     c.train.epochs = 26.0
+    if method != "moco":
+        c.train.bn_group = 0
     return config.smoke(c) if quick else c

@@ -41,6 +41,16 @@ def test_the_full_form_resolves(comparison):
             config.resolve(row.raw(0))
 
 
+@pytest.mark.parametrize("name", ["seed_strategies", "seed_teachers"])
+def test_trials_of_rates_resolve_and_use_no_test_image(name):
+    for quick in (False, True):
+        comparison = spec.load(FOLDER / name / "rates.py", quick)
+        for row in comparison.rows:
+            raw = row.raw(comparison.seeds[0])
+            assert raw.data.test == raw.data.val
+            config.resolve(raw)
+
+
 @pytest.mark.parametrize("comparison", comparisons(quick=True))
 def test_the_first_taught_row_of_the_quick_form_runs(comparison, tmp_path, monkeypatch):
     """And its teacher, or else the first row; with tiny networks."""

@@ -33,9 +33,16 @@ def test_each_row_differs_from_the_first_in_one_key():
             changed = comparison.row(trained.teacher).config if axis.of_teacher else trained.config
             of = comparison.row(comparison.row(SEED).teacher).config.to_dict() if axis.of_teacher else base
             assert differing(of, changed.to_dict()) == [axis.key]
+            assert str(of_key(of, axis.key)).removeprefix("resnet") == str(axis.own)
             config.resolve(trained.config)
             seen += 1
     assert len(comparison.rows) == 2 + seen + sum(len(a.others) for a in AXES.values() if a.of_teacher)
+
+
+def of_key(tree, key):
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
 
 
 def differing(one, other, prefix=""):
