@@ -43,6 +43,7 @@ class Row(NamedTuple):
     network: str = "shared"
     method: dict = {}
     drop_path: float = 0.1
+    epochs: float = EPOCHS["fd"]
 
 
 ROWS = (
@@ -55,6 +56,7 @@ ROWS = (
     Row("FD, the teacher's network", "vit"),
     Row("FD, drop path 0", drop_path=0.0),
     Row("FD, drop path 0.4", drop_path=0.4),
+    Row("FD, the teacher's network, 24 epochs", "vit", epochs=24.0),
 )
 
 
@@ -92,7 +94,7 @@ def distilled(row: Row, quick: bool):
     c.data.crop_scale = (0.3, 1.0)
     c.method.update(row.method)
     c.optim.lr, c.optim.lr_min, c.optim.warmup_epochs = 2e-3, 2e-5, 1.0
-    c.train.epochs = EPOCHS["fd"]
+    c.train.epochs = row.epochs
     return _adamw(c, model, {**options, "drop_path": row.drop_path}, quick)
 
 
