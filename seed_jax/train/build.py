@@ -109,6 +109,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
             "source": config.data.source,
             "images": len(sources.train),
             "num_classes": classes,
+            "class_names": list(sources.train.class_names),
             "fingerprint": sources.train.fingerprint(),
         },
         "train_split": config.data.train,
