@@ -240,7 +240,7 @@ def of_run(spec: str | os.PathLike, run: workdir.Run) -> Pretrained:
         weights.provenance.of_run(spec, run),
         preparations.of_run(run.config.data),
         arch=run.config.student.model,
-        class_names=tuple(run.manifest["data"].get("class_names", ())),
+        class_names=tuple(run.manifest.get("class_names", ())),
     )
 
 

@@ -214,10 +214,10 @@ def test_classes_of_other_names_are_refused_where_both_are_known(trained, uncomp
 def test_a_run_knows_the_names_of_its_classes(trained, tmp_path):
     run = shutil.copytree(trained[0], tmp_path / "run")
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["data"].pop("class_names") == []
+    assert manifest.pop("class_names") == []
     (run / "manifest.json").write_text(json.dumps(manifest))
     assert pretrained.load(run).class_names == ()  # of an older run
-    manifest["data"]["class_names"] = ["cat", "dog"]
+    manifest["class_names"] = ["cat", "dog"]
     (run / "manifest.json").write_text(json.dumps(manifest))
     assert pretrained.load(run).class_names == ("cat", "dog")
 
