@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
             rounds = [_round(method, number, folder, options) for number in range(1, options.rounds + 1)]
             ours, theirs = ([measured[side]["ms"] for measured in rounds] for side in SIDES)
             faster = [b / a for a, b in zip(ours, theirs, strict=True)]
-            rows.append([method, *map(_span, (ours, theirs, faster))])
+            rows.append([method, _span(ours, 0), _span(theirs, 0), _span(faster, 2)])
     versions = ", ".join(rounds[0][side]["versions"] for side in SIDES)
     print(f"\n{quiet.processor()}; resnet18, {options.size} px, batch {options.batch}, fp32; {versions}.\n")
     print(Table(["step of", "ours, ms", "lightly, ms", "times faster"], rows).aligned())
@@ -317,8 +317,8 @@ def _timed(call, options, losses, versions) -> dict:
     return {"losses": losses, "ms": ms, "others": others.share, "versions": versions}
 
 
-def _span(values) -> str:
-    middle, low, high = (f"{f(values):.3g}" for f in (statistics.median, min, max))
+def _span(values, digits: int) -> str:
+    middle, low, high = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
     return middle if len(values) == 1 else f"{middle} ({low} to {high})"
 
 
