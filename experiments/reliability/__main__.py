@@ -19,10 +19,11 @@ import textwrap
 import time
 from pathlib import Path
 
-from experiments.reliability.checks import EACH, ONCE, Failed
+from experiments.reliability.checks import EACH, KILLED, ONCE, Failed
 from seed_jax.report.tables import Table
 
 METHODS = {"SEED": "seed", "SEED with small patches": "patches", "MoCo v2": "moco"}
+STATES = {"SwAV": "swav", "DINO": "dino", "CompRess": "compress"}  # which carry other kinds of state
 CHECK_SECONDS = 30  # first guess of the time of one check
 
 
@@ -59,6 +60,8 @@ def _chosen(options) -> list:
         for name, variant in methods.items()
         for title, check in (EACH | ONCE if variant == "seed" else EACH).items()
     ]
+    if not options.quick:
+        every += [(f"{name}, {t}", check, v) for name, v in STATES.items() for t, check in KILLED.items()]
     chosen = [check for check in every if options.only.lower() in check[0].lower()]
     if not chosen:
         names = "\n  ".join(title for title, _, _ in every)

@@ -285,9 +285,10 @@ def full_disk(victims: tuple[int, ...], count: int = 1):
     return check
 
 
+# For each method, and for those of `STATES` alone.
+KILLED = {"SIGKILL at random moments, resumed": kills}
 # For each method.
-EACH = {
-    "SIGKILL at random moments, resumed": kills,
+EACH = KILLED | {
     "SIGKILL during the checkpoint's write, resumed": kill_while_writing,
     "SIGTERM, resumed": stops,
     "1 device against 8": other_devices(1),

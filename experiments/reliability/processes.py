@@ -31,7 +31,7 @@ class Processes:
     A context that kills the processes still running at its end.
 
     Args:
-      method: variant of the config, 'seed', 'patches' or 'moco'.
+      method: variant of the config.
       steps: last step of the run.
       devices: total over all processes.
       count: number of processes, which share the devices evenly.
@@ -207,12 +207,16 @@ def differences(one: Path, other: Path, step: int) -> dict[str, float]:
 
 
 def contents(workdir: Path, step: int) -> str:
-    """A description of what `differences` compares, with the numbers of rows and queues."""
+    """A description of what `differences` compares, with the number of rows and what the state carries."""
     leaves = jax.tree_util.tree_leaves_with_path(checkpoint(workdir, step)["train"])
-    queues = sum("slots" in jax.tree_util.keystr(path) for path, _ in leaves)
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    queues = sum("slots" in name for name in names)
+    carried = [f"{queues} queue{'s' if queues > 1 else ''}"] if queues else []
+    carried += ["a moving average"] if any("'ema'" in name for name in names) else []
+    carried += ["a centre"] if any("'center'" in name for name in names) else []
     return (
-        f"{step} steps: losses ({len(rows(workdir))} rows), parameters, train state with {queues} "
-        f"queue{'s' if queues > 1 else ''}"
+        f"{step} steps: losses ({len(rows(workdir))} rows), parameters, train state with "
+        f"{' and '.join(carried)}"
     )
 
 

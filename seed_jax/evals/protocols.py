@@ -86,6 +86,13 @@ def _own_check(subject, options):
             f"{subject.name} classifies {subject.classified} classes, but {subject.images.name} has "
             f"{subject.num_classes}: use linear, which trains a classifier of these."
         )
+    own, its = subject.loaded.class_names, tuple(subject.source("test").class_names)
+    if differ := [n for n, names in enumerate(zip(own, its, strict=False)) if names[0] != names[1]]:
+        n = differ[0]
+        raise UserError(
+            f"{subject.name} was trained on other classes than {subject.images.name} has, class {n} is "
+            f"'{own[n]}' there and '{its[n]}' here: use linear, which trains a classifier of these."
+        )
 
 
 def _knn(subject, options):

@@ -184,6 +184,10 @@ class Method:
         """What may help when a loss is not finite, besides a lower rate: "raise …"; '' for nothing."""
         return ""
 
+    def notice(self, metrics: Mapping[str, float], given: Given) -> str:
+        """A sentence on what the metrics of a window show to be wrong; '' if nothing. A run says one."""
+        return ""
+
     def views(self, data) -> tuple[ViewSpec, ...]:
         """The views of an image that the loss sees, from the `data` section of the config."""
         return (base_view(data),)
@@ -297,6 +301,23 @@ def local_view(method: Method, data, photometric: str) -> ViewSpec:
     """The method's local views, flipped as the `data` section of the config says."""
     return ViewSpec(
         method.local_views, method.local_size, method.local_scale, flip=data.flip, photometric=photometric
+    )
+
+
+def balanced_rows(method: Method, given: Given) -> str:
+    """How many rows the Sinkhorn of a method with `queue_size` balances, in words."""
+    rows = f"{given.batch_size:,} rows"
+    return rows + (f" and {method.queue_size:,} of the queue" if method.queue_size else "")
+
+
+def unbalanced(method: Method, metrics: Mapping[str, float], given: Given) -> str:
+    """For `Method.notice`: Sinkhorn has not converged if a prototype has over twice its share of the rows."""
+    if metrics["imbalance"] <= 1:
+        return ""
+    return (
+        f"Sinkhorn has not converged: after {method.iterations} iterations at method.epsilon "
+        f"{method.epsilon:g} a prototype has {metrics['imbalance'] + 1:.1f} times its share of "
+        f"{balanced_rows(method, given)}; raise method.epsilon or method.iterations."
     )
 
 

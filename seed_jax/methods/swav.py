@@ -12,11 +12,13 @@ from seed_jax.methods import queue
 from seed_jax.methods.base import (
     LossOut,
     Method,
+    balanced_rows,
     base_view,
     bound,
     check_local_size,
     check_local_views,
     local_view,
+    unbalanced,
     unit,
     without,
 )
@@ -93,9 +95,11 @@ class SwAV(Method):
         return "it balances the assignments of a batch"
 
     def not_finite(self, given):
-        rows = f"{given.batch_size:,} rows"
-        rows += f" and {self.queue_size:,} of the queue" if self.queue_size else ""
+        rows = balanced_rows(self, given)
         return f"raise method.epsilon ({self.epsilon}, with which Sinkhorn assigned {rows})"
+
+    def notice(self, metrics, given):
+        return unbalanced(self, metrics, given)
 
     def views(self, data):
         wide = base_view(data, count=GLOBAL)

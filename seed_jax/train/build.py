@@ -115,6 +115,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
             "num_classes": classes,
             "fingerprint": sources.train.fingerprint(),
         },
+        "class_names": list(sources.train.class_names),
         "train_split": config.data.train,
         "val_split": config.data.val,
         "test_split": config.data.test,

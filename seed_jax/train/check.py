@@ -35,6 +35,10 @@ LOW_VARIANCE = 0.02  # mean cosine of two images above 0.98
 LOW_RANK = 5.0  # directions that the embeddings use
 ANOTHER = "take another teacher.weights, or the data.image_size that it was trained at"
 LATE = "the queue is full only after half of the run: use a smaller method.queue_size or train longer."
+FEW_ROWS = (
+    "there are more prototypes than rows to share them: use fewer method.prototypes, or a larger "
+    "method.queue_size."
+)
 NAMED = 3  # repeated images
 
 
@@ -171,6 +175,10 @@ def of_settings(c: Config, length: build.Lengths, images: int, usual: Sequence[s
             Finding("queue", f"{size:,} of {images:,} images", advice.get("method.queue_size", "")),
             Finding("turn of the queue", steps, LATE if turn > length.total / 2 else ""),
         ]
+    if hasattr(c.method, "iterations"):  # of Sinkhorn's algorithm
+        rows = batch + c.method.queue_size
+        few = FEW_ROWS if rows < c.method.prototypes else ""
+        found.append(Finding("prototypes", f"{c.method.prototypes:,}, balanced over {rows:,} rows", few))
     if hasattr(c.method, "tau_teacher"):
         tau = f"{c.method.tau_teacher:g}"
         found.append(Finding("teacher: temperature", tau, advice.get("method.tau_teacher", "")))

@@ -216,6 +216,7 @@ def _monitor(p: Prepared, writer, bad: BadImages, begin: int, earlier: dict, nam
         steps_per_epoch=p.length.epoch,
         every=p.config.log.every_steps,
         batch_size=p.config.data.batch_size,
+        notice=lambda means: p.config.method.notice(means, p.given),
     )
 
 

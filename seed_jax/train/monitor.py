@@ -5,6 +5,7 @@ The metrics of a step are read after the next step has been dispatched.
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -42,6 +43,7 @@ class Monitor:
       steps_per_epoch: steps of one epoch.
       every: a window ends at each multiple of this step.
       batch_size: images per step, over all devices.
+      notice: a sentence on what the means of a window show to be wrong, or ''; the first one is said.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class Monitor:
         steps_per_epoch: int,
         every: int,
         batch_size: int,
+        notice: Callable[[Mapping[str, float]], str],
     ):
         self._writer, self._bad, self._every, self._batch_size = writer, bad, every, batch_size
         self._steps_per_epoch = steps_per_epoch
+        self._name, self._notice, self._noticed = name, notice, ""
         self._pass, self._bad_in_pass = earlier.get("bad_in_pass", (0, 0))
         rows = [{k: np.float32(v) for k, v in row.items()} for row in earlier.get("window", [])]
         bad_images = np.array(earlier.get("bad", []), np.int32).reshape(-1, NAMED)
@@ -155,6 +159,10 @@ class Monitor:
         self._clock, self._waited, self._timed = end, 0.0, 0
         self._writer.write(closed[-1][0], {**means, **timing, **bad}, **names)
         self._bar.set_postfix_str(shown)
+        if not self._noticed:
+            self._noticed = self._notice(means)
+            if self._noticed:
+                say(f"{self._name}: step {closed[-1][0]}: {self._noticed}")
 
     def _read(self, window) -> list[dict]:
         rows = jax.device_get([metrics for _, metrics, _ in window])

@@ -152,9 +152,9 @@ def write_manifest(workdir: Path, **facts) -> None:
     if path.exists() and _has_checkpoint(workdir):
         manifest = files.read_json(path)
         before, now = _flat(manifest), _flat({k: v for k, v in facts.items() if k in manifest})
-        named = (
-            {"teacher.source", "teacher.file"} if "teacher.sha256" in before.keys() & now.keys() else set()
-        )
+        named = {"class_names"}  # other facts identify what these name
+        if "teacher.sha256" in before.keys() & now.keys():
+            named |= {"teacher.source", "teacher.file"}
         differ = [
             f"{k} was {before.get(k)} and is {v}"
             for k, v in now.items()

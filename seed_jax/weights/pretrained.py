@@ -35,6 +35,7 @@ class Pretrained:
       preparation: how photographs become such images; `prepare` does it.
       assumed: mean and std are ImageNet's because neither file nor options state them.
       arch: of the backbone, a key of `seed_jax.models.MODELS`.
+      class_names: of the classes that a run was trained on; empty if they are not known.
     """
 
     network: Joined
@@ -44,6 +45,7 @@ class Pretrained:
     preparation: Preparation = Preparation()
     assumed: bool = False
     arch: str = ""
+    class_names: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     def __call__(self, images: np.ndarray | jax.Array) -> Features:
         """Return all features of images, in eval mode. The first call for a shape compiles.
@@ -179,7 +181,7 @@ def load_named(
       UserError: as `load`.
     """
     spec = os.fspath(spec)
-    path, assumed = weights.source.find(spec, where), False
+    path, assumed, names = weights.source.find(spec, where), False, ()
     section = where.partition(".")[0]
     keys = (f"--config.{section}.model", *(f"config.{section}.options.{key}" for key in ("form", "window")))
     flags = flags or keys
@@ -187,6 +189,7 @@ def load_named(
         found = of_run(spec, workdir.load_run(path, precision=precision))
         network, variables, native = found.network, found.variables, found.size
         preparation, provenance, arch = found.preparation, found.provenance, found.arch
+        names = found.class_names
     elif exits.holds(path):
         network, variables, found = exits.read(path, precision=precision, size=size, **(options or {}))
         if where == "student.init" and isinstance(network, Cut):
@@ -225,7 +228,7 @@ def load_named(
         provenance = {"source": spec, **weights.describe_source(path)}
     if size:
         network = dataclasses.replace(network, backbone=dataclasses.replace(network.backbone, size=size))
-    return Pretrained(network, variables, native, provenance, preparation, assumed, arch)
+    return Pretrained(network, variables, native, provenance, preparation, assumed, arch, names)
 
 
 def of_run(spec: str | os.PathLike, run: workdir.Run) -> Pretrained:
@@ -237,6 +240,7 @@ def of_run(spec: str | os.PathLike, run: workdir.Run) -> Pretrained:
         weights.provenance.of_run(spec, run),
         preparations.of_run(run.config.data),
         arch=run.config.student.model,
+        class_names=tuple(run.manifest.get("class_names", ())),
     )
 
 

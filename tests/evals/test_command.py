@@ -10,6 +10,7 @@ import tiny
 
 from seed_jax import models
 from seed_jax.data.sources import open_source
+from seed_jax.errors import UserError
 from seed_jax.evals import features, protocols, subject
 from seed_jax.evals.__main__ import main
 from seed_jax.evals.images import open_images
@@ -192,6 +193,33 @@ def test_mistakes_are_one_sentence_before_anything_compiles(
     error = capsys.readouterr().err
     assert said.format(**names) in error
     assert error.count("\n") == 1
+
+
+def test_classes_of_other_names_are_refused_where_both_are_known(trained, uncompiled, monkeypatch):
+    run, data = trained
+    names = [str(n) for n in range(10)]
+    loaded = dataclasses.replace(pretrained.load(run), class_names=tuple(names))
+    opened = subject.Subject("the run", loaded, open_images(str(data)))
+    check = protocols.PROTOCOLS["classifier"].check
+    check(opened, protocols.Options())  # the data has no names
+    scored = opened.source("test")
+    monkeypatch.setattr(scored, "class_names", names, raising=False)
+    check(opened, protocols.Options())
+    monkeypatch.setattr(scored, "class_names", [*names[:7], "bag", *names[8:]])
+    words = "the run was trained on other classes than .*, class 7 is '7' there and 'bag' here: use linear"
+    with pytest.raises(UserError, match=words):
+        check(opened, protocols.Options())
+
+
+def test_a_run_knows_the_names_of_its_classes(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest.pop("class_names") == []
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert pretrained.load(run).class_names == ()  # of an older run
+    manifest["class_names"] = ["cat", "dog"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert pretrained.load(run).class_names == ("cat", "dog")
 
 
 def test_images_without_labels_have_numbers_too(trained, tmp_path, capsys):

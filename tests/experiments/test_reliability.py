@@ -127,6 +127,19 @@ def test_what_differs_is_told(tmp_path, monkeypatch):
     assert checks.compare(one, one, 3, 0.0).kept
 
 
+def test_what_a_state_carries_is_told(tmp_path, monkeypatch):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    x = np.ones(2)
+    ema = {"params": x}
+    for aux, words in (
+        ({"queue": {"slots": x}, "ema": ema}, "1 queue and a moving average"),
+        ({"ema": ema, "center": x}, "a moving average and a centre"),
+        ({"one": {"slots": x}, "two": {"slots": x}}, "2 queues"),
+    ):
+        monkeypatch.setattr(processes, "checkpoint", lambda run, step, aux=aux: {"train": {"aux": aux}})
+        assert processes.contents(tmp_path, 1).endswith(f"train state with {words}")
+
+
 @pytest.fixture
 def real(monkeypatch):
     """`real(code)`: processes run this Python instead of main.py; the list that it gives has all of them."""
@@ -178,6 +191,7 @@ def command(monkeypatch, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     monkeypatch.setattr(reliability, "METHODS", {"SEED": "seed", "MoCo v2": "moco"})
+    monkeypatch.setattr(reliability, "STATES", {})
 
     def run(each, once, *arguments):
         monkeypatch.setattr(reliability, "EACH", each)
@@ -211,6 +225,16 @@ def test_the_command_tells_what_runs_and_what_differed_and_goes_on(command, caps
     ):
         assert sentence in said, said
     assert "4 checks, 2 missed" in (tmp_path / "table.md").read_text()
+
+
+def test_other_kinds_of_state_are_killed_alone_and_not_in_the_quick_form(command, capsys, monkeypatch):
+    monkeypatch.setattr(reliability, "STATES", {"SwAV": "swav"})
+    monkeypatch.setattr(reliability, "KILLED", {"killed": good})
+    assert command({"good": good}, {}) == 0
+    said = capsys.readouterr().out
+    assert "3 checks, 0 missed" in said and "| SwAV, killed |" in said and "SwAV, good" not in said
+    assert command({"good": good}, {}, "--quick") == 0
+    assert "1 checks, 0 missed" in capsys.readouterr().out
 
 
 def test_the_command_takes_a_name_and_stops(command, capsys):

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake import FakeNetwork, given
+from fake import FakeNetwork, given, unit64
 
 from seed_jax import config, models
 from seed_jax.config import Data
 from seed_jax.errors import UserError
+from seed_jax.losses import sinkhorn
 from seed_jax.methods.base import Batch, Clock, Given, Nets
 from seed_jax.methods.swav import SwAV
 
@@ -126,6 +127,22 @@ def test_the_error_of_a_loss_that_is_not_finite_names_rows_and_epsilon():
         "raise method.epsilon (0.001, with which Sinkhorn assigned 256 rows and 3,840 of the queue)"
     )
     assert "queue" not in SwAV().not_finite(given(256))
+
+
+def test_a_sinkhorn_that_does_not_converge_is_noticed():
+    method = SwAV(prototypes=16, queue_size=64)
+    assert method.notice({"imbalance": 1.0}, given(16)) == ""
+    words = method.notice({"imbalance": 2.46}, given(16))
+    assert words.startswith(
+        "Sinkhorn has not converged: after 3 iterations at method.epsilon 0.05 a prototype"
+    )
+    assert "3.5 times its share of 16 rows and 64 of the queue; raise method.epsilon" in words
+    numbers = np.random.default_rng(1)
+    rows, prototypes = unit64(numbers.standard_normal((64, 8))), unit64(numbers.standard_normal((16, 8)))
+    for epsilon, noticed in ((0.5, False), (0.001, True)):
+        q = sinkhorn(jnp.asarray(rows @ prototypes.T, jnp.float32), epsilon=epsilon)
+        imbalance = float(jnp.abs(16 * q.mean(axis=0) - 1).max())
+        assert bool(method.notice({"imbalance": imbalance}, given(16))) == noticed
 
 
 @pytest.mark.parametrize(

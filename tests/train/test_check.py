@@ -149,3 +149,15 @@ def test_the_queue_turns_and_the_rate_scales():
     assert found["learning rate, sgd"].found == "0.06 (0.03 for a batch of 256, here 512)"
     longer = check.of_settings(settings, Lengths(16, 4, 4, 4), 2048, [])
     assert not any(f.remedy for f in longer)
+
+
+@pytest.mark.parametrize(
+    ("prototypes", "queue", "few"), [(768, 256, False), (769, 256, True), (512, 0, False)]
+)
+def test_fewer_rows_than_prototypes_are_named(prototypes, queue, few):
+    c = config.default("swav")
+    c.data.batch_size, c.method.prototypes, c.method.queue_size = 512, prototypes, queue
+    settings = SimpleNamespace(data=c.data, optim=c.optim, method=c.method)
+    found = {f.name: f for f in check.of_settings(settings, Lengths(15, 4, 4, 4), 2048, [])}
+    assert found["prototypes"].found == f"{prototypes}, balanced over {512 + queue} rows"
+    assert ("use fewer method.prototypes" in found["prototypes"].remedy) == few

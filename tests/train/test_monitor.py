@@ -21,9 +21,9 @@ def make(tmp_path):
     bad = BadImages(open_source("digits", "val"))
     made = []
 
-    def monitor(start=0, steps=10, every=3, earlier=None):
+    def monitor(start=0, steps=10, every=3, earlier=None, notice=lambda means: ""):
         options = {"start": start, "steps": steps, "steps_per_epoch": 4, "every": every, "batch_size": 4}
-        options["earlier"] = earlier or {}
+        options |= {"earlier": earlier or {}, "notice": notice}
         made.append(Monitor(writer, bad, name="test", **options))
         return made[-1]
 
@@ -61,6 +61,15 @@ def test_a_window_is_read_only_after_the_next_step(make, tmp_path):
     assert read(tmp_path) == []
     note(monitor, 2, 2.0)
     assert [row["step"] for row in read(tmp_path)] == [1]
+
+
+def test_the_first_notice_is_said_with_the_step_of_its_window(make, capsys):
+    monitor = make(every=2, notice=lambda means: f"high: {means['loss']}" if means["loss"] > 2 else "")
+    for step in range(1, 8):
+        note(monitor, step, step)
+    monitor.flush()
+    said = capsys.readouterr().out
+    assert "test: step 4: high: 3.5" in said and said.count("high") == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -31,6 +31,14 @@ def test_a_workdir_that_cannot_be_created(tmp_path):
         pass
 
 
+def test_a_resume_compares_the_data_and_not_the_names_of_its_classes(tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    workdir._write(tmp_path / "manifest.json", {"data": {"fingerprint": "aa"}, "class_names": ["cat"]})
+    workdir.write_manifest(tmp_path, data={"fingerprint": "aa"}, class_names=["cats"])
+    with pytest.raises(UserError, match="changed: data.fingerprint was aa and is bb: restore"):
+        workdir.write_manifest(tmp_path, data={"fingerprint": "bb"}, class_names=["dog"])
+
+
 def test_the_commit_is_of_this_code(tmp_path, monkeypatch):
     """A package in a virtual environment may be inside a repository that has nothing to do with it."""
     package = tmp_path / "venv" / "seed_jax" / "train"
