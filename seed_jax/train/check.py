@@ -175,7 +175,7 @@ def of_settings(c: Config, length: build.Lengths, images: int, usual: Sequence[s
             Finding("queue", f"{size:,} of {images:,} images", advice.get("method.queue_size", "")),
             Finding("turn of the queue", steps, LATE if turn > length.total / 2 else ""),
         ]
-    if hasattr(c.method, "iterations"):  # of Sinkhorn's algorithm
+    if hasattr(c.method, "prototypes") and hasattr(c.method, "iterations"):  # of Sinkhorn's algorithm
         rows = batch + c.method.queue_size
         few = FEW_ROWS if rows < c.method.prototypes else ""
         found.append(Finding("prototypes", f"{c.method.prototypes:,}, balanced over {rows:,} rows", few))
