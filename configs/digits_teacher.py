@@ -19,7 +19,7 @@ def get_config(variant: str = ""):
 
 
 def digits(method: str):
-    """What the three runs of the quick start share.
+    """What all runs on the scattered digits share, in the quick start and in experiments.
 
     No flip, because a mirrored digit is not that digit. Crops are mild, because smaller ones do not say which
     digit it is (experiments/quickstart/trials.md). The queue holds less than half of the training images.

@@ -1,4 +1,4 @@
-"""The strategies of SEED's table 4: a ResNet-50 (MoCo-v2, 200 epochs) teaches a ResNet-18 in five ways.
+"""The strategies of SEED's table 4: a ResNet-50 (MoCo-v2, 200 epochs) teaches a ResNet-18 in six ways.
 
 Run:      python main.py --config=configs/seed_strategies.py --workdir=runs/seed_r50_to_r18 \\
               --config.teacher.weights=moco_v2_200ep_pretrain.pth.tar --config.data.dir=TFDS_FOLDER
@@ -6,15 +6,21 @@ Run:      python main.py --config=configs/seed_strategies.py --workdir=runs/seed
 Hardware: 200 epochs of 1.28 million images at 224 px each; meant for 8 GPUs. Not run yet: we have no number
   of our own.
 Expected: top-1 % linear in the paper, recalled and not re-read: SEED 57.9, `:moco` 57.6, `:binary` 57.4,
-  `:online_clustering` 56.4, `:l2` 55.3; k-means (`kmeans_r50_to_r18`) 51.0.
+  `:online_clustering` 56.4, `:l2` 55.3, `:kmeans` 51.0.
 Variants: `:smoke`; `:l2` regresses the embedding at length 1 (`simreg`), `:binary` is `method.strategy`,
-  `:moco` adds MoCo's loss (`seed_moco`), `:online_clustering` has SwAV's assignments. The released code has
-  none of them: the docstrings of the methods say what is ours. All share SEED's recipe and head.
+  `:moco` adds MoCo's loss (`seed_moco`), `:online_clustering` has SwAV's assignments, `:kmeans` the teacher's
+  clusters, as many as SwAV has: the paper's number is not known to us. The released code has none of them:
+  the docstrings of the methods say what is ours. All share SEED's recipe, and all but `:kmeans` its head.
 """
 
 from seed_jax import config
 
-METHODS = {"l2": "simreg", "moco": "seed_moco", "online_clustering": "online_clustering"}
+METHODS = {
+    "l2": "simreg",
+    "moco": "seed_moco",
+    "online_clustering": "online_clustering",
+    "kmeans": "kmeans",
+}
 
 
 def get_config(variant: str = ""):

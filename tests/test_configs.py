@@ -152,14 +152,33 @@ def test_relatives_of_seed_have_the_released_values_and_table_4_has_one_recipe()
     assert (disco.data.crop_scale, disco.data.photometric) == ((0.2, 1.0), "mocov2")
     assert (disco.method.temperature, disco.method.hidden, disco.method.queue_size) == (0.2, 2048, 65_536)
     assert disco.method.weight == disco.data.batch_size / 8
-    forms = {v: loaded("seed_strategies", v) for v in ("", "l2", "binary", "moco", "online_clustering")}
-    assert len({(c.method_name, str(c.method)) for c in forms.values()}) == 5
+    variants = ("", "l2", "binary", "moco", "online_clustering", "kmeans")
+    forms = {v: loaded("seed_strategies", v) for v in variants}
+    assert len({(c.method_name, str(c.method)) for c in forms.values()}) == 6
     for c in forms.values():
         assert (c.data, c.optim, c.train, c.student) == tuple(
             getattr(forms[""], section) for section in ("data", "optim", "train", "student")
         )
-    with pytest.raises(UserError, match="Unknown config variant 'kmeans'"):
-        loaded("seed_strategies", "kmeans")
+    with pytest.raises(UserError, match="Unknown config variant 'dino'"):
+        loaded("seed_strategies", "dino")
+
+
+def test_bingo_has_the_values_of_the_released_scripts():
+    """haohang96/bingo: scripts/unsupervised/SR18-TR50.sh and SEffB0-TR50W2.sh, main_moco.py, utils.py."""
+    resnet, efficient = (loaded("bingo_r50_to_r18", variant) for variant in ("", "efficientnet_b0"))
+    assert (resnet.method.temperature, resnet.optim.weight_decay) == (0.2, 1e-4)
+    assert (efficient.method.temperature, efficient.optim.weight_decay) == (0.12, 4e-5)
+    assert (resnet.student.model, efficient.student.model) == ("resnet18", "efficientnet_b0")
+    for c in (resnet, efficient):
+        m = c.method
+        assert (m.neighbours, m.weights, m.cutmix, m.queue_size) == (5, (0.5, 0.5), 2.0, 65_536)
+        assert (m.intra_epochs, m.feature, m.hidden) == (11.0, "pooled", 2048)
+        assert (c.data.batch_size, c.data.crop_scale, c.data.photometric) == (256, (0.2, 1.0), "mocov2")
+        assert (c.train.epochs, c.optim.momentum, c.teacher.model) == (200, 0.9, "resnet50")
+        rate = optim.schedule(c.optim, batch_size=256, steps=2000, steps_per_epoch=10)
+        for step, epoch in ((0, 0), (9, 0), (10, 1), (1507, 150)):
+            want = 0.03 * 0.5 * (1 + math.cos(math.pi * epoch / 200))
+            assert math.isclose(rate(step), want, rel_tol=1e-5)
 
 
 def test_fine_tuning_with_few_labels_has_swavs_values_and_transfer_the_sets_splits():

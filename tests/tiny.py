@@ -86,7 +86,7 @@ def get_config(variant: str = "seed"):
     if method == "kmeans":
         c.method.clusters = 12
     if method == "bingo":
-        c.method.update(hidden=8, neighbours=3, alone_epochs=2 / 78)
+        c.method.update(hidden=8, neighbours=3, intra_epochs=2 / 78)
     if method in ("seed", "moco", "compress", "seed_moco", "disco", "bingo"):
         c.method.queue_size = 64
     if method == "disco":

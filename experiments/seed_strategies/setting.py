@@ -38,7 +38,7 @@ STRATEGIES = {
     "CompRess-1q": Strategy("compress", 0.12, {**QUEUE, "queues": 1}),
     "CompRess-2q": Strategy("compress", 0.12, {**OWN_QUEUE, "queues": 2}),
     "DisCo": Strategy("disco", 0.12, {**OWN_QUEUE, **HEAD}),
-    "BINGO": Strategy("bingo", 0.12, {**QUEUE, **HEAD, "alone_epochs": 2.0}),
+    "BINGO": Strategy("bingo", 0.12, {**QUEUE, **HEAD, "intra_epochs": 2.0}),
 }
 
 

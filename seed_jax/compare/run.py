@@ -164,8 +164,9 @@ def _score_start(resolved: config_lib.Config) -> final.Scores:
 def costs(directory: Path, alike: dict | None = None) -> dict:
     """Steps, images, seconds of training, FLOPs, memory and teacher's images of a finished run.
 
-    Seconds are those of the steps: without compiling, probes and checkpoints. FLOPs, memory and the teacher's
-    images are those of `plan.make` on one device, and absent if the data or the teacher is not here.
+    Seconds are those of the steps: without compiling, probes, checkpoints and what precedes the first one.
+    FLOPs, memory and the teacher's images are those of `plan.make` on one device, with what the teacher sees
+    before the training, and absent if the data or the teacher is not here.
 
     Args:
       alike: costs of a run whose settings differ in the seed alone; spares the plan.
@@ -183,9 +184,9 @@ def costs(directory: Path, alike: dict | None = None) -> dict:
         return found
     return {
         **found,
-        "flops": images / batch * made.step_flops,
+        "flops": made.offline_flops + images / batch * made.step_flops,
         "memory": made.device_bytes,
-        "teacher_images": round(images * made.teacher_images),
+        "teacher_images": made.offline_images + round(images * made.teacher_images),
     }
 
 

@@ -74,6 +74,7 @@ class Extractor:
             raise UserError("The split has no images, so there is nothing to evaluate: choose another split.")
         rows.append(_fetch(*pending, keys))
         table = jax.tree.map(lambda *batches: _all_processes(np.concatenate(batches)), *rows)
+        del rows  # else three copies of the features would be in memory at once
         table = jax.tree.map(lambda column: column[table["mask"]], table)
         return table["features"], table["label"], table["id"]
 

@@ -19,6 +19,7 @@ from seed_jax.errors import UserError
 from seed_jax.models.network import Features, Network
 
 PyTree = Any
+VECTORS = ("pooled", "embedding")  # features that every teacher has, `[B, D]` each
 
 
 class FeatureShapes(dict):
@@ -140,16 +141,17 @@ class Offline:
     """What a method finds in the teacher's features of all training images, once, before the training.
 
     Attributes:
-      entry: of the teacher's features, a vector.
+      entry: the entry of the teacher's features that is searched, `[B, D]`.
       rows: shape and dtype of an image's row in each array that is found, by name; a loss has the rows of its
         batch in `batch.targets`, and a ViewSpec may cut its views from images that a row lists (`bag`).
-      find: `find(features, index, mesh, seed)` returns the arrays, `[M, ...]` each. `features` are float32
-        `[M, D]` of the M images that can be read, `index` int64 `[M]` their places in the training split.
+      find: `find(features, index, mesh, seed)` returns the arrays, `[M, ...]` each, and a sentence to say, ''
+        for none. `features` are float32 `[M, D]` of the M images that can be read, `index` int64 `[M]` their
+        places in the training split.
     """
 
     entry: str
     rows: Mapping[str, jax.ShapeDtypeStruct]
-    find: Callable[[np.ndarray, np.ndarray, jax.sharding.Mesh, int], Mapping[str, np.ndarray]]
+    find: Callable[[np.ndarray, np.ndarray, jax.sharding.Mesh, int], tuple[Mapping[str, np.ndarray], str]]
 
 
 class Method:

@@ -10,10 +10,10 @@ import numpy as np
 from seed_jax.analysis.nearest import nearest
 from seed_jax.data import mixing
 from seed_jax.data import rng as rng_lib
-from seed_jax.errors import UserError
+from seed_jax.errors import UserError, unknown
 from seed_jax.losses import info_nce
 from seed_jax.methods import queue
-from seed_jax.methods.base import LossOut, Method, Offline, base_view, bound, unit
+from seed_jax.methods.base import VECTORS, LossOut, Method, Offline, base_view, bound, unit
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined
 
@@ -22,7 +22,7 @@ BAG = "bag"
 
 @dataclasses.dataclass(frozen=True)
 class BINGO(Method):
-    """The student finds the teacher's embeddings of an image and of one of its neighbours in a queue.
+    """InfoNCE with the teacher's embeddings of the image and of one of its nearest neighbours as positives.
 
     The bag of an image, the anchor, holds its nearest neighbours in the teacher's features, found once before
     the training. In each pass one of them is drawn. Student and teacher see views of their own of both
@@ -47,8 +47,8 @@ class BINGO(Method):
         'embedding'.
       temperature: of InfoNCE; 0.12 for the released EfficientNet-B0.
       weights: w_1 and w_2.
-      alone_epochs: epochs at the start with the weights 1 and 0; the released code changes them after its
-        epoch 10, counted from 0.
+      intra_epochs: epochs at the start with the weights 1 and 0, so with the intra-sample terms alone and
+        without the inter-sample ones; the released code changes them after its epoch 10, counted from 0.
       cutmix: lambda of CutMix's box is drawn from Beta(cutmix, cutmix).
       queue_size: K, a multiple of the batch size.
       queue_start: 'empty' masks unfilled slots; 'noise' is the released code's Gaussian start.
@@ -59,7 +59,7 @@ class BINGO(Method):
     feature: str = "pooled"
     temperature: float = 0.2
     weights: tuple[float, float] = (0.5, 0.5)
-    alone_epochs: float = 11.0
+    intra_epochs: float = 11.0
     cutmix: float = 2.0
     queue_size: int = 65_536
     queue_start: str = "empty"
@@ -72,7 +72,9 @@ class BINGO(Method):
         queue.check_batches(data)
         bound(self, "neighbours", least=1)
         bound(self, "temperature", "cutmix", above=0)
-        bound(self, "alone_epochs", "hidden", least=0)
+        bound(self, "intra_epochs", "hidden", least=0)
+        if self.feature not in VECTORS:
+            raise unknown("method.feature", self.feature, VECTORS)
         if len(self.weights) != 2 or min(self.weights) < 0:
             raise UserError(f"method.weights is {self.weights}: use two numbers of 0 or more, as (0.5, 0.5).")
 
@@ -87,7 +89,7 @@ class BINGO(Method):
 
     def _bags(self, features, index, mesh, seed):
         _, near = nearest(features, features, mesh=mesh, k=self.neighbours, others=True)
-        return {BAG: index[near].astype(np.int32)}
+        return {BAG: index[near].astype(np.int32)}, ""
 
     def views(self, data):
         anchor = base_view(data, count=2)
@@ -124,8 +126,8 @@ class BINGO(Method):
             return info_nce(queries, keys, past.slots, valid, temperature=self.temperature).reshape(3, -1)
 
         to_anchor, to_neighbour = contrasts(t_anchor), contrasts(t_neighbour)
-        alone = clock.epoch < self.alone_epochs
-        own, other = (jnp.where(alone, *pair) for pair in zip((1.0, 0.0), self.weights, strict=True))
+        intra = clock.step < round(self.intra_epochs * clock.steps_per_epoch)
+        own, other = (jnp.where(intra, *pair) for pair in zip((1.0, 0.0), self.weights, strict=True))
         terms = {
             "anchor_loss": own * to_anchor[0] + other * to_neighbour[0],
             "neighbour_loss": own * to_neighbour[1] + other * to_anchor[1],

@@ -88,6 +88,6 @@ class DisCo(Method):
         metrics = {
             "teacher_cosine": 1 - distances[0] / 2,
             "moco_loss": contrasted,
-            "disco_loss": distilled,
+            "distance": distilled,
         }
         return losses.mean(), LossOut(model_state, aux, metrics)

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 
 from seed_jax.analysis.kmeans import kmeans
-from seed_jax.errors import UserError
-from seed_jax.methods.base import LossOut, Method, Offline, bound, hits, without
+from seed_jax.errors import UserError, unknown
+from seed_jax.methods.base import VECTORS, LossOut, Method, Offline, bound, hits, without
 from seed_jax.models.heads import Classifier
 from seed_jax.models.network import Joined
 
@@ -40,6 +40,8 @@ class KMeans(Method):
     def check(self, data, train):
         bound(self, "clusters", least=2)
         bound(self, "iterations", least=1)
+        if self.feature not in VECTORS:
+            raise unknown("method.feature", self.feature, VECTORS)
 
     def offline(self, images):
         if self.clusters > images:
@@ -52,7 +54,11 @@ class KMeans(Method):
     def _cluster(self, features, index, mesh, seed):
         features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
         found = kmeans(features, self.clusters, mesh=mesh, seed=seed, iterations=self.iterations)
-        return {CLUSTER: found.assigned}
+        note = (
+            f"k-means has not converged: {found.moved:,} of {len(features):,} images changed their cluster "
+            f"after method.iterations={self.iterations}"
+        )
+        return {CLUSTER: found.assigned}, note if found.moved else ""
 
     def network(self, backbone, given):
         return Joined(backbone, {"clusters": Classifier(self.clusters, out="scores")})

@@ -31,7 +31,7 @@ class Seed(Method):
 
     The strategy 'binary' is the binary contrastive one of table 4. The released code has no other strategy of
     that table, so its form is ours: `losses.nce_loss` at the temperature `tau_student`. Further ones are the
-    methods `simreg` (l2), `seed_moco` and `online_clustering`.
+    methods `simreg` (l2), `seed_moco`, `online_clustering` and `kmeans`.
 
     Attributes:
       strategy: 'seed', or 'binary'.

@@ -7,13 +7,21 @@ import jax.numpy as jnp
 
 from seed_jax.data.photometric import PRESETS
 from seed_jax.errors import UserError, unknown
-from seed_jax.methods.base import LossOut, Method, base_view, bound, feature_shapes, unit, without
+from seed_jax.methods.base import (
+    VECTORS,
+    LossOut,
+    Method,
+    base_view,
+    bound,
+    feature_shapes,
+    unit,
+    without,
+)
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined
 
 PARTS = ("projector", "predictor")
 LAYERS = (1, 2, 4)
-TARGETS = ("pooled", "embedding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +59,8 @@ class SimReg(Method):
     needs_teacher: ClassVar = True
 
     def check(self, data, train):
-        if self.target not in TARGETS:
-            raise unknown("method.target", self.target, TARGETS)
+        if self.target not in VECTORS:
+            raise unknown("method.target", self.target, VECTORS)
         if self.layers not in LAYERS:
             raise UserError(f"method.layers is {self.layers}: use 1, 2 or 4.")
         bound(self, "hidden", least=0)

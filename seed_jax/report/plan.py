@@ -35,9 +35,11 @@ class Plan:
       batch_size: over all devices.
       teacher_flops: of the forward, per image with all its views.
       student_flops: of forward and backward, per image with all its views.
-      teacher_images: views that the teacher sees of an image.
+      teacher_images: views that the teacher sees of an image in a step.
       memory: one entry per kind.
       notes: sentences printed below the tables.
+      offline_images: images that the teacher sees before the training.
+      offline_flops: of the teacher's forward over them, in all.
     """
 
     images: int
@@ -52,6 +54,8 @@ class Plan:
     teacher_images: float
     memory: tuple[Memory, ...]
     notes: tuple[str, ...]
+    offline_images: int = 0
+    offline_flops: float = 0.0
 
     @property
     def step_flops(self) -> float:
@@ -84,7 +88,7 @@ def text(p: Plan, *, images_per_second: float | None = None, tflops: float | Non
             ["FLOP per image, teacher forward", _flop(p.teacher_flops)],
             ["FLOP per image, student forward and backward", _flop(p.student_flops)],
             ["FLOP per step", _flop(p.step_flops)],
-            ["FLOP, whole run", _flop(p.steps * p.step_flops)],
+            ["FLOP, whole run", _flop(p.offline_flops + p.steps * p.step_flops)],
         ],
     )
     memory = [[row.name, _memory(row.total), _memory(row.per_device), row.where] for row in p.memory]
@@ -99,8 +103,11 @@ def text(p: Plan, *, images_per_second: float | None = None, tflops: float | Non
         times.append(
             [f"at {UTILISATION:.0%} of {p.devices} x {tflops:g} TFLOP/s, an assumption", _duration(seconds)]
         )
+    before = f"Before the training, the teacher sees {p.offline_images:,} images: {_flop(p.offline_flops)}. "
+    before += "The search in what it finds is not counted."
     notes = (
         *p.notes,
+        *([before] if p.offline_images else []),
         "A multiply-add is two FLOP. Colour, blur and the loop over the queue are not counted.",
         "Memory is an estimate: it counts what automatic differentiation keeps before XLA fuses operations; "
         "it does not count the teacher's temporaries, copies for communication, and probes.",

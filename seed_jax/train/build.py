@@ -98,7 +98,7 @@ def prepare(config: Config, mesh, name: str) -> Prepared:
     check_batches(config, mesh.size, len(sources.train))
     classes = sources.train.num_classes
     known = make_given(config, length, classes, loaded)
-    offline = make_offline(config, len(sources.train), known)
+    offline = config.method.offline(len(sources.train))
     backbone, init = start.load(config, student.network(config, known).backbone)
     training = assemble(config, mesh, known, loaded and loaded.network, backbone)
     if late := optim.late_milestones(config.optim, length.total, length.epoch):
@@ -236,21 +236,6 @@ def make_given(config: Config, length: Lengths, num_classes: int, loaded: teache
     features = loaded and loaded.features(config.data.batch_size, config.data.image_size)
     prefix = loaded.network.prefix_tokens if loaded else 0
     return student.make_given(config, num_classes, length.total, length.epoch, features, prefix)
-
-
-def make_offline(config: Config, images: int, given: Given) -> Offline | None:
-    """What the method finds before the training in the features of that many training images.
-
-    Raises:
-      UserError: they are too few, or the teacher has no such feature.
-    """
-    offline = config.method.offline(images)
-    if offline is not None and len(given.teacher[offline.entry].shape) != 2:
-        vectors = sorted(name for name, x in given.teacher.items() if len(x.shape) == 2)
-        raise UserError(
-            f"The teacher's {offline.entry!r} is no vector: use one of {', '.join(vectors)} instead."
-        )
-    return offline
 
 
 def lengths(config: Config, images: int) -> Lengths:

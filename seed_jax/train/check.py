@@ -26,7 +26,7 @@ from seed_jax.evals.online import evenly
 from seed_jax.report.remedies import remedies
 from seed_jax.report.tables import Table
 from seed_jax.report.verdict import wilson
-from seed_jax.train import build, inputs, teacher
+from seed_jax.train import build
 from seed_jax.train.monitor import say
 
 MOST = 2_000  # images of each split that the teacher sees
@@ -51,19 +51,28 @@ class Finding:
       found: its value, in words.
       remedy: a sentence on what to do; '' if all is well.
       stops: whether the run cannot work as it is.
+      known: whether `found` is a value; else it says why there is none.
     """
 
     name: str
     found: str
     remedy: str = ""
     stops: bool = False
+    known: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """'STOP', 'look', 'OK', or '–' if nothing is known."""
+        if not self.known:
+            return "–"
+        return "STOP" if self.stops else "look" if self.remedy else "OK"
 
 
 def run(raw: ml_collections.ConfigDict) -> int:
     """Print what `findings` finds, and return the exit code: 1 if the run cannot work, else 0.
 
     Raises:
-      UserError: every mistake that would also stop the run before it compiles.
+      UserError: as `build.prepare`, which does whatever can fail before a run compiles.
     """
     found = findings(config_lib.resolve(raw), raw.to_dict())
     say(text(found))
@@ -72,10 +81,10 @@ def run(raw: ml_collections.ConfigDict) -> int:
 
 def text(found: Sequence[Finding]) -> str:
     """The findings as a table, and a sentence for each remedy."""
-    words = {f: "STOP" if f.stops else "look" if f.remedy else "OK" for f in found}
-    table = Table(("check", "found", "verdict"), [(f.name, f.found, word) for f, word in words.items()])
+    table = Table(("check", "found", "verdict"), [(f.name, f.found, f.verdict) for f in found])
     advice = [f"{f.name}: {f.remedy}" for f in found if f.remedy]
-    return "\n\n".join([table.aligned(), "\n".join(advice) or "All OK."])
+    fine = "All OK." if all(f.known for f in found) else "All that is known is OK."
+    return "\n\n".join([table.aligned(), "\n".join(advice) or fine])
 
 
 def findings(c: Config, settings: Mapping) -> list[Finding]:
@@ -88,36 +97,31 @@ def findings(c: Config, settings: Mapping) -> list[Finding]:
       UserError: as `run`.
     """
     mesh = parallel.make_mesh()
-    sources, loaded = inputs.open_all(c)
-    evals = dataclasses.replace(c.evals, names=sources.names)
-    c = dataclasses.replace(c, data=sources.data, evals=evals)
-    images = len(sources.train)
-    length = build.lengths(c, images)
-    build.check_batches(c, mesh.size, images)
-    given = build.make_given(c, length, sources.train.num_classes, loaded)
     with jax.set_mesh(mesh):
-        build.assemble(c, mesh, given, loaded and loaded.network)
-        found = of_teacher(c, mesh, sources, loaded) if loaded else []
+        p = build.prepare(c, mesh, "check")
+        found = of_teacher(p) if p.teacher else []
+    c, sources, images = p.config, p.sources, len(p.sources.train)
     splits = [sources.train, sources.val] if sources.held_out else [sources.train]
     found.append(of_images(splits, workers=max(1, c.data.workers)))
-    usual = remedies(settings, {"steps": length.total, "data": {"images": images}}, fell=False)
-    return found + of_settings(c, length, images, usual)
+    usual = remedies(settings, {"steps": p.length.total, "data": {"images": images}}, fell=False)
+    return found + of_settings(c, p.length, images, usual)
 
 
-def of_teacher(c: Config, mesh, sources: inputs.Sources, loaded: teacher.Loaded) -> list[Finding]:
+def of_teacher(p: build.Prepared) -> list[Finding]:
     """Whether the teacher tells the images apart, and whether its neighbours are of the same class."""
+    c, mesh, sources = p.config, p.mesh, p.sources
     val = sources.train if sources.val is None else sources.val
     splits = {"queries": evenly(val, MOST)}
     if sources.held_out:
         splits["bank"] = evenly(sources.bank, MOST)
-    features = SharedFeatures(loaded.network, loaded.variables, mesh, c, splits)
+    features = SharedFeatures(p.teacher, p.teacher_variables, mesh, c, splits)
     features.want("queries", "embedding")
     labelled = sources.held_out and all((source.labels() >= 0).all() for source in splits.values())
     knn = Knn(features, c.evals) if labelled else None
     embeddings = features.get("queries")[0]["embedding"]
     found = of_embeddings(check(embeddings, np.zeros(len(embeddings), np.int32), "query")[0])
     if knn is None:
-        return [*found, Finding("teacher: kNN", "not known, no labels")]
+        return [*found, Finding("teacher: kNN", "not known, no labels", known=False)]
     raw, of_raw = pixels.scored(c, len(splits["bank"]), len(splits["queries"]))
     of_pixels = Knn(SharedFeatures(raw, pixels.VARIABLES, mesh, of_raw, splits), of_raw.evals)
     return [*found, of_neighbours(knn.run(None)["knn"], of_pixels.run(None)["knn"])]
@@ -161,7 +165,8 @@ def of_images(sources: Sequence[Source], *, workers: int = 1) -> Finding:
     copies = sum(len(group) - 1 for group in groups)
     pairs = ", ".join(f"{b} (as {a})" for a, b, *_ in groups[:NAMED])
     remedy = f"remove the copies, such as {pairs}: a copy in another split makes scores too good."
-    return Finding("repeated images", f"{copies:,} of {looked:,}", remedy if groups else "")
+    found = f"{copies:,} among {looked:,} of {sum(map(len, sources)):,} looked at"
+    return Finding("repeated images", found, remedy if groups else "")
 
 
 def of_settings(c: Config, length: build.Lengths, images: int, usual: Sequence[str]) -> list[Finding]:

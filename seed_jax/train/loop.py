@@ -59,7 +59,7 @@ def run(
         with workdir.hold(directory), contextlib.ExitStack() as stack:
             workdir.claim(directory, raw)
             workdir.write_manifest(directory, **p.facts)
-            p = offline.searched(p, directory, name)
+            p = offline.with_found(p, directory, name)
             _loop(p, directory, name, started, profile, stack.enter_context)
         if jax.process_index() == 0:
             page = report.run_report(directory)

@@ -5,6 +5,7 @@ method: a run that is resumed, on whatever devices, trains with the same arrays.
 """
 
 import dataclasses
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,13 +24,14 @@ from seed_jax.errors import UserError
 from seed_jax.evals.embed import numbered
 from seed_jax.evals.features import Extractor
 from seed_jax.methods.base import Offline
+from seed_jax.train import damage
 from seed_jax.train.build import Prepared
 from seed_jax.train.monitor import say
 
 FORMAT = 1  # raise it when what is found changes: older files are then never read
 
 
-def searched(p: Prepared, directory: Path, name: str) -> Prepared:
+def with_found(p: Prepared, directory: Path, name: str) -> Prepared:
     """The run with what its method finds as further targets of its training images.
 
     Args:
@@ -37,8 +39,8 @@ def searched(p: Prepared, directory: Path, name: str) -> Prepared:
       name: shown next to the progress bar.
 
     Raises:
-      UserError: the file in the workdir is damaged or cannot be written, or the teacher's features are not
-        finite.
+      UserError: the file in the workdir is damaged or cannot be read or written, or the teacher's features
+        are not finite.
     """
     if p.offline is None:
         return p
@@ -46,6 +48,8 @@ def searched(p: Prepared, directory: Path, name: str) -> Prepared:
     file = path(directory, p.config, p.facts["teacher"], train.fingerprint())
     found = load(file, p.offline, len(train))
     if parallel.anywhere(found is None):
+        if damage.saved_steps(directory / "checkpoints"):
+            say(f"{name}: {file} is missing, and this run has a checkpoint: what it had is computed again")
         found = _find(p, name)
         if jax.process_index() == 0:
             _save(file, found)
@@ -80,13 +84,23 @@ def load(file: Path, offline: Offline, images: int) -> dict[str, np.ndarray] | N
     """The arrays in a file, `[images, ...]` each; None if there is no such file.
 
     Raises:
-      UserError: it is damaged, or has other arrays.
+      UserError: it cannot be read, is damaged, or has other arrays.
     """
-    if not file.exists():
+    try:
+        content = io.BytesIO(file.read_bytes())
+    except FileNotFoundError:
         return None
-    found = cache.load(file)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read ({error.strerror}): make it readable, and run the same command again."
+        ) from error
+    try:
+        with np.load(content, allow_pickle=False) as arrays:
+            found = dict(arrays)
+    except cache.BROKEN_NPZ:
+        found = {}
     wanted = {name: ((images, *row.shape), row.dtype) for name, row in offline.rows.items()}
-    if found is None or {name: (x.shape, x.dtype) for name, x in found.items()} != wanted:
+    if {name: (x.shape, x.dtype) for name, x in found.items()} != wanted:
         raise UserError(
             f"{file} is damaged or was not written by this run: remove it, and what it should have "
             "is computed again."
@@ -95,7 +109,7 @@ def load(file: Path, offline: Offline, images: int) -> dict[str, np.ndarray] | N
 
 
 def with_rows(source: Source, directory: Path, config: Config, teacher: Mapping | None) -> Source:
-    """The training images of a run that has ended, with the targets that `searched` gave them.
+    """The training images of a run that has ended, with the targets that `with_found` gave them.
 
     Args:
       source: the images, without those targets.
@@ -137,7 +151,9 @@ def _find(p: Prepared, name: str) -> dict[str, np.ndarray]:
         raise UserError(f"teacher.weights: the teacher's {entry!r} is not finite: use another teacher.")
     p.config.method.offline(len(index))  # as many as can be read may be too few
     say(f"{name}: searching the teacher's features, {features.shape[0]:,} x {features.shape[1]:,}")
-    rows = p.offline.find(features, index, p.mesh, p.config.train.seed)
+    rows, note = p.offline.find(features, index, p.mesh, p.config.train.seed)
+    if note:
+        say(f"{name}: {note}")
     found = {}
     for key, row in p.offline.rows.items():
         found[key] = np.zeros((len(train), *row.shape), row.dtype)

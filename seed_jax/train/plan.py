@@ -49,13 +49,12 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
     length = build.lengths(c, images)
     loaded = _teacher(c, notes)
     given = build.make_given(c, length, classes, loaded)
-    offline = build.make_offline(c, images, given)
+    offline = c.method.offline(images)
     mesh = parallel.make_mesh(jax.devices()[:1])
     training = build.assemble(c, mesh, given, loaded and loaded.network)
     shapes, variables = training.abstract, loaded.variables if loaded else {}
     teacher_flops, all_flops, asked, kept, pixels = _one_step(c, training, given, loaded, offline)
-    if offline is not None:
-        notes.append("Not counted: the teacher sees every image once before the training.")
+    offline_flops = images * _forward_flops(loaded, batch_size, c.data.image_size) if offline else 0.0
     queues = [x for x in jax.tree.leaves(shapes.aux, is_leaf=_is_queue) if _is_queue(x)]
     copies = jax.tree.map(lambda x: None if _is_queue(x) else x, shapes.aux, is_leaf=_is_queue)
     gathers = c.train.shard_params and devices > 1
@@ -100,6 +99,8 @@ def make(c: Config, *, devices: int, images: int | None = None) -> Plan:
         teacher_flops=teacher_flops / batch_size,
         student_flops=(all_flops - teacher_flops) / batch_size,
         teacher_images=asked / batch_size,
+        offline_images=images if offline else 0,
+        offline_flops=offline_flops,
         memory=tuple(row for row in rows if row.total),
         notes=tuple(notes),
     )
@@ -146,6 +147,12 @@ def _fresh(network: Network, size: int):
     """Shapes of the variables of a network, not folded."""
     sample = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     return jax.eval_shape(network.init, jax.random.key(0), sample)
+
+
+def _forward_flops(loaded: teacher.Loaded, batch_size: int, size: int) -> float:
+    """FLOPs of the teacher's forward, per image."""
+    x = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32)
+    return flops(lambda v, x: loaded.network.apply(v, x, False)[0], loaded.variables, x) / batch_size
 
 
 def _one_step(

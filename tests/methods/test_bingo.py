@@ -14,7 +14,7 @@ from seed_jax.methods.base import Clock, Nets
 from seed_jax.methods.bingo import BINGO
 
 B, D, SIDE = 6, 4, 8
-METHOD = BINGO(temperature=0.3, weights=(0.7, 0.2), alone_epochs=2, queue_size=2 * B)
+METHOD = BINGO(temperature=0.3, weights=(0.7, 0.2), intra_epochs=1.5, queue_size=2 * B)
 
 
 def pair(seed):
@@ -50,7 +50,7 @@ def released(w_s, w_t, x, past, key, weights):
 
 
 def test_losses_over_four_steps_equal_the_released_formula():
-    """Two in the epochs with the weights 1 and 0, two after them; the queue fills meanwhile."""
+    """Two in the three steps with the weights 1 and 0, two after them; the queue fills meanwhile."""
     x = pair(0)
     student, teacher = (FakeNetwork(D).init(jax.random.key(n), x.views[0][:, 0]) for n in range(2))
     state = {"batch_stats": student["batch_stats"]}
@@ -66,9 +66,9 @@ def test_losses_over_four_steps_equal_the_released_formula():
         return METHOD.loss(nets, student["params"], state, aux, x, Clock(step, 10, 2), key)
 
     mixtures, seen = [], []
-    for n, step in enumerate((0, 3, 4, 9)):
+    for n, step in enumerate((0, 2, 3, 9)):
         x, key = pair(n), jax.random.key(50 + n)
-        weights = (1, 0) if step < 4 else (0.7, 0.2)
+        weights = (1, 0) if step < 3 else (0.7, 0.2)
         want, own = released(student["params"]["w"], teacher["params"]["w"], x, past, key, weights)
         value, out = loss(aux, x, jnp.int32(step), key)
         np.testing.assert_allclose(value, want.mean(), rtol=1e-5)
@@ -82,19 +82,21 @@ def test_a_bag_has_the_nearest_other_images_of_the_split():
     x = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
     index = np.sort(np.random.default_rng(1).choice(100, 30, replace=False))
     offline = BINGO(neighbours=3).offline(30)
-    bags = offline.find(x, index, parallel.make_mesh(jax.devices()[:1]), 0)["bag"]
+    found, note = offline.find(x, index, parallel.make_mesh(jax.devices()[:1]), 0)
+    bags = found["bag"]
     similarity = unit64(x) @ unit64(x).T
     np.fill_diagonal(similarity, -np.inf)
     np.testing.assert_array_equal(bags, index[np.argsort(-similarity, axis=1)[:, :3]])
-    assert (bags.dtype, offline.entry) == (np.int32, "pooled")
+    assert (bags.dtype, offline.entry, note) == (np.int32, "pooled", "")
 
 
 def test_what_is_refused():
     for field, value, words in (
         ("neighbours", 0, "method.neighbours is 0: use 1 or more"),
         ("cutmix", 0.0, "method.cutmix is 0.0: use a value above 0"),
+        ("feature", "embeding", "Unknown method.feature 'embeding': did you mean 'embedding'"),
         ("weights", (0.5,), r"method.weights is \(0.5,\): use two numbers"),
-        ("alone_epochs", -1.0, "method.alone_epochs is -1.0: use 0 or more"),
+        ("intra_epochs", -1.0, "method.intra_epochs is -1.0: use 0 or more"),
     ):
         raw = config.default("bingo")
         raw.train.steps, raw.method[field] = 1, value

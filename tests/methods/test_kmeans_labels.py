@@ -1,5 +1,7 @@
 """K-means pseudo-labels: what is clustered, the cross entropy, what is refused."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,11 +23,21 @@ def test_clusters_are_those_of_features_of_length_1():
     x *= numbers.uniform(0.1, 10, (60, 1))  # lengths that would mix the clusters
     offline = KMeans(clusters=3).offline(60)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    found = offline.find(x.astype(np.float32), np.arange(60), mesh, 0)["cluster"]
-    assert (found.dtype, found.shape) == (np.int32, (60,))
+    rows, note = offline.find(x.astype(np.float32), np.arange(60), mesh, 0)
+    found = rows["cluster"]
+    assert (found.dtype, found.shape, note) == (np.int32, (60,), "")
     theirs = SklearnKMeans(3, n_init=10, random_state=0).fit(unit64(x)).labels_
     np.testing.assert_array_equal(found[:, None] == found, theirs[:, None] == theirs)
     np.testing.assert_array_equal(theirs[:, None] == theirs, own[:, None] == own)
+
+
+def test_a_search_that_has_not_converged_says_so():
+    x = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    _, note = KMeans(clusters=20, iterations=1).offline(200).find(x, np.arange(200), mesh, 0)
+    assert re.fullmatch(
+        r"k-means has not converged: [1-9]\d* of 200 images changed .* after method.iterations=1", note
+    )
 
 
 class Scored(FakeNetwork):
@@ -54,6 +66,7 @@ def test_what_is_served_and_refused():
     assert served == {"params": {"backbone": 1}}
     for field, value, words in (
         ("clusters", 1, "method.clusters is 1: use 2 or more"),
+        ("feature", "tokens", "Unknown method.feature 'tokens': it is one of embedding, pooled"),
         ("iterations", 0, "method.iterations is 0: use 1 or more"),
     ):
         raw = config.default("kmeans")

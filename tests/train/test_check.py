@@ -45,8 +45,8 @@ def checked(monkeypatch, capsys, tmp_path):
     for name, module in (("tiny", tiny.Tiny), ("blocks", Blocks), ("constant", Constant)):
         monkeypatch.setitem(models.MODELS, name, module)
 
-    def call(teacher, **overrides):
-        raw = tiny.get_config("seed")
+    def call(teacher, variant="seed", **overrides):
+        raw = tiny.get_config(variant)
         raw.teacher.model, raw.teacher.dim, raw.train.steps = teacher, 64, 100
         raw.evals.batch_size = 64
         raw.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
@@ -93,17 +93,21 @@ def test_repeated_images_and_a_queue_beyond_the_data_are_named(checked, tmp_path
     found = verdicts(lines)
     assert {name for name, verdict in found.items() if verdict == "look"} >= {"repeated images", "queue"}
     said = "\n".join(lines)
-    assert "2 of 60" in said and "remove the copies, such as " in said
+    assert "2 among 60 of 60 looked at" in said and "remove the copies, such as " in said
     assert (
         "queue: use --config.method.queue_size=16 (64 is more than half of the 60 training images)." in said
     )
     assert "use --config.method.tau_teacher=0.01" in said and "use --config.optim.lr=0.3" in said
-    assert "not known, no labels" in said
+    assert "not known, no labels" in said and found["teacher: kNN"] == "–"
 
 
 def test_what_would_stop_the_run_stops_the_check(checked):
     with pytest.raises(UserError, match="method.queue_size is 72"):
         checked("blocks", method__queue_size=72)
+    with pytest.raises(UserError, match="method.clusters is 5000, and the training split has only"):
+        checked("blocks", variant="kmeans", method__clusters=5000)
+    with pytest.raises(UserError, match="nowhere"):
+        checked("blocks", student__init="nowhere")
 
 
 def test_copies_are_found_across_sources_and_flat_images_are_none():

@@ -1,6 +1,7 @@
 """The teacher's pass over the training images before the training, and the two methods that need it."""
 
 import re
+import shutil
 
 import chex
 import jax
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments.reliability.processes import checkpoint, rows
+from experiments.reliability.processes import Processes, checkpoint, rows
 from seed_jax import config, models, parallel
+from seed_jax.compare.run import costs
 from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import open_source
 from seed_jax.errors import UserError
 from seed_jax.evals.features import unit
+from seed_jax.report.plan import text
 from seed_jax.train import loop, monitor, offline, plan, teacher, workdir
 
 
@@ -104,6 +107,31 @@ def test_the_same_on_one_device(whole, tmp_path, monkeypatch):
     chex.assert_trees_all_close(checkpoint(tmp_path / "one", 6), checkpoint(directory, 6), rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
+def test_the_same_with_two_processes(whole, tmp_path):
+    variant, directory = whole
+    with Processes(tmp_path / "two", variant, 6, count=2) as both:
+        assert both.wait() == [0, 0], both.said(0)
+    chex.assert_trees_all_equal(found(tmp_path / "two"), found(directory))
+    chex.assert_trees_all_close(checkpoint(tmp_path / "two", 6), checkpoint(directory, 6), rtol=0, atol=1e-5)
+
+
+def test_a_file_that_is_gone_from_a_run_with_a_checkpoint_is_said(whole, tmp_path, capsys):
+    variant, directory = whole
+    shutil.copytree(directory, tmp_path / "run")
+    (file,) = (tmp_path / "run").glob("offline-*.npz")
+    file.unlink()
+    run(tmp_path / "run", variant)
+    assert f"{file} is missing, and this run has a checkpoint" in capsys.readouterr().out
+    chex.assert_trees_all_equal(found(tmp_path / "run"), found(directory))
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    wanted = config.resolve(tiny.get_config("kmeans")).method.offline(1000)
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path} cannot be read (Is a directory)")):
+        offline.load(tmp_path, wanted, 1000)
+
+
 def test_damaged_and_foreign_files_are_named(whole, tmp_path):
     variant, directory = whole
     (file,) = directory.glob("offline-*.npz")
@@ -133,6 +161,13 @@ def test_a_run_that_ended_is_read_with_its_targets(whole, tmp_path):
         offline.with_rows(source, tmp_path, run.config, of_teacher)
 
 
+def test_costs_have_the_pass(whole):
+    """Six steps at batch 16; in each, BINGO's teacher sees two views."""
+    variant, directory = whole
+    in_steps = {"kmeans": 0, "bingo": 2}[variant] * 6 * 16
+    assert costs(directory)["teacher_images"] == len(open_source("digits", "train")) + in_steps
+
+
 def test_the_name_depends_on_what_the_arrays_depend_on(tmp_path):
     def name(variant="kmeans", teacher=None, data="d", **overrides):
         raw = tiny.get_config(variant)
@@ -159,11 +194,7 @@ def test_the_name_depends_on_what_the_arrays_depend_on(tmp_path):
     [
         ("kmeans", {"method__clusters": 5000}, "method.clusters is 5000, and the training split has only"),
         ("bingo", {"method__neighbours": 5000}, "method.neighbours is 5000, and the training split has only"),
-        (
-            "kmeans",
-            {"method__feature": "tokens"},
-            "the method needs the teacher's 'tokens', and it",
-        ),
+        ("kmeans", {"method__feature": "tokens"}, "Unknown method.feature 'tokens'"),
         ("bingo", {"teacher__weights": ""}, "teacher.weights is empty"),
     ],
 )
@@ -176,6 +207,9 @@ def test_mistakes_are_named_before_anything_is_compiled(tmp_path, variant, overr
 @pytest.mark.parametrize("variant", ["kmeans", "bingo"])
 def test_is_planned(variant):
     made = plan.make(config.resolve(tiny.get_config(variant)), devices=8)
+    images = len(open_source("digits", "train"))
     assert made.student_flops > 0
     assert made.teacher_images == {"kmeans": 0, "bingo": 2}[variant]
-    assert any("before the training" in note for note in made.notes)
+    assert made.offline_images == images and f"the teacher sees {images:,} images" in text(made)
+    if variant == "bingo":
+        np.testing.assert_allclose(made.offline_flops, images * made.teacher_flops / 2, rtol=0.05)
