@@ -287,16 +287,17 @@ class SqueezeExcite(nn.Module):
         return x * gate[:, None, None, :]
 
 
-class Linear(nn.Dense):
-    """`nn.Dense` on the rows of all leading axes, e.g. of `[B, T, D]`, as one matrix.
+def on_rows(x, kernel, dimensions, **options):
+    """`lax.dot_general` for `nn.Dense` that multiplies the rows of all leading axes of `x` as one matrix.
 
     XLA transposes and copies both factors of the kernel's gradient if that sums over several axes: on a CPU
     this takes a sixth of the time of a ViT-S step.
     """
+    y = lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **options)
+    return y.reshape(*x.shape[:-1], -1)
 
-    @nn.compact
-    def __call__(self, x):
-        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+Linear = functools.partial(nn.Dense, dot_general=on_rows)  # of tokens, `[B, T, D]`
 
 
 def narrow_linear(features: int, name: str, dtype: Dtype = jnp.float32, std: float = 0.01) -> nn.Dense:

@@ -233,7 +233,7 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", self.kernel_init or uniform, (p, p, channels, self.dim))
         grid = (x.shape[1] // p, x.shape[2] // p)
         x = x.astype(self.dtype).reshape(-1, grid[0], p, grid[1], p, channels).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(-1, p * p * channels)  # all patches as one matrix: as `layers.Linear`
+        x = x.reshape(-1, p * p * channels)  # all patches as one matrix: see `layers.on_rows`
         x = (x @ kernel.reshape(-1, self.dim).astype(self.dtype)).astype(jnp.float32)
         if self.bias:
             zeros_or_uniform = nn.initializers.zeros if self.kernel_init else uniform
