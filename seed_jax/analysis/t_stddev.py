@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import chex
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from seed_jax.errors import UserError
 
@@ -126,7 +126,7 @@ def t_stddev_interval(means: np.ndarray) -> tuple[float, float]:
     """
     drawn = _bootstrap(means)
     count, value = len(means), stddev_of_means(means)
-    half = stats.t.ppf(0.975, count - 1) * np.std(drawn) / value if value else 0.0
+    half = special.stdtrit(count - 1, 0.975) * np.std(drawn) / value if value else 0.0
     of_normal = np.exp(special.gammaln(count / 2) - special.gammaln((count - 1) / 2))
     centre = value / (of_normal * np.sqrt(2 / (count - 1)))
     return float(centre * np.exp(-half)), float(centre * np.exp(half))
@@ -149,7 +149,7 @@ def t_stddev_difference(means: np.ndarray, others: np.ndarray) -> tuple[float, f
         )
     difference = stddev_of_means(means) - stddev_of_means(others)
     drawn = _bootstrap(means) - _bootstrap(others)
-    half = float(stats.t.ppf(0.975, len(means) - 1) * np.std(drawn))
+    half = float(special.stdtrit(len(means) - 1, 0.975) * np.std(drawn))
     return difference, difference - half, difference + half
 
 
