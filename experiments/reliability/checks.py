@@ -285,7 +285,7 @@ def full_disk(victims: tuple[int, ...], count: int = 1):
     return check
 
 
-# For each method, and for those of `STATES` alone.
+# For each method and each of `STATES`; the latter have no other check.
 KILLED = {"SIGKILL at random moments, resumed": kills}
 # For each method.
 EACH = KILLED | {

@@ -22,13 +22,12 @@ import numpy as np
 
 from seed_jax.data import images, readers, rng
 from seed_jax.data.sources import Source
-from seed_jax.data.views import ViewSpec, fill_views
+from seed_jax.data.views import ViewSpec, fill_sample
 from seed_jax.errors import UserError
 
 LAST = ("drop", "keep")
 SAMPLE = 500  # images that are read to say how many are bad
 _ORDER = -1  # the view number that keys an epoch's permutation; views of samples are 0, 1, ...
-_BAG = -2  # the view number that keys the choice from a bag
 _NO_TARGETS = MappingProxyType({})
 
 
@@ -300,7 +299,9 @@ def _train_batch(source, indices, views, seed, epoch, bad, background=images.WHI
             i = (drawn + tries) % len(source)
             try:
                 record = source[i]
-                crops[row] = _fill([a[row] for a in arrays], source, record, views, seed, epoch, background)
+                crops[row] = fill_sample(
+                    [a[row] for a in arrays], source, record, views, seed, epoch, background
+                )
                 break
             except images.BadImage as error:
                 bad.add(i, error)
@@ -321,23 +322,6 @@ def _train_batch(source, indices, views, seed, epoch, bad, background=images.WHI
         "targets": targets,
         "bad": unreadable,
     }
-
-
-def _fill(outs, source, record, views, seed, epoch, background):
-    """As `fill_views`, but with views of other images of the source where ViewSpecs ask for them."""
-    crops = []
-    for bag, pairs in itertools.groupby(zip(outs, views, strict=True), lambda pair: pair[1].bag):
-        arrays, specs = zip(*pairs, strict=True)
-        seen = _from_bag(source, record, bag, seed, epoch) if bag else record
-        crops += fill_views(arrays, seen, specs, seed, epoch, background, first=len(crops))
-    return crops
-
-
-def _from_bag(source, record, bag, seed, epoch):
-    """An image of the record's bag, with the record's id, which keys the crops."""
-    indices = record.targets[bag]
-    n = rng.host_generator(seed, record.id, epoch, _BAG).integers(len(indices))
-    return source[int(indices[n])]._replace(id=record.id)
 
 
 def eval_batches(

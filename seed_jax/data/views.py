@@ -6,6 +6,7 @@ import itertools
 from seed_jax.data import images, rng
 
 CROPS = ("random", "pad", "centre")
+_BAG = -2  # the view number that keys the choice from a bag; -1 keys an epoch's permutation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,23 @@ class ViewSpec:
     def short_side(self) -> float:
         """Short side that 'centre' and 'pad' resize to, as a multiple of `size`."""
         return 1.0 if self.crop == "pad" else self.resize
+
+
+def fill_sample(outs, source, record, views, seed, epoch, background):
+    """As `fill_views`, with views of other images of the source where a ViewSpec has a `bag`."""
+    crops = []
+    for bag, pairs in itertools.groupby(zip(outs, views, strict=True), lambda pair: pair[1].bag):
+        arrays, specs = zip(*pairs, strict=True)
+        seen = _from_bag(source, record, bag, seed, epoch) if bag else record
+        crops += fill_views(arrays, seen, specs, seed, epoch, background, first=len(crops))
+    return crops
+
+
+def _from_bag(source, record, bag, seed, epoch):
+    """An image of the record's bag, with the record's id, which keys the crops."""
+    indices = record.targets[bag]
+    n = rng.host_generator(seed, record.id, epoch, _BAG).integers(len(indices))
+    return source[int(indices[n])]._replace(id=record.id)
 
 
 def fill_views(outs, record, views, seed, epoch, background=images.WHITE, first=0):
