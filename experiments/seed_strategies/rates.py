@@ -5,7 +5,7 @@ import dataclasses
 from experiments.seed_strategies import setting
 from seed_jax.compare import Comparison, Trained
 
-SEEDS = (10, 11)  # none that the table reports
+SEEDS = (10,)  # none that the table reports
 
 
 def row(name: str, rate: float) -> str:
