@@ -137,6 +137,21 @@ def test_the_released_small_patches_feed_both_networks_the_same_std():
     assert (code.optim.update, code.optim.warmup_epochs, code.optim.warmup_from) == ("epoch", 5, "lr")
 
 
+def test_tables_1_and_3_of_seed_pair_any_teacher_with_any_student():
+    tables = importlib.import_module("seed_jax.configs.seed_tables")
+    for teacher in (*tables.TEACHERS, "r50w2"):
+        for student in tables.STUDENTS:
+            c = loaded("seed_tables", f"{teacher}-{student}")
+            assert c.student.model == student
+            assert (c.method.patches, c.teacher.options.get("width", 1)) == (
+                (6, 2) if teacher == "r50w2" else (0, 1)
+            )
+    assert loaded("seed_tables", "r152-resnet34").teacher.model == "resnet152"
+    for variant in ("r50", "resnet18", "r51-resnet18", "r50-vit_small"):
+        with pytest.raises(UserError, match="of seed_tables"):
+            loaded("seed_tables", variant)
+
+
 def test_relatives_of_seed_have_the_released_values_and_table_4_has_one_recipe():
     """UCDvision/simreg, run.sh and main.py; UMBCvision/CompRess, train_student.py; SEED's own for table 4."""
     simreg, compress = loaded("simreg_r50_to_r18"), loaded("compress_r50_to_r18")
