@@ -16,7 +16,7 @@ Expected: top-1 %, linear, in the paper's table 1 (recalled, not re-read; differ
 Batch:    as in seed_r50_to_mbv3.py.
 Variants: `:TEACHER-STUDENT`, by default `:r50-resnet18`; `:smoke` runs anywhere in a minute. Teachers of
   table 1 are r50, r101, r152 (MoCo v2) and r50w2; of table 3 moco_v1, simclr, moco_v2_800 and swav. The files
-  of r101 and r152 are linked in the README of SEED's released code and have no name here: set teacher.weights.
+  of r101 and r152 are linked in the README of the released code and have no name here: set teacher.weights.
 """
 
 from typing import NamedTuple
