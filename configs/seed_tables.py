@@ -1,7 +1,9 @@
 """Tables 1 and 3 of SEED: any of their teachers with any of their students, ImageNet, no labels.
 
-Run:      python main.py --config=configs/seed_tables.py:r152-efficientnet_b0 --workdir=runs/r152_b0 \\
-              --config.teacher.weights=FILE --config.data.dir=TFDS_FOLDER
+Run:      python main.py --config=configs/seed_tables.py --workdir=runs/seed_r50_to_r18 \\
+              --config.data.dir=TFDS_FOLDER
+          with moco_v2_200ep_pretrain.pth.tar in this folder; another pair is
+          --config=configs/seed_tables.py:r152-efficientnet_b0 --config.teacher.weights=FILE.
 Hardware: 200 epochs of 1.28 million images at 224 px; meant for 8 GPUs or a TPU slice; `--plan` prints what a
   run needs. Not run yet: we have no number of our own.
 Expected: top-1 %, linear, in the paper's table 1 (recalled, not re-read; differences printed in its figure 1
