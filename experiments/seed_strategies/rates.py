@@ -1,4 +1,4 @@
-"""./run.sh compare experiments/seed_strategies/rates.py: learning rates of each strategy, validation split."""
+"""./run.sh compare experiments/seed_strategies/rates.py: the strategies' learning rates, validation split."""
 
 import dataclasses
 
