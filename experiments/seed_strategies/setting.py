@@ -8,7 +8,7 @@ from seed_jax.configs.digits_baseline import small_student
 from seed_jax.configs.digits_teacher import digits
 
 TEACHER, ALONE, SEED = "teacher (MoCo v2)", "MoCo v2 alone", "SEED"
-RATES = (0.03, 0.12, 0.48)  # that are tried for each strategy: rates.py
+RATES = (0.03, 0.12, 0.48)  # tried for each strategy, and one more if the best is an end: rates.py
 KEY_MOMENTUM = 0.99  # of moving averages of the student: 0.999 is too slow for so few steps
 SMALL_QUEUE = 1024  # as in the quick start, less than half of the training images
 
@@ -32,12 +32,12 @@ STRATEGIES = {
     "SEED + MoCo v2": Strategy("seed_moco", 0.12, {**OWN_QUEUE, **HEAD}),
     "binary contrastive": Strategy("seed", 0.12, {**QUEUE, **HEAD, "strategy": "binary"}),
     "online clustering": Strategy("online_clustering", 0.12, {**QUEUE, **HEAD, "prototypes": 256}),
-    "k-means": Strategy("kmeans", 0.12, {"clusters": 256}),
+    "k-means": Strategy("kmeans", 1.92, {"clusters": 256}),
     "l2": Strategy("simreg", 0.12, {**L2, **HEAD}),
     "SimReg": Strategy("simreg", 0.12),
     "CompRess-1q": Strategy("compress", 0.12, {**QUEUE, "queues": 1}),
-    "CompRess-2q": Strategy("compress", 0.12, {**OWN_QUEUE, "queues": 2}),
-    "DisCo": Strategy("disco", 0.12, {**OWN_QUEUE, **HEAD}),
+    "CompRess-2q": Strategy("compress", 0.03, {**OWN_QUEUE, "queues": 2}),
+    "DisCo": Strategy("disco", 0.03, {**OWN_QUEUE, **HEAD}),
     "BINGO": Strategy("bingo", 0.12, {**QUEUE, **HEAD, "intra_epochs": 2.0}),
 }
 
