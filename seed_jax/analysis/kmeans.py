@@ -100,12 +100,15 @@ def kmeans(
     return Clusters(centres, np.asarray(everywhere(assigned, mesh=mesh)).reshape(-1)[: len(x)], moved)
 
 
+ON_CENTRE = 1e-5  # squared distance of a row from its centre by rounding alone, times its squared length
+
+
 def _fill(sums, sizes, x, assigned, distance):
     """Give each empty centre the row that is farthest from its own one, in place."""
     farthest = iter(np.argsort(-distance, kind="stable"))
     for empty in np.flatnonzero(sizes == 0):
         for row in farthest:
-            if distance[row] > 0 and sizes[assigned[row]] > 1:
+            if distance[row] > ON_CENTRE * (x[row] @ x[row]) and sizes[assigned[row]] > 1:
                 break
         else:
             return

@@ -1,6 +1,7 @@
 """What a view is, and how the views of a sample are cut from its image."""
 
 import dataclasses
+import functools
 import itertools
 
 from seed_jax.data import images, rng
@@ -29,7 +30,7 @@ class ViewSpec:
       policy: one of `augmentations.POLICIES`, on the device, after the photometrics; '' for none.
       erase: probability of erasing a rectangle of a view, on the device, at the end.
       bag: the target of a record that lists other images of the source: the views are cut from one of them,
-        drawn by (seed, id, pass). '' for views of the image itself.
+        drawn by (seed, id, pass), or from the next one that can be read. '' for views of the image itself.
     """
 
     count: int = 1
@@ -56,16 +57,26 @@ def fill_sample(outs, source, record, views, seed, epoch, background):
     crops = []
     for bag, pairs in itertools.groupby(zip(outs, views, strict=True), lambda pair: pair[1].bag):
         arrays, specs = zip(*pairs, strict=True)
-        seen = _from_bag(source, record, bag, seed, epoch) if bag else record
-        crops += fill_views(arrays, seen, specs, seed, epoch, background, first=len(crops))
+        fill = functools.partial(
+            fill_views, arrays, views=specs, seed=seed, epoch=epoch, background=background, first=len(crops)
+        )
+        crops += _fill_from_bag(fill, source, record, bag, seed, epoch) if bag else fill(record)
     return crops
 
 
-def _from_bag(source, record, bag, seed, epoch):
-    """An image of the record's bag, with the record's id, which keys the crops."""
+def _fill_from_bag(fill, source, record, bag, seed, epoch):
+    """Fill with an image of the record's bag, or with the record's own if none of the bag can be read.
+
+    The crops are keyed by the record's id. An unreadable image is counted when it is drawn for itself.
+    """
     indices = record.targets[bag]
     n = rng.host_generator(seed, record.id, epoch, _BAG).integers(len(indices))
-    return source[int(indices[n])]._replace(id=record.id)
+    for index in (*indices[n:], *indices[:n]):
+        try:
+            return fill(source[int(index)]._replace(id=record.id))
+        except images.BadImage:
+            continue
+    return fill(record)
 
 
 def fill_views(outs, record, views, seed, epoch, background=images.WHITE, first=0):

@@ -32,8 +32,10 @@ def uniformity(features: np.ndarray) -> float:
       features: float `[M, D]` of at least two images, normalised to length 1 here.
     """
     x, total = unit(features), 0.0
+    lengths = np.square(x).sum(axis=1)  # 1, or 0 of features that are 0
     for start in range(0, len(x), _ROWS):
-        squared = np.maximum(2 - 2 * x[start : start + _ROWS] @ x.T, 0)
+        own = lengths[start : start + _ROWS, None]
+        squared = np.maximum(own + lengths - 2 * x[start : start + _ROWS] @ x.T, 0)
         total += np.exp(-2 * squared).sum()
     total -= len(x)  # the images themselves, at distance 0
     return float(np.log(max(total, 0) / (len(x) * (len(x) - 1))))

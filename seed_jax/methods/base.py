@@ -182,10 +182,6 @@ class Method:
         """
         return ""
 
-    def not_finite(self, given: Given) -> str:
-        """What may help when a loss is not finite, besides a lower rate: "raise …"; '' for nothing."""
-        return ""
-
     def notice(self, metrics: Mapping[str, float], given: Given) -> str:
         """A sentence on what the metrics of a window show to be wrong; '' if nothing. A run says one."""
         return ""
@@ -306,20 +302,15 @@ def local_view(method: Method, data, photometric: str) -> ViewSpec:
     )
 
 
-def balanced_rows(method: Method, given: Given) -> str:
-    """How many rows the Sinkhorn of a method with `queue_size` balances, in words."""
-    rows = f"{given.batch_size:,} rows"
-    return rows + (f" and {method.queue_size:,} of the queue" if method.queue_size else "")
-
-
 def unbalanced(method: Method, metrics: Mapping[str, float], given: Given) -> str:
     """For `Method.notice`: Sinkhorn has not converged if a prototype has over twice its share of the rows."""
     if metrics["imbalance"] <= 1:
         return ""
+    queue = f" and {method.queue_size:,} of the queue" if method.queue_size else ""
     return (
         f"Sinkhorn has not converged: after {method.iterations} iterations at method.epsilon "
         f"{method.epsilon:g} a prototype has {metrics['imbalance'] + 1:.1f} times its share of "
-        f"{balanced_rows(method, given)}; raise method.epsilon or method.iterations."
+        f"{given.batch_size:,} rows{queue}; raise method.epsilon or method.iterations."
     )
 
 

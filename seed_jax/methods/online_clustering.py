@@ -9,7 +9,7 @@ from jax import lax
 
 from seed_jax.losses import sinkhorn, swav_loss
 from seed_jax.methods import queue
-from seed_jax.methods.base import LossOut, Method, balanced_rows, bound, unbalanced, unit, without
+from seed_jax.methods.base import LossOut, Method, bound, unbalanced, unit, without
 from seed_jax.models.heads import ProjectionHead, Prototypes
 from seed_jax.models.network import Joined
 
@@ -53,10 +53,6 @@ class OnlineClustering(Method):
 
     def whole_batch(self):
         return "it balances the assignments of a batch"
-
-    def not_finite(self, given):
-        rows = balanced_rows(self, given)
-        return f"raise method.epsilon ({self.epsilon}, with which Sinkhorn assigned {rows})"
 
     def notice(self, metrics, given):
         return unbalanced(self, metrics, given)

@@ -12,7 +12,6 @@ from seed_jax.methods import queue
 from seed_jax.methods.base import (
     LossOut,
     Method,
-    balanced_rows,
     base_view,
     bound,
     check_local_size,
@@ -93,10 +92,6 @@ class SwAV(Method):
 
     def whole_batch(self):
         return "it balances the assignments of a batch"
-
-    def not_finite(self, given):
-        rows = balanced_rows(self, given)
-        return f"raise method.epsilon ({self.epsilon}, with which Sinkhorn assigned {rows})"
 
     def notice(self, metrics, given):
         return unbalanced(self, metrics, given)

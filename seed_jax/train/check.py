@@ -34,7 +34,7 @@ CONSTANT = 1e-4  # below this variance a teacher's embeddings are equal up to ro
 LOW_VARIANCE = 0.02  # mean cosine of two images above 0.98
 LOW_RANK = 5.0  # directions that the embeddings use
 ANOTHER = "take another teacher.weights, or the data.image_size that it was trained at"
-LATE = "the queue is full only after half of the run: use a smaller method.queue_size or train longer."
+LATE = "the queue turns only after half of the run: use a smaller method.queue_size or train longer."
 FEW_ROWS = (
     "there are more prototypes than rows to share them: use fewer method.prototypes, or a larger "
     "method.queue_size."
@@ -101,7 +101,7 @@ def findings(c: Config, settings: Mapping) -> list[Finding]:
         p = build.prepare(c, mesh, "check")
         found = of_teacher(p) if p.teacher else []
     c, sources, images = p.config, p.sources, len(p.sources.train)
-    splits = [sources.train, sources.val] if sources.held_out else [sources.train]
+    splits = [sources.train, sources.val] if _apart(sources.val, sources.train) else [sources.train]
     found.append(of_images(splits, workers=max(1, c.data.workers)))
     usual = remedies(settings, {"steps": p.length.total, "data": {"images": images}}, fell=False)
     return found + of_settings(c, p.length, images, usual)
@@ -112,29 +112,36 @@ def of_teacher(p: build.Prepared) -> list[Finding]:
     c, mesh, sources = p.config, p.mesh, p.sources
     val = sources.train if sources.val is None else sources.val
     splits = {"queries": evenly(val, MOST)}
-    if sources.held_out:
+    if apart := _apart(sources.val, sources.bank):
         splits["bank"] = evenly(sources.bank, MOST)
     features = SharedFeatures(p.teacher, p.teacher_variables, mesh, c, splits)
     features.want("queries", "embedding")
-    labelled = sources.held_out and all((source.labels() >= 0).all() for source in splits.values())
+    labelled = apart and all((source.labels() >= 0).all() for source in splits.values())
     knn = Knn(features, c.evals) if labelled else None
     embeddings = features.get("queries")[0]["embedding"]
     found = of_embeddings(check(embeddings, np.zeros(len(embeddings), np.int32), "query")[0])
     if knn is None:
-        return [*found, Finding("teacher: kNN", "not known, no labels", known=False)]
+        why = "no labels" if sources.bank is None else "no images but those that are scored"
+        return [*found, Finding("teacher: kNN", f"not known, {why}", known=False)]
     raw, of_raw = pixels.scored(c, len(splits["bank"]), len(splits["queries"]))
     of_pixels = Knn(SharedFeatures(raw, pixels.VARIABLES, mesh, of_raw, splits), of_raw.evals)
     return [*found, of_neighbours(knn.run(None)["knn"], of_pixels.run(None)["knn"])]
 
 
+def _apart(val: Source | None, other: Source | None) -> bool:
+    """Whether both are there and have no image in common."""
+    return None not in (val, other) and not np.isin(val.ids(), other.ids()).any()
+
+
 def of_embeddings(embeddings: np.ndarray) -> list[Finding]:
     """Variance and effective rank of the teacher's embeddings, float `[M, D]` of at least two images.
 
-    The variance is that of embeddings of length 1, summed over the dimensions: 1 less the squared length of
-    their mean, 0 if all are equal and nearly 1 if they are spread evenly. The rank is that of at most 512
-    evenly spaced images, as in a probe.
+    The variance is that of embeddings of length 1, or 0 if they are 0, summed over the dimensions: 0 if all
+    are equal, and nearly 1 if they are spread evenly. The rank is that of at most 512 evenly spaced images,
+    as in a probe.
     """
-    variance = 1 - float(np.square(unit(embeddings).mean(axis=0)).sum()) if embeddings.any() else 0.0
+    z = unit(embeddings)
+    variance = float(np.square(z).sum(axis=1).mean() - np.square(z.mean(axis=0)).sum())
     same, low = variance < CONSTANT, ""
     if variance < LOW_VARIANCE:
         which = "the same embedding" if same else "nearly the same embedding"
@@ -181,7 +188,8 @@ def of_settings(c: Config, length: build.Lengths, images: int, usual: Sequence[s
             Finding("turn of the queue", steps, LATE if turn > length.total / 2 else ""),
         ]
     if hasattr(c.method, "prototypes") and hasattr(c.method, "iterations"):  # of Sinkhorn's algorithm
-        rows = batch + c.method.queue_size
+        begins = getattr(c.method, "queue_from", 0) * length.epoch + c.method.queue_size // batch
+        rows = batch + (c.method.queue_size if begins < length.total else 0)
         few = FEW_ROWS if rows < c.method.prototypes else ""
         found.append(Finding("prototypes", f"{c.method.prototypes:,}, balanced over {rows:,} rows", few))
     if hasattr(c.method, "tau_teacher"):

@@ -94,7 +94,7 @@ def _loop(p: Prepared, directory: Path, name: str, started: float, profile: int,
     stop = StopRequest()
     profiler = enter(Profiler(directory / "profile", first=begin + 3, count=profile))
     enter(_ending_with_the_others(directory))  # before the contexts above wait for one that is gone
-    enter(_not_finite_named(directory, checkpoints, config.method.not_finite(p.given)))
+    enter(_not_finite_named(directory, checkpoints))
 
     # Compile the step while the state it begins with is drawn and scored.
     if begin < length.total:
@@ -267,17 +267,13 @@ def _ending_with_the_others(directory: Path):
 
 
 @contextlib.contextmanager
-def _not_finite_named(directory: Path, checkpoints: Checkpoints, remedy: str):
-    """A context that ends the run if a metric is not finite; the error says which checkpoint is kept.
-
-    `remedy`: of the method, or ''.
-    """
+def _not_finite_named(directory: Path, checkpoints: Checkpoints):
+    """A context that ends the run if a metric is not finite; the error says which checkpoint is kept."""
     try:
         yield
     except NotFinite as error:
         checkpoints.wait()
         last = checkpoints.latest()
         kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
-        fix = "lower optim.lr or set optim.clip_norm" + (f", or {remedy}" if remedy else "")
-        fix += ", in another --workdir" if last else ""
+        fix = "lower optim.lr or set optim.clip_norm" + (", in another --workdir" if last else "")
         raise UserError(f"{error}; {kept} in {directory}: {fix}.") from error

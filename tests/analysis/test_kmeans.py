@@ -50,6 +50,13 @@ def test_a_centre_without_rows_moves_to_the_row_farthest_from_its_own():
     np.testing.assert_allclose(found.centres, theirs.cluster_centers_, atol=1e-6)
 
 
+def test_rows_on_centres_stay_there_although_distances_are_rounded():
+    x = np.random.default_rng(0).standard_normal((8, 32)).astype(np.float32)
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).repeat(5, axis=0)
+    found = kmeans(x, 10, mesh=MESHES[1])
+    assert (found.moved, len(set(found.assigned))) == (0, 8)
+
+
 def test_equal_rows_leave_centres_empty_and_end():
     found = kmeans(np.ones((5, 3)), 3, mesh=MESHES[1])
     np.testing.assert_array_equal(found.centres, np.ones((3, 3)))

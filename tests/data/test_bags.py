@@ -73,11 +73,18 @@ def test_rows_are_the_same_wherever_they_are_read(options):
             np.testing.assert_array_equal(one, other)
 
 
-def test_an_image_whose_neighbour_cannot_be_read_is_replaced(monkeypatch):
+def test_a_neighbour_that_cannot_be_read_is_replaced_by_the_next(monkeypatch):
     monkeypatch.setattr(Numbered, "unreadable", 3)
-    bagged, replaced = source(), 0
+    bagged, replaced = source(), []
     for batch in take(3, bagged, VIEWS, 8, 5):
         for i, neighbour in zip(batch["id"][:, 0], batch["views"][1][:, 0, 4, 4, 1], strict=True):
             assert neighbour != 3 and neighbour in bagged.targets["bag"][i]
-        replaced += (batch["bad"] >= 0).sum()
-    assert replaced > 1  # image 3 itself, and those that drew it
+        replaced += batch["bad"][batch["bad"] >= 0].tolist()
+    assert replaced == [3]  # itself, and none of those that drew it
+
+
+def test_an_image_with_no_readable_neighbour_stands_for_them(monkeypatch):
+    monkeypatch.setattr(Numbered, "unreadable", 3)
+    alone = WithTargets(Numbered(), {"bag": np.full((COUNT, K), 3, np.int32)})
+    for batch in take(3, alone, VIEWS, 8, 5):
+        np.testing.assert_array_equal(batch["views"][1][:, 0, 4, 4, 1], batch["id"][:, 0])

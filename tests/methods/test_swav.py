@@ -121,14 +121,6 @@ def test_views_head_and_what_is_served():
     assert set(SwAV().served(variables, {})["params"]) == {"backbone", "head"}
 
 
-def test_the_error_of_a_loss_that_is_not_finite_names_rows_and_epsilon():
-    words = SwAV(queue_size=3840, epsilon=0.001).not_finite(given(256))
-    assert words == (
-        "raise method.epsilon (0.001, with which Sinkhorn assigned 256 rows and 3,840 of the queue)"
-    )
-    assert "queue" not in SwAV().not_finite(given(256))
-
-
 def test_a_sinkhorn_that_does_not_converge_is_noticed():
     method = SwAV(prototypes=16, queue_size=64)
     assert method.notice({"imbalance": 1.0}, given(16)) == ""

@@ -101,6 +101,12 @@ def test_repeated_images_and_a_queue_beyond_the_data_are_named(checked, tmp_path
     assert "not known, no labels" in said and found["teacher: kNN"] == "–"
 
 
+def test_images_that_are_trained_on_are_no_copies_of_themselves(checked):
+    code, lines = checked("blocks", data__train="all", evals__names=("top1",), variant="supervised")
+    found = verdicts(lines)
+    assert code == 0 and found["repeated images"] == "OK", lines
+
+
 def test_what_would_stop_the_run_stops_the_check(checked):
     with pytest.raises(UserError, match="method.queue_size is 72"):
         checked("blocks", method__queue_size=72)
@@ -127,6 +133,8 @@ def test_copies_are_found_across_sources_and_flat_images_are_none():
         (np.eye(8).repeat(4, axis=0), 1 - 1 / 8, 8.0),  # the mean is 1/8 in each of 8 dimensions
         (np.eye(2).repeat(16, axis=0) @ np.ones((2, 8)), 0.0, 1.0),
         (np.concatenate([np.ones((16, 1)), -np.ones((16, 1))]), 1.0, 1.0),
+        (np.concatenate([np.zeros((56, 8)), np.eye(8)]), 1 / 8 - 1 / 512, 8.0),  # the mean is 1/64 in each
+        (np.zeros((32, 8)), 0.0, 0.0),
     ],
 )
 def test_variance_and_rank_of_known_embeddings(embeddings, variance, rank):
@@ -149,7 +157,7 @@ def test_the_queue_turns_and_the_rate_scales():
     length = Lengths(total=15, epoch=4, probe=4, save=4)
     found = {f.name: f for f in check.of_settings(settings, length, 2048, [])}
     assert found["turn of the queue"].found == "8 of 15 steps, 2 epochs"
-    assert found["turn of the queue"].remedy.startswith("the queue is full only after half of the run")
+    assert found["turn of the queue"].remedy.startswith("the queue turns only after half of the run")
     assert found["learning rate, sgd"].found == "0.06 (0.03 for a batch of 256, here 512)"
     longer = check.of_settings(settings, Lengths(16, 4, 4, 4), 2048, [])
     assert not any(f.remedy for f in longer)
@@ -162,6 +170,15 @@ def test_fewer_rows_than_prototypes_are_named(prototypes, queue, few):
     c = config.default("swav")
     c.data.batch_size, c.method.prototypes, c.method.queue_size = 512, prototypes, queue
     settings = SimpleNamespace(data=c.data, optim=c.optim, method=c.method)
-    found = {f.name: f for f in check.of_settings(settings, Lengths(15, 4, 4, 4), 2048, [])}
+    found = {f.name: f for f in check.of_settings(settings, Lengths(100, 4, 4, 4), 2048, [])}
     assert found["prototypes"].found == f"{prototypes}, balanced over {512 + queue} rows"
     assert ("use fewer method.prototypes" in found["prototypes"].remedy) == few
+
+
+def test_a_queue_that_a_run_never_uses_balances_no_rows():
+    c = config.default("swav")
+    c.data.batch_size, c.method.queue_size, c.method.queue_from = 64, 256, 15
+    settings = SimpleNamespace(data=c.data, optim=c.optim, method=c.method)
+    for total, rows in ((64, 64), (65, 320)):  # 15 epochs of 4 steps, and the 4 steps in which it fills
+        found = {f.name: f for f in check.of_settings(settings, Lengths(total, 4, 4, 4), 2048, [])}
+        assert found["prototypes"].found.endswith(f"balanced over {rows} rows")

@@ -23,7 +23,6 @@ from seed_jax.data import rng
 from seed_jax.data.pipeline import train_batches
 from seed_jax.data.sources import Subset, open_source
 from seed_jax.errors import UserError
-from seed_jax.methods import METHODS
 from seed_jax.report import metrics
 from seed_jax.train import loop, monitor, optim, workdir
 from seed_jax.train.checkpoint import Checkpoints
@@ -273,11 +272,10 @@ def test_divergence_names_the_step_its_samples_and_the_last_good_checkpoint(tmp_
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
 
 
-def test_run_that_diverges_at_once_can_be_started_again_in_its_workdir(tmp_path, monkeypatch):
-    monkeypatch.setattr(METHODS["seed"], "not_finite", lambda self, given: f"see {given.batch_size} rows")
+def test_run_that_diverges_at_once_can_be_started_again_in_its_workdir(tmp_path):
     with pytest.raises(UserError, match="not finite at step 1 .*; there is no checkpoint yet") as caught:
         run(tmp_path, optim__lr=3e38)
-    assert str(caught.value).endswith(": lower optim.lr or set optim.clip_norm, or see 16 rows.")
+    assert str(caught.value).endswith(": lower optim.lr or set optim.clip_norm.")
     run(tmp_path)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert json.loads((tmp_path / "config.json").read_text())["optim"]["lr"] == 0.1
