@@ -14,7 +14,8 @@ Expected: top-1 %, linear, in the paper's table 1 (recalled, not re-read; differ
   r101,  70.3            63.0, 63.4, 59.9, 58.9, 61.6
   r152,  74.2            65.3, 67.3, 61.4, 59.5, 62.7
   r50w2, 77.3 (SwAV)     67.6, 68.0, 68.2, 63.0, 65.7     (small patches, seed_r50w2_small_patches.py)
-  Table 3 has a ResNet-50 of MoCo v1, SimCLR, MoCo v2 and SwAV: its numbers are not known to us.
+  Table 3 has a ResNet-50 of MoCo v1, SimCLR, MoCo v2 and SwAV: its numbers are not known to us. Its SimCLR
+  teacher was trained for 200 epochs, the published file that is named here for 600.
 Batch:    as in seed_r50_to_mbv3.py.
 Variants: `:TEACHER-STUDENT`, by default `:r50-resnet18`; `:smoke` runs anywhere in a minute. Teachers of
   table 1 are r50, r101, r152 (MoCo v2) and r50w2; of table 3 moco_v1, simclr, moco_v2_800 and swav. The files
@@ -31,18 +32,22 @@ STUDENTS = ("efficientnet_b0", "efficientnet_b1", "mobilenetv3_large", "resnet18
 
 
 class Teacher(NamedTuple):
+    """A teacher and how the released code augments for it: jacobswan1/SEED, tools/utils.py."""
+
     model: str
     weights: str
+    photometric: str = "mocov2"
+    crop_scale: tuple[float, float] = (0.2, 1.0)
 
 
 TEACHERS = {
     "r50": Teacher("resnet50", "moco_v2_200ep_pretrain.pth.tar"),
     "r101": Teacher("resnet101", ""),
     "r152": Teacher("resnet152", ""),
-    "moco_v1": Teacher("resnet50", "moco_v1_200ep_pretrain.pth.tar"),
-    "simclr": Teacher("resnet50", "resnet50_imagenet_bs2k_epochs600.pth.tar"),
+    "moco_v1": Teacher("resnet50", "moco_v1_200ep_pretrain.pth.tar", "mocov1"),
+    "simclr": Teacher("resnet50", "resnet50_imagenet_bs2k_epochs600.pth.tar", "mocov1"),
     "moco_v2_800": Teacher("resnet50", "moco_v2_800ep_pretrain.pth.tar"),
-    "swav": Teacher("resnet50", "swav_800ep_pretrain.pth.tar"),
+    "swav": Teacher("resnet50", "swav_800ep_pretrain.pth.tar", "swav", (0.14, 1.0)),
 }
 
 
@@ -56,6 +61,6 @@ def get_config(variant: str = ""):
         c = seed_r50w2_small_patches.get_config()
     else:
         c = seed_r50_to_mbv3.get_config()
-        c.teacher.model, c.teacher.weights = TEACHERS[name]
+        c.teacher.model, c.teacher.weights, c.data.photometric, c.data.crop_scale = TEACHERS[name]
     c.student.model = student
     return config.smoke(c) if variant == "smoke" else c

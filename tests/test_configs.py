@@ -147,6 +147,15 @@ def test_tables_1_and_3_of_seed_pair_any_teacher_with_any_student():
                 (6, 2) if teacher == "r50w2" else (0, 1)
             )
     assert loaded("seed_tables", "r152-resnet34").teacher.model == "resnet152"
+    for teacher, photometric, smallest in (
+        ("r50", "mocov2", 0.2),
+        ("moco_v1", "mocov1", 0.2),
+        ("simclr", "mocov1", 0.2),
+        ("swav", "swav", 0.14),
+        ("r50w2", "swav", 0.14),
+    ):
+        d = loaded("seed_tables", f"{teacher}-resnet18").data
+        assert (d.photometric, d.crop_scale) == (photometric, (smallest, 1.0))
     for variant in ("r50", "resnet18", "r51-resnet18", "r50-vit_small"):
         with pytest.raises(UserError, match="of seed_tables"):
             loaded("seed_tables", variant)

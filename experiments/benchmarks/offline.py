@@ -19,7 +19,7 @@ from experiments.benchmarks.timing import device, peak_memory
 from seed_jax import parallel
 from seed_jax.analysis.kmeans import kmeans
 from seed_jax.analysis.nearest import nearest
-from seed_jax.errors import command
+from seed_jax.errors import UserError, command
 from seed_jax.report.tables import Table
 
 COMPILED_WITH = 20_000  # images: enough for the blocks in which neighbours are searched
@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     centres = cluster(0).centres
     nothing = seconds(lambda: cluster(0, centres))
     seeds = seconds(lambda: cluster(0)) - nothing
+    if not cluster(o.iterations, centres).moved:
+        raise UserError(f"k-means converges in less than {o.iterations} iterations: use fewer --iterations.")
     iteration = (seconds(lambda: cluster(o.iterations, centres)) - nothing) / o.iterations
     nearest(x[:COMPILED_WITH], x[:COMPILED_WITH], mesh=mesh, k=o.neighbours, others=True)
     search = seconds(lambda: nearest(x, x, mesh=mesh, k=o.neighbours, others=True))
@@ -79,7 +81,11 @@ def _parse(arguments):
     parser.add_argument("--neighbours", type=int, default=5, help="default: 5")
     parser.add_argument("--planned", type=int, default=1_281_167, help="images to plan for: ImageNet's")
     parser.add_argument("--planned-clusters", type=int, default=3000, help="default: 3000")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name in ("images", "dim", "clusters", "iterations", "neighbours", "planned", "planned_clusters"):
+        if (value := getattr(options, name)) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}: use 1 or more.")
+    return options
 
 
 if __name__ == "__main__":

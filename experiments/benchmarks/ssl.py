@@ -118,7 +118,7 @@ def agreement(method: str, measured: dict) -> str:
     """The sentence about the losses of a round.
 
     Raises:
-      UserError: they differ by more than `TOLERANCES`.
+      UserError: they differ by more than `TOLERANCES`, or the update does not show in them.
     """
     both = [measured[side]["losses"] for side in SIDES]
     errors = [abs(a - b) / abs(b) for a, b in zip(*both, strict=True)]
@@ -126,6 +126,9 @@ def agreement(method: str, measured: dict) -> str:
         f"{a:.6f} and {b:.6f} (relative error {error:.0e}, tolerance {allowed:.0e})"
         for a, b, error, allowed in zip(*both, errors, TOLERANCES, strict=True)
     )
+    moved = abs(both[1][1] / both[1][0] - 1)
+    if moved < 10 * TOLERANCES[1]:
+        raise UserError(f"The update changes the loss of {method} too little to be compared: {said}.")
     if not all(error <= allowed for error, allowed in zip(errors, TOLERANCES, strict=True)):
         raise UserError(
             f"Both sides do not do the same work: losses of the first steps of {method} are {said}."

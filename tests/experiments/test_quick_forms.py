@@ -77,7 +77,7 @@ def _tiny(row):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_each_experiment_says_what_it_claims(name):
+def test_each_experiment_has_a_page_with_its_command(name):
     folder = FOLDER / name
     readme = next(path for path in (folder, folder.parent) if (path / "README.md").exists()) / "README.md"
     assert f"compare experiments/{name}" in readme.read_text()

@@ -19,10 +19,12 @@ def test_without_lightly_it_says_how_to_install_it(monkeypatch, capsys):
 
 
 def test_other_work_is_refused():
-    assert "tolerance 1e-04" in ssl.agreement("dino", measured([2.0, 1.0], [2.0, 1.0005]))
+    assert "tolerance 1e-05" in ssl.agreement("dino", measured([2.0, 1.0], [2.0, 1.0005]))
     for ours in ([2.001, 1.0], [2.0, 1.01], [float("nan"), 1.0]):
         with pytest.raises(ssl.UserError, match="same work: losses of the first steps of dino"):
             ssl.agreement("dino", measured(ours, [2.0, 1.0]))
+    with pytest.raises(ssl.UserError, match="changes the loss of dino too little"):
+        ssl.agreement("dino", measured([2.0, 2.001], [2.0, 2.001]))
 
 
 def test_mistakes(capsys):
