@@ -22,6 +22,8 @@ def get_comparison(quick: bool = False) -> Comparison:
         rates = setting.RATES + ((FURTHER[name],) if name in FURTHER else ())
         for rate in rates[: 1 if quick else None]:
             rows.append(setting.student(name, quick, rate=rate, row=row(name, rate)))
+    for name in () if quick else setting.BETWEEN:
+        rows.append(setting.student(name, quick))
     return Comparison(
         title="Learning rates of the strategies, validation split",
         rows=tuple(dataclasses.replace(each, overrides={"data.test": "val"}) for each in rows),

@@ -42,6 +42,13 @@ STRATEGIES = {
 }
 
 
+# From SimReg to l2 in three steps, the last of which leaves out the BatchNorms.
+BETWEEN = {
+    "SimReg, 2 layers": Strategy("simreg", 0.12, {"layers": 2, **HEAD}),
+    "SimReg, 2 layers, embedding": Strategy("simreg", 0.12, {"layers": 2, "target": "embedding", **HEAD}),
+}
+
+
 def student(name: str, quick: bool, *, rate: float = 0.0, row: str = "") -> Trained:
     """The quick start's student, taught by a strategy or MoCo v2 alone.
 
@@ -49,7 +56,7 @@ def student(name: str, quick: bool, *, rate: float = 0.0, row: str = "") -> Trai
       rate: learning rate; 0 for the strategy's.
       row: the name of the row; '' for that of the strategy.
     """
-    strategy = Strategy("moco", 0.03, OWN_QUEUE) if name == ALONE else STRATEGIES[name]
+    strategy = Strategy("moco", 0.03, OWN_QUEUE) if name == ALONE else (STRATEGIES | BETWEEN)[name]
     c = digits(strategy.method)
     small_student(c)
     c.method.update(strategy.fields)
