@@ -71,7 +71,7 @@ def test_losses_over_four_steps_equal_the_released_formula():
         weights = (1, 0) if step < 3 else (0.7, 0.2)
         want, own = released(student["params"]["w"], teacher["params"]["w"], x, past, key, weights)
         value, out = loss(aux, x, jnp.int32(step), key)
-        np.testing.assert_allclose(value, want.mean(), rtol=1e-5)
+        np.testing.assert_allclose(value, want.mean(), rtol=1e-5, atol=1e-7)  # 0 over an empty queue
         assert float(out.model_state["batch_stats"]["seen"]) == 3
         aux, past = out.aux, np.concatenate([past, own])[-2 * B :]
         mixtures.append(float(np.mean(out.metrics["mixture_loss"])))
