@@ -28,7 +28,8 @@ from seed_jax.train import damage
 from seed_jax.train.build import Prepared
 from seed_jax.train.monitor import say
 
-FORMAT = 1  # raise it when what is found changes: older files are then never read
+SEEN = "seen"  # in the file, beside the method's arrays: bool `[images]`, False where an image was unreadable
+FORMAT = 2  # raise it when what is found changes: older files are then never read
 
 
 def with_found(p: Prepared, directory: Path, name: str) -> Prepared:
@@ -54,8 +55,14 @@ def with_found(p: Prepared, directory: Path, name: str) -> Prepared:
         if jax.process_index() == 0:
             _save(file, found)
         parallel.wait_for_all("offline")
-    sources = dataclasses.replace(p.sources, train=WithTargets(train, found))
+    sources = dataclasses.replace(p.sources, train=_with(train, found))
     return dataclasses.replace(p, sources=sources)
+
+
+def _with(source, found):
+    """The images with what was found; those that the teacher has not seen count as unreadable."""
+    targets = {name: rows for name, rows in found.items() if name != SEEN}
+    return WithTargets(source, targets, found[SEEN])
 
 
 def path(directory: Path, config: Config, teacher: Mapping, fingerprint: str) -> Path:
@@ -81,7 +88,7 @@ def path(directory: Path, config: Config, teacher: Mapping, fingerprint: str) ->
 
 
 def load(file: Path, offline: Offline, images: int) -> dict[str, np.ndarray] | None:
-    """The arrays in a file, `[images, ...]` each; None if there is no such file.
+    """The method's arrays in a file and `SEEN`, `[images, ...]` each; None if there is no such file.
 
     Raises:
       UserError: it cannot be read, is damaged, or has other arrays.
@@ -100,6 +107,7 @@ def load(file: Path, offline: Offline, images: int) -> dict[str, np.ndarray] | N
     except cache.BROKEN_NPZ:
         found = {}
     wanted = {name: ((images, *row.shape), row.dtype) for name, row in offline.rows.items()}
+    wanted[SEEN] = (images,), np.dtype(bool)
     if {name: (x.shape, x.dtype) for name, x in found.items()} != wanted:
         raise UserError(
             f"{file} is damaged or was not written by this run: remove it, and what it should have "
@@ -125,11 +133,11 @@ def with_rows(source: Source, directory: Path, config: Config, teacher: Mapping 
     found = load(file, offline, len(source))
     if found is None:
         raise UserError(f"{file} is missing, so the run's targets are not known: restore it.")
-    return WithTargets(source, found)
+    return _with(source, found)
 
 
 def _find(p: Prepared, name: str) -> dict[str, np.ndarray]:
-    """The arrays that `load` reads; rows of images that cannot be read are 0."""
+    """The arrays that `load` reads; rows of images that the teacher has not seen are 0."""
     d, batch_size, train, entry = p.config.data, p.config.evals.batch_size, p.sources.train, p.offline.entry
     say(f"{name}: the teacher looks at {len(train):,} training images once, before the training")
     batches = eval_batches(
@@ -154,7 +162,8 @@ def _find(p: Prepared, name: str) -> dict[str, np.ndarray]:
     rows, note = p.offline.find(features, index, p.mesh, p.config.train.seed)
     if note:
         say(f"{name}: {note}")
-    found = {}
+    found = {SEEN: np.zeros(len(train), bool)}
+    found[SEEN][index] = True
     for key, row in p.offline.rows.items():
         found[key] = np.zeros((len(train), *row.shape), row.dtype)
         found[key][index] = rows[key]

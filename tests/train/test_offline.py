@@ -1,5 +1,6 @@
 """The teacher's pass over the training images before the training, and the two methods that need it."""
 
+import dataclasses
 import re
 import shutil
 
@@ -12,8 +13,11 @@ import tiny
 from experiments.reliability.processes import Processes, checkpoint, rows
 from seed_jax import config, models, parallel
 from seed_jax.compare.run import costs
+from seed_jax.data import pipeline
+from seed_jax.data.images import BadImage
 from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import open_source
+from seed_jax.data.sources.base import Subset
 from seed_jax.errors import UserError
 from seed_jax.evals.features import unit
 from seed_jax.report.plan import text
@@ -37,6 +41,19 @@ def found(directory):
         return dict(arrays)
 
 
+class Broken(Subset):
+    """A source whose image `lost` cannot be read."""
+
+    def __init__(self, source, lost):
+        super().__init__(source, np.arange(len(source)))
+        self.lost = lost
+
+    def __getitem__(self, i):
+        if i == self.lost:
+            raise BadImage("no such file")
+        return super().__getitem__(i)
+
+
 @pytest.fixture(scope="module", params=["kmeans", pytest.param("bingo", marks=pytest.mark.long)])
 def whole(request, tmp_path_factory):
     """`(variant, workdir)` of a run of six steps on 8 devices."""
@@ -54,8 +71,8 @@ def test_what_is_found_is_of_the_teachers_centre_crops(whole):
     source = open_source("digits", "train")
     loaded = teacher.load(c.teacher, image_size=16, seed=0, precision="fp32")
     arrays = found(directory)
-    (rows_of,) = arrays.values()
-    assert len(rows_of) == len(source)
+    assert {name: len(rows_of) for name, rows_of in arrays.items()} == dict.fromkeys(arrays, len(source))
+    assert len(arrays) == 2 and arrays["seen"].all()
     batches = eval_batches(source, 16, 64, resize=c.data.resize, background=c.data.background)
     seen = [batch["image"][batch["mask"]] for batch in batches]
     x = np.concatenate(seen).astype(np.float32) / 255
@@ -145,7 +162,7 @@ def test_damaged_and_foreign_files_are_named(whole, tmp_path):
         with pytest.raises(UserError, match=words):
             offline.load(copy, wanted, images)
     copy.write_bytes(content)
-    assert offline.load(copy, wanted, images).keys() == wanted.rows.keys()
+    assert offline.load(copy, wanted, images).keys() == {*wanted.rows, "seen"}
     with pytest.raises(UserError, match=words):
         offline.load(copy, wanted, images + 1)
 
@@ -155,10 +172,36 @@ def test_a_run_that_ended_is_read_with_its_targets(whole, tmp_path):
     run, arrays = workdir.load_run(directory), found(directory)
     source, of_teacher = open_source("digits", "train"), run.manifest["teacher"]
     read = offline.with_rows(source, directory, run.config, of_teacher)
-    for name, rows_of in arrays.items():
-        np.testing.assert_array_equal(read[7].targets[name], rows_of[7])
+    assert {*read[7].targets, "seen"} == arrays.keys()
+    for name, target in read[7].targets.items():
+        np.testing.assert_array_equal(target, arrays[name][7])
     with pytest.raises(UserError, match="is missing, so the run's targets are not known: restore it"):
         offline.with_rows(source, tmp_path, run.config, of_teacher)
+
+
+def test_an_image_that_was_unreadable_in_the_pass_stays_out_of_the_run(tmp_path, monkeypatch):
+    """The file is whole again when the training starts: the image must not train with a row of zeros."""
+    images = open_source("digits", "train")
+    before = offline._find
+    lost = 11
+
+    def find(p, name):
+        source = p.sources.train
+        broken = Broken(source, lost)
+        return before(dataclasses.replace(p, sources=dataclasses.replace(p.sources, train=broken)), name)
+
+    monkeypatch.setattr(offline, "_find", find)
+    run(tmp_path / "run", "kmeans")
+    seen = found(tmp_path / "run")["seen"]
+    assert np.flatnonzero(~seen).tolist() == [lost] and len(seen) == len(images)
+    ended = workdir.load_run(tmp_path / "run")
+    read = offline.with_rows(images, tmp_path / "run", ended.config, ended.manifest["teacher"])
+    assert read[lost + 1].targets.keys() == {"cluster"}
+    with pytest.raises(BadImage, match="could not be read when its targets were computed"):
+        read[lost]
+    rows_of = pipeline.train_batches(read, (pipeline.ViewSpec(size=16),), len(read), 0, last="keep")
+    batch = next(rows_of)
+    assert lost in batch["bad"] and images.ids()[lost] not in batch["id"][:, 0]
 
 
 def test_costs_have_the_pass(whole):

@@ -102,13 +102,16 @@ class WithTargets(Subset):
 
     Args:
       targets: by name, `[N, ...]`.
+      known: bool `[N]`, whether a record has them; another record is a `BadImage`. None for all.
     """
 
-    def __init__(self, source: Source, targets: Mapping[str, np.ndarray]):
+    def __init__(self, source: Source, targets: Mapping[str, np.ndarray], known: np.ndarray | None = None):
         super().__init__(source, np.arange(len(source)))
-        self.targets = dict(targets)
+        self.targets, self.known = dict(targets), known
 
     def __getitem__(self, i):
+        if self.known is not None and not self.known[i]:
+            raise BadImage("it could not be read when its targets were computed")
         record, own = super().__getitem__(i), {name: rows[i] for name, rows in self.targets.items()}
         return record._replace(targets={**record.targets, **own})
 
