@@ -16,7 +16,7 @@ class Score(NamedTuple):
     Attributes:
       value: in [0, 1] if `share`, else in the unit of the score.
       low, high: the 95 % interval; None for a number without one.
-      number: of images that it is of, or of episodes.
+      number: of images, or episodes, that it was computed from.
       share: whether tables show it in percent.
     """
 

@@ -115,7 +115,7 @@ class SharedFeatures:
 
 
 class Evaluator(Protocol):
-    """Computes scores of one network, of which there may be many variables over a run.
+    """Computes scores of one network, whose variables change over a run.
 
     The constructor calls `features.want` for what `run` will fetch. An evaluator whose features the network
     lacks must not raise: its `run` returns no scores.

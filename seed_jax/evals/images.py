@@ -20,7 +20,7 @@ class Images(NamedTuple):
     Attributes:
       name: as the user wrote it.
       data: its source and splits, settled.
-      transfer: the known data set that it is; None if it is none.
+      transfer: the entry of `transfer.SETS` for this data set; None if there is none.
       seed: of `data.subset`.
       bank_size: at most so many images are learned from, evenly spaced; 0 for all.
     """

@@ -47,7 +47,7 @@ def fit(
 
     This is the linear transfer of Kornblith et al. (2019, arXiv 1805.08974, section A.1), SimCLR (Chen et al.
     2020, arXiv 2002.05709, section B.8) and BYOL: no augmentation, L-BFGS, the penalty chosen on a validation
-    set, and a last fit on both. We differ in standardised features, as in `linear.fit`, and in the penalties,
+    set, and a last fit on both. Unlike them, we standardise features, as in `linear.fit`, and try penalties
     half a power of ten apart. Of equally good penalties the strongest is taken.
 
     Args:

@@ -36,7 +36,7 @@ class BINGO(Method):
     where L is InfoNCE with the queue as negatives and `share` is the anchor's of the pixels. Only the
     teacher's embedding of the anchor enters the queue, after the loss has used it.
 
-    So it is in haohang96/bingo, main_moco.py and moco/builder.py. We differ: the released teacher stays in
+    This follows haohang96/bingo, main_moco.py and moco/builder.py. We differ: the released teacher stays in
     train mode and normalises by the statistics of its batch, ours by its own; the released box is one for
     each GPU, ours is one for the batch; the released queue starts with noise, ours is empty unless
     `queue_start` is 'noise'.

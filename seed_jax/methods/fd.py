@@ -62,7 +62,7 @@ class FD(Method):
       parity: refuse whatever the released code cannot do. It pairs token i with token i, so registers, a cls
         token in one network alone, other grids and maps are refused. It takes tokens after the final norm, so
         pool='mean' is refused, too. The fields above must have their defaults, which are its values. What
-        else it does otherwise is set elsewhere: it reads EsViT's student instead of the teacher, with epsilon
+        else differs is set elsewhere: their code reads EsViT's student instead of the teacher, with epsilon
         1e-5 where EsViT has 1e-6 (teacher.options.epsilon); with CLIP for 100 epochs it crops from 0.67
         (data.crop_scale). Its fine-tuning drops the student's final norm (student.options.pool='mean') and
         validates with CLIP's mean and std where it trains with ImageNet's, which we do not do.

@@ -68,7 +68,7 @@ class KD(Method):
         1; kd 9 at temperature 2 with `standardise` and gamma 0.1. The weight of crd is for its form with
         memory banks; ours has queues (`methods/crd.py`).
       gamma: weight of the cross entropy; 0 needs no labels.
-      warmup_epochs: the weights of `losses` rise linearly for so long, at every step; in
+      warmup_epochs: epochs over which the weights of `losses` rise linearly, at every step; in
         megvii-research/mdistiller, which has this for dkd, once an epoch. 0 for whole weights from the start.
       temperature: T of kd, dkd and dist.
       hint: the stage whose map 'fitnet' regresses.

@@ -25,7 +25,7 @@ class KMeans(Method):
     training. The released code has no such strategy, so its form and its values are ours.
 
     Attributes:
-      clusters: how many; 3000, as `online_clustering` has prototypes.
+      clusters: number of clusters; 3000, as many as the prototypes of `online_clustering`.
       iterations: of k-means, at most; it ends earlier if no image changes its cluster.
       feature: the teacher's entry that is clustered, 'embedding' or 'pooled'.
     """

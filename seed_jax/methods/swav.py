@@ -52,7 +52,7 @@ class SwAV(Method):
       iterations: of Sinkhorn's algorithm.
       queue_size: embeddings of past batches, of each global view, that are assigned together with the batch:
         a multiple of the batch size; 0 for none.
-      queue_from: epoch from which they are, counted from 0.
+      queue_from: first epoch, counted from 0, whose embeddings are used in this way.
       freeze_epochs: epochs at the start in which the prototypes are not trained.
       local_views: smaller views, whose assignments are not computed; 0 for none.
       local_size: side of a local view, pixels.
