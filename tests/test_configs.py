@@ -22,6 +22,7 @@ from seed_jax.models.swin import SwinTransformer
 from seed_jax.models.swinv2 import SwinTransformerV2
 from seed_jax.models.vit import VisionTransformer
 from seed_jax.report import metrics
+from seed_jax.report.remedies import remedies
 from seed_jax.train import build, optim, plan
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +72,15 @@ def started(request, tmp_path_factory):
     workdirs = {name: tmp_path_factory.mktemp(name) for name in names}
     with ThreadPoolExecutor(2) as pool:
         yield {name: (workdir, pool.submit(smoke, name, workdir)) for name, workdir in workdirs.items()}
+
+
+def test_no_config_is_told_that_its_rate_is_unusual():
+    """Rates are those of papers, or the best of some that were tried."""
+    for name in NAMES:
+        raw = importlib.import_module(f"seed_jax.configs.{name}").get_config()
+        manifest = {"steps": 100_000, "data": {"images": 1_281_167}}
+        told = remedies(raw.to_dict(), manifest, fell=False)
+        assert not [remedy for remedy in told if remedy.startswith("optim.")], name
 
 
 @pytest.mark.parametrize("name", [name for name in one_of_each() if name != RUN_BY_DEFAULT])

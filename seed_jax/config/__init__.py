@@ -28,7 +28,6 @@ __all__ = [
     "Teacher",
     "Train",
     "call",
-    "check_splits",
     "default",
     "keys",
     "load",
@@ -199,17 +198,6 @@ def keys() -> list[str]:
     sections = [*SECTIONS.items(), *(("method", method) for method in METHODS.values())]
     names = {f"{name}.{field.name}" for name, cls in sections for field in dataclasses.fields(cls)}
     return sorted(names | {"method.name"})
-
-
-def check_splits(data: Data) -> None:
-    """Raise `UserError` if the bank that probes learn from contains the images that they are tested on."""
-    bank = data.bank or data.train
-    if {"all", data.val, data.test} & {bank, *bank.split("+")}:
-        key = "data.bank" if data.bank else "data.train"
-        raise UserError(
-            f"{key} is '{bank}', which contains the images of data.val or data.test: use "
-            f"--config.{key}=train, or --config.evals.names=top1 for evaluators that need no bank."
-        )
 
 
 def _section(name: str, cls, values: dict):

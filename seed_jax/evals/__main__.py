@@ -24,6 +24,7 @@ from seed_jax.report.tables import SCORES, Table
 from seed_jax.train import workdir
 from seed_jax.weights import flags, pretrained, source
 
+ONLY = {"k": "knn", "labels": "semi", "teacher": "overlap"}  # flags that one protocol reads
 FINAL = ("network", "protocol", "best", "dir", "split")  # the flags that the final evaluation takes
 EPILOG = """\
 RUN_OR_WEIGHTS  the workdir of a run; a checkpoint (.pth, .pth.tar, .safetensors, .npz) or
@@ -84,6 +85,7 @@ def _protocols(given) -> None:
         for name in given.protocol:
             scores |= PROTOCOLS[name].measure(subject, options)
         results.append((subject, options, scores))
+        subject.release()
     if jax.process_index():
         return
     names = {(subject.images.name, name): None for subject, _, scores in results for name in scores}
@@ -99,17 +101,28 @@ def _protocols(given) -> None:
         table[0][0] = "network"
     print(Table(table[0], table[1:]).aligned())
     print(f"Shares in percent with 95 % intervals over the {given.split} images (few-shot: over tasks).")
-    notes = dict.fromkeys(note for subject, *_ in results for note in subject.notes)
+    notes = dict.fromkeys([note for subject, *_ in results for note in subject.notes] + _unequal(results))
     print("".join(f"{note}\n" for note in notes), end="")
     if given.out:
         _write(given.out, [_described(*result) for result in results])
         print(given.out)
 
 
+def _unequal(results) -> list[str]:
+    """A sentence for each setting that differs among the networks of a table."""
+    of_network = {subject.name: (subject.feature, options.k) for subject, options, _ in results}
+    told = []
+    for flag, values in zip(("feature", "k"), zip(*of_network.values(), strict=True), strict=True):
+        if len(set(values)) > 1:
+            each = ", ".join(f"{value} of {name}" for name, value in zip(of_network, values, strict=True))
+            told.append(f"The networks differ in --{flag} ({each}): set it for a fair comparison.")
+    return told
+
+
 def _subjects(given) -> list[tuple[Subject, Options]]:
     """Every network on every data set."""
     shown = [open_images(name, given.dir, given.splits) for name in given.data]
-    teacher = given.teacher and pretrained.load_named(given.teacher)
+    teacher = given.teacher and _teacher(given.teacher)
     shared = {
         "split": given.split,
         "most": given.images,
@@ -122,12 +135,22 @@ def _subjects(given) -> list[tuple[Subject, Options]]:
         loaded, own, evals = _open(spec, given)
         if own:
             shown, beside = [own], [teacher and Subject(given.teacher, teacher, own, **shared)]
-        size = 0 if Path(spec).is_dir() else given.size
+        size = own.data.image_size if own else 0 if Path(spec).is_dir() else given.size
         for images, its in zip(shown, beside, strict=True):
             feature = given.feature or evals.feature
             subject = Subject(spec, loaded, images, feature=feature, size=size, **shared)
             found.append((subject, Options(given.k or evals.k, given.labels, given.seed, its or None)))
     return found
+
+
+def _teacher(spec: str) -> pretrained.Pretrained:
+    try:
+        return pretrained.load_named(spec, flags=flags.FLAGS)
+    except UserError as error:
+        text = f"--teacher: {error}"
+        if any(flag in text for flag in flags.FLAGS):
+            text += " They are flags of `python -m seed_jax.weights export`: export the teacher first."
+        raise UserError(text) from error
 
 
 def _open(spec: str, given) -> tuple[pretrained.Pretrained, Images | None, Evals]:
@@ -144,7 +167,8 @@ def _open(spec: str, given) -> tuple[pretrained.Pretrained, Images | None, Evals
         return pretrained.of_run(spec, workdir.load_run(spec, best=given.best)), None, Evals()
     run, config = open_run(spec, best=given.best, dir=given.dir)
     name = config.data.dir or config.data.source
-    images = Images(name, config.data.settled(), None, config.train.seed, config.evals.bank_size)
+    d = config.data.settled()
+    images = Images(name, d, None, config.train.seed, config.evals.bank_size, trained_on=True)
     return pretrained.of_run(spec, run), images, config.evals
 
 
@@ -272,6 +296,10 @@ def _parse(arguments) -> argparse.Namespace:
             if name not in FINAL and value != parser.get_default(name):
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} is for protocols: name some with --protocol.")
+    for flag, protocol in ONLY.items():
+        unused = given.protocol and protocol not in given.protocol
+        if unused and getattr(given, flag) != parser.get_default(flag):
+            raise UserError(f"--{flag} is for the protocol {protocol}, which --protocol does not name.")
     if given.splits and not given.data:
         raise UserError("--splits names splits of --data: name the data, too.")
     for flag, path in (("cache", given.cache), ("out", given.out and given.out.parent)):

@@ -58,8 +58,9 @@ def mean_per_class(values: np.ndarray, labels: np.ndarray, seed: int = 0) -> Sco
     """The mean over classes of the mean over the images of each class, with its interval.
 
     The usual metric of Caltech-101, Flowers, Pets and Aircraft (Kornblith et al. 2019, arXiv 1805.08974,
-    table 1). The images of each class are resampled among themselves. Classes without a test image are
-    left out.
+    table 1). Classes without a test image are left out. The images of each class are resampled among
+    themselves, and the deviations of a class of n images are widened by sqrt(n / (n - 1)), because those of
+    resamples are too small by that. A class of one image shows no spread: there is no interval then.
 
     >>> mean_per_class(np.array([1, 1, 1, 0]), np.array([0, 0, 0, 1])).value
     0.5
@@ -71,9 +72,15 @@ def mean_per_class(values: np.ndarray, labels: np.ndarray, seed: int = 0) -> Sco
     """
     values, labels = np.asarray(values, np.float64), np.asarray(labels)
     of_class = [values[labels == label] for label in np.unique(labels)]
-    draws = sum(resampled(own, seed + i) for i, own in enumerate(of_class)) / len(of_class)
-    value = np.mean([own.mean() for own in of_class])
-    return Score(float(value), *interval(draws), len(values))
+    value = float(np.mean([own.mean() for own in of_class]))
+    if min(map(len, of_class)) < 2:
+        return Score(value, None, None, len(values))
+    deviations = (
+        (resampled(own, seed + i) - own.mean()) * np.sqrt(len(own) / (len(own) - 1))
+        for i, own in enumerate(of_class)
+    )
+    low, high = interval(value + sum(deviations) / len(of_class))
+    return Score(value, max(low, 0.0), min(high, 1.0), len(values))
 
 
 def resampled(values: np.ndarray, seed: int = 0) -> np.ndarray:

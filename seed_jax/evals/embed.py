@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from seed_jax import parallel
 from seed_jax.data import files, rng
@@ -150,39 +149,18 @@ def _extract(
         batches = eval_batches(data, size, batch_size, **loaded.preparation._asdict(), bad=bad)
     keys = ("pooled", "embedding") if "head" in network.parts else ("pooled",)
     extract = Extractor(network, parallel.make_mesh(), keys=keys)
-    hidden = None if jax.process_index() == 0 else True
-    progress = tqdm(batches, "embedding", -(-len(data) // batch_size), unit="batch", disable=hidden)
-    features, labels, ids = extract(loaded.variables, numbered(progress, batch_size))
-    order = np.argsort(ids[:, 0])
-    rows = ids[order, 0].tolist()
+    found = extract.whole(loaded.variables, batches, len(data), batch_size, "embedding")
+    features, labels, ids, places = found
     description = {**loaded.provenance, "size": size, "raw": raw}
     if not raw:
         description |= loaded.preparation._asdict()
     return {
-        **{key: value[order] for key, value in features.items()},
-        "id": ids[order, 1:].astype(np.uint32),
-        "label": labels[order],
-        "name": np.array([f"{title}[{i}]" if raw else data.name(i) for i in rows]),
+        **features,
+        "id": ids,
+        "label": labels,
+        "name": np.array([f"{title}[{i}]" if raw else data.name(i) for i in places.tolist()]),
         "network": np.array(json.dumps(description)),
     }
-
-
-def numbered(batches, batch_size: int):
-    """Yield the batches of this process with each row's index in the data put before its id.
-
-    The rows of several processes are gathered process by process; the indices restore their order.
-
-    Args:
-      batches: as from `eval_batches`, with `id` uint32 `[B, 2]`.
-      batch_size: over all processes.
-
-    Yields:
-      The same batches, with `id` int64 `[B, 3]`: index and id.
-    """
-    rows = local_rows(batch_size)
-    for n, batch in enumerate(batches):
-        indices = np.arange(n * batch_size, (n + 1) * batch_size)[rows]
-        yield {**batch, "id": np.column_stack([indices, batch["id"]]).astype(np.int64)}
 
 
 def _open(data: str | np.ndarray, split: str, dir: str | None, raw: bool) -> Source | np.ndarray:

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from seed_jax import parallel
+from seed_jax.data.pipeline import local_rows
 from seed_jax.errors import UserError
 
 
@@ -78,6 +80,28 @@ class Extractor:
         table = jax.tree.map(lambda column: column[table["mask"]], table)
         return table["features"], table["label"], table["id"]
 
+    def whole(
+        self, variables: Mapping, batches: Iterable[Mapping], images: int, batch_size: int, title: str
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+        """Features, labels and ids of a whole source in its order, behind a progress bar called `title`.
+
+        Args:
+          variables: of the network.
+          batches: of this process, as `pipeline.eval_batches` yields them, with `id` uint32 `[B, 2]`.
+          images: length of the source.
+          batch_size: over all processes.
+
+        Returns:
+          As calling it, and int `[N]`: the place of each row in the source. Rows that are masked out are
+          left out.
+        """
+        shown = None if jax.process_index() == 0 else True
+        bar = tqdm(batches, title, -(-images // batch_size), unit="batch", disable=shown)
+        features, labels, ids = self(variables, _numbered(bar, batch_size))
+        order = np.argsort(ids[:, 0])
+        features = {name: rows[order] for name, rows in features.items()}
+        return features, labels[order], ids[order, 1:].astype(np.uint32), ids[order, 0]
+
     def _place(self, x):
         everywhere = parallel.replicated(self.mesh)
         there = isinstance(x, jax.Array) and x.sharding.device_set == everywhere.device_set
@@ -89,6 +113,17 @@ class Extractor:
         padding = -size % self.mesh.local_mesh.size
         image = np.pad(batch["image"], ((0, padding), (0, 0), (0, 0), (0, 0)))
         return self._forward(variables, parallel.to_devices(self.mesh, image)), batch
+
+
+def _numbered(batches, batch_size):
+    """The batches of this process with each row's place in the source put before its id, int64 `[B, 3]`.
+
+    The rows of several processes are gathered process by process; the places restore their order.
+    """
+    rows = local_rows(batch_size)
+    for n, batch in enumerate(batches):
+        places = np.arange(n * batch_size, (n + 1) * batch_size)[rows]
+        yield {**batch, "id": np.column_stack([places, batch["id"]]).astype(np.int64)}
 
 
 def _fetch(features, batch, keys) -> dict:

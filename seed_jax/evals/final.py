@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 from seed_jax import parallel
-from seed_jax.config import Config, Data, check_splits
+from seed_jax.config import Config, Data
 from seed_jax.data.sources import open_source
 from seed_jax.data.sources.base import Source
 from seed_jax.errors import UserError
 from seed_jax.evals import EVALUATORS, linear
 from seed_jax.evals.base import SharedFeatures
-from seed_jax.evals.online import evenly, scores_of
+from seed_jax.evals.online import check_bank, check_unseen, evenly, scores_of
 from seed_jax.models.network import Network
 from seed_jax.train import workdir
 
@@ -53,7 +53,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Accuracies of a run, in percent, on images that training has not seen.
 
-    No choice was made on them either, unless the data has only one of `val` and `test`: a warning says so.
+    No choice was made on them either, unless the validation split is scored, because `split` says so or the
+    data has only one of `val` and `test`: a warning says so.
 
     >>> seed_jax.evaluate("runs/mine")  # doctest: +SKIP
     {'parameters': 1517856, 'knn': 89.5, 'linear': 89.3}
@@ -69,8 +70,8 @@ def evaluate(
       them.
 
     Raises:
-      UserError: the data is missing or has no labels, or the run was trained on different data or on all
-        images.
+      UserError: the data is missing or has no labels, or the run was trained on different data or on some of
+        the images that are scored.
     """
     return score_run(directory, best=best, dir=dir, split=split).percent()
 
@@ -123,14 +124,11 @@ def open_scored(config: Config, split: str) -> Source:
     """The images that are scored: those of `data.test` or `data.val`, as `split` says.
 
     Raises:
-      UserError: the data is missing or has no labels, or the run trained on all images.
+      UserError: the data is missing or has no labels, or the run trained on some of these images.
     """
-    source = _labelled(config, getattr(config.data.settled(), split))
-    if config.data.settled().train == "all":
-        raise UserError(
-            "The run trained on all images, so none is left to measure accuracy on: train another run with "
-            "--config.data.train=train."
-        )
+    d = config.data.settled()
+    source = _labelled(config, getattr(d, split))
+    check_unseen(_labelled(config, d.train), source, split)
     return source
 
 
@@ -138,9 +136,10 @@ def _labelled(config: Config, split: str) -> Source:
     d = config.data.settled()
     subset = d.subset if split == d.train else ""
     source = open_source(d.source, split, dir=d.dir or None, subset=subset, seed=config.train.seed)
-    if not source.num_classes:
+    if source.num_classes < 2:
+        lack = "one class" if source.num_classes else "no labels"
         raise UserError(
-            f"{d.dir or d.source} has no labels, so there is nothing to measure accuracy with: put the "
+            f"{d.dir or d.source} has {lack}, so there is nothing to measure accuracy with: put the "
             "images of each class into a sub-folder of their own, and train another run."
         )
     return source
@@ -150,7 +149,7 @@ def score_network(network: Network, variables, config: Config, split: str = "tes
     """The scores of a frozen network on `data.test` or `data.val`, image by image.
 
     The learning rate of the linear probe is chosen on `data.val`: with `split='val'` on the images that are
-    scored, and also if `data.test` is the same split, which `Scores.note` then says.
+    scored, and also if `data.test` is the same split; `Scores.note` says so.
 
     Args:
       network: as for `SharedFeatures`, with its `variables`.
@@ -170,12 +169,13 @@ def score_network(network: Network, variables, config: Config, split: str = "tes
     d, e = config.data.settled(), config.evals
     reported = getattr(d, split)
     chosen_on = "queries" if reported == d.val else "val"
+    bank = _labelled(config, d.bank or d.train)
     sources = {
         chosen_on: _labelled(config, d.val),
         "queries": open_scored(config, split),
-        "bank": evenly(_labelled(config, d.bank or d.train), e.bank_size),
+        "bank": evenly(bank, e.bank_size),
     }
-    check_splits(d)
+    check_bank(d, bank, sources[chosen_on], sources["queries"])
 
     features = SharedFeatures(network, variables, parallel.make_mesh(), config, sources)
     evaluators = [evaluator(features, e) for evaluator in EVALUATORS.values() if evaluator.needs_labels]
@@ -189,10 +189,11 @@ def score_network(network: Network, variables, config: Config, split: str = "tes
     fitted = linear.fit(*examples("bank"), *examples(chosen_on), num_classes=features.num_classes)
     values["linear"] = fitted.correct(*examples("queries"))
     note = ""
-    if split == "test" and d.test == d.val:
+    if chosen_on == "queries":
+        why = "is scored" if split == "val" else "serves as val and as test"
         note = (
-            f"{d.dir or d.source}: one split, {d.val}, serves as val and as test, so the best checkpoint and "
-            "the linear probe's learning rate are chosen on the images that are scored."
+            f"{d.dir or d.source}: one split, {d.val}, {why}, so the best checkpoint and the linear probe's "
+            "learning rate are chosen on the images that are scored."
         )
     return Scores(
         values,

@@ -23,6 +23,7 @@ class Images(NamedTuple):
       transfer: the entry of `transfer.SETS` for this data set; None if there is none.
       seed: of `data.subset`.
       bank_size: at most so many images are learned from, evenly spaced; 0 for all.
+      trained_on: whether the network was trained on `data.train`, so that none of these images is scored.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Images(NamedTuple):
     transfer: Set | None = None
     seed: int = 0
     bank_size: int = 0
+    trained_on: bool = False
 
 
 def open_data(data: str, dir: str = "") -> Data:

@@ -60,14 +60,17 @@ def fit(
       UserError: a set is empty, a label is missing, or a feature is not finite.
     """
     train, validation = check(*train, "training"), check(*validation, "validation")
+    x, mean, scale = _standard(train[0])
     best, start = None, None
     for penalty in penalties:
-        found, start = _fit(*train, num_classes, penalty, start)
+        start = solve(x, train[1], num_classes, penalty, start)
+        found = _of_raw(start, mean, scale, penalty)
         score = metric(correct(found.logits(validation[0]), validation[1]), validation[1])
         if best is None or score > best[0]:
             best = score, penalty, start
-    both = (np.concatenate(parts) for parts in zip(train, validation, strict=True))
-    return _fit(*both, num_classes, *best[1:])[0]
+    both, labels = (np.concatenate(parts) for parts in zip(train, validation, strict=True))
+    x, mean, scale = _standard(both)
+    return _of_raw(solve(x, labels, num_classes, *best[1:]), mean, scale, best[1])
 
 
 def solve(x: np.ndarray, labels: np.ndarray, num_classes: int, penalty: float, start=None) -> np.ndarray:
@@ -101,10 +104,14 @@ def _loss(params, x, labels, penalty):
     return loss + penalty / 2 * jnp.sum(params[:-1] ** 2)
 
 
-def _fit(x, labels, num_classes, penalty, start):
-    """The classifier of raw features, and the solution for standardised ones."""
+def _standard(x):
+    """Standardised features, float32 on the device, with what was subtracted and divided by."""
     mean, scale = scale_of(x)
-    params = solve((x - mean) / scale, labels, num_classes, penalty, start)
+    return jnp.asarray((x - mean) / scale, jnp.float32), mean, scale
+
+
+def _of_raw(params, mean, scale, penalty) -> Logistic:
+    """The classifier of raw features with the solution for standardised ones."""
     kernel = params[:-1] / scale[:, None]
     bias = params[-1] - mean @ kernel
-    return Logistic(kernel.astype(np.float32), bias.astype(np.float32), penalty), params
+    return Logistic(kernel.astype(np.float32), bias.astype(np.float32), penalty)

@@ -5,8 +5,11 @@ from collections.abc import Callable
 import numpy as np
 
 from seed_jax import evals
-from seed_jax.config import Config
+from seed_jax.config import Config, Data
+from seed_jax.data.images import BadImage
 from seed_jax.data.sources import Source, Subset
+from seed_jax.data.sources.base import in_common
+from seed_jax.errors import UserError
 from seed_jax.evals.base import SharedFeatures
 
 
@@ -56,6 +59,45 @@ class OnlineProbe:
         with self.features.stopped_by(stop):
             scores = scores_of(self._evaluators, variables)
         return {name: float(np.mean(score)) for name, score in scores.items()}
+
+
+def check_bank(data: Data, bank: Source, *scored: Source) -> None:
+    """Raise `UserError` if the bank that probes learn from has images that they are scored on.
+
+    Args:
+      data: names the splits of the bank and of the scored images.
+    """
+    if any(in_common(source, bank) for source in scored):
+        key = "data.bank" if data.bank else "data.train"
+        raise UserError(
+            f"{key} is '{data.bank or data.train}', which contains images of data.val or data.test: use "
+            f"--config.{key}=train, or --config.evals.names=top1 for evaluators that need no bank."
+        )
+
+
+def check_unseen(train: Source, scored: Source, split: str) -> None:
+    """Raise `UserError` if a run trained on images that are scored; `split`: their key, 'test' or 'val'."""
+    if seen := in_common(scored, train):
+        raise UserError(
+            f"The run trained on {seen:,} of the {len(scored):,} images of data.{split}, so their scores say "
+            "nothing about other images: train another run, with --config.data.train=train for example."
+        )
+
+
+def unlabelled(source: Source) -> int | None:
+    """The first image without a label; None if there is none.
+
+    An image that cannot be read has no label either; it does not count, because it is skipped.
+    """
+
+    def readable(i):
+        try:
+            source[i]
+        except BadImage:
+            return False
+        return True
+
+    return next((i for i in np.flatnonzero(source.labels() < 0).tolist() if readable(i)), None)
 
 
 def scores_of(evaluators, variables) -> dict[str, float | np.ndarray]:

@@ -158,9 +158,10 @@ def _semi_check(subject, options):
     source = subject.source("bank")
     for spec in options.labels:
         try:
-            take_subset(source, spec, options.seed)
+            labelled = take_subset(source, spec, options.seed).ids()
         except UserError as error:
             raise UserError(str(error).replace("data.subset", "--labels")) from error
+        subject.check_choice(labelled, spec)
         if share := re.match(r"[\d.]+(?= ?%)", spec):
             classes, sizes = np.unique(source.labels(), return_counts=True)
             if sizes.min() * float(share[0]) / 100 < 0.5:

@@ -2,29 +2,29 @@
 
 import dataclasses
 import functools
+import os
 import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from seed_jax import parallel
 from seed_jax.data import images as pictures
 from seed_jax.data import photometric, rng
-from seed_jax.data.pipeline import eval_batches, local_rows
+from seed_jax.data.pipeline import BadImages, eval_batches, local_rows
 from seed_jax.data.sources import Source, open_source
 from seed_jax.data.sources import cache as arrays
-from seed_jax.data.sources.base import digest, scramble
+from seed_jax.data.sources.base import digest, in_common, scramble
 from seed_jax.data.views import ViewSpec, fill_views
 from seed_jax.errors import UserError
-from seed_jax.evals.embed import numbered
 from seed_jax.evals.features import Extractor
 from seed_jax.evals.images import ROLES, Images
-from seed_jax.evals.online import evenly
+from seed_jax.evals.online import check_unseen, evenly, unlabelled
 from seed_jax.weights.pretrained import Pretrained
 
+FORMAT = 1  # raise it when features of the same network and images change: older files are then never read
 VIEWS = ViewSpec(count=2)  # two views of an image, as MoCo-v2 trains on them
 
 
@@ -96,9 +96,11 @@ class Subject:
         return self.sources[role]
 
     def _whole(self, role):
+        """All images of a role, or of what the split `train` names."""
         if role not in self._wholes:
             d = self.images.data
-            split = {"bank": d.bank or d.train, "val": d.val, "test": getattr(d, self._split)}[role]
+            splits = {"bank": d.bank or d.train, "val": d.val, "test": getattr(d, self._split)}
+            split = (splits | {"train": d.train})[role]
             self._wholes[role] = open_source(
                 d.source,
                 split,
@@ -110,7 +112,7 @@ class Subject:
 
     def _share(self, role, other) -> bool:
         """Whether the whole splits of two roles have images in common."""
-        return bool(np.isin(self._whole(role).ids(), self._whole(other).ids()).any())
+        return in_common(self._whole(role), self._whole(other)) > 0
 
     @property
     def num_classes(self) -> int:
@@ -124,12 +126,14 @@ class Subject:
     def check_labels(self, *roles: str) -> None:
         """Raise `UserError` unless these roles are labelled with the same classes and 'bank' lacks 'test'."""
         for role in roles:
-            if not self.source(role).num_classes:
+            if self.source(role).num_classes < 2:
+                lack = "one class" if self.source(role).num_classes else "no labels"
                 raise UserError(
-                    f"{self.images.name} has no labels, which this protocol needs: put the images of each "
-                    "class into a sub-folder of their own, or use uniformity, rank or overlap."
+                    f"{self.images.name} has {lack}, and this protocol needs classes: put the images of "
+                    "each class into a sub-folder of their own, or use uniformity, rank or overlap."
                 )
-            if missing := int((self.source(role).labels() < 0).sum()):
+            if unlabelled(self.source(role)) is not None:
+                missing = int((self.source(role).labels() < 0).sum())
                 raise UserError(
                     f"{self.images.name}: {missing} of {len(self.source(role))} images lack a label in the "
                     f"split that is {ROLES[role]}: name others with --data and --splits=TRAIN,VAL,TEST."
@@ -144,6 +148,8 @@ class Subject:
                 f"{self.images.name}: what is learned from has images that are scored: name three separate "
                 "splits with --data and --splits=TRAIN,VAL,TEST."
             )
+        if "test" in roles and self.images.trained_on:
+            check_unseen(self._whole("train"), self._whole("test"), self._split)
 
     def get(self, role: str, entry: str = "") -> tuple[np.ndarray, np.ndarray]:
         """Features float32 `[N, D]` and labels int `[N]` (-1: none) of a role.
@@ -155,8 +161,12 @@ class Subject:
           UserError: the images cannot be read.
         """
         if role not in self._found:
-            source = self.source(role)
-            self._found[role] = self._kept(source, "whole", lambda: self._extract(source, role))
+            source, entries = self.source(role), self._entries(role)
+            self._found[role] = self._kept(
+                source, ("whole", entries), lambda: self._extract(source, role, entries)
+            )
+            if unread := len(source) - len(self._found[role]["label"]):
+                self._note(f"{unread:,} of the {len(source):,} images that are {ROLES[role]} cannot be read")
         return self._found[role][entry or self.feature], self._found[role]["label"]
 
     def chosen_on(
@@ -171,15 +181,41 @@ class Subject:
           labelled: ids of the images to learn from; None for all of 'bank'.
         """
         x, labels = self.get("bank")
-        learned = np.ones(len(x), bool) if labelled is None else np.isin(self._found["bank"]["id"], labelled)
-        if not self._share("val", "test") and not self._share("val", "bank"):
+        ids = self._found["bank"]["id"]
+        learned, rows = self._divided(ids, labelled)
+        if rows is None:
             return (x[learned], labels[learned]), self.get("val")
-        rows = scramble(np.arange(len(x))) % np.uint64(5) == 0
-        learned, rows = (learned & ~rows, rows) if labelled is None else (learned, rows & ~learned)
-        note = f"{self.images.name}: choices were made on a fifth of the images that are learned from."
+        if labelled is None:
+            self._note("choices were made on a fifth of the images to learn from")
+        else:
+            self._note("choices were made on labelled images beside those that are learned from")
+        return (x[learned], labels[learned]), (x[rows], labels[rows])
+
+    def check_choice(self, labelled: np.ndarray, name: str) -> None:
+        """Raise `UserError` if `chosen_on(labelled)` has no image to choose on; `name`: of these labels."""
+        _, rows = self._divided(self.source("bank").ids(), labelled)
+        if rows is not None and not rows.any():
+            raise UserError(
+                f"--labels: {name} leaves no image to choose the learning rate on: use a smaller share, or "
+                "three separate splits with --data and --splits=TRAIN,VAL,TEST."
+            )
+
+    def _divided(self, ids, labelled):
+        """Which images of 'bank' to learn from, and which to choose on: bool `[N]` each, None for 'val'."""
+        learned = np.ones(len(ids), bool) if labelled is None else np.isin(ids, labelled)
+        if not self._share("val", "test") and not self._share("val", "bank"):
+            return learned, None
+        rows = scramble(np.arange(len(ids))) % np.uint64(5) == 0
+        return (learned & ~rows, rows) if labelled is None else (learned, rows & ~learned)
+
+    def release(self) -> None:
+        """Forget the features, which may be large; they are computed or read again if they are asked for."""
+        self._found = {}
+
+    def _note(self, text):
+        note = f"{self.images.name}: {text}."
         if note not in self.notes:
             self.notes.append(note)
-        return (x[learned], labels[learned]), (x[rows], labels[rows])
 
     def pairs(self, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of two random views of at most `most` evenly spaced images of 'test', `[N, D]` each.
@@ -187,7 +223,7 @@ class Subject:
         Views are cropped, mirrored and coloured as MoCo-v2 trains on them (`VIEWS`), keyed by the image.
         """
         source = evenly(self.source("test"), most)
-        found = self._kept(source, f"views {VIEWS}", lambda: self._views(source))
+        found = self._kept(source, ("views", VIEWS, self.feature), lambda: self._views(source))
         return found["first"], found["second"]
 
     @functools.cached_property
@@ -199,10 +235,15 @@ class Subject:
         return found
 
     def _kept(self, source, what, compute) -> dict[str, np.ndarray]:
-        """`compute()`, or what an earlier command kept of it; `what`: is done to the images."""
+        """`compute()`, or what an earlier command kept of it; `what`: is computed of the images.
+
+        Features of fewer images, because some cannot be read, are not kept.
+        """
         if self._cache is None:
             return compute()
-        shown = what, self.size, self.loaded.preparation, self._entries
+        d = self.images.data
+        place = os.path.abspath(d.dir) if d.dir and "://" not in d.dir else d.dir
+        shown = FORMAT, what, self.size, self.loaded.preparation, d.source, place
         key = digest(
             f"{self.weights} {source.fingerprint()} {shown}".encode(),
             source.ids().astype(np.int64),
@@ -212,36 +253,30 @@ class Subject:
         found = arrays.load(file)
         if found is None:
             found = compute()
-            if not arrays.save(file, **found):
+            whole = all(len(rows) == len(source) for rows in found.values())
+            if whole and not arrays.save(file, **found):
                 raise UserError(f"--cache: {file} cannot be written: free some space, or use another folder.")
         return found
 
-    @property
-    def _entries(self) -> tuple[str, ...]:
-        own = self.classified and self.classified == self.num_classes
+    def _entries(self, role) -> tuple[str, ...]:
+        own = role == "test" and self.classified and self.classified == self.num_classes
         return (self.feature, "logits") if own and self.feature != "logits" else (self.feature,)
 
     @functools.cached_property
     def _extractor(self) -> Extractor:
-        return Extractor(self.loaded.network, self.mesh, keys=self._entries)
+        return Extractor(self.loaded.network, self.mesh, keys=self._entries("test"))
 
     def _run(self, batches, count, title):
-        progress = tqdm(
-            numbered(batches, self._batch_size),
-            f"{self.name}, {title}",
-            -(-count // self._batch_size),
-            unit="batch",
-            disable=None if jax.process_index() == 0 else True,
-        )
-        features, labels, ids = self._extractor(self.loaded.variables, progress)
-        order = np.argsort(ids[:, 0], kind="stable")
-        words = ids[order, 1:]
-        found = {key: value[order] for key, value in features.items()}
-        return {**found, "label": labels[order], "id": words[:, 0] | words[:, 1] << 32}
+        title = f"{self.name}, {title}"
+        found = self._extractor.whole(self.loaded.variables, batches, count, self._batch_size, title)
+        features, labels, ids, _ = found
+        words = ids.astype(np.int64)
+        return features | {"label": labels, "id": words[:, 0] | words[:, 1] << 32}
 
-    def _extract(self, source, role):
+    def _extract(self, source, role, entries):
         how = self.loaded.preparation._asdict()
-        return self._run(eval_batches(source, self.size, self._batch_size, **how), len(source), role)
+        found = self._run(eval_batches(source, self.size, self._batch_size, **how), len(source), role)
+        return {name: found[name] for name in (*entries, "label", "id")}
 
     def _views(self, source):
         spec = dataclasses.replace(VIEWS, size=self.size)
@@ -262,6 +297,7 @@ class Subject:
 
 def _view_batches(source, spec, view, seen, batch_size, preparation):
     """Batches for `Extractor` of one of the views that `spec` describes."""
+    bad = BadImages(source)
     for start in range(0, len(source), batch_size):
         indices = np.arange(start, start + batch_size)[local_rows(batch_size)]
         pixels = np.zeros((len(indices), spec.count, spec.size, spec.size, 3), np.uint8)
@@ -271,8 +307,9 @@ def _view_batches(source, spec, view, seen, batch_size, preparation):
                 record = source[i]
                 fill_views([pixels[row]], record, (spec,), 0, 0, preparation.background)
                 ids[row], mask[row] = record.id, True
-            except pictures.BadImage:
-                continue
+            except pictures.BadImage as error:
+                bad.add(i, error)
+                bad.check(len(bad))
         words = rng.split_id(ids)
         image = np.asarray(seen(pixels, words))[:, view]
         yield {"image": image, "label": np.full(len(indices), -1), "id": words, "mask": mask}

@@ -302,6 +302,16 @@ def local_view(method: Method, data, photometric: str) -> ViewSpec:
     )
 
 
+def grouped(given: Given) -> str:
+    """A sentence if the statistics of BatchNorm tell which views are of one image, as `notice` returns it."""
+    if not 0 < (given.bn_group or 0) < given.batch_size:
+        return ""
+    return (
+        f"train.bn_group is {given.bn_group}, less than the batch: views of an image are normalised with the "
+        "same few images, which may tell that they belong together; use --config.train.bn_group=0."
+    )
+
+
 def unbalanced(method: Method, metrics: Mapping[str, float], given: Given) -> str:
     """For `Method.notice`: Sinkhorn has not converged if a prototype has over twice its share of the rows."""
     if metrics["imbalance"] <= 1:

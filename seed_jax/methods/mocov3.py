@@ -13,7 +13,7 @@ from seed_jax.data import rng as rng_lib
 from seed_jax.data.photometric import PRESETS
 from seed_jax.errors import UserError, unknown
 from seed_jax.losses import batch_info_nce
-from seed_jax.methods.base import LossOut, Method, base_view, bound, unit, without
+from seed_jax.methods.base import LossOut, Method, base_view, bound, grouped, unit, without
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined, without_dropout
 
@@ -63,6 +63,9 @@ class MoCoV3(Method):
 
     def whole_batch(self):
         return "it compares each image with all others"
+
+    def notice(self, metrics, given):
+        return grouped(given)
 
     def views(self, data):
         first = base_view(data)

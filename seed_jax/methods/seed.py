@@ -104,7 +104,12 @@ class Seed(Method):
             z_t = unit(nets.teacher(x, views)["embedding"])
             features, model_state = student.apply({"params": params, **model_state}, x, True, keys)
             z_s = unit(features["embedding"])
-            return self._losses(z_s, z_t, past.slots, queue.valid(past)), z_s, z_t, model_state
+            compared = z_s, z_t, past.slots, queue.valid(past)
+            if self.strategy == "binary":
+                losses = nce_loss(*compared, temperature=self.tau_student)
+            else:
+                losses = seed_loss(*compared, tau_student=self.tau_student, tau_teacher=self.tau_teacher)
+            return losses, z_s, z_t, model_state
 
         x = batch.views[0][:, 0]
         losses, z_s, z_t, model_state = compare(nets.student, model_state, aux["queue"], x, (0,), batch.keys)
@@ -127,8 +132,3 @@ class Seed(Method):
         queues["small_queue"] = queue.enqueue(aux["small_queue"], first, of_images)
         metrics["patch_loss"] = small
         return losses.mean() + small.mean(), LossOut(model_state, queues, metrics)
-
-    def _losses(self, *compared):
-        if self.strategy == "binary":
-            return nce_loss(*compared, temperature=self.tau_student)
-        return seed_loss(*compared, tau_student=self.tau_student, tau_teacher=self.tau_teacher)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from seed_jax.losses import nt_xent
-from seed_jax.methods.base import LossOut, Method, base_view, bound, unit
+from seed_jax.methods.base import LossOut, Method, base_view, bound, grouped, unit
 from seed_jax.models.all_views import apply_views
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import Joined
@@ -40,6 +40,9 @@ class SimCLR(Method):
 
     def whole_batch(self):
         return "it compares each image with all others"
+
+    def notice(self, metrics, given):
+        return grouped(given)
 
     def views(self, data):
         return (base_view(data, count=2),)

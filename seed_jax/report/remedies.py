@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from seed_jax import models
 
-RATES = {"sgd": (0.03, 0.3), "adamw": (1e-4, 1e-3)}  # rates for the batch that the configs here use
+RATES = {"sgd": (0.03, 0.3), "adamw": (1e-4, 3e-3)}  # usual rates, scaled to the batch
+UNUSUAL = 10  # a rate is called high or low this many times beyond them: best rates differ between methods
 TAU_TEACHER = 0.01  # the best in SEED's table of temperatures
 USUAL_TAU = (0.01, 0.1)  # its neighbours do as well on few images (experiments/small_data/trials.md)
 FEW_STEPS = 5_000
@@ -68,11 +69,11 @@ def _rate(config, fell) -> str:
     scale = config["data"]["batch_size"] / optim["lr_batch"] if optim["lr_batch"] else 1.0
     low, high = RATES[optim["name"]]
     rate = optim["lr"] * scale
-    if rate > high * 1.01:
+    if rate > high * UNUSUAL * 1.01:
         return f"optim.lr={high / scale:.2g} (a usual rate; {optim['lr']:g} is high)"
     if fell:
         return f"optim.lr={optim['lr'] / 3:.2g} (a third)"
-    if rate < low / 1.01:
+    if rate < low / UNUSUAL / 1.01:
         return f"optim.lr={low / scale:.2g} (a usual rate; {optim['lr']:g} is low)"
     return ""
 

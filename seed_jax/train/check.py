@@ -15,7 +15,8 @@ from seed_jax import config as config_lib
 from seed_jax import parallel
 from seed_jax.config import Config
 from seed_jax.data.inspect import SAMPLE, repeated
-from seed_jax.data.sources import Source
+from seed_jax.data.sources import Source, open_source
+from seed_jax.data.sources.base import in_common
 from seed_jax.evals import pixels
 from seed_jax.evals.base import SharedFeatures
 from seed_jax.evals.features import check, unit
@@ -101,10 +102,18 @@ def findings(c: Config, settings: Mapping) -> list[Finding]:
         p = build.prepare(c, mesh, "check")
         found = of_teacher(p) if p.teacher else []
     c, sources, images = p.config, p.sources, len(p.sources.train)
-    splits = [sources.train, sources.val] if _apart(sources.val, sources.train) else [sources.train]
+    splits = [sources.train] + [source for source in _scored(p) if _apart(source, sources.train)]
     found.append(of_images(splits, workers=max(1, c.data.workers)))
     usual = remedies(settings, {"steps": p.length.total, "data": {"images": images}}, fell=False)
     return found + of_settings(c, p.length, images, usual)
+
+
+def _scored(p: build.Prepared) -> list[Source]:
+    """The images that probes and the final evaluation score."""
+    d, val = p.sources.data, p.sources.val
+    if not p.sources.held_out or d.test == d.val:
+        return [] if val is None else [val]
+    return [val, open_source(d.source, d.test, dir=d.dir or None)]
 
 
 def of_teacher(p: build.Prepared) -> list[Finding]:
@@ -121,7 +130,7 @@ def of_teacher(p: build.Prepared) -> list[Finding]:
     embeddings = features.get("queries")[0]["embedding"]
     found = of_embeddings(check(embeddings, np.zeros(len(embeddings), np.int32), "query")[0])
     if knn is None:
-        why = "no labels" if sources.bank is None else "no images but those that are scored"
+        why = "no labels" if apart or sources.bank is None else "no images but those that are scored"
         return [*found, Finding("teacher: kNN", f"not known, {why}", known=False)]
     raw, of_raw = pixels.scored(c, len(splits["bank"]), len(splits["queries"]))
     of_pixels = Knn(SharedFeatures(raw, pixels.VARIABLES, mesh, of_raw, splits), of_raw.evals)
@@ -130,16 +139,18 @@ def of_teacher(p: build.Prepared) -> list[Finding]:
 
 def _apart(val: Source | None, other: Source | None) -> bool:
     """Whether both are there and have no image in common."""
-    return None not in (val, other) and not np.isin(val.ids(), other.ids()).any()
+    return None not in (val, other) and not in_common(val, other)
 
 
 def of_embeddings(embeddings: np.ndarray) -> list[Finding]:
-    """Variance and effective rank of the teacher's embeddings, float `[M, D]` of at least two images.
+    """Variance and effective rank of the teacher's embeddings, float `[M, D]`; not known of one image.
 
     The variance is that of embeddings of length 1, or 0 if they are 0, summed over the dimensions: 0 if all
     are equal, and nearly 1 if they are spread evenly. The rank is that of at most 512 evenly spaced images,
     as in a probe.
     """
+    if len(embeddings) < 2:
+        return [Finding("teacher: variance", "not known, one image", known=False)]
     z = unit(embeddings)
     variance = float(np.square(z).sum(axis=1).mean() - np.square(z.mean(axis=0)).sum())
     same, low = variance < CONSTANT, ""
@@ -166,7 +177,7 @@ def of_neighbours(right: np.ndarray, of_pixels: np.ndarray) -> Finding:
 
 
 def of_images(sources: Sequence[Source], *, workers: int = 1) -> Finding:
-    """Images with the same pixels, within the training images and between these and the probe's."""
+    """Images with the same pixels, among the training images or in the images that are scored, too."""
     groups = repeated(sources, workers=workers)
     looked = sum(min(len(source), SAMPLE) for source in sources)
     copies = sum(len(group) - 1 for group in groups)
@@ -177,7 +188,7 @@ def of_images(sources: Sequence[Source], *, workers: int = 1) -> Finding:
 
 
 def of_settings(c: Config, length: build.Lengths, images: int, usual: Sequence[str]) -> list[Finding]:
-    """Queue, temperature and learning rate; `usual` are the `remedies` of this config."""
+    """Queue, temperature, learning rate and batch statistics; `usual` are the `remedies` of this config."""
     advice = {remedy.partition("=")[0]: f"use --config.{remedy}." for remedy in usual}
     o, batch, found = c.optim, c.data.batch_size, []
     if size := getattr(c.method, "queue_size", 0):
@@ -198,4 +209,5 @@ def of_settings(c: Config, length: build.Lengths, images: int, usual: Sequence[s
     rate = o.lr * batch / o.lr_batch if o.lr_batch else o.lr
     scaling = f"{o.lr:g} for a batch of {o.lr_batch}, here {batch}" if o.lr_batch else "not scaled"
     found.append(Finding(f"learning rate, {o.name}", f"{rate:.3g} ({scaling})", advice.get("optim.lr", "")))
-    return found
+    lag = advice.get("student.options", "")
+    return found + [Finding("batch statistics", "too slow for so few steps", lag)] if lag else found

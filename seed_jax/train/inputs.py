@@ -2,14 +2,11 @@
 
 import dataclasses
 
-import numpy as np
-
-from seed_jax.config import Config, Data, check_splits
-from seed_jax.data.images import BadImage
+from seed_jax.config import Config, Data
 from seed_jax.data.sources import Source, listed_once, no_classes, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import EVALUATORS
-from seed_jax.evals.online import evenly
+from seed_jax.evals.online import check_bank, evenly, unlabelled
 from seed_jax.report.verdict import LABELS
 from seed_jax.train import teacher
 
@@ -101,17 +98,16 @@ def open_sources(config: Config) -> Sources:
 
     train = open_source(d.source, d.train, dir=d.dir or None, subset=d.subset, seed=config.train.seed)
     place = d.dir or d.source
-    if not evaluators and (not train.num_classes or (recognised and not labels)):
+    if not evaluators and (train.num_classes < 2 or (recognised and not labels)):
         return Sources(train, None, None, (), d)
-    if not train.num_classes:
+    if train.num_classes < 2:
         advice = no_classes(d.dir) if recognised and d.source == "folder" else ""
         advice = advice or LABELS + ("" if recognised else " and set data.source=''")
-        return _without_labels(config, d, train, f"{place} has no labels", advice)
+        lack = "one class" if train.num_classes else "no labels"
+        return _without_labels(config, d, train, f"{place} has {lack}", advice)
     if recognised and d.train == "all" and not d.bank and not labels:
         advice = f"use --config.data.train= to train on one split of {place}"
         return _without_labels(config, d, train, "data.train is 'all'", advice)
-    if bank:
-        check_splits(d)
     try:
         test = open_split(d.test)  # a missing test split must be noticed before the training time is spent
         val = open_split(d.val)
@@ -137,6 +133,8 @@ def open_sources(config: Config) -> Sources:
         if not labels and d.train != "all":
             note += " (train on all with --config.data.train=all, without accuracies)"
     sources = Sources(train, open_split(d.bank) if d.bank else train, val, config.evals.names, d, note)
+    if bank:
+        check_bank(d, sources.bank, val, test)
     used = [train] if labels else []
     used += [sources.val] if labels or bank else []
     used += [sources.bank] if bank and sources.bank not in used else []
@@ -155,20 +153,10 @@ def _without_labels(config: Config, d: Data, train: Source, why: str, advice: st
 
 
 def _check_labels(source: Source) -> None:
-    missing = np.flatnonzero(source.labels() < 0).tolist()
-    without = next((i for i in missing if _readable(source, i)), None)
-    if without is not None:
+    if (without := unlabelled(source)) is not None:
+        missing = int((source.labels() < 0).sum())
         raise UserError(
-            f"data.source: {len(missing)} of {len(source)} images have no label, such as "
+            f"data.source: {missing} of {len(source)} images have no label, such as "
             f"{source.name(without)}: label them or leave them out; a method that needs no labels trains "
             "with --config.evals.names=top1."
         )
-
-
-def _readable(source: Source, i: int) -> bool:
-    """Whether record `i` can be read. An unreadable record has no label either, and the pipeline skips it."""
-    try:
-        source[i]
-    except BadImage:
-        return False
-    return True

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from seed_jax import parallel
 from seed_jax.config import Config
@@ -21,7 +20,6 @@ from seed_jax.data.pipeline import BadImages, eval_batches
 from seed_jax.data.sources import Source, cache
 from seed_jax.data.sources.base import WithTargets, digest
 from seed_jax.errors import UserError
-from seed_jax.evals.embed import numbered
 from seed_jax.evals.features import Extractor
 from seed_jax.methods.base import Offline
 from seed_jax.train import damage
@@ -143,18 +141,11 @@ def _find(p: Prepared, name: str) -> dict[str, np.ndarray]:
     batches = eval_batches(
         train, d.image_size, batch_size, resize=d.resize, background=d.background, bad=BadImages(train)
     )
-    progress = tqdm(
-        numbered(batches, batch_size),
-        f"{name}, teacher",
-        -(-len(train) // batch_size),
-        unit="batch",
-        disable=None if jax.process_index() == 0 else True,
-    )
     places = parallel.variable_shardings(p.mesh, p.teacher_variables, divided=p.config.train.shard_params)
     variables = jax.device_put(p.teacher_variables, places)
-    features, _, ids = Extractor(p.teacher, p.mesh, keys=(entry,))(variables, progress)
-    order = np.argsort(ids[:, 0])
-    index, features = ids[order, 0], features[entry][order]
+    extract = Extractor(p.teacher, p.mesh, keys=(entry,))
+    features, _, _, index = extract.whole(variables, batches, len(train), batch_size, f"{name}, teacher")
+    features = features[entry]
     if not np.isfinite(features).all():
         raise UserError(f"teacher.weights: the teacher's {entry!r} is not finite: use another teacher.")
     p.config.method.offline(len(index))  # as many as can be read may be too few

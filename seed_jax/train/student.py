@@ -39,9 +39,9 @@ def network(config: Config, given: Given) -> Network:
       UserError: the method needs labels and the data has none, or the model does not have an option.
     """
     if config.method.needs_labels and given.num_classes < 2:
-        way = config.method.without_labels
+        way, has = config.method.without_labels, "one class" if given.num_classes else "none"
         raise UserError(
-            f"{config.method_name} needs labels, and data.source has none: use a labelled source, such as "
+            f"{config.method_name} needs labels, and data.source has {has}: use a labelled source, such as "
             f"'imagefolder', a folder with one sub-folder per class{f', or --config.{way}' if way else ''}."
         )
     s = config.student

@@ -106,7 +106,7 @@ def test_training_on_all_images_of_a_class_folder_measures_imitation(folders, tm
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert (manifest["data"]["images"], manifest["val_images"], manifest["probe_images"]) == (120, None, 120)
     assert "No clear gain in imitating the teacher: the student's share of the teacher's nearest" in said
-    with pytest.raises(UserError, match="data.train is 'all', which contains the images of data.val"):
+    with pytest.raises(UserError, match="data.train is 'all', which contains images of data.val"):
         inputs.open_all(config.resolve(raw(folders / "photos", source="imagefolder", train="all")))
 
 

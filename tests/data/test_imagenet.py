@@ -9,7 +9,6 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from seed_jax.config import Data, check_splits
 from seed_jax.data import images
 from seed_jax.data.sources import open_source, recognise, scored_splits, settle
 from seed_jax.errors import UserError
@@ -269,13 +268,6 @@ def test_what_tiny_imagenet_lacks_is_named(tiny, change, message):
     change(tiny)
     with pytest.raises(UserError, match=message):
         open_source("tiny_imagenet", "train", dir=str(tiny))
-
-
-def test_a_bank_with_the_images_of_val_is_refused():
-    check_splits(Data(train="train+val", val="test"))
-    for train, val in (("train+val", "val"), ("val+train", "val"), ("train+test", "val"), ("all", "val")):
-        with pytest.raises(UserError, match="contains the images of data.val or data.test"):
-            check_splits(Data(train=train, val=val))
 
 
 def test_joined_splits(imagenet):

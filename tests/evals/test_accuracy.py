@@ -50,6 +50,20 @@ def test_a_rare_class_widens_the_interval_per_class():
     assert per_class.high - per_class.low > 3 * (whole.high - whole.low)
 
 
+def test_two_images_of_a_class_have_the_variance_of_their_class():
+    """The mean of n resampled images varies (n - 1) / n times too little."""
+    labels, right = np.repeat(np.arange(400), 2), np.tile([True, False], 400)
+    score = accuracy.mean_per_class(right, labels)
+    error = np.sqrt(np.var([1, 0], ddof=1) / 2 / 400)
+    assert score.high - score.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_a_class_of_one_image_has_no_interval():
+    score = accuracy.mean_per_class([True, False, True], [0, 0, 1])
+    assert (score.value, score.low, score.high) == (0.75, None, None)
+    assert score.text() == "75.0"
+
+
 def test_calibration_is_its_definition():
     probabilities = special.softmax(3 * RNG.standard_normal((500, 4)), axis=1)
     labels = RNG.integers(4, size=500)

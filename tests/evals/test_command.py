@@ -9,7 +9,8 @@ import pytest
 import tiny
 
 from seed_jax import models
-from seed_jax.data.sources import open_source
+from seed_jax.data.images import BadImage
+from seed_jax.data.sources import Arrays, Subset, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import features, protocols, subject
 from seed_jax.evals.__main__ import main
@@ -155,12 +156,21 @@ def test_images_that_are_scored_or_learned_from_choose_nothing(trained, splits, 
         (["--protocol=transfer", "--data=pets:{data}"], "Oxford-IIIT Pets has 37 classes, but"),
         (["--protocol=transfer", "--data=aircraft"], "--data=aircraft:FOLDER"),
         (["--protocol=classifier", "--data={three}"], "classifies 10 classes, but {three} has 3"),
-        (["--protocol=rank,knn", "--data={unlabelled}"], "has no labels, which this protocol needs"),
+        (["--protocol=rank,knn", "--data={unlabelled}"], "has no labels, and this protocol needs classes"),
+        (["--protocol=knn", "--data={alike}"], "has one class, and this protocol needs classes"),
         (["--protocol=knn", "--splits=train,val,train", "--data={data}"], "has images that are scored"),
         (["--protocol=knn", "--splits=all,val,test", "--data={data}"], "has images that are scored"),
         (["--protocol=knn", "--splits=train,val,val"], "--splits names splits of --data"),
         (["--protocol=knn", "--data={partly}"], "lack a label in the split that is learned from"),
         (["--protocol=semi", "--labels=0%"], "--labels"),
+        (
+            ["--protocol=semi", "--labels=100%", "--split=val"],
+            "leaves no image to choose the learning",
+        ),
+        (["--protocol=knn", "--labels=5%"], "--labels is for the protocol semi"),
+        (["--protocol=linear", "--k=5"], "--k is for the protocol knn"),
+        (["--protocol=knn", "--teacher=x"], "--teacher is for the protocol overlap"),
+        (["--protocol=overlap", "--teacher=/no/such"], "--teacher: "),
         (["--protocol=knn", "--k=1000"], "--k is 1000, but there are"),
         (["--protocol=retrieval", "--images=8"], "Recall at 10 needs 11 test images, and there are 8"),
         (["--protocol=few_shot"], "test images each"),
@@ -180,6 +190,8 @@ def test_mistakes_are_one_sentence_before_anything_compiles(
     run, data = trained
     image, label = (np.load(data)[name] for name in ("image", "label"))
     names = {"data": data, "three": tmp_path / "three.npz", "unlabelled": tmp_path / "unlabelled.npz"}
+    names["alike"] = tmp_path / "alike.npz"
+    np.savez(names["alike"], image=image, label=np.zeros_like(label))
     names["partly"] = tmp_path / "partly.npz"
     np.savez(names["partly"], image=image, label=np.where(np.arange(len(label)) % 3, label, -1))
     np.savez(names["three"], image=image, label=label % 3)
@@ -193,6 +205,67 @@ def test_mistakes_are_one_sentence_before_anything_compiles(
     error = capsys.readouterr().err
     assert said.format(**names) in error
     assert error.count("\n") == 1
+
+
+def test_images_that_the_run_trained_on_are_not_scored(trained):
+    run, data = trained
+    images = open_images(str(data), splits="train,val,test")
+    images = images._replace(data=dataclasses.replace(images.data, train="all", bank="train"))
+    check = protocols.PROTOCOLS["retrieval"].check
+    check(subject.Subject("weights", pretrained.load(run), images), protocols.Options())
+    opened = subject.Subject("run", pretrained.load(run), images._replace(trained_on=True))
+    with pytest.raises(UserError, match="The run trained on .* images of data.test, so their scores say"):
+        check(opened, protocols.Options())
+
+
+def test_other_images_of_the_same_names_are_not_taken_from_the_cache(trained, tmp_path, monkeypatch):
+    """The fingerprint of a folder has names and sizes, and no pixels."""
+    run, data = trained
+    monkeypatch.setattr(Arrays, "fingerprint", lambda self: "the same")
+    arrays = dict(np.load(data))
+    np.savez(tmp_path / "other.npz", **arrays | {"image": 255 - arrays["image"]})
+    (tmp_path / "kept").mkdir()
+    shared = {"cache": tmp_path / "kept", "most": 20}
+
+    def features_of(path):
+        opened = subject.Subject("run", pretrained.load(run), open_images(str(path)), **shared)
+        return opened.get("test")[0]
+
+    first = features_of(data)
+    np.testing.assert_array_equal(features_of(data), first)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    assert not np.allclose(features_of(tmp_path / "other.npz"), first)
+
+
+def test_images_that_cannot_be_read_are_said_and_the_rest_is_not_kept(trained, tmp_path, monkeypatch):
+    run, data = trained
+    opened = subject.Subject("run", pretrained.load(run), open_images(str(data)), cache=tmp_path, most=20)
+    source = opened.source("test")
+
+    class Damaged(Subset):
+        def __getitem__(self, i):
+            if i == 3:
+                raise BadImage("damaged")
+            return super().__getitem__(i)
+
+    opened.sources["test"] = Damaged(source, np.arange(20))
+    assert len(opened.get("test")[0]) == 19
+    assert opened.notes == [f"{data}: 1 of the 20 images that are scored cannot be read."]
+    assert not list(tmp_path.iterdir())
+    assert len(opened.pairs(20)[0]) == 19
+
+
+def test_networks_with_other_settings_are_not_compared_silently(trained, tmp_path, capsys):
+    run, _ = trained
+    other = shutil.copytree(run, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["evals"]["k"] = 3
+    (other / "config.json").write_text(json.dumps(config))
+    assert main([str(run), str(other), "--protocol=knn"]) == 0
+    said = f"The networks differ in --k (10 of {run}, 3 of {other}): set it for a fair comparison."
+    assert said in capsys.readouterr().out
+    assert main([str(run), str(other), "--protocol=knn", "--k=5"]) == 0
+    assert "differ" not in capsys.readouterr().out
 
 
 def test_classes_of_other_names_are_refused_where_both_are_known(trained, uncompiled, monkeypatch):

@@ -10,7 +10,7 @@ from PIL import Image
 from seed_jax import models, weights
 from seed_jax.data.pipeline import eval_batches
 from seed_jax.data.sources import Arrays
-from seed_jax.evals import embed
+from seed_jax.evals import embed, features
 from seed_jax.models.heads import ProjectionHead
 from seed_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
 from seed_jax.weights import pretrained
@@ -114,7 +114,7 @@ def test_rows_of_several_processes(pictures, monkeypatch, raw):
 
     def batches():
         made = embed.raw_batches(floats, 4) if raw else eval_batches(source, 32, 4, resize=1.0)
-        return list(embed.numbered(made, 4))
+        return list(features._numbered(made, 4))
 
     whole, by_process = batches(), []
     for process in range(2):

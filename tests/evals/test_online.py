@@ -11,11 +11,13 @@ from ml_collections import config_flags
 from sklearn.neighbors import KNeighborsClassifier
 
 from seed_jax import config, parallel
+from seed_jax.config import Data
+from seed_jax.data.images import BadImage
 from seed_jax.data.pipeline import eval_batches
-from seed_jax.data.sources import open_source
+from seed_jax.data.sources import Arrays, Subset, open_source
 from seed_jax.errors import UserError
 from seed_jax.evals import EVALUATORS, base, final
-from seed_jax.evals.online import OnlineProbe, evenly
+from seed_jax.evals.online import OnlineProbe, check_bank, evenly, unlabelled
 from seed_jax.train import inputs
 
 
@@ -190,6 +192,8 @@ def test_the_final_probe_notes_that_one_split_serves_for_choices_and_scores():
     c = dataclasses.replace(c, data=dataclasses.replace(c.data, test="val"))
     note = final.score_network(Pixels(), VARIABLES, c).note
     assert note.startswith("digits: one split, val, serves as val and as test, so the best checkpoint")
+    note = final.score_network(Pixels(), VARIABLES, resolved(k=1, bank_size=50), "val").note
+    assert note.startswith("digits: one split, val, is scored, so the best checkpoint")
 
 
 def test_an_unknown_feature_is_named():
@@ -211,6 +215,36 @@ def test_a_bank_that_contains_the_queries_is_refused(key, split):
         inputs.open_all(config.resolve(raw))
     raw.evals.names = ("top1",)
     inputs.open_all(config.resolve(raw))
+
+
+def test_a_bank_is_compared_by_images_and_not_by_names():
+    whole = open_source("digits", "all")
+    bank, scored = Subset(whole, np.arange(50)), Subset(whole, np.arange(50, 80))
+    data = Data(train="train")
+    check_bank(data, bank, scored)
+    with pytest.raises(UserError, match="data.train is 'train', which contains images of data.val or data"):
+        check_bank(data, bank, scored, Subset(whole, np.arange(49, 52)))
+
+
+@pytest.mark.parametrize(("train", "seen"), [("all", "352 of the 352"), ("train+test", "352 of the 352")])
+def test_images_that_a_run_trained_on_are_not_scored(train, seen):
+    c = resolved(k=1)
+    c = dataclasses.replace(c, data=dataclasses.replace(c.data, train=train, bank="train"))
+    with pytest.raises(UserError, match=f"The run trained on {seen} images of data.test"):
+        final.score_network(Pixels(), VARIABLES, c)
+
+
+def test_an_image_without_a_label_counts_if_it_can_be_read():
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    source = Arrays("made", images, np.array([0, -1, 1, -1]))
+    assert unlabelled(source) == 1
+
+    class Damaged(Subset):
+        def __getitem__(self, i):
+            raise BadImage("damaged")
+
+    assert unlabelled(Damaged(source, np.arange(4))) is None
+    assert unlabelled(Subset(source, np.array([0, 2]))) is None
 
 
 def test_evenly_spaced_bank():

@@ -346,7 +346,7 @@ def test_data_that_cannot_be_scored_is_named(folder, tmp_path, monkeypatch, caps
 
 def test_a_run_on_all_images_has_none_to_measure_on(run):
     c = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, train="all"))
-    with pytest.raises(UserError, match="trained on all images, so none is left"):
+    with pytest.raises(UserError, match="The run trained on 352 of the 352 images of data.test"):
         final.open_scored(c, "test")
 
 

@@ -1,5 +1,7 @@
 """SimCLR against objective.py and model_util.py of google-research/simclr, in float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from fake import CLOCK, FakeNetwork, batch, embed64, given
 from seed_jax import config, models
 from seed_jax.errors import UserError
 from seed_jax.methods.base import Nets
+from seed_jax.methods.mocov3 import MoCoV3
 from seed_jax.methods.simclr import SimCLR
 
 B, TAU = 5, 0.3
@@ -60,3 +63,10 @@ def test_micro_batches_and_values_that_mean_nothing_are_refused():
         raw.train.steps, raw.method[field] = 1, value
         with pytest.raises(UserError, match=rf"method\.{field} is {value}: use"):
             config.resolve(raw)
+
+
+@pytest.mark.parametrize("method", [SimCLR(), MoCoV3()])
+def test_groups_that_tell_which_views_belong_together_are_noticed(method):
+    for group, noticed in ((0, False), (None, False), (16, False), (8, True)):
+        words = method.notice({}, dataclasses.replace(given(16), bn_group=group))
+        assert ("use --config.train.bn_group=0" in words) == noticed

@@ -225,9 +225,9 @@ def test_a_finished_run_without_a_gain_is_told_what_usually_helps(tmp_path, trai
         ),
         ("method", {"queue_size": 640, "tau_teacher": 0.05}, False, None),
         ("optim", {"lr": 0.3}, True, "optim.lr=0.1 (a third)"),
-        ("optim", {"lr": 3.0}, False, "optim.lr=0.3 (a usual rate; 3 is high)"),
-        ("optim", {"lr": 0.003}, False, "optim.lr=0.03 (a usual rate; 0.003 is low)"),
-        ("optim", {"lr": 0.003, "lr_batch": 16}, False, "optim.lr=0.0075 (a usual rate; 0.003 is low)"),
+        ("optim", {"lr": 3.1}, False, "optim.lr=0.3 (a usual rate; 3.1 is high)"),
+        ("optim", {"lr": 0.002}, False, "optim.lr=0.03 (a usual rate; 0.002 is low)"),
+        ("optim", {"lr": 0.0005, "lr_batch": 16}, False, "optim.lr=0.0075 (a usual rate; 0.0005 is low)"),
         ("optim", {"name": "lars", "lr": 9.0}, True, None),
         (
             "student",

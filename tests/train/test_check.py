@@ -88,7 +88,7 @@ def test_repeated_images_and_a_queue_beyond_the_data_are_named(checked, tmp_path
     images[[7, 40]] = images[3]
     np.savez(tmp_path / "x.npz", image=images)
     data = {"data__source": "npz", "data__dir": str(tmp_path / "x.npz"), "data__train": "all"}
-    code, lines = checked("blocks", **data, optim__lr=3.0, method__tau_teacher=1e-4)
+    code, lines = checked("blocks", **data, optim__lr=9.0, method__tau_teacher=1e-4)
     assert code == 0
     found = verdicts(lines)
     assert {name for name, verdict in found.items() if verdict == "look"} >= {"repeated images", "queue"}
@@ -105,6 +105,25 @@ def test_images_that_are_trained_on_are_no_copies_of_themselves(checked):
     code, lines = checked("blocks", data__train="all", evals__names=("top1",), variant="supervised")
     found = verdicts(lines)
     assert code == 0 and found["repeated images"] == "OK", lines
+
+
+def test_a_copy_in_the_test_split_is_found(checked, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", image=images, label=np.arange(200) % 2)
+    splits = [open_source("npz", split, dir=str(tmp_path / "x.npz")) for split in ("train", "test")]
+    train, test = (source.indices[0] for source in splits)
+    images[test] = images[train]
+    np.savez(tmp_path / "x.npz", image=images, label=np.arange(200) % 2)
+    _, lines = checked("blocks", data__source="npz", data__dir=str(tmp_path / "x.npz"), data__batch_size=16)
+    assert verdicts(lines)["repeated images"] == "look"
+    assert any("1 among 200 of 200 looked at" in line for line in lines)
+
+
+def test_statistics_that_lag_in_a_short_run_are_named(checked):
+    student = {"student__model": "mobilenetv3_small_torchvision", "student__options": {"width": 0.5}}
+    _, lines = checked("blocks", **student)
+    assert verdicts(lines)["batch statistics"] == "look"
+    assert any("bn_momentum" in line for line in lines)
 
 
 def test_what_would_stop_the_run_stops_the_check(checked):
@@ -142,6 +161,11 @@ def test_variance_and_rank_of_known_embeddings(embeddings, variance, rank):
     assert spread.found.startswith(f"{variance:.2g} of 1, ") or variance == 0.0
     assert directions.found == f"{rank:.1f} of {embeddings.shape[1]} dimensions"
     assert (bool(spread.remedy), spread.stops) == (variance == 0, variance == 0)
+
+
+def test_one_image_says_nothing_of_a_teacher():
+    (found,) = check.of_embeddings(np.ones((1, 8), np.float32))
+    assert (found.verdict, found.stops) == ("–", False)
 
 
 def test_a_teacher_below_raw_pixels_is_named_only_beyond_the_interval():

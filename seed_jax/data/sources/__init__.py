@@ -173,7 +173,7 @@ def settle(source: str, dir: str, train: str) -> tuple[str, str]:
                 "of the images."
             )
     if not train:
-        train = "train" if open_source(source, "all", dir=dir or None).num_classes else "all"
+        train = "train" if open_source(source, "all", dir=dir or None).num_classes > 1 else "all"
     return source, train
 
 

@@ -203,6 +203,11 @@ def as_label(value, where: str) -> int:
     return max(label, -1)
 
 
+def in_common(source: Source, other: Source) -> int:
+    """How many images of a source are also in another one, by their ids."""
+    return int(np.isin(source.ids(), other.ids()).sum())
+
+
 def digest(*chunks: bytes) -> str:
     """A hash of the joined bytes, 16 hexadecimal digits."""
     state = hashlib.blake2b(digest_size=8)
