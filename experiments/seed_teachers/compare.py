@@ -34,11 +34,11 @@ DINO = {
 }
 CENTRED_FIRST = {"warmup_epochs": 3.0, "clip_norm": 3.0}  # a tenth of the run and 3, as main_dino.py has them
 METHODS = {
-    "MoCo v2": Pretraining("moco", 0.12, {"momentum": 0.99}),
+    "MoCo v2": Pretraining("moco", 0.03, {"momentum": 0.99}),
     "SimCLR": Pretraining("simclr", 0.12, {"temperature": 0.2}),
     "SwAV": Pretraining("swav", 0.12, SWAV),
     "DINO": Pretraining("dino", 0.12, DINO, CENTRED_FIRST),
-    "SimSiam": Pretraining("simsiam", 0.12, {"dim": 128, "bottleneck": 32}),
+    "SimSiam": Pretraining("simsiam", 0.48, {"dim": 128, "bottleneck": 32}),
 }
 
 
