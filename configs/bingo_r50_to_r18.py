@@ -3,7 +3,7 @@
 Run:      python main.py --config=configs/bingo_r50_to_r18.py --workdir=runs/bingo_r50_to_r18 \\
               --config.teacher.weights=moco_v2_200ep_pretrain.pth.tar --config.data.dir=TFDS_FOLDER
 Hardware: 200 epochs of 1.28 million images at 224 px: three forwards and backwards of the student and two
-  forwards of the teacher for each. Before them one forward of the teacher and the search of all pairs. The
+  forwards of the teacher for each. Before training, one teacher forward and a search over all pairs. The
   pooled features are 10 GB, of which the host's memory has two copies at the peak, about 21 GB, and the GPUs
   together one (--config.method.feature=embedding: 0.65 GB). Meant for 8 GPUs. Not run yet: we have no number
   of our own.

@@ -7,7 +7,7 @@ Run:      python main.py --config=configs/cifar100_byot.py --workdir=runs/cifar1
           as the papers do, add --config.data.train=train+val --config.data.val=test.
 Hardware: 200 epochs of 50,000 images at 32 px; meant for one GPU. Not run yet: there is no number of our own.
 Expected: top-1 of the exits 1/4, 2/4, 3/4, of the deepest, and of their ensemble. The paper does not publish
-          alpha, lambda and the temperature; these are of luanyunteng/pytorch-be-your-own-teacher, as is the
+          alpha, lambda and the temperature; these are from luanyunteng/pytorch-be-your-own-teacher, as is the
           schedule. The paper's gain of 2.65 points on average is that of the ensemble; the deepest classifier
           alone gains 1.96.
 
@@ -22,7 +22,7 @@ Expected: top-1 of the exits 1/4, 2/4, 3/4, of the deepest, and of their ensembl
 Variants: `:smoke` runs anywhere; `:deep_supervision` is the baseline with labels alone at every exit;
           `:journal` has the attention exits and the losses of the authors' later code
           (ArchipLab-LinfengZhang/pytorch-self-distillation-final), which also augments by AutoAugment and
-          Cutout, as we do not; its best checkpoint is the best on the test set. `:plain` is the network
+          Cutout, which we do not; its best checkpoint is the best on the test set. `:plain` is the network
           alone.
 """
 

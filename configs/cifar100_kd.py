@@ -8,8 +8,8 @@ Run:      python main.py --config=configs/cifar100_kd.py --workdir=runs/cifar100
 Hardware: 240 epochs of 50,000 images at 32 px; meant for one GPU. Not run yet: there is no number of our own.
 Pairs:    for another pair, set --config.teacher.weights and --config.student.model. MobileNetV2 and the
           ShuffleNets start at --config.optim.lr=0.01, as in the released code.
-Expected: top-1 at the last epoch, mean of three seeds, after 240 epochs or as many as stand there. Not of the
-          final paper, but of its earlier version ("Understanding the success of KD", tables 3 and 10), where
+Expected: top-1 at the last epoch, mean of three seeds, after 240 epochs or as many as the column says. From
+          an earlier version of the paper ("Understanding the success of KD", tables 3 and 10), where
           CutMixPick picks by `kld`. CRD includes KD.
 
           teacher           student           teacher  student     KD  KD 960  CutMix   Pick  Pick 960    CRD
@@ -30,7 +30,7 @@ Expected: top-1 at the last epoch, mean of three seeds, after 240 epochs or as m
           vgg13             vgg8                1.186   1.086  0.998
           resnet50          vgg8                1.242   1.116  1.007
 Variants: `:smoke` runs anywhere; `:plain` is KD without an augmentation; `:prolong4` has 4 times as many
-          epochs, and so for any whole number; `:official_code` picks and rounds as MingSun-Tse/Good-DA-in-KD
+          epochs, and any whole number works; `:official_code` picks and rounds as MingSun-Tse/Good-DA-in-KD
           does by default: 64 images, or all of the last, smaller pool of an epoch.
 """
 

@@ -17,7 +17,7 @@ Expected: error on CIFAR-10, median of five runs, from memory of the paper's tab
 
           The paper's networks with gradients have no BatchNorm (table 5, from memory): alone 13.5, gradients
           12.1, KD 12.1, symmetry 11.8, activations 11.2.
-Variants: `:smoke` runs anywhere; `:gradient` compares gradients by the pixels in place of maps, `:symmetry`
+Variants: `:smoke` runs anywhere; `:gradient` compares pixel gradients instead of maps, `:symmetry`
           those of an image and its mirror image, without a teacher. Their weight, 0.1, has no source: the
           authors have released no code for gradients. `:teacher` trains the WRN-40-2 and
           `:plain` the student, on labels alone.

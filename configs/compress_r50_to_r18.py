@@ -1,4 +1,4 @@
-"""CompRess on ImageNet: a ResNet-18 imitates how similar images are to a ResNet-50 (MoCo-v2), without labels.
+"""CompRess on ImageNet: a ResNet-18 imitates the image similarities of a ResNet-50 (MoCo-v2), without labels.
 
 Run:      python main.py --config=configs/compress_r50_to_r18.py --workdir=runs/compress_r50_to_r18 \\
               --config.teacher.weights=moco_v2_800ep_pretrain.pth.tar --config.data.dir=TFDS_FOLDER

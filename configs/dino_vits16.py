@@ -12,8 +12,8 @@ Batch:    the rate scales with data.batch_size, from 0.0005 at 256; the authors'
 Variants: `:smoke` runs anywhere; `:epochs300` warms the teacher's temperature up to 0.07 (README: 73.3 % kNN,
   76.0 % linear, on 16 GPUs and with a trained norm of the last layer, which we do not have); `:resnet50` is
   the README's command for a ResNet-50 and 100 epochs, for which it gives no figures.
-Differs from main_dino.py: the gradient is clipped by the norm of all of it, also of the prototypes that wait
-  in the first epoch; there each parameter's is clipped by its own, which cuts less;
+Differs from main_dino.py: the gradient is clipped by its global norm, which includes the prototypes, frozen
+  in the first epoch; there each parameter's gradient is clipped by its own norm, which cuts less;
   weight decay leaves the position table and the cls token alone; crops are resized as in data/images.py.
 """
 

@@ -6,8 +6,8 @@ Hardware: 200 epochs of 1.28 million images at 224 px, with three forwards of th
   teacher. Meant for 8 GPUs. Not run yet: we have no number of our own.
 Expected: 60.6 % linear in the paper, recalled and not re-read; its teacher is the authors' own.
 Batch:    the rate scales with data.batch_size, from 0.03 at 256. method.weight is 32, the images per GPU of
-  the released commands, which sum the distances over a GPU; set it to that of the released command that you
-  repeat.
+  the released commands, which sum the distances over a GPU; to repeat one of them, set it to its images
+  per GPU.
 Variants: `:smoke` runs anywhere.
 """
 

@@ -4,7 +4,7 @@ labels.
 Run:      python main.py --config=configs/fd_clip_b.py --workdir=runs/fd_clip_b \\
               --config.teacher.weights=ViT-B-16.pt --config.data.dir=FOLDER_OF_IMAGENET
           The teacher is a state dict saved from OpenAI's archive (docs/weights.md), the folder that of
-          ImageNet's train and val. Labels serve kNN alone. The student is to be fine-tuned
+          ImageNet's train and val. Only kNN uses the labels. The student is to be fine-tuned
           afterwards (configs/finetune_fd.py); a backbone that stays frozen may gain nothing.
 Hardware: 300 epochs of 1.28 million images at 224 px in batches of 2,048; meant for 16 GPUs or a TPU slice.
           Not run yet: there is no number of our own. With less memory add --config.train.accumulate=4.

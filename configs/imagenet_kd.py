@@ -9,7 +9,7 @@ Hardware: 100 epochs of 1.28 million images at 224 px; meant for 8 GPUs or a TPU
 Batch:    the rate is 0.1 whatever data.batch_size is; --config.optim.lr_batch=256 scales it. We leave out the
           last batch of an epoch, 143 images, which several devices cannot share; the released code keeps it.
 Pairs:    for another pair, set --config.teacher.weights and --config.student.model.
-Expected: top-1 and top-5. Not of the final paper, but of its earlier version ("Understanding the success of
+Expected: top-1 and top-5, from an earlier version of the paper ("Understanding the success of
           KD", table 5), where CutMixPick picks by `kld`. At 100 epochs picking is worse than CutMix alone
           there: add --config.method.augment=cutmix. That version does not state the weight decay; 1e-4 is
           that of megvii-research/mdistiller.
@@ -19,7 +19,7 @@ Expected: top-1 and top-5. Not of the final paper, but of its earlier version ("
           KD                  70.66  89.88      CutMixPick, 200 epochs  71.76  90.58
           KD, 200 epochs      71.38  90.59      CRD                     71.38  90.49
 
-          KD elsewhere has 71.03 (mdistiller) to 71.37 (torchdistill), with other weights and temperatures.
+          KD elsewhere scores 71.03 (mdistiller) to 71.37 (torchdistill), with other weights and temperatures.
 Variants: `:smoke`, `:plain`, `:prolong2` and `:official_code`, as in cifar100_kd.py. The last picks 64 of 512
           images, as the released code does unless it is told otherwise; that version of the paper picks half.
 """

@@ -7,7 +7,7 @@ Hardware: 200 epochs of 1.28 million images at 224 px; meant for 8 GPUs or a TPU
   is no number of our own.
 Expected: 55.2 % linear, 44.8 % kNN with the authors' own 67.4 % teacher (paper, Table 1; recalled, not
   re-read).
-  The released code's colour jitter is the one here, so `official_code` leaves it.
+  Our colour jitter is that of the released code, so `official_code` does not change it.
 Batch:    the rate scales with data.batch_size, from 0.03 at 256, as in the released code's distributed runs.
   On one GPU the released code does not scale it: add --config.optim.lr_batch=0 to repeat such a command.
 Variants: `:smoke` runs anywhere in a minute; `:official_code` does what the released code does where it

@@ -13,7 +13,7 @@ Variants: `:smoke` runs anywhere; `:batch256` is scripts/swav_200ep_bs256_pretra
 Differs from main_swav.py: LARS adapts the rate of kernels alone (the authors' LARC adapts that of vectors,
   too) and applies the rate before momentum; the head's norm takes views of each size apart (methods/swav.py);
   warm-up starts at 0 and not at 0.3; scores are float32; a hundredth of the training images is kept for
-  probes, so an epoch, for which the prototypes wait, has as many fewer steps.
+  probes, so the epoch in which the prototypes are frozen is a hundredth shorter.
 """
 
 from seed_jax import config

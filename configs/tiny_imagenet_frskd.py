@@ -6,7 +6,7 @@ Run:      python main.py --config=configs/tiny_imagenet_frskd.py --workdir=runs/
           paper: those of the test set have no labels.
 Hardware: 200 epochs of 100,000 images; meant for one GPU. Not run yet: there is no number of our own.
 Expected: top-1 at 32 px, from memory of the paper's table 1, not read again. The released code crops and
-          resizes to 32 pixels, so these are no numbers to compare with work at 64.
+          resizes to 32 pixels, so do not compare these numbers with results at 64.
 
                           WRN-16-2  ResNet-18
           baseline           51.05      54.60

@@ -8,8 +8,8 @@ Hardware: 240 epochs of 100,000 images at 64 px; meant for one GPU. Not run yet:
           own.
 Pairs:    for another pair, set --config.teacher.weights and --config.student.model. MobileNetV2 and the
           ShuffleNets start at --config.optim.lr=0.01, as in the released code.
-Expected: top-1 at the last epoch, mean of three seeds, after 240 epochs or as many as stand there. Not of the
-          final paper, but of its earlier version ("Understanding the success of KD", table 4), where
+Expected: top-1 at the last epoch, mean of three seeds, after 240 epochs or as many as the column says. From
+          an earlier version of the paper ("Understanding the success of KD", table 4), where
           CutMixPick picks by `kld`. CRD includes KD, and KD with CutMixPick is behind it in all rows but one.
 
           teacher           student           teacher  student     KD  KD 480  CutMix   Pick  Pick 480    CRD

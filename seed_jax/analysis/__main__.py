@@ -104,7 +104,7 @@ def _parse(arguments) -> tuple[Options, list[str], argparse.Namespace]:
         default=[],
         type=lambda names: names.split(","),
         metavar="NAME,NAME",
-        help=f"of {', '.join(SECTIONS)} (default: all)",
+        help=f"sections of the page, out of {', '.join(SECTIONS)} (default: all)",
     )
     parser.add_argument(
         "--dir",
@@ -121,7 +121,7 @@ def _parse(arguments) -> tuple[Options, list[str], argparse.Namespace]:
     parser.add_argument(
         "--split",
         choices=SPLITS,
-        help=f"of the images (default: {usual.split} of a run's own, all images of --data)",
+        help=f"split of the images (default: {usual.split} of a run's own, all images of --data)",
     )
     parser.add_argument(
         "--images", type=int, default=usual.images, help=f"images to draw (default: {usual.images})"
@@ -137,7 +137,7 @@ def _parse(arguments) -> tuple[Options, list[str], argparse.Namespace]:
         type=numbers,
         default=usual.sigmas,
         metavar="S,S",
-        help=f"of the noise (default: {','.join(f'{sigma:g}' for sigma in usual.sigmas)})",
+        help=f"sigmas of the noise (default: {','.join(f'{sigma:g}' for sigma in usual.sigmas)})",
     )
     parser.add_argument(
         "--absolute",
@@ -148,16 +148,16 @@ def _parse(arguments) -> tuple[Options, list[str], argparse.Namespace]:
         "--draws",
         type=int,
         default=usual.draws,
-        help=f"of the noise for each sigma, and of directions of the landscape (default: {usual.draws})",
+        help=f"draws of the noise per sigma, and directions of the landscape (default: {usual.draws})",
     )
     parser.add_argument(
         "--points",
         type=int,
         default=usual.points,
-        help=f"of the landscape along a direction, odd (default: {usual.points})",
+        help=f"points of the landscape along a direction, an odd number (default: {usual.points})",
     )
     parser.add_argument(
-        "--seed", type=int, default=usual.seed, help=f"of noise and directions (default: {usual.seed})"
+        "--seed", type=int, default=usual.seed, help=f"seed of noise and directions (default: {usual.seed})"
     )
     given = parser.parse_args(arguments)
     names = given.sections

@@ -160,7 +160,7 @@ def _parse(arguments):
         nargs="+",
         default=[],
         metavar="ROW",
-        help="run a row again, and those that need it; old cells are kept aside",
+        help="run a row again, and the rows that depend on it; old cells are kept aside",
     )
     parser.add_argument(
         "--out", type=Path, help="folder of cells and page (default: runs/ and the path below experiments/)"

@@ -20,7 +20,7 @@ class Data:
     Attributes:
       source: one of `seed_jax.data.sources.SOURCES`, where 'digits', 'scattered', 'photos' and 'photos6' are
         embedded; '' to recognise it from `dir`.
-      dir: the folder, file or pattern, or the data_dir of tensorflow-datasets; '' for embedded sources.
+      dir: folder, file or pattern to read, or the data_dir of tensorflow-datasets; '' for embedded sources.
       subset: share of the training split, such as '1%' of each class, drawn by train.seed, or by seed 3 as
         '1%@3'; or a file that lists the images; '' for the whole split.
       train: split to train on, or several as 'train+val'; '' for 'train' where the images have labels, else
@@ -28,22 +28,22 @@ class Data:
       val: split for probes during training and for choices.
       test: split for the scores reported at the end.
       bank: split that the online kNN searches; '' for the training split.
-      batch_size: over all devices.
+      batch_size: images per batch, over all devices.
       image_size: side of a view, pixels.
       resize: short side in evaluation, before the centre crop, as a multiple (1 to 2) of `image_size`.
       background: colour (red, green, blue), 0 to 255, that images with alpha are composited on.
       crop_scale: range of the crop's share of the image area, within (0, 1]; used by crop 'random' only.
       flip: probability of mirroring a view left to right.
-      photometric: a key of `seed_jax.data.photometric.PRESETS`.
-      workers: reading processes per training process; 0 reads in threads. The batches are the same.
+      photometric: changes of colour and blur, a key of `seed_jax.data.photometric.PRESETS`.
+      workers: reading processes per training process; with 0, threads read. The batches are the same.
       crop: 'random' (random-resized crop), 'pad' (pad with black, then a random window, usual for CIFAR) or
         'centre' (as in evaluation); see `ViewSpec`.
       padding: black pixels added on each side; used by crop 'pad' only.
       policy: augmentation of each view after its photometrics: one of `seed_jax.data.augmentations.POLICIES`,
         of which 'timm_rand_augment' is the `rand-m9-mstd0.5-inc1` of fine-tuning recipes; '' for none. The
-        small views of `seed`, `dino` and `swav` have none. Boxes and masks that a loss gets do not move with
+        small views of `seed`, `dino` and `swav` get none. Boxes and masks given to a loss do not move with
         it.
-      erase: probability of erasing a random rectangle of a view, at the end, with noise as timm's mode
+      erase: probability of filling a random rectangle of a view with noise, at the end, like timm's mode
         `pixel`; 0.25 in fine-tuning recipes.
       last: 'drop' leaves out the incomplete last batch of an epoch, 'keep' trains on it as a shorter batch.
     """
@@ -118,9 +118,9 @@ class Student:
 
     Attributes:
       model: a key of `seed_jax.models.MODELS`.
-      options: of the model, e.g. `width` or `remat`; also `mean` and `std` of its images.
+      options: options of the model, e.g. `width` or `remat`; also the `mean` and `std` of its images.
       image_size: side of its images, pixels, resized on the device; 0 for data.image_size.
-      init: weights whose backbone it starts from, in any form that teacher.weights takes; '' to draw it.
+      init: weights that the backbone starts from, in any form that teacher.weights takes; '' for random ones.
     """
 
     model: str = "mobilenetv3_large"
@@ -140,7 +140,7 @@ class Teacher:
       weights: a checkpoint (.pth, .pth.tar, .safetensors, .npz), the workdir of a run, `pip:NAME` for an
         installed package, or 'random' to measure speed and for smoke runs.
       model: a key of `seed_jax.models.MODELS`; '' to recognise it from the weights.
-      options: of the model, also `mean` and `std`, for what the weights do not say.
+      options: options of the model, also `mean` and `std`, that the weights do not state.
       image_size: side of its images, pixels, resized on the device; 0 for data.image_size.
       dim: width of the embedding of a 'random' teacher.
     """
@@ -165,27 +165,27 @@ class Optim:
       lr: learning rate for a batch of `lr_batch`; the rate used is lr * batch_size / lr_batch (Goyal et al.
         2017).
       lr_batch: batch size that `lr` and `lr_min` refer to; 0 uses them unscaled.
-      parts_lr: rate of the parts that are joined to the backbone, such as the classifier, scaled and
-        scheduled as `lr` is, with a floor in proportion; 0 for `lr` itself. Fine-tuning with few labels has
+      parts_lr: learning rate of the parts joined to the backbone, such as the classifier, scaled and
+        scheduled as `lr` is, with a proportional floor; 0 uses `lr`. Fine-tuning with few labels uses
         two rates.
       lr_min: the rate that 'cosine' and 'poly' decay to, at most `lr` and scaled as `lr` is.
-      momentum: of sgd and lars, 0 or more and below 1.
+      momentum: momentum of sgd and lars, 0 or more and below 1.
       nesterov: Nesterov momentum (PyTorch's formula), for sgd with `momentum` above 0 only.
       restart_momentum: set the momentum buffer to zero at each of `milestones`, for sgd with `momentum` above
         0 and 'steps' only. Implementations that rebuild their optimizer when the rate drops do this
         (szagoruyko/attention-transfer).
-      weight_decay: added to the gradient by sgd and lars, decoupled in adamw.
+      weight_decay: weight decay; sgd and lars add it to the gradient, in adamw it is decoupled.
       weight_decay_end: the weight decay at the end of the run, reached along half a cosine, as in DINO; 0 for
         a constant one.
-      decay: weight decay for 'all' parameters, as in SEED and MoCo, or for 'kernels': parameters with more
+      decay: parameters with weight decay: 'all', as in SEED and MoCo, or 'kernels', those with more
         than one axis, except position tables and tokens, as in MAE.
       layer_decay: rate of each layer divided by that of the next, in networks with layer numbers, above 0 and
         at most 1; 1 for none (BEiT, MAE).
       schedule: 'cosine', 'steps', 'poly' or 'constant'.
       milestones: where 'steps' multiplies the rate by `factor`, in rising order: shares of the run, all
         above 0 and below 1, or epochs, all 1 or more.
-      factor: of 'steps', above 0.
-      power: 'poly' is (1 - share of the run) ** power; above 0.
+      factor: factor by which 'steps' multiplies the rate at each milestone, above 0.
+      power: exponent of 'poly', which is (1 - share of the run) ** power; above 0.
       decay_from: 'cosine' and 'poly' count from the 'start' of the run, so that warm-up hides the first part
         of the decay, or from the end of 'warmup', as timm's warmup_prefix. 'steps' allows 'start' only.
       warmup_epochs: epochs of linear warm-up.
@@ -274,7 +274,7 @@ class Train:
     """Length, seed and numerics of a run.
 
     Attributes:
-      epochs, steps, examples: the length of the run; exactly one of the three is not 0.
+      epochs, steps, examples: length of the run in epochs, steps or images; set one, leave the other two 0.
       seed: seed of every random choice, 0 to 2**32 - 1; JAX's keys use 32 bits of it.
       precision: 'fp32' (on GPUs XLA's default, TF32), or 'bf16' for convolutions and matrix products.
       bn_group: samples that BatchNorm computes its statistics over, a divisor of data.batch_size; the papers'
@@ -288,7 +288,7 @@ class Train:
         devices, each array along its longest axis that their number divides, instead of keeping all of them
         on every device; XLA gathers what it needs of them (docs/scale.md).
       checkpoint_epochs: epochs between checkpoints, each with a probe.
-      keep: number of newest checkpoints that are kept; the one with the best score is kept, too.
+      keep: number of newest checkpoints to keep; the one with the best score is kept, too.
     """
 
     epochs: float = 0.0
@@ -328,7 +328,7 @@ class Evals:
         probe. 'knn' is the majority vote of the nearest images in the bank; 'top1' scores the network's own
         classifiers, if it has any; 'neighbours' is the share of the teacher's nearest neighbours that are the
         student's too; it needs no labels, and runs on data without any. On the command line: knn,top1.
-      every_epochs: epochs between probes; step 0 and the last step have one too.
+      every_epochs: epochs between probes; there is also one at step 0 and one at the last step.
       k: neighbours that vote in kNN.
       bank_size: use this many images of the bank split, evenly spaced; 0 for all.
       feature: entry of the features that evaluators read, e.g. 'pooled' or 'embedding'.

@@ -220,7 +220,7 @@ def _parse(arguments) -> argparse.Namespace:
         default=[],
         type=lambda names: names.split(","),
         metavar="NAME,NAME",
-        help=f"of {', '.join(PROTOCOLS)}",
+        help=f"protocols to measure, out of {', '.join(PROTOCOLS)}",
     )
     parser.add_argument(
         "--data",
@@ -233,13 +233,13 @@ def _parse(arguments) -> argparse.Namespace:
         "--splits",
         default="",
         metavar="TRAIN,VAL,TEST",
-        help="of --data: learned from, chosen on, scored (default: train,val,test; of tfds, "
+        help="splits of --data to learn from, choose on and score (default: train,val,test; for tfds, "
         "train[:90%%],train[90%%:],test)",
     )
     parser.add_argument(
         "--best",
         action="store_true",
-        help="of runs, use the checkpoint with the best score during training (default: the newest)",
+        help="for runs, use the checkpoint with the best score during training (default: the newest)",
     )
     parser.add_argument(
         "--dir",
@@ -256,23 +256,27 @@ def _parse(arguments) -> argparse.Namespace:
     parser.add_argument(
         "--feature", default="", help="the vector to read (default: pooled, or evals.feature of the run)"
     )
-    parser.add_argument("--teacher", default="", help="of overlap: weights or run whose `pooled` is compared")
+    parser.add_argument(
+        "--teacher", default="", help="for overlap: weights or run whose `pooled` is compared"
+    )
     parser.add_argument(
         "--labels",
         default=usual.labels,
         type=lambda specs: tuple(specs.split(",")),
         metavar="SHARE,SHARE",
-        help="of semi: shares of the labels of each class, drawn by --seed, or by 3 as 1%%@3, or files that "
+        help="for semi: shares of the labels of each class, drawn by --seed, or by 3 as 1%%@3, or files that "
         "name the labelled images, as SimCLR's 1percent.txt (default: 1%%,10%%)",
     )
     parser.add_argument(
         "--k", type=int, default=0, help=f"neighbours of kNN (default: {Evals.k}, or evals.k of the run)"
     )
-    parser.add_argument("--images", type=int, default=0, help="of each split, evenly spaced (default: all)")
+    parser.add_argument(
+        "--images", type=int, default=0, help="images of each split, evenly spaced (default: all)"
+    )
     parser.add_argument(
         "--batch-size", type=int, default=64, help="images per forward, over all devices (default: 64)"
     )
-    parser.add_argument("--seed", type=int, default=usual.seed, help="of what is drawn (default: 0)")
+    parser.add_argument("--seed", type=int, default=usual.seed, help="seed of random draws (default: 0)")
     parser.add_argument(
         "--cache", type=Path, help="folder that keeps features for the next command (docs/evaluation.md)"
     )

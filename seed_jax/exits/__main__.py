@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments):
     parser = argparse.ArgumentParser(
         prog="python -m seed_jax.exits",
-        description="What each exit of a network costs and knows, and what leaving early saves.",
+        description="Cost and accuracy of each exit of a network, and what leaving early saves.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

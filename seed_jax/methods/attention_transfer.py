@@ -30,21 +30,21 @@ class AttentionTransfer(Method):
     at J_t; both J_s and J_s' receive one.
 
     Attributes:
-      gamma: weight of the cross entropy: 1 in the paper. The released code has 1 - alpha.
-      alpha: weight of `kd_loss`. The released code has 0 for attention transfer alone and 0.9 for KD alone.
+      gamma: weight of the cross entropy: 1 in the paper, 1 - alpha in the released code.
+      alpha: weight of `kd_loss`: in the released code 0 for attention transfer alone, 0.9 for KD alone.
       temperature: T of KD.
-      beta: weight of the activation maps of each stage. 1000 is the released code's, for the form
+      beta: weight of the activation maps of each stage. 1000 is the released code's value for the form
         'mean_square'; for 'norm' it is the paper's beta (equation 2): set it, since the default is not
         meant for that form. The mean square is over pixels, so the same beta counts four times as much for
         images of half the side (experiments/self_distillation/README.md).
-      stages: the maps, by their names in both networks, such as 'stage2,stage3'; () for every `stageN` that
+      stages: maps to compare, by name in both networks, such as 'stage2,stage3'; () for every `stageN` that
         both have. These are the released code's: in WRN before the last norm and ReLU, in ResNet after the
         ReLU. For the maps before the last ReLU, name 'preact1' and so on. If two maps differ in size, the
         larger side must be a multiple of the smaller one.
       form: 'mean_square', the released code's, or 'norm', the paper's.
       power: p of the maps: 2 is the paper's choice.
       reduce: 'sum' over channels, the paper's choice, or 'max'.
-      gradient: the paper's beta for the gradients of student and teacher; 0 leaves them out.
+      gradient: weight of the gap between student's and teacher's gradients (the paper's beta); 0 for none.
       symmetry: the paper's beta for the gradients of an image and of its mirror image. It needs no teacher.
     """
 

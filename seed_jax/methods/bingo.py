@@ -42,15 +42,15 @@ class BINGO(Method):
     `queue_start` is 'noise'.
 
     Attributes:
-      neighbours: images in a bag.
-      feature: the teacher's entry in which neighbours are near, 'pooled' as in the released code, or
+      neighbours: number of neighbours in an image's bag.
+      feature: teacher feature in which neighbours are searched, 'pooled' as in the released code, or
         'embedding'.
-      temperature: of InfoNCE; 0.12 for the released EfficientNet-B0.
-      weights: w_1 and w_2.
-      intra_epochs: epochs at the start with the weights 1 and 0, so with the intra-sample terms alone and
-        without the inter-sample ones; the released code changes them after its epoch 10, counted from 0.
-      cutmix: lambda of CutMix's box is drawn from Beta(cutmix, cutmix).
-      queue_size: K, a multiple of the batch size.
+      temperature: temperature of InfoNCE; 0.12 for the released EfficientNet-B0.
+      weights: w_1 of the intra-sample terms and w_2 of the inter-sample terms.
+      intra_epochs: epochs at the start that use the intra-sample terms alone, with the weights 1 and 0; the
+        released code switches to both after its epoch 10, counted from 0.
+      cutmix: parameter of Beta(cutmix, cutmix), from which lambda of CutMix's box is drawn.
+      queue_size: size K of the queue, a multiple of the batch size.
       queue_start: 'empty' masks unfilled slots; 'noise' is the released code's Gaussian start.
       hidden: width of the head's hidden layer; 0 for the width of the pooled feature.
     """

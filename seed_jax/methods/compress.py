@@ -18,7 +18,7 @@ from seed_jax.models.network import Joined, without_dropout
 
 @dataclasses.dataclass(frozen=True)
 class CompRess(Method):
-    """The student imitates how similar an image is to anchors, past images, in the teacher's feature.
+    """The student imitates the teacher's similarities between an image and past images, the anchors.
 
     It differs from SEED in the features, which are `pooled` ones without heads; in the anchors, to which the
     image itself does not belong; and in the temperature, which is the same for both networks. With two queues
@@ -32,9 +32,9 @@ class CompRess(Method):
     released queues hold uniform noise, while ours are empty, or hold noise of length 1.
 
     Attributes:
-      queues: 2 or 1.
-      temperature: of both distributions.
-      momentum: of the student's moving average, with two queues.
+      queues: number of queues, 2 or 1.
+      temperature: temperature of both distributions.
+      momentum: momentum of the student's moving average, with two queues.
       queue_size: number of anchors, a multiple of the batch size.
       queue_start: 'empty' masks unfilled slots; 'noise' is Gaussian noise.
     """

@@ -28,7 +28,7 @@ class DDGSD(Method):
     the difference of the means over batch and channels; ours is a sum over channels.
 
     Attributes:
-      weight: of the two KD terms.
+      weight: weight of the two KD terms.
       temperature: T of KD.
       features: weight of the third term; with 0 the loss is a mean over its images.
     """

@@ -49,16 +49,16 @@ class DINO(Method):
       tau_student: temperature of the student.
       tau_teacher: temperature of the teacher after its warm-up.
       tau_teacher_start: temperature of the teacher in the first epoch.
-      tau_warmup_epochs: epochs in which it rises linearly, one value an epoch; 0 for none.
-      momentum: of the teacher's moving average at the start; it rises to 1 along half a cosine.
-      center_momentum: of the centre.
+      tau_warmup_epochs: epochs of linear warm-up of tau_teacher, one value an epoch; 0 for none.
+      momentum: momentum of the teacher's moving average at the start; it rises to 1 along half a cosine.
+      center_momentum: momentum of the centre's moving average.
       freeze_epochs: epochs at the start in which the prototypes are not trained.
       global_views: views that teacher and student see, 2 in the paper; cut as the `data` section says.
       local_views: views that the student alone sees; 0 for none.
       local_size: side of a local view, pixels.
       local_scale: range of a local view's share of the image area.
       photometric_second: photometrics of all global views after the first, a key of
-        `seed_jax.data.photometric.PRESETS`; data.photometric is that of the first.
+        `seed_jax.data.photometric.PRESETS`; the first has data.photometric.
       photometric_local: photometrics of the local views.
     """
 

@@ -30,10 +30,10 @@ class DisCo(Method):
     BatchNorms use and update batch statistics; our teacher is frozen in eval mode.
 
     Attributes:
-      temperature: of InfoNCE.
-      momentum: of the student's moving average.
-      weight: of the squared distances; InfoNCE has the weight 1. 1.0 has both as means over the batch.
-      queue_size: K, a multiple of the batch size.
+      temperature: temperature of InfoNCE.
+      momentum: momentum of the student's moving average.
+      weight: weight of the squared distances; InfoNCE has weight 1. At 1.0 both are means over the batch.
+      queue_size: size K of the queue, a multiple of the batch size.
       queue_start: 'empty' masks unfilled slots; 'noise' is the released code's Gaussian start.
       hidden: width of the head's hidden layer; 0 for the width of the pooled feature.
     """

@@ -51,12 +51,13 @@ class FD(Method):
       target: 'tokens': the map, and the cls token if both networks have one. 'cls' or 'pooled': that one
         vector of both networks, where 'pooled' is the mean over patches, and a student without a cls token
         has its `pooled` instead. 'logits': the teacher's, from the student's `pooled`.
-      normalise: of the teacher's tokens: 'layernorm', the paper's whitening; 'l2', 'standardise' or 'none'
+      normalise: how the teacher's tokens are normalised: 'layernorm', the paper's whitening; 'l2',
+        'standardise' or 'none'
         (`losses.normalise_tokens`).
       distance: 'smooth_l1', the paper's; 'mse', 'cosine' or 'mix' (`losses.token_distances`).
-      beta: of the smooth L1; 2 in the released code.
+      beta: beta of the smooth L1; 2 in the released code.
       mix: share of the cosine in 'mix'.
-      cls_weight: of the cls token, where a patch has 1, as in the released code.
+      cls_weight: weight of the cls token relative to a patch; 1 in the released code.
       final_norm: take the teacher's tokens after its final norm, as every released config does. They are then
         normalised twice, with the gains of the first norm in between. False takes them before it.
       parity: refuse whatever the released code cannot do. It pairs token i with token i, so registers, a cls

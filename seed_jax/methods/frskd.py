@@ -48,12 +48,12 @@ class FRSKD(Method):
       detach: 'paper': the self-teacher trains the backbone by KD and maps alone. 'code': also by its cross
         entropy, since there its input is not detached.
       width: channels of the self-teacher as a multiple of the backbone's (BiFPNc); 2 in the paper.
-      channels: if above 0, this many on every level instead (BiFPN); 256 in the paper.
+      channels: channels of every level (BiFPN), 256 in the paper; 0 for `width` instead.
       depth: convolutions of a node; 2 in the paper.
       upsample: 'nearest' is the code's, 'bilinear' the paper's.
       mix: 'mixup', 'cutmix' or 'either' mixes the images of a batch and their labels (`methods/mixed.py`); ''
         does not. The code does not mix with several views; here the views are made of the mixed images.
-      rotations, colours: as for the method `sla`; FRSKD+SLA has 4 and 1, FRSKD has no further view.
+      rotations, colours: rotations and colour permutations, see `sla`; FRSKD+SLA has 4 and 1, FRSKD 1 and 1.
       sla: lambda of FRSKD+SLA; 1 as published.
     """
 

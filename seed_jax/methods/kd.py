@@ -65,28 +65,29 @@ class KD(Method):
       losses: the weight of each loss, by its name in `TERMS`, or 'crd', which sees x alone. As published for
         CIFAR-100, with gamma 1 unless stated: kd 0.9 with gamma 0.1; dkd 1 (beta 8) with
         `warmup_epochs` 20 of 240; dist 2; fitnet 100; sp 3000; pkt 30000; rkd 1; crd 0.8, alone or with kd
-        1; kd 9 at temperature 2 with `standardise` and gamma 0.1. The weight of crd is for its form with
+        1; kd 9 at temperature 2 with `standardise` and gamma 0.1. The weight of crd suits the form with
         memory banks; ours has queues (`methods/crd.py`).
       gamma: weight of the cross entropy; 0 needs no labels.
       warmup_epochs: epochs over which the weights of `losses` rise linearly, at every step; in
-        megvii-research/mdistiller, which has this for dkd, once an epoch. 0 for whole weights from the start.
+        megvii-research/mdistiller, which does this for dkd, once an epoch. 0 for full weights from the start.
       temperature: T of kd, dkd and dist.
       hint: the stage whose map 'fitnet' regresses.
       queue_size: past embeddings that 'crd' compares with, a multiple of the batch size.
-      dim: width of these embeddings.
+      dim: width of the embeddings of 'crd'.
       standardise: standardise the logits of both networks first (Sun et al., arXiv 2403.01427).
-      augment: x', a name of `data/augmentations.py`, or 'cutmix_pick'; '' for no x'. Erased pixels get
+      augment: how x' is made, a name of `data/augmentations.py`, or 'cutmix_pick'; '' for no x'. Erased
+        pixels get
         the colour that the student normalises to 0.
       draw: 'batch' draws an augmentation once for the batch, as the released code does; 'image' for each
         image.
       both: False leaves out L(x): with gamma 0 and 'mixup' this is FunMatch (Beyer et al., arXiv 2106.05237).
       average: weight L(x) and L(x') by a half each; the paper adds them up.
       criterion: how 'cutmix_pick' chooses images (`mixing.CRITERIA`).
-      runs: CutMix runs in the pool of 'cutmix_pick'.
+      runs: number of CutMix runs whose images form the pool of 'cutmix_pick'.
       n_pick: images that 'cutmix_pick' keeps (all of the smaller pool of a shorter batch); 0 keeps the share
         `pick_ratio`.
       pick_ratio: share of the pool that is kept if `n_pick` is 0; above 0 and up to 1.
-      released: cut pixels to whole levels and use torchvision 0.10's rules, as the released code does.
+      released: round pixels down to whole levels and use torchvision 0.10's rules, as the released code does.
     """
 
     losses: dict = dataclasses.field(default_factory=lambda: {"kd": 0.9})

@@ -26,8 +26,8 @@ class KMeans(Method):
 
     Attributes:
       clusters: number of clusters; 3000, as many as the prototypes of `online_clustering`.
-      iterations: of k-means, at most; it ends earlier if no image changes its cluster.
-      feature: the teacher's entry that is clustered, 'embedding' or 'pooled'.
+      iterations: largest number of k-means iterations; k-means ends earlier if no image changes its cluster.
+      feature: teacher feature that is clustered, 'embedding' or 'pooled'.
     """
 
     clusters: int = 3000

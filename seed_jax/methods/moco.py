@@ -27,9 +27,9 @@ class MoCo(Method):
     moco/builder.py, which shuffles across GPUs).
 
     Attributes:
-      temperature: of InfoNCE (0.2 in v2, 0.07 in v1).
-      momentum: of the key encoder's moving average.
-      queue_size: K, a multiple of the batch size.
+      temperature: temperature of InfoNCE (0.2 in v2, 0.07 in v1).
+      momentum: momentum of the key encoder's moving average.
+      queue_size: size K of the queue, a multiple of the batch size.
       queue_start: 'empty' masks unfilled slots; 'noise' is the released code's Gaussian start.
       dim: width of the embedding.
       hidden: width of the head's hidden layer; 0 for the width of the pooled feature.
@@ -86,7 +86,7 @@ def check_groups(data, train) -> None:
     if not 0 < train.bn_group < data.batch_size:
         raise UserError(
             f"train.bn_group is {train.bn_group}: MoCo needs groups smaller than the batch, else a query "
-            "knows its key by their batch statistics; "
+            "recognises its key by their batch statistics; "
             f"use --config.train.bn_group={max(1, data.batch_size // 8)}."
         )
 

@@ -32,15 +32,15 @@ class MoCoV3(Method):
     (section 4). The option `mocov3_init` of a ViT starts it as the released code does.
 
     Attributes:
-      temperature: of InfoNCE; the loss is multiplied by twice this.
-      momentum: of the moving average at the start; it rises to 1 along half a cosine.
+      temperature: temperature of InfoNCE; the loss is multiplied by twice the temperature.
+      momentum: momentum of the moving average at the start; it rises to 1 along half a cosine.
       dim: width of the embedding.
       hidden: width of the hidden layers of head and predictor.
       layers: Linear layers of the head: 3 for ViTs, 2 for ResNets.
       predictor_norm: normalise after the predictor, as for ViTs; False for ResNets.
-      freeze_patches: do not train the projection of patches.
+      freeze_patches: freeze the patch embedding.
       photometric_second: photometrics of the second view, a key of `seed_jax.data.photometric.PRESETS`;
-        data.photometric is that of the first.
+        the first has data.photometric.
     """
 
     temperature: float = 0.2

@@ -25,9 +25,9 @@ class OnlineClustering(Method):
 
     Attributes:
       prototypes: number of clusters.
-      temperature: of the student's softmax over prototypes.
+      temperature: temperature of the student's softmax over prototypes.
       epsilon: smoothness of the assignments.
-      iterations: of Sinkhorn's algorithm.
+      iterations: iterations of Sinkhorn's algorithm.
       queue_size: past teacher embeddings that are assigned together with the batch, a multiple of the batch
         size; 0 for none.
       hidden: width of the head's hidden layer; 0 for the width of the pooled feature.

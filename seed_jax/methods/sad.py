@@ -31,14 +31,14 @@ class SAD(Method):
     averaged before the softmax, the weight is 1000 of a mean, and the term trains from step 0.
 
     Attributes:
-      weight: 0.1 is the paper's.
+      weight: weight of the sum over the paths; 0.1 in the paper.
       paths: 'a-b' lets stage a imitate stage b, such as '2-3,3-4', the paper's best. () lets each of the last
-        three stages imitate the next one: of four stages the paper's paths, of three (ours) '1-2,2-3'. The
+        three stages imitate the next one: the paper's paths for four stages, '1-2,2-3' (ours) for three. The
         paper found that stage 1 of four and upward paths, such as '3-2', hurt.
       start: share of the run without the term. The paper starts at iteration 40,000 of 60,000.
-      ramp: share of the run over which the weight then rises from 0, linearly; 0 for at once. The paper does
-        not say; the authors advise a rising one (cardwing/Codes-for-Lane-Detection, issue 305).
-      detach: stop the gradient of the imitated stage. The paper does not say; winycg/Self-KD-Lib does,
+      ramp: share of the run over which the weight then rises from 0, linearly; 0 for a jump. The paper does
+        not say; the authors advise a rising weight (cardwing/Codes-for-Lane-Detection, issue 305).
+      detach: stop the gradient of the imitated stage. The paper does not say; winycg/Self-KD-Lib stops it,
         InhwanBae/ENet-SAD_Pytorch does not.
     """
 

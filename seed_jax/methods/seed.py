@@ -34,10 +34,10 @@ class Seed(Method):
     methods `simreg` (l2), `seed_moco`, `online_clustering` and `kmeans`.
 
     Attributes:
-      strategy: 'seed', or 'binary'.
+      strategy: 'seed', the paper's method, or 'binary', the binary contrastive loss of its table 4.
       tau_student: temperature of the student's distribution (tau^S, eq. 4).
-      tau_teacher: temperature of the teacher's (tau^T, eq. 3); the released code's default is 1e-4.
-      queue_size: K, a multiple of the batch size.
+      tau_teacher: temperature of the teacher's distribution (tau^T, eq. 3); 1e-4 is the released default.
+      queue_size: size K of the queue, a multiple of the batch size.
       queue_start: 'empty' masks unfilled slots; 'noise' is the released code's Gaussian start.
       hidden: width of the student head's hidden layer; 0 for the width of the pooled feature, as in the
         paper.

@@ -24,10 +24,10 @@ class SeedMoCo(Method):
 
     Attributes:
       tau_student: temperature of the student's distribution in SEED's loss.
-      tau_teacher: temperature of the teacher's.
-      temperature: of InfoNCE.
-      momentum: of the student's moving average.
-      weight: of InfoNCE; SEED's loss has the weight 1.
+      tau_teacher: temperature of the teacher's distribution in SEED's loss.
+      temperature: temperature of InfoNCE.
+      momentum: momentum of the student's moving average.
+      weight: weight of InfoNCE; SEED's loss has weight 1.
       queue_size: entries of each queue, a multiple of the batch size.
       queue_start: 'empty' masks unfilled slots; 'noise' is the released codes' Gaussian start.
       hidden: width of the head's hidden layer; 0 for the width of the pooled feature.

@@ -22,7 +22,7 @@ class SimCLR(Method):
     the scale.
 
     Attributes:
-      temperature: of the softmax over the batch.
+      temperature: temperature of the softmax over the batch.
       dim: width of the embedding.
       layers: Linear layers of the head: 2 in the paper, 3 by default in the released code.
       hidden: width of the head's hidden layers; 0 for the width of the pooled feature.

@@ -39,13 +39,13 @@ class SimReg(Method):
     `hidden` the width of the student's pooled feature.
 
     Attributes:
-      target: the teacher's entry that is regressed, 'pooled' or 'embedding'.
+      target: teacher feature that is regressed, 'pooled' or 'embedding'.
       layers: Linear layers of the MLP: 4, 2 or 1.
       hidden: width of its hidden layers; 0 for twice the width of the pooled feature. The layer between
         projector and predictor is as wide as the pooled feature.
       batch_norm: normalise before each ReLU.
       normalise: scale prediction and target to length 1; False for the plain squared distance.
-      photometric_teacher: photometrics of a view of its own that the teacher sees, a key of
+      photometric_teacher: photometrics of a separate view for the teacher, a key of
         `seed_jax.data.photometric.PRESETS`, such as 'none' for a weak one; '' if both see the same view.
     """
 

@@ -35,8 +35,8 @@ class SLA(Method):
     For large data the released code has an option that multiplies the loss by M; we do not have it.
 
     Attributes:
-      rotations: 4, 2 (0 and 180 degrees) or 1.
-      colours: permutations of the colours, 6, 3 or 1. Those of grey images cannot be told apart.
+      rotations: rotations of an image: 4, 2 (0 and 180 degrees) or 1.
+      colours: permutations of the colours, 6, 3 or 1. On grey images they all look the same.
       distil: SLA-SD: L_SLA + CE + T^2 KL(aggregated || second classifier).
       temperature: T of `distil`; 1 in the paper and in the code.
       mix: 'mixup', 'cutmix' or 'either' mixes the images of a batch before the views are made, and their

@@ -25,9 +25,9 @@ class Supervised(Method):
         is trained, and the backbone stays in eval mode, without dropout and with its running statistics.
       smoothing: share of each target that is spread over all classes evenly, its own included: label
         smoothing (Szegedy et al., arXiv 1512.00567, section 7; 0.1 there).
-      virtual_teacher: weight of `virtual_teacher_loss`, with 1 minus it for the cross entropy: Tf-KD_reg
+      virtual_teacher: weight of `virtual_teacher_loss`; the cross entropy has 1 minus this: Tf-KD_reg
         (Yuan et al., arXiv 1909.11723; 0.1 for ResNet-18 on CIFAR-100 in the released code).
-      mix: 'mixup' or 'cutmix' mixes the images of a batch and their labels, 'either' is one of the two for
+      mix: 'mixup' or 'cutmix' mixes the images of a batch and their labels, 'either' draws one of the two for
         each batch, as in fine-tuning recipes (`methods/mixed.py`); '' does not.
       classifier_std: the classifier's weights start as N(0, classifier_std^2) and its biases as 0; 2e-5 in
         the fine-tunings of MAE, BEiT and Feature-Distillation. 0 is PyTorch's Linear, or 0.01 with `freeze`

@@ -43,13 +43,13 @@ class SwAV(Method):
     global and the local views apart, each with all views of its size.
 
     Attributes:
-      prototypes: K.
+      prototypes: number of prototypes, K.
       dim: width of the embedding.
       hidden: width of the head's hidden layer; 0 for the width of the pooled feature.
-      temperature: of the predictions' softmax.
+      temperature: temperature of the predictions' softmax.
       epsilon: smoothness of the assignments; the released code's README lowers it to 0.03 when the loss stays
         at log(prototypes).
-      iterations: of Sinkhorn's algorithm.
+      iterations: iterations of Sinkhorn's algorithm.
       queue_size: embeddings of past batches, of each global view, that are assigned together with the batch:
         a multiple of the batch size; 0 for none.
       queue_from: first epoch, counted from 0, whose embeddings are used in this way.

@@ -136,7 +136,7 @@ def _parse(arguments):
         default=[],
         type=lambda names: names.split(","),
         metavar="NAME,NAME",
-        help=f"of {', '.join(measure.NAMES)} (default: those of the paper)",
+        help=f"augmentations to rank, out of {', '.join(measure.NAMES)} (default: those of the paper)",
     )
     parser.add_argument(
         "--chunks", type=int, default=50, help="chunks of 640 rows; more narrow the intervals (default: 50)"
@@ -147,7 +147,7 @@ def _parse(arguments):
         default=9.0,
         help="begin no chunk after this time, but measure five in any case (default: 9)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of crops and augmentations (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of crops and augmentations (default: 0)")
     parser.add_argument(
         "--draw",
         choices=("batch", "image"),

@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=_exit,
         default=0,
         metavar="N",
-        help="of a run with exits, this one alone, without the later stages; 'all' keeps all of them",
+        help="for a run with exits: keep this exit alone, without the later stages; 'all' keeps all of them",
     )
     check = commands.add_parser(
         "parity", help="compare our networks with the outputs of reference implementations"
