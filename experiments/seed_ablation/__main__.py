@@ -1,17 +1,18 @@
 """SEED with one setting changed at a time: three seeds, a table with intervals, a plot for each setting.
 
-    python -m experiments.seed_ablation                    all of it; finished runs are not run again
+    python -m experiments.seed_ablation                    on both data sets; finished runs are not run again
+    python -m experiments.seed_ablation scattered          on one of them, scattered or fashion
     python -m experiments.seed_ablation --quick            tries the code
     python -m experiments.seed_ablation --plots FOLDER     only the plots, from FOLDER/results.json
 
-It is `./run.sh compare experiments/seed_ablation`, whose other flags it takes, and then the plots.
+It is `./run.sh compare experiments/seed_ablation/DATA`, whose other flags it takes, and then the plots.
 """
 
 import statistics
 import sys
 from pathlib import Path
 
-from experiments.seed_ablation.compare import AXES, row
+from experiments.seed_ablation.comparison import AXES, IMAGES, row
 from seed_jax.compare import __main__ as compare
 from seed_jax.data import files
 from seed_jax.errors import UserError, command
@@ -29,14 +30,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if arguments[:1] == ["--plots"]:
         if len(arguments) != 2:
-            raise UserError("--plots takes one folder, as in --plots experiments/seed_ablation/results.")
+            raise UserError(
+                "--plots takes one folder, as in --plots experiments/seed_ablation/results/scattered."
+            )
         return draw(Path(arguments[1]))
     if any(argument.partition("=")[0] == "--out" for argument in arguments):
         raise UserError(f"--out is not a flag of this command, which writes to {OUT}: use ./run.sh compare.")
-    out = OUT.with_name(f"{OUT.name}-quick") if "--quick" in arguments else OUT
-    code = compare.main([str(HERE), *arguments])
-    if "--plan" not in arguments and (out / "results.json").exists():
-        draw(out)
+    of = [arguments[0]] if arguments and arguments[0] in IMAGES else list(IMAGES)
+    flags = arguments[1:] if arguments and arguments[0] in IMAGES else arguments
+    return max(_run(data, flags) for data in of)
+
+
+def _run(data: str, flags: list[str]) -> int:
+    folder = OUT / (f"{data}-quick" if "--quick" in flags else data)
+    code = compare.main([str(HERE / data), *flags])
+    if "--plan" not in flags and (folder / "results.json").exists():
+        draw(folder)
     return code
 
 
