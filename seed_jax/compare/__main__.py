@@ -78,6 +78,7 @@ def _file(options, arguments: list[str]) -> int:
     # An unfinished cell goes on: it may be one that an interrupted --again has begun.
     again = [cell for cell in cells_lib.again(wanted, options.again) if cell.finished()]
     _start()
+    cells_lib.refuse_other_images(comparison)
     cells_lib.refuse_changed(comparison, [cell for cell in cells if cell not in again])
     if options.plan:
         _plan(comparison, wanted, again)

@@ -1,5 +1,6 @@
 """The cells of a comparison on disk: a row and a seed, which is a workdir with two more files."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,7 +13,7 @@ import ml_collections
 from seed_jax import config as config_lib
 from seed_jax.compare.spec import Comparison, Trained, Untrained, slug
 from seed_jax.data import files
-from seed_jax.data.sources import open_source
+from seed_jax.data.sources import listed_once, open_source
 from seed_jax.errors import UserError
 from seed_jax.train import inputs, workdir
 from seed_jax.weights import source
@@ -210,6 +211,25 @@ def refuse_changed(comparison: Comparison, cells: Sequence[Cell]) -> None:
         raise UserError(
             f"These finished cells no longer match the comparison file: {reasons}: run them again with "
             f"--again {again}, or use another --out."
+        )
+
+
+def refuse_other_images(comparison: Comparison) -> None:
+    """Raise `UserError` if two trained rows would be scored on other images.
+
+    A row whose images cannot be read is left out: its cells say why.
+    """
+    of = {}
+    with listed_once():
+        for row in comparison.rows:
+            if isinstance(row, Trained):
+                with contextlib.suppress(UserError):
+                    of.setdefault(fingerprints(row.raw(comparison.seeds[0]))[1], row.name)
+    if len(of) > 1:
+        one, other, *_ = of.values()
+        raise UserError(
+            f"'{one}' and '{other}' would be scored on other images: give all rows the same data and "
+            "data.test."
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import toy_comparison
 
-from seed_jax.compare import Trained, Untrained, cells, collect, run
+from seed_jax.compare import Comparison, Trained, Untrained, cells, collect, run
 from seed_jax.compare.__main__ import main
 from seed_jax.errors import UserError
 from seed_jax.evals import final
@@ -253,6 +253,17 @@ def test_runs_that_exist(finished, tmp_path):
     assert result.difference(next(n for n in names if n != result.baseline), "knn").seeds == 2
     with pytest.raises(UserError, match="Unknown row in --baseline"):
         collect.of_workdirs(runs, "elsewhere")
+
+
+def test_rows_on_other_data_are_refused_before_any_is_trained():
+    rows = [
+        Trained("here", toy_comparison.config("moco")),
+        Trained("nowhere", toy_comparison.config("moco"), {"data.source": "npz", "data.dir": "/no/such.npz"}),
+        Trained("there", toy_comparison.config("moco"), {"data.source": "scattered"}),
+    ]
+    cells.refuse_other_images(Comparison("Toys", tuple(rows[:2]), "here", (0,)))
+    with pytest.raises(UserError, match="'here' and 'there' would be scored on other images: give all rows"):
+        cells.refuse_other_images(Comparison("Toys", tuple(rows), "here", (0,)))
 
 
 def test_runs_on_other_data_are_refused_and_named(finished, tmp_path):
