@@ -62,7 +62,9 @@ def draw(folder: Path) -> int:
         ]
         if len(lanes) > 1:
             title = f"kNN of the student by {name}, test split, %"
-            figures.append(plots.lanes(lanes, title=title, line=None, name="-".join(name.split())))
+            figures.append(
+                plots.lanes(lanes, title=title, line=None, name="-".join(name.replace("'", "").split()))
+            )
     html.save(folder, figures)
     for figure in figures:
         print(folder / f"{figure.name}.svg")
