@@ -220,11 +220,11 @@ def refuse_other_images(comparison: Comparison) -> None:
     A row whose images cannot be read is left out: its cells say why.
     """
     of = {}
+    rows = [row for row in comparison.rows if isinstance(row, Trained)]
     with listed_once():
-        for row in comparison.rows:
-            if isinstance(row, Trained):
-                with contextlib.suppress(UserError):
-                    of.setdefault(fingerprints(row.raw(comparison.seeds[0]))[1], row.name)
+        for row in rows:
+            with contextlib.suppress(UserError):
+                of.setdefault(fingerprints(row.raw(comparison.seeds[0]))[1], row.name)
     if len(of) > 1:
         one, other, *_ = of.values()
         raise UserError(

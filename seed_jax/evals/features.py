@@ -81,15 +81,22 @@ class Extractor:
         return table["features"], table["label"], table["id"]
 
     def whole(
-        self, variables: Mapping, batches: Iterable[Mapping], images: int, batch_size: int, title: str
+        self,
+        variables: Mapping,
+        batches: Iterable[Mapping],
+        images: int,
+        batch_size: int,
+        title: str,
+        keys: Collection[str] | None = None,
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-        """Features, labels and ids of a whole source in its order, behind a progress bar called `title`.
+        """Extract a whole source in its order, with a progress bar called `title`.
 
         Args:
           variables: of the network.
           batches: of this process, as `pipeline.eval_batches` yields them, with `id` uint32 `[B, 2]`.
           images: length of the source.
           batch_size: over all processes.
+          keys: as for calling it.
 
         Returns:
           As calling it, and int `[N]`: the place of each row in the source. Rows that are masked out are
@@ -97,7 +104,7 @@ class Extractor:
         """
         shown = None if jax.process_index() == 0 else True
         bar = tqdm(batches, title, -(-images // batch_size), unit="batch", disable=shown)
-        features, labels, ids = self(variables, _numbered(bar, batch_size))
+        features, labels, ids = self(variables, _numbered(bar, batch_size), keys)
         order = np.argsort(ids[:, 0])
         features = {name: rows[order] for name, rows in features.items()}
         return features, labels[order], ids[order, 1:].astype(np.uint32), ids[order, 0]

@@ -105,7 +105,7 @@ def _loss(params, x, labels, penalty):
 
 
 def _standard(x):
-    """Standardised features, float32 on the device, with what was subtracted and divided by."""
+    """Standardise features `[N, D]`: float32 on the device, with the mean and the scale."""
     mean, scale = scale_of(x)
     return jnp.asarray((x - mean) / scale, jnp.float32), mean, scale
 

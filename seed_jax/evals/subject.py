@@ -96,7 +96,7 @@ class Subject:
         return self.sources[role]
 
     def _whole(self, role):
-        """All images of a role, or of what the split `train` names."""
+        """The whole split of a role; 'train' is the split that a run trained on."""
         if role not in self._wholes:
             d = self.images.data
             splits = {"bank": d.bank or d.train, "val": d.val, "test": getattr(d, self._split)}
@@ -237,7 +237,7 @@ class Subject:
     def _kept(self, source, what, compute) -> dict[str, np.ndarray]:
         """`compute()`, or what an earlier command kept of it; `what`: is computed of the images.
 
-        Features of fewer images, because some cannot be read, are not kept.
+        If some of the images cannot be read, nothing is kept.
         """
         if self._cache is None:
             return compute()
@@ -266,17 +266,17 @@ class Subject:
     def _extractor(self) -> Extractor:
         return Extractor(self.loaded.network, self.mesh, keys=self._entries("test"))
 
-    def _run(self, batches, count, title):
-        title = f"{self.name}, {title}"
-        found = self._extractor.whole(self.loaded.variables, batches, count, self._batch_size, title)
+    def _run(self, batches, count, title, entries):
+        title, size = f"{self.name}, {title}", self._batch_size
+        found = self._extractor.whole(self.loaded.variables, batches, count, size, title, keys=entries)
         features, labels, ids, _ = found
         words = ids.astype(np.int64)
         return features | {"label": labels, "id": words[:, 0] | words[:, 1] << 32}
 
     def _extract(self, source, role, entries):
         how = self.loaded.preparation._asdict()
-        found = self._run(eval_batches(source, self.size, self._batch_size, **how), len(source), role)
-        return {name: found[name] for name in (*entries, "label", "id")}
+        batches = eval_batches(source, self.size, self._batch_size, **how)
+        return self._run(batches, len(source), role, entries)
 
     def _views(self, source):
         spec = dataclasses.replace(VIEWS, size=self.size)
@@ -291,7 +291,7 @@ class Subject:
         found = {}
         for view, name in enumerate(("first", "second")):
             batches = _view_batches(source, spec, view, seen, self._batch_size, self.loaded.preparation)
-            found[name] = self._run(batches, len(source), f"{name} view")[self.feature]
+            found[name] = self._run(batches, len(source), f"{name} view", [self.feature])[self.feature]
         return found
 
 

@@ -109,7 +109,7 @@ def findings(c: Config, settings: Mapping) -> list[Finding]:
 
 
 def _scored(p: build.Prepared) -> list[Source]:
-    """The images that probes and the final evaluation score."""
+    """The validation and test images, which probes and the final evaluation score."""
     d, val = p.sources.data, p.sources.val
     if not p.sources.held_out or d.test == d.val:
         return [] if val is None else [val]
