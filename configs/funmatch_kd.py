@@ -1,4 +1,4 @@
-"""FunMatch on ImageNet, as settings of `kd`: a ResNet-152 teaches a ResNet-50 on mixed images.
+"""FunMatch on ImageNet with the method `kd`: a ResNet-152 teaches a ResNet-50 on mixed images.
 
 Run:      python main.py --config=configs/funmatch_kd.py --workdir=runs/funmatch_kd \\
               --config.teacher.weights=resnet152-f82ba261.pth --config.data.dir=FOLDER_OF_IMAGENET
